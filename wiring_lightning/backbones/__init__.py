@@ -1,0 +1,5 @@
+"""Networks whose wiring can be learned, one file a family; plain modules without Lightning."""
+
+from wiring_lightning.backbones.resnext import ResNeXt
+
+__all__ = ["ResNeXt"]

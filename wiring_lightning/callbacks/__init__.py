@@ -1,0 +1,8 @@
+"""Callbacks that learn, schedule and show a wiring in any Lightning project."""
+
+from wiring_lightning.callbacks.mask_connect import MaskConnect
+from wiring_lightning.callbacks.phase_schedule import Phase, PhaseSchedule
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
+
+
+__all__ = ["MaskConnect", "Phase", "PhaseSchedule", "WiringCallback"]

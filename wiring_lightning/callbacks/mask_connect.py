@@ -1,0 +1,203 @@
+"""MaskConnect and GateConnect as a callback for any LightningModule."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.nn import Gate, find_gates
+from wiring_lightning.optim import GateSGD
+
+
+class MaskConnect(WiringCallback):
+    """Learn which earlier blocks or branches feed each block (MaskConnect, GateConnect).
+
+    Finds every `nn.Gate` in the LightningModule, takes the scores out of your optimizer and hands
+    them to `optim.GateSGD`: after each optimizer step, and only then, the scores take a step along
+    the gradient of their gates and a new wiring is drawn. Accumulated batches count as one step, a
+    step that a gradient scaler skips changes nothing, and your gradient clipping does not see the
+    gates. Under DDP the callback averages the gradients of the gates itself, so that all ranks hold
+    the same scores and the same wiring, and freezing in the middle of a run is safe.
+
+    Args:
+        lr: learning rate of the scores. The papers use 0.2 for ResNeXt and 0.3 for ResNet over
+            tens of thousands of steps; shorter runs need more. `PhaseSchedule` can change it.
+        freeze_epoch: from the start of this epoch the top-K wiring is the wiring for good. Leave it
+            out if a `PhaseSchedule` freezes, or to learn to the end.
+        normalize: write the normalised scores back after each step (see `optim.GateSGD`).
+        low: lower end of the interval that scores are clipped to.
+        high: upper end of that interval.
+        seed: seed of the draws.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[MaskConnect(lr=0.2, freeze_epoch=30)], max_epochs=80,
+        ...                   logger=False, enable_checkpointing=False, accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        lr: float = 0.2,
+        freeze_epoch: int | None = None,
+        normalize: bool = True,
+        low: float = 0.0,
+        high: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if freeze_epoch is not None and freeze_epoch < 0:
+            raise MisconfigurationException(
+                f"MaskConnect: freeze_epoch must not be negative, got {freeze_epoch}."
+            )
+        self.lr = lr
+        self.freeze_epoch = freeze_epoch
+        self.normalize = normalize
+        self.low = low
+        self.high = high
+        self.seed = seed
+        self.optimizer: GateSGD | None = None
+        self._trainer: Trainer | None = None
+        self._restored: dict[str, Any] | None = None
+        self._hook: RemovableHandle | None = None
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The gates that are learned; empty before the fit starts."""
+        return [] if self.optimizer is None else self.optimizer.gates
+
+    @override
+    def set_lr(self, lr: float) -> None:
+        if self.optimizer is None:
+            self.lr = lr
+        else:
+            self.optimizer.group["lr"] = lr
+
+    @override
+    def freeze(self) -> None:
+        if self.optimizer is not None and not self.optimizer.frozen:
+            self.optimizer.freeze()
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if is_overridden("configure_model", pl_module):
+            pl_module.configure_model()  # Lightning calls it after this hook, and it is idempotent
+        gates = find_gates(pl_module)
+        if not gates:
+            raise MisconfigurationException(
+                f"MaskConnect found no gate to learn in {type(pl_module).__name__}: build the "
+                'backbone with wiring="learned", put `wiring_lightning.nn.Gate` into your own '
+                "network, or remove the callback."
+            )
+        names = [f"{name}.scores" for name in gates]
+        already = getattr(pl_module, "_ddp_params_and_buffers_to_ignore", [])
+        # The reducer of DDP expects the same gradients in every step; gates stop giving theirs when
+        # they freeze. They are few numbers, so this callback reduces them itself.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            pl_module, [*already, *names]
+        )
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        gates = list(find_gates(pl_module).values())
+        self._trainer = trainer
+        self.optimizer = GateSGD(gates, self.lr, self.normalize, self.low, self.high, self.seed)
+        if self._restored is not None:
+            self.optimizer.load_state_dict(self._restored)
+            self._restored = None
+        for gate in gates:  # DDP copies buffers from rank 0, but not the parameters it ignores
+            gate.scores.data.copy_(trainer.strategy.broadcast(gate.scores.data))
+        owner = _take_scores(trainer.optimizers, gates)
+        self._hook = owner.register_step_post_hook(self._after_step)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._freeze_if_due(trainer)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._freeze_if_due(trainer)
+
+    @override
+    def on_before_zero_grad(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        # A step that the gradient scaler skipped leaves gradients behind.
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        self._trainer = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self.optimizer is not None:
+            return {"optimizer": self.optimizer.state_dict()}
+        return {} if self._restored is None else {"optimizer": self._restored}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Called before the gates are on their device; `on_fit_start` takes it up.
+        self._restored = state_dict.get("optimizer")
+
+    def _freeze_if_due(self, trainer: Trainer) -> None:
+        if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
+            self.freeze()
+
+    def _after_step(self, *_: Any) -> None:
+        """Runs after every real step of the user's optimizer, never after a skipped one."""
+        assert self.optimizer is not None
+        assert self._trainer is not None
+        gradients = [gate.scores.grad for gate in self.gates if gate.scores.grad is not None]
+        if not gradients:
+            return
+        _average(gradients, self._trainer)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+@torch.no_grad()
+def _average(gradients: list[Tensor], trainer: Trainer) -> None:
+    """Undo the loss scale of mixed precision and average over the ranks, in place."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is not None:
+        flat = flat / scaler.get_scale()
+    if trainer.world_size > 1:
+        flat = trainer.strategy.reduce(flat, reduce_op="mean")
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, part in zip(gradients, flat.split(sizes), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _take_scores(optimizers: list[Optimizer], gates: list[Gate]) -> Optimizer:
+    """Take the scores out of the user's optimizers; return the one that will trigger updates.
+
+    That is the optimizer that held the scores, or the first one if none did.
+    """
+    if not optimizers:
+        raise MisconfigurationException(
+            "MaskConnect updates its gates after each optimizer step, but the LightningModule "
+            "configures no optimizer."
+        )
+    scores = {id(gate.scores) for gate in gates}
+    owner = optimizers[0]
+    for optimizer in reversed(optimizers):
+        for group in optimizer.param_groups:
+            kept = [parameter for parameter in group["params"] if id(parameter) not in scores]
+            if len(kept) < len(group["params"]):
+                owner = optimizer
+            group["params"] = kept
+    return owner

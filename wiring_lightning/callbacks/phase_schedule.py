@@ -1,0 +1,172 @@
+"""Training in phases: learn the wiring, freeze it, fine-tune the weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from typing_extensions import override
+
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
+
+# What Lightning sets when a trainer is given neither max_epochs nor max_steps.
+_LIGHTNING_DEFAULT_EPOCHS = 1000
+
+
+@dataclass
+class Phase:
+    """A stretch of training with fixed rates.
+
+    Args:
+        epochs: length in epochs.
+        lr: learning rate of the weights, in all groups of all optimizers; left alone if not given.
+        gate_lr: learning rate of the wiring's scores; left alone if not given.
+        freeze: whether the wiring is frozen when this phase begins. Once frozen, it stays so.
+    """
+
+    epochs: int
+    lr: float | None = None
+    gate_lr: float | None = None
+    freeze: bool = False
+
+
+class PhaseSchedule(Callback):
+    """Run the phases of MaskConnect and GateConnect (their implementation details) from a config.
+
+    Sets the trainer's `max_epochs` to the sum of the phases, and says so if the config asked for
+    another number. Everything follows from the current epoch, so a resumed run needs no state.
+
+    Args:
+        phases: the phases in order, as `Phase` or as mappings with the same keys.
+
+    Raises:
+        MisconfigurationException: if there is no phase, a phase is shorter than one epoch or has a
+            negative rate, a phase freezes or sets `gate_lr` but no callback learns a wiring, or a
+            learning rate scheduler would overwrite the phases' rates.
+
+    Example:
+        >>> schedule = PhaseSchedule([Phase(120, lr=0.1, gate_lr=0.2), Phase(100, 0.1, freeze=True),
+        ...                           Phase(50, lr=0.01), Phase(50, lr=0.001)])
+        >>> schedule.max_epochs, schedule.index(119), schedule.index(120)
+        (320, 0, 1)
+    """
+
+    def __init__(self, phases: list[Phase]) -> None:
+        self.phases = [_as_phase(phase) for phase in phases]
+        if not self.phases:
+            raise MisconfigurationException(
+                "PhaseSchedule needs at least one phase, such as {epochs: 30, lr: 0.1}."
+            )
+        for number, phase in enumerate(self.phases, start=1):
+            _check(number, phase)
+
+    @property
+    def max_epochs(self) -> int:
+        """Length of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def index(self, epoch: int) -> int:
+        """Number of the phase, from 0, that an epoch belongs to; the last one after the end."""
+        for number, phase in enumerate(self.phases):
+            if epoch < phase.epochs:
+                return number
+            epoch -= phase.epochs
+        return len(self.phases) - 1
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        steers = any(phase.freeze or phase.gate_lr is not None for phase in self.phases)
+        if steers and not _learners(trainer):
+            raise MisconfigurationException(
+                "PhaseSchedule has a phase with `freeze` or `gate_lr`, but no callback learns a "
+                "wiring: add MaskConnect to the trainer's callbacks, or remove these keys."
+            )
+        if trainer.fast_dev_run:
+            return
+        wanted = trainer.max_epochs
+        if wanted not in (self.max_epochs, _LIGHTNING_DEFAULT_EPOCHS, -1):
+            rank_zero_warn(
+                f"PhaseSchedule: the phases last {self.max_epochs} epochs, but the trainer was "
+                f"given max_epochs={wanted}; training for {self.max_epochs}. Remove max_epochs, or "
+                "change the phases."
+            )
+        trainer.fit_loop.max_epochs = self.max_epochs
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.lr_scheduler_configs and any(phase.lr is not None for phase in self.phases):
+            raise MisconfigurationException(
+                "PhaseSchedule sets the learning rate of each phase, but the model also has a "
+                "learning rate scheduler, which would overwrite it: remove one of the two."
+            )
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that resumes inside an epoch skips on_train_epoch_start.
+        self._enter(trainer)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._enter(trainer)
+        number = self.index(trainer.current_epoch)
+        if trainer.current_epoch == sum(phase.epochs for phase in self.phases[:number]):
+            rank_zero_info(f"Phase {number + 1} of {len(self.phases)}: {self.phases[number]}")
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        phase = float(self.index(trainer.current_epoch) + 1)
+        pl_module.log("phase", phase, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+
+    def _enter(self, trainer: Trainer) -> None:
+        number = self.index(trainer.current_epoch)
+        phase = self.phases[number]
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                if phase.lr is not None:
+                    _set_rate(group, phase.lr)
+        for learner in _learners(trainer):
+            if phase.gate_lr is not None:
+                learner.set_lr(phase.gate_lr)
+            if any(earlier.freeze for earlier in self.phases[: number + 1]):
+                learner.freeze()
+
+
+def _set_rate(group: dict[str, Any], lr: float) -> None:
+    if isinstance(group["lr"], torch.Tensor):  # capturable optimizers keep it on the device
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
+
+
+def _learners(trainer: Trainer) -> Sequence[WiringCallback]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, WiringCallback)]
+
+
+def _as_phase(phase: Any) -> Phase:
+    if isinstance(phase, Phase):
+        return phase
+    try:
+        return Phase(**phase)
+    except TypeError as error:
+        raise MisconfigurationException(
+            f"PhaseSchedule: {phase!r} is no phase; the keys are epochs, lr, gate_lr and freeze."
+        ) from error
+
+
+def _check(number: int, phase: Phase) -> None:
+    if phase.epochs < 1:
+        raise MisconfigurationException(
+            f"PhaseSchedule: phase {number} must last at least one epoch, got {phase.epochs}."
+        )
+    for name, rate in (("lr", phase.lr), ("gate_lr", phase.gate_lr)):
+        if rate is not None and rate < 0:
+            raise MisconfigurationException(
+                f"PhaseSchedule: {name} of phase {number} must not be negative, got {rate}."
+            )

@@ -1,0 +1,7 @@
+"""Layers whose wiring can change while the network trains."""
+
+from wiring_lightning.nn.branches import Branches
+from wiring_lightning.nn.gate import Gate, Selection, find_gates
+from wiring_lightning.nn.pointwise import PointwiseConv2d
+
+__all__ = ["Branches", "Gate", "PointwiseConv2d", "Selection", "find_gates"]

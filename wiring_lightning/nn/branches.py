@@ -1,0 +1,178 @@
+"""A module of parallel bottleneck branches, each with an input of its own."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import override
+
+from wiring_lightning.functional import fold_batch_norm
+from wiring_lightning.nn.pointwise import PointwiseConv2d
+
+Identity = Literal["mean", "sum"]
+
+
+class Branches(nn.Module):
+    """Residual bottleneck branches computed side by side (GateConnect, Section 2.1 and Table 5).
+
+    Every branch is 1 x 1, 3 x 3, 1 x 1 with a batch norm after each convolution. Where the width or
+    the resolution changes, the branches share one projection for their identities.
+
+    With inputs `x_j` the branches give `F_j(x_j) + s * S(x_j)`: `S` is the identity or the
+    projection, and `s = 1 / listeners_share` counts the identity once for a target that sums
+    `listeners_share` branches. With `merge` the branches are summed right away, which is what a
+    plain ResNeXt does, and then their separate outputs are never written to memory.
+
+    Args:
+        branches: number of branches C.
+        in_channels: channels of every branch's input.
+        width: channels inside the bottleneck of one branch.
+        out_channels: channels of every branch's output.
+        stride: stride of the 3 x 3 convolution and of the projection.
+        shared_input: whether all branches read the same input.
+        merge: whether to sum the branches.
+        identity_scale: `s`, what the identity is multiplied with in every branch.
+
+    Shapes: `[batch, 1 or branches, in, height, width]` becomes
+    `[batch, 1 or branches, out, height / stride, width / stride]`; the 1 stands for `shared_input`
+    and for `merge`.
+
+    Example:
+        >>> block = Branches(8, in_channels=16, width=4, out_channels=64, shared_input=True)
+        >>> block(torch.randn(2, 1, 16, 8, 8)).shape
+        torch.Size([2, 8, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        branches: int,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        stride: int = 1,
+        shared_input: bool = False,
+        merge: bool = False,
+        identity_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.branches = branches
+        self.in_channels = in_channels
+        self.width = width
+        self.out_channels = out_channels
+        self.stride = stride
+        self.shared_input = shared_input
+        self.merge = merge
+        self.identity_scale = identity_scale
+        inner, outer = branches * width, branches * out_channels
+        if shared_input:
+            self.reduce = PointwiseConv2d(in_channels, inner)
+        else:
+            self.reduce = PointwiseConv2d(branches * in_channels, inner, groups=branches)
+        self.reduce_norm = nn.BatchNorm2d(inner)
+        self.spatial = nn.Conv2d(
+            inner, inner, 3, stride=stride, padding=1, groups=branches, bias=False
+        )
+        self.spatial_norm = nn.BatchNorm2d(inner)
+        self.expand = PointwiseConv2d(inner, outer, groups=branches)
+        self.expand_norm = nn.BatchNorm2d(outer)
+        self.projection: nn.Module | None = None
+        if in_channels != out_channels or stride != 1:
+            self.projection = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute all branches, and their sum if they are merged."""
+        hidden = self.reduce(inputs.flatten(1, 2))
+        hidden = functional.relu(self.reduce_norm(hidden), inplace=True)
+        hidden = functional.relu(self.spatial_norm(self.spatial(hidden)), inplace=True)
+        identity = self._identity(inputs)
+        outputs = self._merged(hidden) if self.merge else self._separate(hidden)
+        if self.merge:
+            copies = self.branches if self.shared_input else 1
+            identity = identity.sum(1, keepdim=True)
+            return torch.add(outputs, identity, alpha=self.identity_scale * copies)
+        return outputs.add_(identity, alpha=self.identity_scale)
+
+    def keep(self, kept: Sequence[int]) -> "Branches":
+        """The same module with only some of its branches, computing the same function for them."""
+        index = torch.as_tensor(kept, device=self.reduce.weight.device)
+        smaller = Branches(
+            len(kept),
+            self.in_channels,
+            self.width,
+            self.out_channels,
+            self.stride,
+            self.shared_input,
+            self.merge,
+            # A merged sum counts a shared identity once per branch, so fewer branches count more.
+            self.identity_scale * (self.branches / len(kept) if self._counts_copies else 1),
+        ).to(self.reduce.weight)
+        state = self.state_dict()
+        for name, value in smaller.state_dict().items():
+            per_branch = not name.startswith("projection") and value.dim() > 0
+            if per_branch:
+                value.copy_(state[name].unflatten(0, (self.branches, -1))[index].flatten(0, 1))
+            else:
+                value.copy_(state[name])
+        return smaller.train(self.training)
+
+    @property
+    def branch_parameters(self) -> int:
+        """Parameters of one branch."""
+        own = (self.reduce, self.reduce_norm, self.spatial, self.spatial_norm, self.expand,
+               self.expand_norm)  # fmt: skip
+        return sum(p.numel() for module in own for p in module.parameters()) // self.branches
+
+    @property
+    def shared_parameters(self) -> int:
+        """Parameters of the projection that all branches share."""
+        return sum(p.numel() for p in self.projection.parameters()) if self.projection else 0
+
+    def multiply_adds(self, height: int, width: int) -> tuple[int, int]:
+        """Multiply-adds for one example of `height` x `width`: of one branch, and shared ones."""
+        area = height * width
+        out_area = -(-height // self.stride) * -(-width // self.stride)
+        branch = self.in_channels * self.width * area
+        branch += (9 * self.width + self.out_channels) * self.width * out_area
+        projection = self.in_channels * self.out_channels * out_area if self.projection else 0
+        if self.shared_input:
+            return branch, projection
+        return branch + projection, 0
+
+    @property
+    def _counts_copies(self) -> bool:
+        return self.merge and self.shared_input
+
+    def _identity(self, inputs: Tensor) -> Tensor:
+        if self.projection is None:
+            return inputs
+        projected: Tensor = self.projection(inputs.flatten(0, 1))
+        return projected.unflatten(0, inputs.shape[:2])
+
+    def _separate(self, hidden: Tensor) -> Tensor:
+        """`[batch, branches, out, height, width]`."""
+        height, width = hidden.shape[-2:]
+        if not isinstance(self.expand_norm, nn.BatchNorm2d):  # such as SyncBatchNorm
+            outputs: Tensor = self.expand_norm(self.expand(hidden))
+            return outputs.unflatten(1, (self.branches, -1))
+        grouped = hidden.reshape(hidden.shape[0], self.branches, self.width, height * width)
+        weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
+        # The bias rides along as the weight of a constant input channel: no pass of its own.
+        weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1)
+        grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
+        return (weight @ grouped).unflatten(-1, (height, width))
+
+    def _merged(self, hidden: Tensor) -> Tensor:
+        """`[batch, 1, out, height, width]`, the sum over the branches."""
+        if not isinstance(self.expand_norm, nn.BatchNorm2d):
+            return self._separate(hidden).sum(1, keepdim=True)
+        grouped = hidden.reshape(hidden.shape[0], self.branches, self.width, -1)
+        weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
+        # Expanding and summing is one dense convolution from all bottlenecks to the output.
+        dense = weight.transpose(0, 1).reshape(self.out_channels, -1, 1, 1)
+        return functional.conv2d(hidden, dense, bias.sum(0)).unsqueeze(1)

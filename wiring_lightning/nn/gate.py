@@ -1,0 +1,164 @@
+"""The gate: K learned connections per target out of a set of candidates."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from wiring_lightning.functional import (
+    gated_sum,
+    normalize_scores,
+    sample_k_distinct,
+    straight_through,
+    topk_mask,
+)
+
+GateMode = Literal["learned", "random", "real"]
+
+
+class Gate(nn.Module):
+    """Connect every target to `fan_in` of its candidates (Equation 2 of GateConnect).
+
+    In training mode a learned gate uses the wiring that was drawn last; in evaluation mode it uses
+    the candidates with the highest scores, as dropout and batch norm switch by mode. The gate does
+    not change by itself: `optim.GateSGD` updates the scores and draws, `callbacks.MaskConnect` does
+    so inside a Lightning trainer. Scores, wiring and the frozen mark live in the `state_dict`.
+
+    Shapes: sources `[batch, candidates, *features]` become inputs `[batch, targets, *features]`.
+
+    Args:
+        targets: number of blocks or branches that are fed.
+        candidates: number of earlier blocks or branches to choose from.
+        fan_in: K, the number of active connections per target, 1 to `candidates`.
+        mode: `"learned"` (binary gates, drawn in proportion to the scores), `"random"` (a random
+            wiring that stays; the papers' Fixed-Random) or `"real"` (all candidates, weighted with
+            their scores; GateConnect's real-valued ablation. The weights of a target sum to K, so
+            that its input has the scale of K binary gates).
+
+    Raises:
+        ValueError: if K is below 1 or larger than the number of candidates.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> gate = Gate(targets=3, candidates=4, fan_in=2)
+        >>> gate.active.sum(1).tolist()
+        [2, 2, 2]
+        >>> gate(torch.randn(8, 4, 16)).shape
+        torch.Size([8, 3, 16])
+    """
+
+    scores: nn.Parameter
+    active: Tensor
+    frozen: Tensor
+
+    def __init__(
+        self, targets: int, candidates: int, fan_in: int, mode: GateMode = "learned"
+    ) -> None:
+        super().__init__()
+        if not 1 <= fan_in <= candidates:
+            raise ValueError(
+                f"fan_in (K) must be between 1 and the number of candidates, which is {candidates} "
+                f"here, got {fan_in}."
+            )
+        if mode not in ("learned", "random", "real"):
+            raise ValueError(f'mode must be "learned", "random" or "real", got "{mode}".')
+        self.fan_in = fan_in
+        self.mode = mode
+        uniform = torch.full((targets, candidates), 1 / candidates)
+        drawn = sample_k_distinct(uniform, fan_in)
+        if mode == "random":
+            uniform = normalize_scores(drawn.float())
+        elif mode == "real":
+            drawn = torch.ones_like(drawn)
+        self.scores = nn.Parameter(uniform)
+        self.register_buffer("active", drawn)
+        self.register_buffer("frozen", torch.tensor(mode == "random"))
+        self.scores.requires_grad_(mode != "random")
+        self.register_load_state_dict_post_hook(_follow_frozen_mark)
+
+    @property
+    def targets(self) -> int:
+        """Number of blocks or branches that are fed."""
+        return self.scores.shape[0]
+
+    @property
+    def candidates(self) -> int:
+        """Number of earlier blocks or branches to choose from."""
+        return self.scores.shape[1]
+
+    @property
+    def learnable(self) -> bool:
+        """Whether the scores still learn: not random, and not frozen yet."""
+        return self.scores.requires_grad
+
+    @property
+    def best(self) -> Tensor:
+        """`[targets, candidates]` the edges of evaluation mode: top-K, or all positive ones."""
+        if self.mode == "real":
+            return self.scores.detach() > 0
+        return topk_mask(self.scores.detach(), self.fan_in)
+
+    def weights(self) -> Tensor:
+        """`[targets, candidates]` what each source is multiplied with in this forward pass."""
+        if self.mode == "real":
+            return self.scores * self.fan_in
+        return straight_through(self.active if self.training else self.best, self.scores)
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Make the top-K wiring the wiring for good; the scores need no gradient any more."""
+        self.active.copy_(self.best)
+        self.frozen.fill_(True)
+        self.scores.requires_grad_(False)
+        self.scores.grad = None
+
+    @override
+    def forward(self, sources: Tensor) -> Tensor:
+        """Sum the active sources of every target."""
+        return gated_sum(self.weights(), sources)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{self.targets} x {self.candidates}, fan_in={self.fan_in}, mode={self.mode}"
+
+
+class Selection(nn.Module):
+    """A gate whose wiring is given for good: what `compact()` leaves of a `Gate`.
+
+    Args:
+        weights: `[targets, sources]` the fixed weight of every connection.
+        score: `[targets, sources]` the scores that the connections had when they were frozen.
+    """
+
+    matrix: Tensor
+    score: Tensor
+
+    def __init__(self, weights: Tensor, score: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", weights.detach().clone())
+        self.register_buffer("score", score.detach().clone())
+
+    @override
+    def forward(self, sources: Tensor) -> Tensor:
+        """`[batch, sources, *features]` -> `[batch, targets, *features]`."""
+        return gated_sum(self.matrix, sources)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{self.matrix.shape[0]} x {self.matrix.shape[1]}"
+
+
+def find_gates(module: nn.Module) -> dict[str, Gate]:
+    """All gates inside a module that can learn or have learned, by their qualified name."""
+    return {
+        name: child
+        for name, child in module.named_modules()
+        if isinstance(child, Gate) and child.mode != "random"
+    }
+
+
+def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
+    """A gate that was frozen when it was saved needs no gradient after loading either."""
+    assert isinstance(gate, Gate)
+    gate.scores.requires_grad_(not bool(gate.frozen))

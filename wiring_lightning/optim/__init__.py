@@ -1,0 +1,5 @@
+"""Optimizers for the scores behind a wiring; each works in a plain PyTorch loop too."""
+
+from wiring_lightning.optim.gate_sgd import GateSGD
+
+__all__ = ["GateSGD"]

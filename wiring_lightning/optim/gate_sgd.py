@@ -1,0 +1,184 @@
+"""Gradient descent on gate scores: clip, normalise, write back, draw again."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from wiring_lightning.functional import normalize_scores, sample_k_distinct
+from wiring_lightning.nn import Gate
+
+# An odd constant near 2^64 / golden ratio: neighbouring (seed, step) pairs get unrelated streams.
+_MIX = 0x9E3779B97F4A7C15
+
+
+class GateSGD(Optimizer):
+    """The papers' rule for the scores of gates (MaskConnect and GateConnect, Algorithm 1).
+
+    One step is `score <- clip(score - lr * gradient, low, high)`, then each target's scores are
+    scaled to sum to one and written back, and K candidates per target are drawn for the next
+    forward pass. Plain gradient descent: no momentum, no weight decay. All gates are updated in one
+    go, whatever their number and shapes.
+
+    The draw of step n comes from a generator that is seeded with (seed, n), so a run that continues
+    from a `state_dict` draws what the uninterrupted run draws, and so does every rank of a
+    distributed job. Entries whose gradient is not finite keep their score in that step.
+
+    Args:
+        gates: the gates to learn; frozen ones are passed over.
+        lr: learning rate. The papers use 0.2 for ResNeXt and 0.3 for ResNet.
+        normalize: write the normalised scores back, as the arrow in Algorithm 1 says. Otherwise
+            they are normalised for the draw only, and all scores of a target drift together.
+        low: lower end of the interval that scores are clipped to.
+        high: upper end of that interval.
+        seed: seed of the draws.
+
+    Raises:
+        ValueError: if there is no gate, the learning rate is negative, or the interval is empty.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> gate = Gate(targets=1, candidates=4, fan_in=2)
+        >>> optimizer = GateSGD([gate], lr=0.1)
+        >>> for _ in range(20):  # candidate 2 lowers the loss, the others raise it
+        ...     loss = gate(torch.tensor([[1.0, 1.0, -1.0, 1.0]]).unsqueeze(-1)).sum()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> gate.scores.argmax().item()
+        2
+    """
+
+    def __init__(
+        self,
+        gates: Iterable[Gate],
+        lr: float = 0.2,
+        normalize: bool = True,
+        low: float = 0.0,
+        high: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.gates = list(gates)
+        if not self.gates:
+            raise ValueError("GateSGD got no gate to learn.")
+        if lr < 0:
+            raise ValueError(f"lr must not be negative, got {lr}.")
+        if not 0 <= low < high:
+            raise ValueError(f"scores are clipped to 0 <= low < high, got [{low}, {high}].")
+        # Everything that a resumed run needs lives in the group, and so in the state_dict.
+        defaults = {
+            "lr": lr,
+            "normalize": normalize,
+            "low": low,
+            "high": high,
+            "seed": seed,
+            "steps": 0,
+        }
+        super().__init__([gate.scores for gate in self.gates], defaults)
+        self._rows: _Rows | None = None
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """Learning rate, clip bounds, seed and number of steps."""
+        return self.param_groups[0]
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @override
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update the scores from their gradients and draw the next wiring."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gates = [gate for gate in self.gates if gate.learnable and gate.scores.grad is not None]
+        if gates:
+            rows = self._rows_of(gates)
+            scores = self._descend(rows)
+            self.group["steps"] += 1
+            rows.write([gate.scores for gate in gates], scores)
+            rows.write([gate.active for gate in gates], self._draw(rows, scores))
+        return loss
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Make the top-K wiring of every gate its wiring for good."""
+        for gate in self.gates:
+            gate.freeze()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no gate learns any more."""
+        return not any(gate.learnable for gate in self.gates)
+
+    def _rows_of(self, gates: list[Gate]) -> "_Rows":
+        if self._rows is None or self._rows.gates != gates:
+            self._rows = _Rows(gates)
+        return self._rows
+
+    def _descend(self, rows: "_Rows") -> Tensor:
+        group = self.group
+        scores = rows.read([gate.scores for gate in rows.gates])
+        gradient = rows.read([gate.scores.grad for gate in rows.gates], padding=0.0)
+        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        updated = (scores - group["lr"] * gradient).clamp(group["low"], group["high"])
+        updated = torch.where(scores < 0, scores, updated)
+        return normalize_scores(updated) if group["normalize"] else updated
+
+    def _draw(self, rows: "_Rows", scores: Tensor) -> Tensor:
+        generator = torch.Generator(scores.device)
+        # 63 bits: the seed of a generator is a signed 64-bit number.
+        mixed = (self.group["seed"] * _MIX + self.group["steps"]) & (2**63 - 1)
+        generator.manual_seed(mixed)
+        drawn = sample_k_distinct(scores, rows.fan_in, generator)
+        if rows.any_real:
+            drawn = torch.where(rows.real.unsqueeze(-1), scores > 0, drawn)
+        return drawn
+
+
+class _Rows:
+    """The rows of several gates side by side in one tensor, shorter rows padded."""
+
+    def __init__(self, gates: Sequence[Gate]) -> None:
+        self.gates = gates
+        device = gates[0].scores.device
+        targets = [gate.targets for gate in gates]
+        lengths = torch.tensor([gate.candidates for gate in gates]).repeat_interleave(
+            torch.tensor(targets)
+        )
+        self.shape = (len(lengths), int(lengths.max()))
+        self.sizes = [gate.scores.numel() for gate in gates]
+        used = torch.arange(self.shape[1]) < lengths.unsqueeze(-1)
+        self.even = bool(used.all())
+        self.slots = used.flatten().nonzero().flatten().to(device)
+        repeated = chain.from_iterable([gate.fan_in] * gate.targets for gate in gates)
+        self.fan_in = torch.tensor(list(repeated), device=device)
+        real = chain.from_iterable([gate.mode == "real"] * gate.targets for gate in gates)
+        self.any_real = any(gate.mode == "real" for gate in gates)
+        self.real = torch.tensor(list(real), device=device)
+
+    def read(self, tensors: Sequence[Tensor | None], padding: float = -1.0) -> Tensor:
+        """One `[rows, longest row]` tensor; slots beyond a row's end hold `padding`."""
+        flat = torch.cat([tensor.flatten() for tensor in tensors if tensor is not None])
+        if self.even:
+            return flat.view(self.shape)
+        padded = flat.new_full((self.shape[0] * self.shape[1],), padding)
+        return padded.index_copy(0, self.slots, flat).view(self.shape)
+
+    def write(self, tensors: Sequence[Tensor], values: Tensor) -> None:
+        """Copy the rows back in place, so that compiled graphs keep reading the same memory."""
+        flat = values.flatten() if self.even else values.flatten()[self.slots]
+        parts = [
+            part.view_as(tensor)
+            for part, tensor in zip(flat.split(self.sizes), tensors, strict=True)
+        ]
+        torch._foreach_copy_(list(tensors), parts)

@@ -1,0 +1,5 @@
+"""LightningModules that train any backbone."""
+
+from wiring_lightning.tasks.classification import ClassificationTask
+
+__all__ = ["ClassificationTask"]

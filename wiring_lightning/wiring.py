@@ -1,0 +1,209 @@
+"""A snapshot of a network as a graph: which nodes and edges there are, and which are in use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import networkx
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of a wiring as columns, one entry per node in an order that data can flow in.
+
+    Args:
+        names: unique names, such as `"module2.branch5"`.
+        group: `[nodes]` the group a node belongs to (a module with several branches); groups are
+            numbered from 0 and drawn as the rows of a picture.
+        parameters: `[nodes]` parameters of the node itself.
+        multiply_adds: `[nodes]` multiply-adds of the node itself for one example.
+        group_parameters: `[groups]` parameters that a group's nodes share (a common projection):
+            counted once while any of its nodes lives.
+        group_multiply_adds: `[groups]` multiply-adds that a group's nodes share, likewise.
+        steps: `[nodes]` time steps that a node takes on one machine; 0 for nodes that do nothing.
+    """
+
+    names: tuple[str, ...]
+    group: Tensor
+    parameters: Tensor
+    multiply_adds: Tensor
+    group_parameters: Tensor
+    group_multiply_adds: Tensor
+    steps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Nodes, and the edges that could connect them, each active or not.
+
+    Several architectures over the same candidates (samples of a search) share one wiring: `active`
+    then has leading batch dimensions, and so have `live_nodes`, `live_edges` and every cost.
+
+    Args:
+        nodes: the nodes; the first is the input, the last is the output.
+        source: `[edges]` index of the node that an edge comes from.
+        target: `[edges]` index of the node that an edge leads to.
+        active: `[..., edges]` whether an edge carries data.
+        score: `[edges]` what the method has learned about an edge; 1 for an edge that is given.
+        learnable: `[edges]` whether the method chooses this edge.
+
+    Example:
+        >>> wiring = make_wiring(["in", "a", "b", "out"], source=[0, 0, 1], target=[1, 2, 3],
+        ...                      active=[True, True, True])
+        >>> wiring.live_nodes.tolist()  # nobody listens to b
+        [True, True, False, True]
+    """
+
+    nodes: Nodes
+    source: Tensor
+    target: Tensor
+    active: Tensor
+    score: Tensor
+    learnable: Tensor
+
+    @property
+    def live_nodes(self) -> Tensor:
+        """`[..., nodes]` nodes on an active path from the input to the output."""
+        first = torch.zeros(*self.active.shape[:-1], len(self.nodes), dtype=torch.bool)
+        last = first.clone()
+        first[..., 0] = True
+        last[..., -1] = True
+        reached = _spread(first, self.source, self.target, self.active)
+        needed = _spread(last, self.target, self.source, self.active)
+        return reached & needed
+
+    @property
+    def live_edges(self) -> Tensor:
+        """`[..., edges]` active edges between live nodes."""
+        live = self.live_nodes
+        return self.active & live[..., self.source] & live[..., self.target]
+
+    @property
+    def live_groups(self) -> Tensor:
+        """`[..., groups]` groups with at least one live node."""
+        live = self.live_nodes
+        counts = torch.zeros(*live.shape[:-1], len(self.nodes.group_parameters), dtype=torch.long)
+        group = self.nodes.group.expand_as(live)
+        return counts.scatter_add(-1, group, live.long()) > 0
+
+    def with_active(self, active: Tensor) -> "Wiring":
+        """The same candidates with other active edges, `[edges]` or a batch `[..., edges]`."""
+        return replace(self, active=active.to("cpu", torch.bool))
+
+    def to_networkx(self) -> "networkx.DiGraph[str]":
+        """The wiring as a directed graph with node and edge attributes, for graph algorithms.
+
+        Raises:
+            ValueError: if `active` holds a batch of architectures.
+        """
+        import networkx
+
+        if self.active.dim() != 1:
+            raise ValueError(
+                f"to_networkx draws one architecture, but this wiring holds a batch of shape "
+                f"{tuple(self.active.shape[:-1])}; select one with `with_active`."
+            )
+        graph = networkx.DiGraph()
+        live = self.live_nodes.tolist()
+        for index, name in enumerate(self.nodes.names):
+            graph.add_node(
+                name,
+                group=int(self.nodes.group[index]),
+                parameters=int(self.nodes.parameters[index]),
+                multiply_adds=int(self.nodes.multiply_adds[index]),
+                live=live[index],
+            )
+        columns = zip(
+            self.source.tolist(),
+            self.target.tolist(),
+            self.active.tolist(),
+            self.score.tolist(),
+            strict=True,
+        )
+        for source, target, active, score in columns:
+            graph.add_edge(
+                self.nodes.names[source], self.nodes.names[target], active=active, score=score
+            )
+        return graph
+
+
+@runtime_checkable
+class Wired(Protocol):
+    """What a backbone answers about its graph; costs, pictures and exports ask nothing else."""
+
+    def wiring(self) -> Wiring:
+        """The wiring that the network uses in evaluation mode."""
+        ...
+
+    def compact(self) -> nn.Module:
+        """A plain module that computes the same function in evaluation mode, dead parts removed."""
+        ...
+
+
+def make_wiring(
+    names: Sequence[str],
+    source: Sequence[int] | Tensor,
+    target: Sequence[int] | Tensor,
+    active: Sequence[bool] | Tensor,
+    *,
+    score: Sequence[float] | Tensor | None = None,
+    learnable: Sequence[bool] | Tensor | None = None,
+    group: Sequence[int] | None = None,
+    parameters: Sequence[int] | None = None,
+    multiply_adds: Sequence[int] | None = None,
+    group_parameters: Sequence[int] | None = None,
+    group_multiply_adds: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+) -> Wiring:
+    """Build a wiring from plain lists; columns that are left out are zeros (ones for `steps`).
+
+    Every node is a group of its own unless `group` says otherwise. See `Nodes` and `Wiring`.
+    """
+    count, edges = len(names), len(source)
+    groups = torch.as_tensor(range(count) if group is None else group, dtype=torch.long)
+    number_of_groups = int(groups.max()) + 1
+
+    def column(values: Sequence[int] | None, length: int, default: int = 0) -> Tensor:
+        if values is None:
+            return torch.full((length,), default, dtype=torch.long)
+        return torch.as_tensor(values, dtype=torch.long)
+
+    nodes = Nodes(
+        names=tuple(names),
+        group=groups,
+        parameters=column(parameters, count),
+        multiply_adds=column(multiply_adds, count),
+        group_parameters=column(group_parameters, number_of_groups),
+        group_multiply_adds=column(group_multiply_adds, number_of_groups),
+        steps=column(steps, count, default=1),
+    )
+    return Wiring(
+        nodes=nodes,
+        source=torch.as_tensor(source, dtype=torch.long),
+        target=torch.as_tensor(target, dtype=torch.long),
+        active=torch.as_tensor(active, dtype=torch.bool),
+        score=torch.ones(edges) if score is None else torch.as_tensor(score).float(),
+        learnable=(
+            torch.zeros(edges, dtype=torch.bool)
+            if learnable is None
+            else torch.as_tensor(learnable, dtype=torch.bool)
+        ),
+    )
+
+
+def _spread(marked: Tensor, source: Tensor, target: Tensor, active: Tensor) -> Tensor:
+    """Mark every node that active edges reach from the marked ones; cycles are allowed."""
+    target = target.expand_as(active)
+    while True:
+        carried = (marked[..., source] & active).to(torch.uint8)
+        arrived = marked.to(torch.uint8).scatter_reduce(-1, target, carried, "amax").bool()
+        if torch.equal(arrived, marked):
+            return marked
+        marked = arrived
