@@ -79,8 +79,8 @@ class MultiBranchNetwork(nn.Module):
             group += [row] * block.branches
             parameters += [block.branch_parameters] * block.branches
             multiply_adds += [branch_cost] * block.branches
-            edges.connect(previous, current, self.connections[name] if name in self.connections
-                          else None)  # fmt: skip
+            connection = self.connections[name] if name in self.connections else None  # noqa: SIM401
+            edges.connect(previous, current, connection)
             previous = current
         output = len(names)
         names.append("classifier")

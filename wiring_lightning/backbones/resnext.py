@@ -7,7 +7,7 @@ from torch import nn
 
 from wiring_lightning.backbones.multi_branch import MultiBranchNetwork
 from wiring_lightning.backbones.stems import StemName, make_stem, stem_plan
-from wiring_lightning.nn import Branches, Gate
+from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branches import Identity
 
 WiringName = Literal["learned", "full", "random", "real"]
@@ -91,7 +91,8 @@ class ResNeXt(MultiBranchNetwork):
         wide = width >= 64 or stem == "imagenet"
         stem_channels, channels = (64, 256) if wide else (16, 64)
         total = sum(stages)
-        blocks, connections = [], {}
+        blocks: list[Branches] = []
+        connections: dict[str, Gate | Selection] = {}
         current = stem_channels
         for stage, modules in enumerate(stages):
             for index in range(modules):

@@ -4,5 +4,4 @@ from wiring_lightning.callbacks.mask_connect import MaskConnect
 from wiring_lightning.callbacks.phase_schedule import Phase, PhaseSchedule
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 
-
 __all__ = ["MaskConnect", "Phase", "PhaseSchedule", "WiringCallback"]

@@ -3,14 +3,14 @@
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
@@ -82,7 +82,7 @@ class ClassificationTask(LightningModule):
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}  # type: ignore[return-value]
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
 
     @override
     def setup(self, stage: str) -> None:
@@ -97,7 +97,7 @@ class ClassificationTask(LightningModule):
     @override
     def on_fit_start(self) -> None:
         learnable = [name for name, gate in find_gates(self).items() if gate.learnable]
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = self.trainer.callbacks
         if learnable and not any(isinstance(callback, WiringCallback) for callback in callbacks):
             raise MisconfigurationException(
                 f"The backbone has a learned wiring ({len(learnable)} gates), but no callback "
@@ -166,7 +166,9 @@ class ClassificationTask(LightningModule):
 
 
 def _accuracy(num_classes: int, top5: bool) -> MetricCollection:
-    metrics = {"acc": MulticlassAccuracy(num_classes, average="micro")}
+    metrics: dict[str, Metric | MetricCollection] = {
+        "acc": MulticlassAccuracy(num_classes, average="micro")
+    }
     if top5:
         metrics["acc_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
     return MetricCollection(metrics)

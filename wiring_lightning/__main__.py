@@ -1,0 +1,54 @@
+"""The entry point of `wiring` and of `python -m wiring_lightning`.
+
+Kept free of heavy imports: `wiring --help` answers before torch would have been loaded.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from wiring_lightning import __version__
+
+SUBCOMMANDS = {
+    "fit": "train a network and its wiring from a config, then test it and report",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "measure a checkpoint on the test split",
+    "predict": "class probabilities of a checkpoint",
+    "inspect": "what a network's wiring costs, as a table, JSON or a picture",
+}
+
+_HELP = """usage: wiring [-h] [--version] SUBCOMMAND ...
+
+Networks that learn their own wiring while their weights train.
+
+subcommands:
+{subcommands}
+
+start here:
+  wiring fit --config configs/quickstart.yaml     train on handwritten digits, no download
+  wiring fit --help                               all options
+  wiring fit --config FILE --print_config         the whole config that would run
+  wiring inspect --config FILE --ckpt_path FILE   parameters, multiply-adds, live branches
+
+Every key of a config can be changed on the command line: --data.batch_size 64
+Set WIRING_DEBUG=1 to see the traceback behind an error message.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; `arguments` default to those of the process."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        width = max(map(len, SUBCOMMANDS)) + 2
+        rows = (f"  {name:<{width}}{text}" for name, text in SUBCOMMANDS.items())
+        sys.stdout.write(_HELP.format(subcommands="\n".join(rows)))
+        return
+    if given[0] == "--version":
+        sys.stdout.write(f"wiring_lightning {__version__}\n")
+        return
+    from wiring_lightning.cli import run
+
+    run(given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Where the nodes and the edges of a wiring go on the page, in inches."""
+
+from math import ceil, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wiring_lightning.plots.style import rank_in_group
+from wiring_lightning.wiring import Wiring
+
+Points = NDArray[np.float64]
+
+_MAX_ROWS = 60  # what a page takes; more rows go on in further columns
+_WIDTH, _HEIGHT = 12.0, 15.0  # inches that the nodes of a large wiring may take
+
+
+class Layout:
+    """Rows of nodes from top to bottom; in several columns they wind down and up like a snake.
+
+    Args:
+        wiring: the wiring to lay out.
+
+    Attributes:
+        node: side of a node's square, in points.
+        rows: `[groups, 2]` centre of every row.
+        nodes: `[nodes, 2]` centre of every node.
+        columns: number of columns.
+
+    Example:
+        >>> from wiring_lightning.wiring import make_wiring
+        >>> layout = Layout(make_wiring(["in", "a", "b", "out"], [0, 0, 1, 2], [1, 2, 3, 3],
+        ...                             [True] * 4, group=[0, 1, 1, 2]))
+        >>> (layout.nodes[:, 0] * 10).round().astype(int).tolist()
+        [0, -4, 4, 0]
+    """
+
+    def __init__(self, wiring: Wiring) -> None:
+        group = wiring.nodes.group
+        sizes = group.bincount()
+        count, widest = len(sizes), int(sizes.max())
+        self.columns = 1 if count <= _MAX_ROWS else ceil(sqrt(count / (widest + 1)))
+        self.per_column = ceil(count / self.columns)
+        slots = self.columns * (widest + (self.columns > 1))
+        pitch_x = min(0.8, _WIDTH / slots)
+        pitch_y = min(0.8, max(10 / self.per_column, 0.4), _HEIGHT / self.per_column)
+        if self.columns > 1:
+            pitch_x = pitch_y = min(0.4, pitch_x, pitch_y)
+        self.node = 72 * float(np.clip(0.42 * min(pitch_x, pitch_y), 0.03, 0.3))
+        column, line = np.divmod(np.arange(count), self.per_column)
+        line = np.where(column % 2, self.per_column - 1 - line, line)
+        self.rows: Points = np.stack([column * (widest + 1) * pitch_x, -line * pitch_y], axis=1)
+        offset = (rank_in_group(group) - (sizes[group] - 1) / 2).numpy() * pitch_x
+        self.nodes: Points = self.rows[group.numpy()]
+        self.nodes[:, 0] += offset
+        self._group = group.numpy()
+
+    def lines(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> Points:
+        """`[edges, points, 2]` a line for every edge, bent if it would run through other rows."""
+        bent = (self._group[target] - self._group[source]) != 1
+        start, end = self.nodes[source][:, None], self.nodes[target][:, None]
+        # From edge to edge of the squares, so that a line does not cross the neighbours in its row.
+        half = np.zeros_like(start)
+        half[..., 1] = np.sign(end - start)[..., 1] * self.node / 144 * ~bent[:, None]
+        start, end = start + half, end - half
+        if not bent.any():
+            return np.concatenate([start, end], axis=1)
+        way = end - start
+        aside = np.stack([-way[..., 1], way[..., 0]], axis=-1)
+        middle = (start + end) / 2 + 0.45 * aside * bent[:, None, None]
+        t = np.linspace(0, 1, 33 if len(source) < 1000 else 13)[:, None]
+        curves: Points = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+        return curves
