@@ -106,6 +106,7 @@ class WiringCLI(LightningCLI):
         if trainer.fast_dev_run or trainer.interrupted:
             return
         tested = trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
         if not trainer.is_global_zero:
             return
         rows = [
@@ -113,7 +114,6 @@ class WiringCLI(LightningCLI):
             for metrics in tested
             for name, value in metrics.items()
         ]
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         network = find_wired(self.model)
         if network is not None:
             rows += summary_rows(summarize(network.wiring()))

@@ -143,9 +143,7 @@ def layer_pairs(
             yield ours.projection[index], layer, 0, 1
 
 
-def network_pairs(
-    ours: nn.Module, twin: _Stack
-) -> Iterator[tuple[nn.Module, nn.Module, int, int]]:
+def network_pairs(ours: nn.Module, twin: _Stack) -> Iterator[tuple[nn.Module, nn.Module, int, int]]:
     """The same for a whole network."""
     for index in (0, 1):
         yield ours.stem[index], twin.stem[index], 0, 1

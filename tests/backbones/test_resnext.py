@@ -5,7 +5,10 @@ from itertools import chain
 import pytest
 import torch
 import torchvision
-from backbones.plain_resnext import (
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.backbones.plain_resnext import (
     LoopGateConnect,
     PlainResNeXt,
     assert_near,
@@ -15,9 +18,6 @@ from backbones.plain_resnext import (
     network_pairs,
     scramble_statistics,
 )
-from torch import Tensor, nn
-from torch.nn import functional
-
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate, Selection
@@ -239,7 +239,8 @@ def test_gates_sum_as_equation_2_says(
     assert_same_statistics(network_pairs(network, twin), 1e-10)
     factor = fan_in if wiring == "real" else 1  # real weights are K times the scores
     for gate, leaf in zip(gates(network), twin.gates, strict=True):
-        assert gate.scores.grad.abs().min() > 0
+        absent = leaf.detach() == 0
+        assert wiring == "real" or gate.scores.grad[absent].any()
         assert_near(gate.scores.grad, factor * leaf.grad, 1e-10)
 
 
@@ -310,11 +311,12 @@ def test_a_random_wiring_is_k_edges_that_never_change() -> None:
         assert set(weights.flatten().tolist()) == {0.0, 1.0}
         assert (weights.sum(1) == 2).all()
     train(network)
-    assert all(torch.equal(gate.weights(), old) for gate, old in zip(gates(network), before))
-    network.eval()
-    assert all(torch.equal(gate.weights(), old) for gate, old in zip(gates(network), before))
-    active = network.wiring().active[network.wiring().active.numel() - 2 * C * C - C : -C]
-    assert active.tolist() == torch.stack(before).flatten().bool().tolist()
+    for training in (True, False):
+        network.train(training)
+        for gate, old in zip(gates(network), before, strict=True):
+            assert torch.equal(gate.weights(), old)
+    between = network.wiring().active[C:-C]  # the edges of stem and classifier left out
+    assert between.tolist() == torch.stack(before).flatten().bool().tolist()
 
 
 def test_the_wiring_is_that_of_evaluation_mode() -> None:
@@ -323,18 +325,15 @@ def test_the_wiring_is_that_of_evaluation_mode() -> None:
     names = wiring.nodes.names
     assert names[0] == "stem"
     assert names[-1] == "classifier"
-    active = {
-        (names[source], names[target])
-        for source, target in zip(
-            wiring.source[wiring.active].tolist(), wiring.target[wiring.active].tolist()
-        )
-    }
+    ends = torch.stack([wiring.source, wiring.target], 1)[wiring.active].tolist()
+    active = {(names[source], names[target]) for source, target in ends}
     expected = {("stem", f"module1.branch{j}") for j in range(C)}
     expected |= {(f"module3.branch{j}", "classifier") for j in range(C)}
     for earlier, gate in enumerate(gates(network), start=1):
         for j, row in enumerate(gate.scores.tolist()):
+            target = f"module{earlier + 1}.branch{j}"
             best = sorted(range(C), key=row.__getitem__, reverse=True)[:2]
-            expected |= {(f"module{earlier}.branch{k}", f"module{earlier + 1}.branch{j}") for k in best}
+            expected |= {(f"module{earlier}.branch{k}", target) for k in best}
     assert active == expected
     assert int(wiring.learnable.sum()) == 2 * C * C
     learned = torch.cat([gate.scores.detach().flatten() for gate in gates(network)])

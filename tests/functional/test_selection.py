@@ -84,9 +84,7 @@ def test_zeros_are_never_drawn_while_positives_suffice() -> None:
 @pytest.mark.parametrize("k", [3, 4])
 def test_zeros_fill_up_uniformly(k: int) -> None:
     """Two candidates are positive; the others of a draw are any k - 2 of the three zeros."""
-    law = {
-        frozenset({0, 3}) | rest: p for rest, p in exact_law([0, 1, 1, 0, 1], k - 2).items()
-    }
+    law = {frozenset({0, 3}) | rest: p for rest, p in exact_law([0, 1, 1, 0, 1], k - 2).items()}
     assert len(law) == 3
     assert follows(drawn_sets(draw([0.7, 0.0, 0.0, 0.3, 0.0], k)), law)
 

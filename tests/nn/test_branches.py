@@ -3,7 +3,9 @@ from copy import deepcopy
 
 import pytest
 import torch
-from backbones.plain_resnext import (
+from torch import Tensor, nn
+
+from tests.backbones.plain_resnext import (
     PlainBranches,
     assert_near,
     assert_same_gradients,
@@ -12,8 +14,6 @@ from backbones.plain_resnext import (
     layer_pairs,
     scramble_statistics,
 )
-from torch import Tensor, nn
-
 from wiring_lightning.nn import Branches
 
 C, WIDTH, OUT, BATCH, SIDE = 3, 2, 8, 5, 6
@@ -30,7 +30,9 @@ class Twin(PlainBranches):
     """`F_j(x_j) + s S(x_j)` for every branch in a loop, and their sum if they are merged."""
 
     def __init__(self, ours: Branches) -> None:
-        super().__init__(ours.branches, ours.in_channels, ours.width, ours.out_channels, ours.stride)
+        super().__init__(
+            ours.branches, ours.in_channels, ours.width, ours.out_channels, ours.stride
+        )
         self.scale, self.merge = ours.identity_scale, ours.merge
         self.to(ours.reduce.weight.dtype)
         copy_weights(layer_pairs(ours, self))
@@ -260,7 +262,9 @@ def test_autocast_is_as_close_as_that_of_separate_layers(
 
 
 @pytest.mark.xfail(
-    strict=True, reason="the folded weight is float32 and meets bfloat16 inputs", raises=RuntimeError
+    strict=True,
+    reason="the folded weight is float32 and meets bfloat16 inputs",
+    raises=RuntimeError,
 )
 def test_a_module_in_bfloat16_runs(make: Make) -> None:
     block, inputs = make(dtype=torch.float32)

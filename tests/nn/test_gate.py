@@ -192,7 +192,8 @@ def test_freezing_makes_the_best_wiring_the_wiring() -> None:
     set_scores(gate, scores)
     gate(torch.randn(2, 5, 3)).sum().backward()
     gate.freeze()
-    assert edges(gate.active) == [sorted(row.argsort(descending=True)[:2].tolist()) for row in scores]
+    best = [sorted(row.argsort(descending=True)[:2].tolist()) for row in scores]
+    assert edges(gate.active) == best
     assert not gate.learnable
     assert gate.scores.grad is None
     sources = torch.randn(2, 5, 3)

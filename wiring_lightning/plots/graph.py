@@ -64,12 +64,14 @@ def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
     """
     check_one(wiring)
     layout = Layout(wiring)
-    strokes = list(_strokes(wiring, layout))
-    marks = list(_marks(wiring, layout))
+    live = wiring.live_nodes
+    strokes = list(_strokes(wiring, live, layout))
+    marks = list(_marks(wiring, live, layout))
     labels = _Labels(wiring, layout)
     inked = np.concatenate([layout.nodes, *(stroke.lines.reshape(-1, 2) for stroke in strokes)])
-    low = inked.min(0) - [0.35 + labels.space_left, _FOOTER + labels.space_below]
-    high = inked.max(0) + [0.35, _HEADER + labels.space_above]
+    (left, bottom), (right, top) = inked.min(0), inked.max(0)
+    low = np.array([left - 0.35 - labels.space_left, bottom - _FOOTER - labels.space_below])
+    high = np.array([right + 0.35, top + _HEADER + labels.space_above])
     missing = max(0.0, _MIN_WIDTH - (high - low)[0]) / 2
     low[0], high[0] = low[0] - missing, high[0] + missing
     width, height = high - low
@@ -79,11 +81,12 @@ def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
     axes.set_axis_off()
     lines = [stroke.draw(axes) for stroke in strokes]
     squares = [mark.draw(axes) for mark in marks]
-    labels.draw(axes, inked.min(0)[0])
+    labels.draw(axes, left)
     if title:
         figure.text(0.5, 1 - 0.25 / height, title, ha="center", va="center", size=12)
     below_title = 1 - (0.5 if title else 0.3) / height
-    figure.text(0.5, below_title, _summary(wiring), ha="center", va="center", size=9, color=INK)
+    figure.text(0.5, below_title, _summary(wiring, live), ha="center", va="center", size=9,
+                color=INK)  # fmt: skip
     _add_legend(figure, squares, lines[::-1])
     return figure
 
@@ -123,7 +126,8 @@ class _Marks:
     def draw(self, axes: Axes) -> Artist:
         """Draw them; the result is their entry in the legend."""
         return axes.scatter(
-            *self.places.T,
+            self.places[:, 0],
+            self.places[:, 1],
             s=self.size**2,
             marker=self.shape,
             facecolors="white" if self.hollow else self.color,
@@ -145,7 +149,7 @@ class _Labels:
         self.size = float(np.clip(0.8 * layout.node, 5, 9))
         longest = max(map(len, self.names)) * self.size * 0.62 / 72
         single = self.columns == 1
-        self.space_left = longest + 0.2 if single else 0.0
+        self.space_left = longest + 0.3 if single else 0.0
         self.space_above = self.space_below = 0.0 if single else longest + 0.1
 
     def draw(self, axes: Axes, left: float) -> None:
@@ -153,7 +157,7 @@ class _Labels:
         rows = self.layout.rows
         if self.columns == 1:
             for (_, y), name in zip(rows, self.names, strict=True):
-                axes.text(left - 0.2, y, name, ha="right", va="center", **style)
+                axes.text(left - 0.3, y, name, ha="right", va="center", **style)
             return
         for column in range(self.columns):
             first = column * self.layout.per_column
@@ -163,8 +167,8 @@ class _Labels:
                           ha="center", va="bottom" if up else "top", **style)  # fmt: skip
 
 
-def _strokes(wiring: Wiring, layout: Layout) -> Iterator[_Stroke]:
-    live = wiring.live_edges
+def _strokes(wiring: Wiring, live_nodes: Tensor, layout: Layout) -> Iterator[_Stroke]:
+    live = wiring.active & live_nodes[wiring.source] & live_nodes[wiring.target]
     crowd = len(live) and int(wiring.active.sum()) / len(layout.rows)
     faint = float(np.clip((40 / max(crowd, 1)) ** 0.8, 0.1, 1))
     thin = float(np.clip(layout.node / 20, 0.4, 1))
@@ -193,8 +197,8 @@ def _relative_score(wiring: Wiring) -> Tensor:
     return torch.where(top > 0, score / top, 1.0)
 
 
-def _marks(wiring: Wiring, layout: Layout) -> Iterator[_Marks]:
-    inner, live = inner_nodes(wiring), wiring.live_nodes
+def _marks(wiring: Wiring, live: Tensor, layout: Layout) -> Iterator[_Marks]:
+    inner = inner_nodes(wiring)
     kinds = (
         ("input and output", ~inner, "o", False, END),
         (f"live {noun(wiring)[0]}", inner & live, "s", False, LIVE),
@@ -220,10 +224,9 @@ def _add_legend(figure: Figure, nodes: list[Artist], edges: list[Artist]) -> Non
     )
 
 
-def _summary(wiring: Wiring) -> str:
+def _summary(wiring: Wiring, live: Tensor) -> str:
     inner, learnable = inner_nodes(wiring), wiring.learnable
-    live = int((inner & wiring.live_nodes).sum())
-    nodes = f"{live:,} of {int(inner.sum()):,} {noun(wiring)[1]} live"
+    nodes = f"{int((inner & live).sum()):,} of {int(inner.sum()):,} {noun(wiring)[1]} live"
     if not learnable.any():
         return f"{nodes}, {int(wiring.active.sum()):,} of {len(learnable):,} edges active"
     active = int((wiring.active & learnable).sum())

@@ -11,15 +11,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wiring_lightning.plots.style import DPI, END, INK, check_one, noun, row_names
+from wiring_lightning.plots.style import DPI, END, INK, check_one, noun, rank_in_group, row_names
 from wiring_lightning.wiring import Wiring
 
 _MAX_PANELS = 64
-_MAX_NAMED = 30  # nodes whose names fit beside one large panel
 
 
 def draw_scores(wiring: Wiring, title: str | None = None) -> Figure:
@@ -84,6 +82,7 @@ class _Panel:
     target_label: str
 
     def draw(self, axes: Axes, top: float, side: float) -> AxesImage:
+        """Draw it; `top` is the score at the dark end of the scale, `side` the size in inches."""
         colors = matplotlib.colormaps["Blues"].with_extremes(bad="#E3E5E8")
         image = axes.imshow(self.score, cmap=colors, vmin=0, vmax=top, aspect="auto")
         rows, columns = np.nonzero(self.active)
@@ -93,12 +92,12 @@ class _Panel:
         axes.set_xlabel(self.source_label, size=8, labelpad=1)
         axes.set_ylabel(self.target_label, size=8, labelpad=1)
         axes.tick_params(labelsize=7, length=2, pad=1.5)
+        # Few ticks on small panels: they take most of the time that a page of panels takes.
+        room = 32 if side > 4 else 8 if side > 2.2 else 4
         for axis, names in ((axes.xaxis, self.sources), (axes.yaxis, self.targets)):
-            if names and len(names) <= _MAX_NAMED:
-                axis.set_ticks(range(len(names)), labels=names)
-            else:
-                axis.set_major_locator(MaxNLocator(6, integer=True))
-        if self.sources:
+            ticks = range(0, len(names), ceil(len(names) / room))
+            axis.set_ticks(ticks, labels=[names[tick] for tick in ticks])
+        if len(max(self.sources, key=len)) > 2:
             axes.tick_params(axis="x", rotation=90)
         return image
 
@@ -119,20 +118,29 @@ def _panels(wiring: Wiring) -> Iterator[_Panel]:
 
 
 def _panel(wiring: Wiring, edges: Tensor, title: str, names: list[str]) -> _Panel:
-    """Lay out some edges as a matrix; without a title the nodes are named one by one."""
+    """Lay out some edges as a matrix."""
     sources, column = wiring.source[edges].unique(return_inverse=True)
-    targets, line = wiring.target[edges].unique(return_inverse=True)
+    targets, row = wiring.target[edges].unique(return_inverse=True)
     score = torch.full((len(targets), len(sources)), torch.nan)
-    score[line, column] = wiring.score[edges]
+    score[row, column] = wiring.score[edges]
     active = torch.zeros_like(score, dtype=torch.bool)
-    active[line, column] = wiring.active[edges]
-    rows = wiring.nodes.group[sources].unique().tolist()
+    active[row, column] = wiring.active[edges]
+    groups = wiring.nodes.group[sources].unique().tolist()
+    one = noun(wiring)[0]
     return _Panel(
         title=title,
         score=score.numpy(),
         active=active.numpy(),
-        sources=[] if title else [wiring.nodes.names[i] for i in sources.tolist()],
-        targets=[] if title else [wiring.nodes.names[i] for i in targets.tolist()],
-        source_label=f"{noun(wiring)[0]} of {names[rows[0]]}" if len(rows) == 1 else "source",
-        target_label=noun(wiring)[0] if title else "target",
+        sources=_tick_labels(wiring, sources),
+        targets=_tick_labels(wiring, targets),
+        source_label=f"{one} of {names[groups[0]]}" if len(groups) == 1 else "source",
+        target_label=one if title else "target",
     )
+
+
+def _tick_labels(wiring: Wiring, nodes: Tensor) -> list[str]:
+    """Positions in the group for nodes of one group, names for nodes of several groups."""
+    group = wiring.nodes.group
+    if len(nodes) > 1 and len(group[nodes].unique()) == 1:
+        return [str(position) for position in rank_in_group(group)[nodes].tolist()]
+    return [wiring.nodes.names[node] for node in nodes.tolist()]

@@ -1,0 +1,70 @@
+"""The registry: one line a method, and every generic suite runs over it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule
+from torch import nn
+from torch.optim import SGD
+
+from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.callbacks import MaskConnect
+from wiring_lightning.data import Digits
+from wiring_lightning.tasks import ClassificationTask
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn (or fix) a wiring, with a network small enough for a test.
+
+    `yaml` is the same as a config: class name and arguments of the backbone, and the callbacks.
+    """
+
+    name: str
+    backbone: Callable[..., nn.Module]
+    arguments: dict[str, Any]
+    callbacks: tuple[tuple[Callable[..., Callback], dict[str, Any]], ...] = ()
+
+    def task(
+        self, optimizer: Callable[..., Any] | None = None, **kwargs: Any
+    ) -> ClassificationTask:
+        optimizer = optimizer or partial(SGD, lr=0.05, momentum=0.9, weight_decay=1e-4)
+        return ClassificationTask(self.backbone(**self.arguments), optimizer=optimizer, **kwargs)
+
+    def new_callbacks(self) -> list[Callback]:
+        return [make(**arguments) for make, arguments in self.callbacks]
+
+    def config(self) -> dict[str, Any]:
+        """The `model` and `trainer.callbacks` of a config file."""
+        backbone = {"class_path": self.backbone.__name__, "init_args": self.arguments}
+        callbacks = [
+            {"class_path": make.__name__, "init_args": arguments}
+            for make, arguments in self.callbacks
+        ]
+        model = {"class_path": "ClassificationTask", "init_args": {"backbone": backbone}}
+        return {"model": model, "callbacks": callbacks}
+
+
+_RESNEXT = {"depth": 11, "width": 4, "cardinality": 4, "fan_in": 2, "in_channels": 1,
+            "image_size": 8}  # fmt: skip
+
+METHODS = [
+    Method("resnext-learned", ResNeXt, _RESNEXT, ((MaskConnect, {"lr": 0.5}),)),
+    Method("resnext-real", ResNeXt, _RESNEXT | {"wiring": "real"}, ((MaskConnect, {"lr": 0.5}),)),
+    Method("resnext-random", ResNeXt, _RESNEXT | {"wiring": "random"}),
+    Method("resnext-full", ResNeXt, _RESNEXT | {"wiring": "full"}),
+]
+LEARNING = [method for method in METHODS if method.callbacks]
+
+
+def digits(batch_size: int = 64, augment: bool = True) -> Digits:
+    return Digits(batch_size=batch_size, augment=augment)
+
+
+def freeze_batch_norm(module: LightningModule) -> None:
+    """Statistics of a batch differ between one process and two; without them results must not."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.eval()

@@ -1,0 +1,125 @@
+"""Accumulation, precision, clipping and any optimizer: the wiring takes exactly the real steps."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Tensor
+from torch.optim import SGD, AdamW
+
+from tests.methods import LEARNING, Method, digits, freeze_batch_norm
+from tests.trainers import Recorder, quiet_trainer
+from wiring_lightning.nn import find_gates
+from wiring_lightning.tasks import ClassificationTask
+
+learning = pytest.mark.parametrize("method", LEARNING, ids=lambda method: method.name)
+
+
+class FrozenNorm(Recorder):
+    """Records, and keeps batch norm out of the comparison."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        freeze_batch_norm(pl_module)
+
+
+def _train(method: Method, batch_size: int, **kwargs: Any) -> Recorder:
+    torch.manual_seed(0)
+    recorder = FrozenNorm()
+    trainer = quiet_trainer(callbacks=[*method.new_callbacks(), recorder], **kwargs)
+    trainer.fit(method.task(), digits(batch_size))
+    return recorder
+
+
+@learning
+def test_accumulated_batches_are_one_step(method: Method) -> None:
+    whole = _train(method, 64, max_steps=3)
+    halves = _train(method, 32, max_steps=3, accumulate_grad_batches=2)
+    assert len(halves.scores) == 2 * len(whole.scores)
+    for step, expected in enumerate(whole.scores):
+        inside, after = halves.active[2 * step], halves.active[2 * step + 1]
+        torch.testing.assert_close(halves.scores[2 * step + 1], expected, atol=1e-5, rtol=1e-4)
+        assert torch.equal(after, whole.active[step])
+        if step:  # no new draw between the two halves
+            assert torch.equal(inside, halves.active[2 * step - 1])
+
+
+@learning
+def test_gradient_clipping_does_not_touch_the_gates(method: Method) -> None:
+    """The first update of the scores sees the same gradients, however the weights are clipped."""
+    free = _train(method, 64, max_steps=1)
+    clipped = _train(method, 64, max_steps=1, gradient_clip_val=1e-6)
+    assert torch.equal(free.scores[0], clipped.scores[0])
+
+
+@learning
+@pytest.mark.parametrize(
+    "make",
+    [partial(AdamW, lr=0.01, weight_decay=0.5), partial(SGD, lr=0.1, weight_decay=0.5)],
+    ids=["AdamW", "SGD"],
+)
+def test_the_users_optimizer_never_touches_the_scores(method: Method, make: Any) -> None:
+    callbacks = method.new_callbacks()
+    callbacks[0].lr = 0.0  # then nothing may change the scores, weight decay least of all
+    task = method.task(optimizer=make)
+    before = [gate.scores.detach().clone() for gate in find_gates(task).values()]
+    trainer = quiet_trainer(callbacks=callbacks, max_steps=3)
+    trainer.fit(task, digits())
+    for gate, old in zip(find_gates(task).values(), before, strict=True):
+        torch.testing.assert_close(gate.scores.detach(), old, atol=1e-6, rtol=0)
+        assert all(
+            gate.scores is not parameter
+            for group in trainer.optimizers[0].param_groups
+            for parameter in group["params"]
+        )
+
+
+@learning
+def test_bf16_mixed_updates_the_scores_in_full_precision(method: Method) -> None:
+    full = _train(method, 64, max_steps=2)
+    mixed = _train(method, 64, max_steps=2, precision="bf16-mixed")
+    assert mixed.scores[-1].dtype == torch.float32
+    moved = (full.scores[0] - full.scores[0].mean()).abs().max()
+    assert (mixed.scores[0] - full.scores[0]).abs().max() < 0.2 * moved
+
+
+class OverflowAt(ClassificationTask):
+    """Gives an infinite loss in chosen steps, as fp16 does when the scale is too high."""
+
+    overflow = (1, 3)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss * torch.inf if batch_idx in self.overflow else loss
+
+
+@learning
+def test_a_step_that_the_gradient_scaler_skips_changes_nothing(method: Method) -> None:
+    def train(task_class: type[ClassificationTask], scaled: bool, steps: int) -> Recorder:
+        torch.manual_seed(0)
+        recorder = FrozenNorm()
+        plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+        # The scaler is under test, not half precision: keep the arithmetic in float32.
+        plugin.forward_context = _float32_context
+        trainer = quiet_trainer(
+            callbacks=[*method.new_callbacks(), recorder],
+            limit_train_batches=steps,
+            plugins=[plugin] if scaled else [],
+        )
+        task = task_class(method.backbone(**method.arguments), optimizer=partial(SGD, lr=0.0))
+        trainer.fit(task, digits(augment=False))
+        return recorder
+
+    skipping = train(OverflowAt, scaled=True, steps=5)
+    for step in OverflowAt.overflow:
+        assert torch.equal(skipping.scores[step], skipping.scores[step - 1])
+        assert torch.equal(skipping.active[step], skipping.active[step - 1])
+    # And the scale is taken out of the gradients: the first step is that of full precision.
+    plain = train(ClassificationTask, scaled=False, steps=1)
+    torch.testing.assert_close(skipping.scores[0], plain.scores[0], atol=1e-6, rtol=1e-5)
+
+
+def _float32_context() -> Any:
+    return torch.autocast("cpu", enabled=False)

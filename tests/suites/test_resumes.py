@@ -1,0 +1,125 @@
+"""A run that stops inside an epoch and resumes ends like the run that never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from tests.methods import LEARNING, METHODS, Method, digits
+from tests.trainers import quiet_trainer, same_state
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("step", [5, 19])  # in the middle of an epoch, at the end of one
+def test_resumed_run_equals_uninterrupted(method: Method, step: int, tmp_path: Path) -> None:
+    def train(resume: Path | None) -> dict[str, torch.Tensor]:
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
+        torch.manual_seed(0)
+        task = method.task()
+        trainer = quiet_trainer(
+            max_epochs=3,
+            callbacks=[*method.new_callbacks(), *([] if resume else [saver])],
+            enable_checkpointing=resume is None,
+        )
+        if resume:  # a fresh process would draw other numbers
+            torch.manual_seed(123)
+        trainer.fit(task, digits(), ckpt_path=resume)
+        return task.state_dict()
+
+    uninterrupted = train(None)
+    resumed = train(tmp_path / f"step={step}.ckpt")
+    assert same_state(uninterrupted, resumed)
+
+
+def test_resume_across_the_freeze(tmp_path: Path) -> None:
+    from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+
+    def train(resume: Path | None) -> tuple[dict[str, torch.Tensor], float]:
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=30, save_top_k=-1)
+        torch.manual_seed(0)
+        phases = [Phase(1, 0.05, gate_lr=0.5), Phase(1, 0.02, freeze=True), Phase(1, 0.01)]
+        trainer = quiet_trainer(
+            callbacks=[MaskConnect(), PhaseSchedule(phases), *([] if resume else [saver])],
+            enable_checkpointing=resume is None,
+            max_epochs=3,
+        )
+        task = LEARNING[0].task()
+        trainer.fit(task, digits(), ckpt_path=resume)
+        return task.state_dict(), trainer.optimizers[0].param_groups[0]["lr"]
+
+    uninterrupted, lr = train(None)
+    resumed, resumed_lr = train(tmp_path / "step=30.ckpt")
+    assert same_state(uninterrupted, resumed)
+    assert resumed_lr == lr == 0.01
+
+
+class KillAt(Callback):
+    """Ends the process as a power cut would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_run_killed_inside_an_epoch_resumes_bit_identical(tmp_path: Path) -> None:
+    method = LEARNING[0].config()
+    config = {
+        "seed_everything": 7,
+        "model": method["model"],
+        "data": {"class_path": "Digits", "init_args": {"batch_size": 64}},
+        "trainer": {
+            "accelerator": "cpu",
+            "deterministic": True,
+            "logger": False,
+            "default_root_dir": str(tmp_path),
+            "max_epochs": 2,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "limit_test_batches": 0,
+            "callbacks": method["callbacks"],
+        },
+    }
+
+    def saver(folder: str) -> dict:
+        return {
+            "class_path": "ModelCheckpoint",
+            "init_args": {"dirpath": str(tmp_path / folder), "save_last": True,
+                          "every_n_train_steps": 4},
+        }  # fmt: skip
+
+    def fit(folder: str, *arguments: str, kill: int | None = None) -> int:
+        callbacks = [*method["callbacks"], saver(folder)]
+        if kill:
+            callbacks.append(
+                {"class_path": "tests.suites.test_resumes.KillAt", "init_args": {"step": kill}}
+            )
+        trainer = {**config["trainer"], "callbacks": callbacks}
+        file = tmp_path / f"{folder}.yaml"
+        file.write_text(yaml.safe_dump({**config, "trainer": trainer}))
+        command = [sys.executable, "cli.py", "fit", "--config", str(file), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, timeout=300, check=False
+        ).returncode
+
+    assert fit("whole") == 0
+    assert fit("killed", kill=26) == -signal.SIGKILL  # 19 steps an epoch; 24 was the last saved
+    assert fit("killed", "--ckpt_path", str(tmp_path / "killed" / "last.ckpt")) == 0
+    whole, resumed = (
+        torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in ("whole", "killed")
+    )
+    assert same_state(whole, resumed)
