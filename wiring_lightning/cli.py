@@ -30,7 +30,7 @@ class WiringTrainer(Trainer):
     def inspect(
         self,
         model: LightningModule,
-        datamodule: LightningDataModule | None = None,
+        datamodule: LightningDataModule | None = None,  # noqa: ARG002
         ckpt_path: str | None = None,
         format: Literal["table", "json"] = "table",
         figure: str | None = None,
@@ -82,6 +82,7 @@ class WiringCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Without Lightning's warning about arguments that come from a Python call.
+        assert args is None or isinstance(args, list)
         self.config = parser.parse_args(args)
 
     @override

@@ -49,8 +49,11 @@ def sequential_steps(wiring: Wiring, machines: int = 1) -> Tensor:
         wiring: one architecture, or a batch of them.
         machines: how many nodes can run at the same time.
 
+    Greedy scheduling is not optimal: for rare graphs one more machine takes a step more.
+
     Raises:
-        ValueError: if `machines` is below 1.
+        ValueError: if `machines` is below 1, a node takes more than one step, or live nodes form a
+            cycle.
 
     Example:
         >>> from wiring_lightning.wiring import make_wiring
@@ -61,11 +64,13 @@ def sequential_steps(wiring: Wiring, machines: int = 1) -> Tensor:
     """
     if machines < 1:
         raise ValueError(f"machines must be at least 1, got {machines}.")
+    cost = wiring.nodes.steps.tolist()
+    if not set(cost) <= {0, 1}:
+        raise ValueError(f"a node takes 0 or 1 steps, got {sorted(set(cost) - {0, 1})}.")
     batch = wiring.active.shape[:-1]
     live_nodes = wiring.live_nodes.reshape(-1, len(wiring.nodes)).tolist()
     live_edges = wiring.live_edges.reshape(-1, len(wiring.source)).tolist()
     ends = list(zip(wiring.source.tolist(), wiring.target.tolist(), strict=True))
-    cost = wiring.nodes.steps.tolist()
     totals = [
         _schedule(nodes, [end for end, alive in zip(ends, edges, strict=True) if alive], cost,
                   machines)
@@ -107,4 +112,6 @@ def _schedule(
                 if waiting[target] == 0:
                     left.append(target)
         ready = left
+    if any(waiting[node] for node, alive in enumerate(live) if alive):
+        raise ValueError("the live nodes form a cycle, which has no number of steps.")
     return steps

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import networkx
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Nodes:
     """The nodes of a wiring as columns, one entry per node in an order that data can flow in.
 
@@ -24,7 +25,7 @@ class Nodes:
         group_parameters: `[groups]` parameters that a group's nodes share (a common projection):
             counted once while any of its nodes lives.
         group_multiply_adds: `[groups]` multiply-adds that a group's nodes share, likewise.
-        steps: `[nodes]` time steps that a node takes on one machine; 0 for nodes that do nothing.
+        steps: `[nodes]` 1, the time step that a node takes on a machine, or 0 if it does nothing.
     """
 
     names: tuple[str, ...]
@@ -39,7 +40,7 @@ class Nodes:
         return len(self.names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Wiring:
     """Nodes, and the edges that could connect them, each active or not.
 
@@ -68,7 +69,7 @@ class Wiring:
     score: Tensor
     learnable: Tensor
 
-    @property
+    @cached_property
     def live_nodes(self) -> Tensor:
         """`[..., nodes]` nodes on an active path from the input to the output."""
         first = torch.zeros(*self.active.shape[:-1], len(self.nodes), dtype=torch.bool)
@@ -79,13 +80,13 @@ class Wiring:
         needed = _spread(last, self.target, self.source, self.active)
         return reached & needed
 
-    @property
+    @cached_property
     def live_edges(self) -> Tensor:
         """`[..., edges]` active edges between live nodes."""
         live = self.live_nodes
         return self.active & live[..., self.source] & live[..., self.target]
 
-    @property
+    @cached_property
     def live_groups(self) -> Tensor:
         """`[..., groups]` groups with at least one live node."""
         live = self.live_nodes
@@ -165,6 +166,9 @@ def make_wiring(
     """Build a wiring from plain lists; columns that are left out are zeros (ones for `steps`).
 
     Every node is a group of its own unless `group` says otherwise. See `Nodes` and `Wiring`.
+
+    Raises:
+        ValueError: if a column has the wrong length.
     """
     count, edges = len(names), len(source)
     groups = torch.as_tensor(range(count) if group is None else group, dtype=torch.long)
@@ -173,6 +177,8 @@ def make_wiring(
     def column(values: Sequence[int] | None, length: int, default: int = 0) -> Tensor:
         if values is None:
             return torch.full((length,), default, dtype=torch.long)
+        if len(values) != length:
+            raise ValueError(f"a column has {len(values)} entries, but {length} are needed.")
         return torch.as_tensor(values, dtype=torch.long)
 
     nodes = Nodes(
@@ -199,11 +205,10 @@ def make_wiring(
 
 
 def _spread(marked: Tensor, source: Tensor, target: Tensor, active: Tensor) -> Tensor:
-    """Mark every node that active edges reach from the marked ones; cycles are allowed."""
-    target = target.expand_as(active)
+    """Mark, in place, every node that active edges reach from the marked ones, in cycles too."""
     while True:
-        carried = (marked[..., source] & active).to(torch.uint8)
-        arrived = marked.to(torch.uint8).scatter_reduce(-1, target, carried, "amax").bool()
-        if torch.equal(arrived, marked):
+        news = marked[..., source] & active & ~marked[..., target]
+        *batch, edge = news.nonzero(as_tuple=True)
+        if len(edge) == 0:
             return marked
-        marked = arrived
+        marked[(*batch, target[edge])] = True

@@ -92,13 +92,6 @@ def test_folding_is_convolution_and_batch_norm(
             assert_close(getattr(norm, name).grad, expected_grad, TOLERANCE[dtype])
 
 
-AVERAGE_IN_DOUBLE = pytest.param(
-    None,
-    torch.float64,
-    marks=pytest.mark.xfail(strict=True, reason="the factor 1 / n is rounded to float32"),
-)
-
-
 @pytest.mark.parametrize(
     ("momentum", "dtype"),
     [
@@ -106,7 +99,7 @@ AVERAGE_IN_DOUBLE = pytest.param(
         (0.1, torch.float64),
         (0.7, torch.float64),
         (None, torch.float32),
-        AVERAGE_IN_DOUBLE,
+        (None, torch.float64),
     ],
 )
 def test_running_statistics_are_those_of_batch_norm(

@@ -215,7 +215,6 @@ def test_keeping_copies_the_weights(make: Make) -> None:
     assert torch.equal(smaller(inputs[:, [0, 2]]), before)
 
 
-@pytest.mark.xfail(strict=True, reason="keep() builds its norms with the default eps")
 def test_kept_branches_keep_the_epsilon_of_their_norms(make: Make) -> None:
     block, inputs = make()
     for module in block.modules():
@@ -261,11 +260,6 @@ def test_autocast_is_as_close_as_that_of_separate_layers(
     assert block.expand_norm.running_var.dtype == torch.float32
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the folded weight is float32 and meets bfloat16 inputs",
-    raises=RuntimeError,
-)
 def test_a_module_in_bfloat16_runs(make: Make) -> None:
     block, inputs = make(dtype=torch.float32)
     expected = Twin(block)(inputs)

@@ -121,6 +121,12 @@ def test_random_gates_stay_and_have_no_gradient() -> None:
     assert torch.equal(gate.eval()(sources), trained)
 
 
+def test_a_random_gate_does_not_learn_after_loading_a_learned_one() -> None:
+    gate = Gate(3, 4, 2, mode="random")
+    gate.load_state_dict(Gate(3, 4, 2).state_dict())
+    assert not gate.learnable
+
+
 def test_real_gates_weigh_all_candidates_with_a_sum_of_k() -> None:
     gate = Gate(3, 4, 2, mode="real")
     optimizer = GateSGD([gate], lr=0.3)

@@ -349,9 +349,6 @@ def test_there_must_be_a_gate() -> None:
         GateSGD([])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a copied optimizer has lost its gates", raises=AttributeError
-)
 def test_a_copy_of_optimizer_and_gates_steps_alike() -> None:
     gates = make()
     optimizer = GateSGD(gates)

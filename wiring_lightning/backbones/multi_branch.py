@@ -62,11 +62,11 @@ class MultiBranchNetwork(nn.Module):
         """Branches as nodes and possible connections as edges, as used in evaluation mode."""
         names, group, parameters, multiply_adds = ["stem"], [0], [_size(self.stem)], [0]
         group_parameters, group_multiply_adds = [0], [0]
-        size = self.image_size // self._stem_stride
+        size = -(-self.image_size // self._stem_stride)  # padded layers round up
         stem_conv = self.stem[0]
         assert isinstance(stem_conv, nn.Conv2d)
         multiply_adds[0] = stem_conv.weight.numel() * size * size
-        size = self.image_size // self.reduction
+        size = -(-size // (self.reduction // self._stem_stride))
         edges = _Edges()
         previous = [0]
         for row, (name, block) in enumerate(self._blocks(), start=1):
@@ -116,7 +116,7 @@ class MultiBranchNetwork(nn.Module):
             pairwise(kept), list(self._blocks())[1:], strict=True
         ):
             if name in self.connections:
-                weights, score = _frozen(self.connections[name])
+                weights, _, score = _frozen(self.connections[name])
                 connections[name] = Selection(
                     weights[later][:, earlier], score[later][:, earlier]
                 ).to(weights)
@@ -157,23 +157,23 @@ class _Edges:
             self.score += [1.0] * count
             self.learnable += [False] * count
             return
-        weights, score = _frozen(connection)
-        self.active += (weights != 0).flatten().tolist()
+        _, active, score = _frozen(connection)
+        self.active += active.flatten().tolist()
         self.score += score.flatten().tolist()
         learnable = isinstance(connection, Gate) and connection.mode != "random"
         self.learnable += [learnable] * count
 
 
 @torch.no_grad()
-def _frozen(connection: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weights and scores of a connection as evaluation mode uses them."""
+def _frozen(connection: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, active edges and scores of a connection as evaluation mode uses them."""
     if isinstance(connection, Selection):
-        return connection.matrix, connection.score
+        return connection.matrix, connection.matrix != 0, connection.score
     assert isinstance(connection, Gate)
     scores = connection.scores.detach()
     best = connection.best
     weights = scores * connection.fan_in if connection.mode == "real" else best.to(scores.dtype)
-    return weights, scores
+    return weights, best, scores
 
 
 def _name(index: int) -> str:

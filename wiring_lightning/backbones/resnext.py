@@ -1,6 +1,5 @@
 """ResNeXt with learned connections between the branches of adjacent modules."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -32,7 +31,8 @@ class ResNeXt(MultiBranchNetwork):
             every stage.
         cardinality: C, number of branches per module.
         fan_in: K, number of branches of the previous module that each branch listens to. The paper
-            finds K = C / 2 best and K = 1 sparsest; K = C is the plain ResNeXt.
+            finds K = C / 2 best and K = 1 sparsest; K = C is the plain ResNeXt. Not used by
+            `wiring="full"`.
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3), `"mini_imagenet"` (3 x 3 and a max-pool) or `"imagenet"` (7 x 7 of
             stride 2 and a max-pool).
@@ -41,7 +41,7 @@ class ResNeXt(MultiBranchNetwork):
             (GateConnect's ablation with real-valued gates).
         identity: how often a target counts the identities of its K sources: `"mean"` once (at K = C
             exactly ResNeXt), `"sum"` K times, the papers' literal formula, which grows by a factor
-            of about K per module.
+            of about K per module. The classifier counts them likewise over the C branches it reads.
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32, 64 or 224, as the stem suggests.
@@ -82,7 +82,7 @@ class ResNeXt(MultiBranchNetwork):
         for name, value in (("width", width), ("cardinality", cardinality)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if not 1 <= fan_in <= cardinality:
+        if wiring != "full" and not 1 <= fan_in <= cardinality:
             raise ValueError(
                 f"fan_in (K) must be between 1 and the cardinality (C = {cardinality}), "
                 f"got {fan_in}."
@@ -114,7 +114,7 @@ class ResNeXt(MultiBranchNetwork):
                 current = channels * 2**stage
         stem_layers = make_stem(stem, in_channels, stem_channels)
         classifier = nn.Linear(current, num_classes)
-        _initialize([stem_layers, *blocks])
+        _initialize(stem_layers, *(block.projection for block in blocks if block.projection))
         if wiring != "full":
             # Drawn after all weights, so that every wiring starts from the same weights for a seed.
             connections = {
@@ -131,8 +131,8 @@ class ResNeXt(MultiBranchNetwork):
         )
 
 
-def _initialize(parts: Sequence[nn.Module]) -> None:
-    """He initialisation (fan-out) of all convolutions, as in ResNet and ResNeXt."""
+def _initialize(*parts: nn.Module) -> None:
+    """He initialisation (fan-out) of the convolutions outside the branches."""
     for part in parts:
         for module in part.modules():
             if isinstance(module, nn.Conv2d):

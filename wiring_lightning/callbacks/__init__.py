@@ -3,5 +3,6 @@
 from wiring_lightning.callbacks.mask_connect import MaskConnect
 from wiring_lightning.callbacks.phase_schedule import Phase, PhaseSchedule
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.wiring_monitor import WiringMonitor
 
-__all__ = ["MaskConnect", "Phase", "PhaseSchedule", "WiringCallback"]
+__all__ = ["MaskConnect", "Phase", "PhaseSchedule", "WiringCallback", "WiringMonitor"]

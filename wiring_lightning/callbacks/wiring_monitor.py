@@ -1,6 +1,6 @@
 """Numbers and pictures of a wiring while it learns."""
 
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from wiring_lightning.wiring import Wired, Wiring
 
 # The edges of the whole network among those of the gates, whose names are never empty.
 _NETWORK = ""
+_DPI = 100  # TensorBoard shows pictures pixel by pixel
 
 
 class WiringMonitor(Callback):
@@ -72,7 +73,7 @@ class WiringMonitor(Callback):
         self._edges: dict[str, Tensor] = {}
         self._numbers: dict[str, float] = {}
         self._step_metrics: set[str] | None = None
-        self._logged = True
+        self._epoch: int | None = None  # the epoch that trained last, until it is logged
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,19 +105,19 @@ class WiringMonitor(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self._logged = False
+        self._epoch = trainer.current_epoch
         if self._step_metrics is None:
             self._step_metrics = set(trainer.callback_metrics)  # no epoch has ended yet
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._log(trainer, pl_module)
+            self._log(trainer, pl_module, trainer.current_epoch)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._logged:
-            self._log(trainer, pl_module)
+        if self._epoch is not None:
+            self._log(trainer, pl_module, self._epoch)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,30 +141,114 @@ class WiringMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._edges = dict(state_dict["edges"])
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._logged = True
+    def _log(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        self._epoch = None
+        if not trainer.loggers or not trainer.is_global_zero:
+            return
         gates, network = find_gates(pl_module), _find_wired(pl_module)
         wiring = None if network is None else network.wiring()
         edges = _edges(gates, wiring)
         changed = {name: int((edges[name] & ~self._edges[name]).sum()) for name in edges}
         self._edges = edges
-        if not trainer.is_global_zero:
-            return
         numbers = _network_numbers(edges, changed, wiring)
         live = {} if wiring is None else _live_by_module(wiring)
-        short = _short_names(list(gates))
-        for name, gate in gates.items():
+        for name, short in _short_names(list(gates)).items():
             used = live.get(name.rpartition(".")[2], int(edges[name].any(0).sum()))
-            own = {**_score_numbers(gate), "edges_changed": changed[name], "live_branches": used}
-            numbers |= {f"{short[name]}/{key}": float(value) for key, value in own.items()}
-        self._numbers = {f"wiring/{name}": value for name, value in numbers.items()}
+            own = _score_numbers(gates[name].scores)
+            own |= {"edges_changed": changed[name], "live_branches": used}
+            numbers |= {f"{short}/{key}": value for key, value in own.items()}
+        self._numbers = {f"wiring/{name}": float(value) for name, value in numbers.items()}
         step = _step(trainer)
         for logger in trainer.loggers:
-            logger.log_metrics({**self._numbers, "epoch": trainer.current_epoch}, step=step)
+            logger.log_metrics({**self._numbers, "epoch": epoch}, step=step)
             if self.pictures and wiring is not None and isinstance(logger, TensorBoardLogger):
                 _draw(logger, wiring, step)
+            logger.save()
 
 
 def _step(trainer: Trainer) -> int:
     """The step that Lightning logs an epoch's metrics at: that of its last batch."""
     return max(trainer.global_step - 1, 0)
+
+
+def _find_wired(module: nn.Module) -> Wired | None:
+    """The outermost module that can tell its wiring."""
+    return next((child for child in module.modules() if isinstance(child, Wired)), None)
+
+
+def _edges(gates: dict[str, Gate], wiring: Wiring | None) -> dict[str, Tensor]:
+    """The edges that evaluation mode uses, by gate and for the network."""
+    edges = {name: gate.best.cpu() for name, gate in gates.items()}
+    return edges if wiring is None else {**edges, _NETWORK: wiring.active}
+
+
+def _fits(old: Tensor | None, new: Tensor) -> bool:
+    return old is not None and old.shape == new.shape
+
+
+def _network_numbers(
+    edges: dict[str, Tensor], changed: dict[str, int], wiring: Wiring | None
+) -> dict[str, float]:
+    if wiring is None:
+        active = sum(int(mask.sum()) for mask in edges.values())
+        return {"edges_changed": sum(changed.values()), "active_edges": active}
+    live = wiring.live_nodes
+    live_edges = wiring.active & live[wiring.source] & live[wiring.target]
+    return {
+        "live_nodes": int(live.sum()),
+        "live_edges": int(live_edges.sum()),
+        "parameters_live": int(costs.parameters(wiring)),
+        "multiply_adds_live": int(costs.multiply_adds(wiring)),
+        "active_edges": int(wiring.active.sum()),
+        "edges_changed": changed[_NETWORK],
+    }
+
+
+def _score_numbers(scores: Tensor) -> dict[str, float]:
+    """What `WiringMonitor` says about the `[targets, candidates]` scores of a gate."""
+    scores = scores.detach().cpu().float()
+    candidate = scores >= 0
+    count = candidate.sum(-1)
+    share = normalize_scores(scores).clamp_min(0)
+    entropy = -torch.xlogy(share, share).sum(-1) / count.clamp_min(2).log()
+    return {
+        "entropy": float(entropy.mean()),
+        "share_at_0": float((scores[candidate] == 0).float().mean()),
+        "share_at_1": float((scores[candidate] == 1).float().mean()),
+    }
+
+
+def _live_by_module(wiring: Wiring) -> dict[str, int]:
+    """Number of live nodes by module, which is what stands before the dot in a node's name."""
+    counts: dict[str, int] = {}
+    for name, live in zip(wiring.nodes.names, wiring.live_nodes.tolist(), strict=True):
+        module = name.rpartition(".")[0] or name
+        counts[module] = counts.get(module, 0) + live
+    return counts
+
+
+def _short_names(names: list[str]) -> dict[str, str]:
+    """Names without the part that all of them start with.
+
+    Example:
+        >>> _short_names(["backbone.connections.module2", "backbone.connections.module3"])
+        {'backbone.connections.module2': 'module2', 'backbone.connections.module3': 'module3'}
+    """
+    paths = [name.split(".") for name in names]
+    shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))))
+    return {
+        name: ".".join(path[min(shared, len(path) - 1) :])
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+def _draw(logger: TensorBoardLogger, wiring: Wiring, step: int) -> None:
+    from wiring_lightning import plots  # matplotlib takes a while to import
+
+    pictures = {"graph": plots.draw_wiring, "active_branches": plots.draw_active_nodes}
+    if wiring.learnable.any():
+        pictures["scores"] = plots.draw_scores
+    for name, draw in pictures.items():
+        figure = draw(wiring)
+        figure.set_dpi(_DPI)
+        logger.experiment.add_figure(f"wiring/{name}", figure, step)

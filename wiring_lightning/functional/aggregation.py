@@ -1,5 +1,7 @@
 """Summing the sources that a target listens to, with a gradient for every gate."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,10 @@ def gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
                  [2., 3.]]])
     """
     batch, candidates, *features = sources.shape
+    targets = gates.shape[0]
     # bmm rather than matmul: with a gradient for the gates, matmul folds the batch into one
     # dimension and copies the transposed sources, at more than three times the cost.
     stacked = gates.expand(batch, *gates.shape)
-    return torch.bmm(stacked, sources.reshape(batch, candidates, -1)).unflatten(2, features)
+    size = math.prod(features)
+    summed = torch.bmm(stacked, sources.reshape(batch, candidates, size))
+    return summed.view(batch, targets, *features)

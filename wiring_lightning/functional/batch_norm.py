@@ -72,7 +72,7 @@ def _update_running_statistics(
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     if norm.momentum is None:
-        momentum: float | Tensor = 1 / norm.num_batches_tracked.float()
+        momentum: float | Tensor = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
     else:
         momentum = norm.momentum
     unbiased = variance.flatten() * (count / max(count - 1, 1))

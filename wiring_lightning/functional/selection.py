@@ -7,7 +7,7 @@ score marks a slot that is no candidate, and such a slot is never chosen.
 import torch
 from torch import Tensor
 
-# log of a score of zero: below the log of every positive float32 by more than any Gumbel noise.
+# Log of a score of zero: below the log of every positive float by more than any Gumbel noise.
 _LOG_ZERO = -1e4
 
 
@@ -71,9 +71,10 @@ def sample_k_distinct(
         >>> drawn.sum(0).tolist()
         [0, 1000, 1000, 0]
     """
-    noise = torch.empty_like(scores, dtype=torch.float32).exponential_(generator=generator)
-    gumbel = -noise.clamp_min(torch.finfo(torch.float32).tiny).log()
-    log_scores = torch.where(scores > 0, scores.float().log(), _LOG_ZERO)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    noise = torch.empty_like(scores, dtype=dtype).exponential_(generator=generator)
+    gumbel = -noise.clamp_min(torch.finfo(dtype).tiny).log()
+    log_scores = torch.where(scores > 0, scores.to(dtype).log(), _LOG_ZERO)
     keys = (log_scores + gumbel).masked_fill(scores < 0, -torch.inf)
     return _mask_best(keys, k) & (scores >= 0)
 

@@ -1,6 +1,8 @@
 """A module of parallel bottleneck branches, each with an input of its own."""
 
+import math
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Literal
 
 import torch
@@ -83,6 +85,10 @@ class Branches(nn.Module):
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
                 nn.BatchNorm2d(out_channels),
             )
+        for conv in (self.reduce, self.spatial, self.expand):
+            # He initialisation (fan-out) of every branch as the convolution that it is.
+            fan_out = conv.weight[0, 0].numel() * conv.out_channels / branches
+            nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
@@ -100,33 +106,28 @@ class Branches(nn.Module):
 
     def keep(self, kept: Sequence[int]) -> "Branches":
         """The same module with only some of its branches, computing the same function for them."""
+        smaller = deepcopy(self)
+        smaller.branches = len(kept)
+        if self.merge and self.shared_input:
+            # The sum counts a shared identity once per branch, so fewer branches count it more.
+            smaller.identity_scale *= self.branches / len(kept)
         index = torch.as_tensor(kept, device=self.reduce.weight.device)
-        smaller = Branches(
-            len(kept),
-            self.in_channels,
-            self.width,
-            self.out_channels,
-            self.stride,
-            self.shared_input,
-            self.merge,
-            # A merged sum counts a shared identity once per branch, so fewer branches count more.
-            self.identity_scale * (self.branches / len(kept) if self._counts_copies else 1),
-        ).to(self.reduce.weight)
-        state = self.state_dict()
-        for name, value in smaller.state_dict().items():
-            per_branch = not name.startswith("projection") and value.dim() > 0
-            if per_branch:
-                value.copy_(state[name].unflatten(0, (self.branches, -1))[index].flatten(0, 1))
-            else:
-                value.copy_(state[name])
-        return smaller.train(self.training)
+        for layer in smaller._per_branch:
+            for value in [*layer.parameters(), *layer.buffers()]:
+                if value.dim():  # not the number of batches that a norm has seen
+                    value.data = value.data.unflatten(0, (self.branches, -1))[index].flatten(0, 1)
+            for name in ("in_channels", "out_channels", "num_features", "groups"):
+                size = getattr(layer, name, 1)
+                shared = layer is smaller.reduce and self.shared_input and name == "in_channels"
+                if size > 1 and not shared:
+                    setattr(layer, name, size // self.branches * len(kept))
+        return smaller
 
     @property
     def branch_parameters(self) -> int:
         """Parameters of one branch."""
-        own = (self.reduce, self.reduce_norm, self.spatial, self.spatial_norm, self.expand,
-               self.expand_norm)  # fmt: skip
-        return sum(p.numel() for module in own for p in module.parameters()) // self.branches
+        own = (parameter for layer in self._per_branch for parameter in layer.parameters())
+        return sum(parameter.numel() for parameter in own) // self.branches
 
     @property
     def shared_parameters(self) -> int:
@@ -145,8 +146,16 @@ class Branches(nn.Module):
         return branch + projection, 0
 
     @property
-    def _counts_copies(self) -> bool:
-        return self.merge and self.shared_input
+    def _per_branch(self) -> tuple[nn.Module, ...]:
+        """The layers that hold a share for every branch; the projection is common to all."""
+        return (
+            self.reduce,
+            self.reduce_norm,
+            self.spatial,
+            self.spatial_norm,
+            self.expand,
+            self.expand_norm,
+        )
 
     def _identity(self, inputs: Tensor) -> Tensor:
         if self.projection is None:
@@ -163,7 +172,7 @@ class Branches(nn.Module):
         grouped = hidden.reshape(hidden.shape[0], self.branches, self.width, height * width)
         weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
         # The bias rides along as the weight of a constant input channel: no pass of its own.
-        weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1)
+        weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
         grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
         return (weight @ grouped).unflatten(-1, (height, width))
 
@@ -175,4 +184,5 @@ class Branches(nn.Module):
         weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
         # Expanding and summing is one dense convolution from all bottlenecks to the output.
         dense = weight.transpose(0, 1).reshape(self.out_channels, -1, 1, 1)
-        return functional.conv2d(hidden, dense, bias.sum(0)).unsqueeze(1)
+        bias = bias.sum(0).to(hidden.dtype)
+        return functional.conv2d(hidden, dense.to(hidden.dtype), bias).unsqueeze(1)

@@ -33,8 +33,9 @@ class Gate(nn.Module):
         fan_in: K, the number of active connections per target, 1 to `candidates`.
         mode: `"learned"` (binary gates, drawn in proportion to the scores), `"random"` (a random
             wiring that stays; the papers' Fixed-Random) or `"real"` (all candidates, weighted with
-            their scores; GateConnect's real-valued ablation. The weights of a target sum to K, so
-            that its input has the scale of K binary gates).
+            their scores; GateConnect's real-valued ablation. The weights of a target are K times
+            its scores, so that its input has the scale of K binary gates; the gradient of a score
+            then has that factor too).
 
     Raises:
         ValueError: if K is below 1 or larger than the number of candidates.
@@ -95,8 +96,12 @@ class Gate(nn.Module):
     @property
     def best(self) -> Tensor:
         """`[targets, candidates]` the edges of evaluation mode: top-K, or all positive ones."""
+        if self.mode == "random":
+            return self.active
         if self.mode == "real":
-            return self.scores.detach() > 0
+            positive = self.scores.detach() > 0
+            # A target without any positive score still computes: it reads all sources, times zero.
+            return positive | ~positive.any(-1, keepdim=True)
         return topk_mask(self.scores.detach(), self.fan_in)
 
     def weights(self) -> Tensor:
@@ -161,4 +166,6 @@ def find_gates(module: nn.Module) -> dict[str, Gate]:
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     """A gate that was frozen when it was saved needs no gradient after loading either."""
     assert isinstance(gate, Gate)
+    if gate.mode == "random":
+        gate.frozen.fill_(True)
     gate.scores.requires_grad_(not bool(gate.frozen))

@@ -36,6 +36,6 @@ class PointwiseConv2d(nn.Conv2d):
         """`[batch, in_channels, height, width]` -> `[batch, out_channels, height, width]`."""
         if self.groups == 1:
             return super().forward(images)
-        height, width = images.shape[-2:]
-        grouped = images.reshape(images.shape[0], self.groups, -1, height * width)
-        return (self.matrices @ grouped).view(-1, self.out_channels, height, width)
+        batch, channels, height, width = images.shape
+        grouped = images.reshape(batch, self.groups, channels // self.groups, height * width)
+        return (self.matrices @ grouped).view(batch, self.out_channels, height, width)

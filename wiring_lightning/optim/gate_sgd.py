@@ -26,7 +26,8 @@ class GateSGD(Optimizer):
 
     The draw of step n comes from a generator that is seeded with (seed, n), so a run that continues
     from a `state_dict` draws what the uninterrupted run draws, and so does every rank of a
-    distributed job. Entries whose gradient is not finite keep their score in that step.
+    distributed job. Entries whose gradient is not finite take no step. Scores want float32: in a
+    network that is cast to bfloat16 as a whole, small steps are rounded away; use mixed precision.
 
     Args:
         gates: the gates to learn; frozen ones are passed over.
@@ -80,6 +81,10 @@ class GateSGD(Optimizer):
         }
         super().__init__([gate.scores for gate in self.gates], defaults)
         self._rows: _Rows | None = None
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "gates": self.gates, "_rows": None}
 
     @property
     def group(self) -> dict[str, Any]:

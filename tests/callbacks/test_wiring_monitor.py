@@ -1,0 +1,277 @@
+"""What the monitor writes is read back from the event files and computed again by hand."""
+
+import csv
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import Tensor, nn
+
+from tests.callbacks.monitored_fit import BATCHES, backbone, events, fit, numbers
+from wiring_lightning import costs
+from wiring_lightning.callbacks import MaskConnect, WiringMonitor
+from wiring_lightning.nn import Gate, find_gates
+
+
+class Shuffle(Callback):
+    """Sets scores that depend on the epoch alone, and keeps the top-K edges that follow."""
+
+    def __init__(self) -> None:
+        self.best: list[dict[str, Tensor]] = []
+
+    def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        self.best.append({name: gate.best for name, gate in find_gates(pl_module).items()})
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: LightningModule) -> None:
+        generator = torch.Generator().manual_seed(trainer.current_epoch)
+        for gate in find_gates(pl_module).values():
+            gate.scores.data.copy_(torch.rand(gate.scores.shape, generator=generator))
+        self.best.append({name: gate.best for name, gate in find_gates(pl_module).items()})
+
+
+class TwoGates(nn.Module):
+    """Gates in a network that cannot tell its wiring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Gate(targets=3, candidates=4, fan_in=2)
+        self.second = Gate(targets=1, candidates=3, fan_in=1)
+        self.last = nn.Linear(16, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        sources = images.flatten(1).unflatten(1, (4, 16))
+        return self.last(self.second(self.first(sources)).squeeze(1))
+
+
+def unrepeated(values: list[float]) -> list[float]:
+    """Without the last one, which the table of hyper-parameters repeats."""
+    assert values[-1] == values[-2]
+    return values[:-1]
+
+
+def test_numbers_agree_with_the_wiring(tmp_path):
+    module = fit(tmp_path, backbone(), MaskConnect(lr=50.0), WiringMonitor(pictures=False))
+    wiring = module.backbone.wiring()
+    last = {tag: values[-1] for tag, values in numbers(tmp_path).items()}
+    live = wiring.live_nodes
+    assert last["wiring/live_nodes"] == int(live.sum())
+    assert last["wiring/live_edges"] == int(wiring.live_edges.sum())
+    assert last["wiring/active_edges"] == int(wiring.active.sum())
+    assert last["wiring/parameters_live"] == int(costs.parameters(wiring))
+    assert last["wiring/multiply_adds_live"] == int(costs.multiply_adds(wiring))
+    for row, name in ((2, "module2"), (3, "module3")):
+        expected = int(live[wiring.nodes.group == row].sum())
+        assert last[f"wiring/{name}/live_branches"] == expected
+    kinds = ("entropy", "share_at_0", "share_at_1", "edges_changed", "live_branches")
+    assert {tag for tag in last if tag.count("/") == 2} == {
+        f"wiring/{name}/{kind}" for name in ("module2", "module3") for kind in kinds
+    }
+
+
+def test_numbers_stand_beside_the_metrics_of_their_epoch(tmp_path):
+    fit(tmp_path, backbone(), MaskConnect(), WiringMonitor(pictures=False))
+    read = events(tmp_path)
+    steps = [event.step for event in read.Scalars("each_epoch")]
+    assert steps == [2, 5, 5]
+    for tag in ("wiring/live_nodes", "wiring/module2/entropy"):
+        assert [event.step for event in read.Scalars(tag)][:2] == [2, 5]
+
+
+def test_uniform_scores_have_entropy_one(tmp_path):
+    fit(tmp_path, backbone(), MaskConnect(lr=0.0), WiringMonitor(pictures=False))
+    read = numbers(tmp_path)
+    for name in ("module2", "module3"):
+        assert read[f"wiring/{name}/entropy"] == [1.0, 1.0]
+        assert read[f"wiring/{name}/share_at_0"] == [0.0, 0.0]
+        assert read[f"wiring/{name}/edges_changed"] == [0.0, 0.0]
+
+
+def test_scores_are_described_by_hand_computed_numbers(tmp_path):
+    network = TwoGates()
+    network.first.scores.data = torch.tensor(
+        [[0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.25, 0.125, 0.125, 0.5]]
+    )
+    network.second.scores.data = torch.tensor([[1.0, 1.0, 2.0]])  # not normalised
+    fit(tmp_path, network, WiringMonitor(), epochs=1)
+    read = {tag: values[0] for tag, values in numbers(tmp_path).items()}
+    entropies = [math.log(2), 0, 1.75 * math.log(2)]
+    assert read["wiring/first/entropy"] == pytest.approx(sum(entropies) / 3 / math.log(4))
+    assert read["wiring/first/share_at_0"] == pytest.approx(5 / 12)
+    assert read["wiring/first/share_at_1"] == pytest.approx(1 / 12)
+    assert read["wiring/second/entropy"] == pytest.approx(1.5 * math.log(2) / math.log(3))
+    assert read["wiring/second/share_at_1"] == pytest.approx(2 / 3)
+    # Best two: {0, 1}, {0, 1} and {0, 3}.
+    assert read["wiring/first/live_branches"] == 3
+    assert read["wiring/second/live_branches"] == 1
+    assert read["wiring/active_edges"] == 7
+    assert "wiring/live_nodes" not in read
+
+
+def test_a_gate_with_one_candidate_has_entropy_zero(tmp_path):
+    class OneCandidate(TwoGates):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second = Gate(targets=1, candidates=1, fan_in=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(self.second(images.flatten(1)[:, None, :16]).squeeze(1))
+
+    fit(tmp_path, OneCandidate(), WiringMonitor(), epochs=1)
+    assert numbers(tmp_path)["wiring/second/entropy"] == [0.0]
+
+
+@pytest.mark.parametrize(("network", "every"), [(backbone, 1), (backbone, 2), (TwoGates, 1)])
+def test_changed_edges_are_those_of_brute_force(
+    tmp_path, network: Callable[[], nn.Module], every: int
+):
+    shuffle = Shuffle()
+    monitor = WiringMonitor(every_n_epochs=every, pictures=False)
+    fit(tmp_path, network(), shuffle, monitor, epochs=4)
+    read = numbers(tmp_path)
+    looked = shuffle.best[::every]
+    names = list(looked[0])
+    total = [0] * (len(looked) - 1)
+    for name in names:
+        sets = [{tuple(edge) for edge in best[name].nonzero().tolist()} for best in looked]
+        new = [len(now - before) for before, now in pairwise(sets)]
+        assert read[f"wiring/{name.rpartition('.')[2]}/edges_changed"] == new
+        total = [sum(pair) for pair in zip(total, new, strict=True)]
+    assert sum(total) > 0
+    assert unrepeated(read["wiring/edges_changed"]) == total
+
+
+def test_the_last_epoch_is_logged_even_if_it_is_not_due(tmp_path):
+    fit(tmp_path, backbone(), MaskConnect(), WiringMonitor(every_n_epochs=2), epochs=3)
+    read = events(tmp_path)
+    steps = [event.step for event in read.Scalars("wiring/module2/entropy")]
+    assert steps == [2 * BATCHES - 1, 3 * BATCHES - 1]
+    assert [event.step for event in read.Images("wiring/graph")] == steps
+
+
+@pytest.mark.parametrize(("every", "stop"), [(1, 2), (2, 3)])
+def test_resuming_changes_no_number(tmp_path, every: int, stop: int):
+    def run(name: str, *callbacks: Callback, **arguments: Any) -> None:
+        monitor = WiringMonitor(every_n_epochs=every, pictures=False)
+        fit(tmp_path / name, backbone(), Shuffle(), monitor, *callbacks, **arguments)
+
+    checkpoint = tmp_path / "stopped.ckpt"
+    keep = ModelCheckpoint(tmp_path, filename="stopped", save_on_train_epoch_end=True)
+    run("through", epochs=4)
+    run("first", keep, epochs=stop, enable_checkpointing=True)
+    run("second", epochs=4, ckpt_path=str(checkpoint))
+    saved = torch.load(checkpoint, weights_only=True)["callbacks"]["WiringMonitor"]
+    assert all(mask.dtype == torch.bool for mask in saved["edges"].values())
+    through, second = numbers(tmp_path / "through"), numbers(tmp_path / "second")
+    assert through.keys() == second.keys()
+    for tag, values in second.items():
+        assert values == through[tag][-len(values) :]
+    assert second["wiring/edges_changed"][0] > 0
+
+
+def test_pictures_are_drawn_after_every_epoch(tmp_path):
+    fit(tmp_path, backbone(), MaskConnect(), WiringMonitor())
+    read = events(tmp_path)
+    tags = ["wiring/active_branches", "wiring/graph", "wiring/scores"]
+    assert sorted(read.Tags()["images"]) == tags
+    for tag in tags:
+        assert [image.step for image in read.Images(tag)] == [2, 5]
+        assert min(image.width for image in read.Images(tag)) > 300
+
+
+def test_a_given_wiring_is_watched_without_scores(tmp_path):
+    fit(tmp_path, backbone("random"), WiringMonitor(), epochs=1)
+    assert sorted(events(tmp_path).Tags()["images"]) == ["wiring/active_branches", "wiring/graph"]
+    read = numbers(tmp_path)
+    assert set(read["wiring/edges_changed"]) == {0.0}
+    assert not any(tag.count("/") == 2 for tag in read)
+
+
+def test_pictures_can_be_turned_off(tmp_path):
+    fit(tmp_path, backbone(), MaskConnect(), WiringMonitor(pictures=False), epochs=1)
+    assert events(tmp_path).Tags()["images"] == []
+
+
+def test_a_csv_logger_gets_the_numbers(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="run")
+    module = fit(tmp_path, backbone(), MaskConnect(), WiringMonitor(), logger=logger)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["wiring/live_nodes"]]
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "2"), ("1", "5")]
+    live = int(module.backbone.wiring().live_nodes.sum())
+    assert float(rows[-1]["wiring/live_nodes"]) == live
+
+
+@pytest.mark.parametrize("arguments", [{"logger": False}, {"fast_dev_run": True}])
+def test_nothing_is_written_without_a_logger(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path, backbone(), MaskConnect(), WiringMonitor(), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sanity_check_is_not_logged(tmp_path):
+    fit(tmp_path, backbone(), MaskConnect(), WiringMonitor(), epochs=1, num_sanity_val_steps=1)
+    assert [event.step for event in events(tmp_path).Scalars("wiring/module2/entropy")] == [2]
+
+
+def hparams(read: EventAccumulator, tag: str) -> HParamsPluginData:
+    content = read.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content
+    return HParamsPluginData.FromString(content)
+
+
+def test_the_table_of_hyper_parameters_has_one_row_with_the_final_metrics(tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    learner = MaskConnect(lr=0.3, seed=5)
+    module = fit(tmp_path, backbone(), learner, WiringMonitor(pictures=False))
+    read = events(tmp_path)
+    start = hparams(read, "session_start_info").session_start_info.hparams
+    values = {name: value.string_value or value.number_value for name, value in start.items()}
+    wiring = module.backbone.wiring()
+    expected = {
+        "backbone": "ResNeXt",
+        "nodes": 14,
+        "candidate_edges": 40,
+        "parameters": int(costs.parameters(wiring, live=False)),
+        "fan_in": 2,
+        "lr": 0,
+        "learner/name": "MaskConnect",
+        "learner/lr": 0.3,
+        "learner/seed": 5,
+        "optimizer/name": "SGD",
+        "optimizer/lr": 0,
+        "optimizer/momentum": 0.5,
+        "optimizer/weight_decay": 0,
+        "batch_size": 2,
+        "max_epochs": 2,
+        "seed": 7,
+    }
+    assert expected.items() <= values.items()
+    metrics = {info.name.tag for info in hparams(read, "experiment").experiment.metric_infos}
+    network = {"live_nodes", "live_edges", "active_edges", "edges_changed", "parameters_live",
+               "multiply_adds_live"}  # fmt: skip
+    assert metrics == {"each_epoch", "both_epoch", "val", *(f"wiring/{name}" for name in network)}
+    # The tab shows the last value under the metric's tag.
+    last = {tag: read.Scalars(tag)[-1].value for tag in metrics}
+    assert (last["each_epoch"], last["both_epoch"], last["val"]) == (11.0, 1.0, 21.0)
+    assert last["wiring/live_nodes"] == int(wiring.live_nodes.sum())
+    assert "hp_metric" not in read.Tags()["scalars"]
+
+
+@pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"every_n_epochs": -2}])
+def test_bad_arguments_are_refused(settings):
+    with pytest.raises(MisconfigurationException, match="every_n_epochs must be at least 1"):
+        WiringMonitor(**settings)
+
+
+def test_a_module_without_gates_and_wiring_is_refused(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    with pytest.raises(MisconfigurationException, match="found nothing to watch in Module"):
+        fit(tmp_path, network, WiringMonitor())
