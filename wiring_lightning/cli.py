@@ -20,8 +20,8 @@ import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning.__main__ import SUBCOMMANDS
 from wiring_lightning.checkpoints import CheckpointError, load_checkpoint, load_weights
-from wiring_lightning.report import find_wired, format_table, summarize, summary_rows
-from wiring_lightning.wiring import Wired
+from wiring_lightning.report import format_table, summarize, summary_rows
+from wiring_lightning.wiring import Wired, find_wired
 
 
 class WiringTrainer(Trainer):

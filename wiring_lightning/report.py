@@ -3,18 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from wiring_lightning import costs
-from wiring_lightning.wiring import Wired, Wiring
-
-
-def find_wired(module: nn.Module) -> Wired | None:
-    """The outermost network inside a module that knows its wiring, if there is one."""
-    for child in module.modules():
-        if isinstance(child, Wired):
-            return child
-    return None
+from wiring_lightning.wiring import Wiring
 
 
 def summarize(wiring: Wiring) -> dict[str, Any]:

@@ -148,6 +148,14 @@ class Wired(Protocol):
         ...
 
 
+def find_wired(module: nn.Module) -> Wired | None:
+    """The outermost network inside a module that knows its wiring, if there is one."""
+    for child in module.modules():
+        if isinstance(child, Wired):
+            return child
+    return None
+
+
 def make_wiring(
     names: Sequence[str],
     source: Sequence[int] | Tensor,

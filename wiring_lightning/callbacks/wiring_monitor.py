@@ -4,17 +4,17 @@ from itertools import takewhile
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning import costs
 from wiring_lightning.callbacks.run_facts import run_facts
 from wiring_lightning.functional import normalize_scores
 from wiring_lightning.nn import Gate, find_gates
-from wiring_lightning.wiring import Wired, Wiring
+from wiring_lightning.wiring import Wiring, find_wired
 
 # The edges of the whole network among those of the gates, whose names are never empty.
 _NETWORK = ""
@@ -77,7 +77,7 @@ class WiringMonitor(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        network, gates = _find_wired(pl_module), find_gates(pl_module)
+        network, gates = find_wired(pl_module), find_gates(pl_module)
         if network is None and not gates:
             raise MisconfigurationException(
                 f"WiringMonitor found nothing to watch in {type(pl_module).__name__}: it needs a "
@@ -129,7 +129,7 @@ class WiringMonitor(Callback):
         metrics |= {name: value for name, value in self._numbers.items() if name.count("/") == 1}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and metrics:
-                facts = run_facts(trainer, pl_module, _find_wired(pl_module))
+                facts = run_facts(trainer, pl_module, find_wired(pl_module))
                 logger.log_hyperparams(facts, metrics, step=_step(trainer))
                 logger.save()
 
@@ -145,7 +145,7 @@ class WiringMonitor(Callback):
         self._epoch = None
         if not trainer.loggers or not trainer.is_global_zero:
             return
-        gates, network = find_gates(pl_module), _find_wired(pl_module)
+        gates, network = find_gates(pl_module), find_wired(pl_module)
         wiring = None if network is None else network.wiring()
         edges = _edges(gates, wiring)
         changed = {name: int((edges[name] & ~self._edges[name]).sum()) for name in edges}
@@ -169,11 +169,6 @@ class WiringMonitor(Callback):
 def _step(trainer: Trainer) -> int:
     """The step that Lightning logs an epoch's metrics at: that of its last batch."""
     return max(trainer.global_step - 1, 0)
-
-
-def _find_wired(module: nn.Module) -> Wired | None:
-    """The outermost module that can tell its wiring."""
-    return next((child for child in module.modules() if isinstance(child, Wired)), None)
 
 
 def _edges(gates: dict[str, Gate], wiring: Wiring | None) -> dict[str, Tensor]:
