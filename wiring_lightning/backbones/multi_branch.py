@@ -51,7 +51,7 @@ class MultiBranchNetwork(nn.Module):
         state = self.stem(images).unsqueeze(1)
         for name, block in self.blocks.items():
             if name in self.connections:
-                state = self.connections[name](state).relu_()
+                state = _connect(self.connections[name], state)
             state = block(state)
             if block.merge:
                 state = state.relu_()
@@ -174,6 +174,12 @@ def _frozen(connection: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
     best = connection.best
     weights = scores * connection.fan_in if connection.mode == "real" else best.to(scores.dtype)
     return weights, best, scores
+
+
+def _connect(connection: nn.Module, branches: Tensor) -> Tensor:
+    """`[batch, branches, channels, height, width]` -> the same shape of inputs, rectified."""
+    inputs: Tensor = connection(branches.flatten(2))
+    return inputs.relu_().unflatten(2, branches.shape[2:])
 
 
 def _name(index: int) -> str:

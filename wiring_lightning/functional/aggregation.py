@@ -53,4 +53,5 @@ def gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
     stacked = gates.expand(batch, *gates.shape)
     size = math.prod(features)
     summed = torch.bmm(stacked, sources.reshape(batch, candidates, size))
-    return summed.view(batch, targets, *features)
+    # No view where none is needed: an in-place activation behind a view costs copies in backward.
+    return summed if len(features) == 1 else summed.view(batch, targets, *features)

@@ -97,12 +97,13 @@ class Branches(nn.Module):
         hidden = functional.relu(self.reduce_norm(hidden), inplace=True)
         hidden = functional.relu(self.spatial_norm(self.spatial(hidden)), inplace=True)
         identity = self._identity(inputs)
-        outputs = self._merged(hidden) if self.merge else self._separate(hidden)
         if self.merge:
             copies = self.branches if self.shared_input else 1
             identity = identity.sum(1, keepdim=True)
-            return torch.add(outputs, identity, alpha=self.identity_scale * copies)
-        return outputs.add_(identity, alpha=self.identity_scale)
+            return torch.add(self._merged(hidden), identity, alpha=self.identity_scale * copies)
+        height, width = hidden.shape[-2:]
+        outputs = self._separate(hidden).add_(identity.flatten(3), alpha=self.identity_scale)
+        return outputs.unflatten(3, (height, width))
 
     def keep(self, kept: Sequence[int]) -> "Branches":
         """The same module with only some of its branches, computing the same function for them."""
@@ -164,23 +165,23 @@ class Branches(nn.Module):
         return projected.unflatten(0, inputs.shape[:2])
 
     def _separate(self, hidden: Tensor) -> Tensor:
-        """`[batch, branches, out, height, width]`."""
-        height, width = hidden.shape[-2:]
+        """`[batch, branches, out, positions]`."""
         if not isinstance(self.expand_norm, nn.BatchNorm2d):  # such as SyncBatchNorm
             outputs: Tensor = self.expand_norm(self.expand(hidden))
-            return outputs.unflatten(1, (self.branches, -1))
-        grouped = hidden.reshape(hidden.shape[0], self.branches, self.width, height * width)
+            return outputs.unflatten(1, (self.branches, -1)).flatten(3)
+        grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
         weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
         # The bias rides along as the weight of a constant input channel: no pass of its own.
         weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
         grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
-        return (weight @ grouped).unflatten(-1, (height, width))
+        return weight @ grouped
 
     def _merged(self, hidden: Tensor) -> Tensor:
         """`[batch, 1, out, height, width]`, the sum over the branches."""
         if not isinstance(self.expand_norm, nn.BatchNorm2d):
-            return self._separate(hidden).sum(1, keepdim=True)
-        grouped = hidden.reshape(hidden.shape[0], self.branches, self.width, -1)
+            summed = self._separate(hidden).sum(1, keepdim=True)
+            return summed.unflatten(3, hidden.shape[-2:])
+        grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
         weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
         # Expanding and summing is one dense convolution from all bottlenecks to the output.
         dense = weight.transpose(0, 1).reshape(self.out_channels, -1, 1, 1)
