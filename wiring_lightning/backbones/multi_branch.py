@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning.functional import rectified_gated_sum
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.wiring import Wiring, make_wiring
 
@@ -178,8 +179,9 @@ def _frozen(connection: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
 
 def _connect(connection: nn.Module, branches: Tensor) -> Tensor:
     """`[batch, branches, channels, height, width]` -> the same shape of inputs, rectified."""
-    inputs: Tensor = connection(branches.flatten(2))
-    return inputs.relu_().unflatten(2, branches.shape[2:])
+    assert isinstance(connection, Gate | Selection)
+    inputs = rectified_gated_sum(connection.weights(), branches.flatten(2))
+    return inputs.unflatten(2, branches.shape[2:])
 
 
 def _name(index: int) -> str:

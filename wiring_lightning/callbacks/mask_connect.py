@@ -1,5 +1,7 @@
 """MaskConnect and GateConnect as a callback for any LightningModule."""
 
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +67,7 @@ class MaskConnect(WiringCallback):
         self.optimizer: GateSGD | None = None
         self._trainer: Trainer | None = None
         self._restored: dict[str, Any] | None = None
-        self._hook: RemovableHandle | None = None
+        self._owners: list[_Owner] = []
 
     @property
     def gates(self) -> list[Gate]:
@@ -115,8 +117,9 @@ class MaskConnect(WiringCallback):
             self._restored = None
         for gate in gates:  # DDP copies buffers from rank 0, but not the parameters it ignores
             gate.scores.data.copy_(trainer.strategy.broadcast(gate.scores.data))
-        owner = _take_scores(trainer.optimizers, gates)
-        self._hook = owner.register_step_post_hook(self._after_step)
+        self._owners = _take_scores(trainer.optimizers, gates)
+        for owner in self._owners:
+            owner.hook = owner.optimizer.register_step_post_hook(partial(self._after_step, owner))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,11 +138,26 @@ class MaskConnect(WiringCallback):
             self.optimizer.zero_grad()
 
     @override
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        # With several optimizers, a backward pass reaches gates that it is not meant for.
+        if not pl_module.automatic_optimization:
+            for owner in self._owners:
+                owner.before_backward()
+
+    @override
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for owner in self._owners:
+            owner.after_backward()
+
+    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        self._trainer = None
+        self._let_go()
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._let_go()  # Lightning calls no teardown then
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -156,16 +174,66 @@ class MaskConnect(WiringCallback):
         if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
             self.freeze()
 
-    def _after_step(self, *_: Any) -> None:
-        """Runs after every real step of the user's optimizer, never after a skipped one."""
+    def _after_step(self, owner: "_Owner", *_: Any) -> None:
+        """Runs after every real step of a user's optimizer, never after a skipped one."""
         assert self.optimizer is not None
         assert self._trainer is not None
-        gradients = [gate.scores.grad for gate in self.gates if gate.scores.grad is not None]
+        gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
         if not gradients:
             return
         _average(gradients, self._trainer)
+        waiting = [
+            (gate.scores, gate.scores.grad)
+            for other in self._owners
+            if other is not owner
+            for gate in other.gates
+        ]
+        for scores, _ in waiting:
+            scores.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for scores, gradient in waiting:
+            scores.grad = gradient
+
+    def _let_go(self) -> None:
+        for owner in self._owners:
+            if owner.hook is not None:
+                owner.hook.remove()
+        self._owners = []
+        self._trainer = None
+        self._restored = None  # what a test loaded is not for the next fit
+
+
+@dataclass(eq=False)
+class _Owner:
+    """One of the user's optimizers, and the gates whose scores were taken out of it.
+
+    Manual optimization zeroes gradients and toggles optimizers at will. The scores do not hear of
+    it any more, so they follow the weights that stayed in the optimizer.
+    """
+
+    optimizer: Optimizer
+    gates: list[Gate]
+    weights: list[Tensor]
+    hook: RemovableHandle | None = None
+    held: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+
+    def before_backward(self) -> None:
+        if not self.weights:
+            return
+        if all(weight.grad is None or not weight.grad.any() for weight in self.weights):
+            for gate in self.gates:  # the user has called zero_grad
+                gate.scores.grad = None
+        if not any(weight.requires_grad for weight in self.weights):
+            # Another optimizer is toggled: this backward pass is not for these gates.
+            self.held = [(gate.scores, gate.scores.grad) for gate in self.gates]
+            for scores, _ in self.held:
+                scores.grad = None
+
+    def after_backward(self) -> None:
+        for scores, gradient in self.held:
+            scores.grad = gradient
+        self.held = []
 
 
 @torch.no_grad()
@@ -182,10 +250,11 @@ def _average(gradients: list[Tensor], trainer: Trainer) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _take_scores(optimizers: list[Optimizer], gates: list[Gate]) -> Optimizer:
-    """Take the scores out of the user's optimizers; return the one that will trigger updates.
+def _take_scores(optimizers: list[Optimizer], gates: list[Gate]) -> list[_Owner]:
+    """Take the scores out of the user's optimizers; return those that will trigger updates.
 
-    That is the optimizer that held the scores, or the first one if none did.
+    A gate is updated after a step of the optimizer that held its scores, or of the first one if
+    none did.
     """
     if not optimizers:
         raise MisconfigurationException(
@@ -193,11 +262,17 @@ def _take_scores(optimizers: list[Optimizer], gates: list[Gate]) -> Optimizer:
             "configures no optimizer."
         )
     scores = {id(gate.scores) for gate in gates}
-    owner = optimizers[0]
-    for optimizer in reversed(optimizers):
+    left = list(gates)
+    owners = []
+    for optimizer in optimizers:
+        held: set[int] = set()
+        weights: list[Tensor] = []
         for group in optimizer.param_groups:
-            kept = [parameter for parameter in group["params"] if id(parameter) not in scores]
-            if len(kept) < len(group["params"]):
-                owner = optimizer
-            group["params"] = kept
-    return owner
+            held |= {id(parameter) for parameter in group["params"]} & scores
+            group["params"] = [p for p in group["params"] if id(p) not in scores]
+            weights += [parameter for parameter in group["params"] if parameter.requires_grad]
+        own = [gate for gate in left if id(gate.scores) in held]
+        left = [gate for gate in left if id(gate.scores) not in held]
+        owners.append(_Owner(optimizer, own, weights))
+    owners[0].gates += left
+    return [owner for owner in owners if owner.gates]

@@ -147,7 +147,11 @@ class Selection(nn.Module):
     @override
     def forward(self, sources: Tensor) -> Tensor:
         """`[batch, sources, *features]` -> `[batch, targets, *features]`."""
-        return gated_sum(self.matrix, sources)
+        return gated_sum(self.weights(), sources)
+
+    def weights(self) -> Tensor:
+        """`[targets, sources]` what each source is multiplied with."""
+        return self.matrix
 
     @override
     def extra_repr(self) -> str:

@@ -1,0 +1,54 @@
+"""The fused gated sum and ReLU against their composition."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from wiring_lightning.functional import gated_sum, rectified
+from wiring_lightning.functional.rectified import rectified_gated_sum
+
+
+def case(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    gates = torch.randn(3, 5, dtype=dtype, requires_grad=True)
+    return gates, torch.randn(7, 5, 11, dtype=dtype, requires_grad=True)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3 * 11 * 8 * 2, 2**20])  # one example, two, all
+def test_outputs_and_gradients_are_those_of_the_composition(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rectified, "_CHUNK_BYTES", chunk_bytes)
+    gates, sources = case()
+    upstream = torch.randn(7, 3, 11, dtype=torch.float64)
+    plain = gated_sum(gates, sources).relu()
+    expected = torch.autograd.grad(plain, (gates, sources), upstream)
+    fused = rectified_gated_sum(gates, sources)
+    assert torch.equal(fused, plain)
+    actual = torch.autograd.grad(fused, (gates, sources), upstream)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_gradients_are_the_derivatives() -> None:
+    assert torch.autograd.gradcheck(rectified_gated_sum, case())
+
+
+def test_frozen_gates_get_no_gradient_and_keep_no_sources() -> None:
+    gates, sources = case()
+    summed = rectified_gated_sum(gates.detach(), sources)
+    assert summed.grad_fn.saved_tensors[1] is None
+    summed.sum().backward()
+    plain = torch.autograd.grad(gated_sum(gates, sources).relu().sum(), sources)[0]
+    torch.testing.assert_close(sources.grad, plain)
+
+
+def test_bfloat16_sources_with_float32_gates_as_under_autocast() -> None:
+    gates, sources = case(torch.float32)
+    half = sources.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        fused = rectified_gated_sum(gates, half)
+    assert fused.dtype == torch.bfloat16
+    gate_grad, source_grad = torch.autograd.grad(fused.float().square().sum(), (gates, half))
+    assert (gate_grad.dtype, source_grad.dtype) == (torch.float32, torch.bfloat16)
+    plain = gated_sum(gates, sources).relu()
+    expected = torch.autograd.grad(plain.square().sum(), gates)[0]
+    assert (gate_grad - expected).norm() < 0.05 * expected.norm()
