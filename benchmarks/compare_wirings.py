@@ -1,0 +1,210 @@
+"""Learned against random and full wiring on real images, several seeds, as a table and curves.
+
+    python -m benchmarks.compare_wirings --data digits --seeds 3
+    python -m benchmarks.compare_wirings --data cifar10 --root DIR --images 10000 --size 16
+
+Every wiring trains with the same schedule: learn (or just train), then fine-tune with the wiring
+frozen, then fine-tune at a tenth of the rate. `--size` averages the images down, so that the
+comparison fits a small machine. Writes NAME.md (the table), NAME.csv (all curves) and NAME.png.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD
+
+from wiring_lightning import costs
+from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+from wiring_lightning.data import CIFAR10, Digits, ImageDataModule
+from wiring_lightning.nn import find_gates
+from wiring_lightning.plots import save_figure
+from wiring_lightning.tasks import ClassificationTask
+
+Row = dict[str, Any]
+
+
+class Shrink(nn.Module):
+    """Averages images down to `size` before the network sees them."""
+
+    def __init__(self, network: ResNeXt, size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the smaller images."""
+        return self.network(functional.adaptive_avg_pool2d(images, self.size))
+
+
+class Curves(Callback):
+    """Validation accuracy and the spread of the scores after every epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep one row."""
+        if trainer.sanity_checking:
+            return
+        best = [gate.scores.max(1).values.mean().item() for gate in find_gates(pl_module).values()]
+        self.rows.append(
+            {
+                "epoch": trainer.current_epoch,
+                "val_acc": trainer.callback_metrics["val/acc"].item(),
+                "best_score": statistics.mean(best) if best else "",
+            }
+        )
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    results: dict[tuple[str, int], list[float]] = defaultdict(list)
+    sizes: dict[tuple[str, int], list[float]] = defaultdict(list)
+    curves: list[Row] = []
+    for seed in range(options.seeds):
+        for wiring, fan_in in _cases(options):
+            start = time.perf_counter()
+            accuracy, live, rows = _run(options, wiring, fan_in, seed)
+            results[wiring, fan_in].append(accuracy)
+            sizes[wiring, fan_in].append(live)
+            curves += [{"wiring": wiring, "fan_in": fan_in, "seed": seed, **row} for row in rows]
+            print(
+                f"{wiring} K={fan_in} seed {seed}: test {accuracy:.4f}, best score "
+                f"{rows[-1]['best_score'] or 0:.3f}, {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
+            _write(options, results, sizes, curves)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=["digits", "cifar10"], default="digits")
+    parser.add_argument("--root", default="data", help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--images", type=int, default=0, help="training images; 0 for all")
+    parser.add_argument("--size", type=int, default=0, help="average images down to this size")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--fan-in", type=int, nargs="+", default=[4])
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--cardinality", type=int, default=8)
+    parser.add_argument("--epochs", type=int, nargs=3, default=[12, 10, 5])
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--gate-lr", type=float, default=0.2)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--name", default="results/compare_wirings")
+    return parser.parse_args()
+
+
+def _cases(options: argparse.Namespace) -> list[tuple[str, int]]:
+    sparse = [(name, k) for k in options.fan_in for name in ("learned", "random")]
+    return [*sparse, ("full", options.cardinality)]
+
+
+def _run(
+    options: argparse.Namespace, wiring: Any, fan_in: int, seed: int
+) -> tuple[float, float, list[Row]]:
+    """Test accuracy, share of live parameters, and the curve of one training."""
+    data = _data(options, seed)
+    channels, height, _ = data.image_shape
+    size = options.size or height
+    torch.manual_seed(seed)
+    network = ResNeXt(
+        options.depth, options.width, options.cardinality, fan_in, data.num_classes,
+        wiring=wiring, in_channels=channels, image_size=size,
+    )  # fmt: skip
+    optimizer = partial(SGD, lr=options.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    task = ClassificationTask(Shrink(network, size), optimizer=optimizer)
+    first, second, third = options.epochs
+    learning = wiring == "learned"
+    phases = [
+        Phase(first, options.lr, options.gate_lr if learning else None),
+        Phase(second, options.lr, freeze=learning),
+        Phase(third, options.lr / 10),
+    ]
+    curves = Curves()
+    steps = len(data.train_dataloader()) if not options.images else options.images // options.batch
+    trainer = Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        limit_train_batches=steps, max_epochs=sum(options.epochs),
+        callbacks=[PhaseSchedule(phases), curves, *([MaskConnect(seed=seed)] if learning else [])],
+    )  # fmt: skip
+    trainer.fit(task, data)
+    tested = trainer.test(task, data, verbose=False)[0]["test/acc"]
+    graph = network.wiring()
+    live = costs.parameters(graph) / costs.parameters(graph, live=False)
+    return tested, float(live), curves.rows
+
+
+def _data(options: argparse.Namespace, seed: int) -> ImageDataModule:
+    if options.data == "digits":
+        data: ImageDataModule = Digits(batch_size=options.batch, seed=seed)
+    else:
+        data = CIFAR10(root=options.root, batch_size=options.batch, seed=seed)
+    data.setup("fit")
+    return data
+
+
+def _write(
+    options: argparse.Namespace,
+    results: dict[tuple[str, int], list[float]],
+    sizes: dict[tuple[str, int], list[float]],
+    curves: list[Row],
+) -> None:
+    lines = [
+        f"{options.data}, ResNeXt {{{options.depth},{options.width},{options.cardinality}}}, "
+        f"{options.size or 'full'} pixels, {options.images or 'all'} images an epoch, epochs "
+        f"{options.epochs}, lr {options.lr}, gate lr {options.gate_lr}, batch {options.batch}", "",
+        "| wiring | K | test accuracy, mean ± std (n) | live parameters |",
+        "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for (wiring, fan_in), values in results.items():
+        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+        live = statistics.mean(sizes[wiring, fan_in])
+        lines.append(
+            f"| {wiring} | {fan_in} | {100 * statistics.mean(values):.2f} ± {100 * spread:.2f} "
+            f"({len(values)}) | {live:.0%} |"
+        )
+    base = Path(options.name)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    base.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with base.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, curves[0].keys())
+        writer.writeheader()
+        writer.writerows(curves)
+    save_figure(_figure(curves), base.with_suffix(".png"))
+
+
+def _figure(curves: list[Row]) -> Figure:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    colors = {"learned": "#D55E00", "random": "#0072B2", "full": "#999999"}
+    groups = defaultdict(list)
+    for row in curves:
+        groups[row["wiring"], row["fan_in"], row["seed"]].append(row)
+    for (wiring, fan_in, seed), rows in groups.items():
+        label = f"{wiring}, K = {fan_in}" if seed == 0 else None
+        axes.plot([row["epoch"] + 1 for row in rows], [100 * row["val_acc"] for row in rows],
+                  color=colors[wiring], alpha=0.8, label=label)  # fmt: skip
+    axes.set(xlabel="epoch", ylabel="validation accuracy, %")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
