@@ -2,11 +2,16 @@
 
 import json
 import os
+import re
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -17,11 +22,20 @@ from typing_extensions import override
 import wiring_lightning.backbones
 import wiring_lightning.callbacks
 import wiring_lightning.data
-import wiring_lightning.tasks  # noqa: F401
+import wiring_lightning.tasks
 from wiring_lightning.__main__ import SUBCOMMANDS
-from wiring_lightning.checkpoints import CheckpointError, load_checkpoint, load_weights
+from wiring_lightning.callbacks import WiringCallback
+from wiring_lightning.checkpoints import (
+    AtomicCheckpointIO,
+    check_checkpoint,
+    load_checkpoint,
+    load_weights,
+)
 from wiring_lightning.report import format_table, summarize, summary_rows
 from wiring_lightning.wiring import Wired, find_wired
+
+# What `ckpt_path` may be instead of a file, for the trainer to find.
+_CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 
 
 class WiringTrainer(Trainer):
@@ -34,6 +48,7 @@ class WiringTrainer(Trainer):
         ckpt_path: str | None = None,
         format: Literal["table", "json"] = "table",
         figure: str | None = None,
+        weights_only: bool | None = None,  # noqa: ARG002
     ) -> None:
         """Show what a network's wiring costs, all candidates against what is live.
 
@@ -43,6 +58,7 @@ class WiringTrainer(Trainer):
             ckpt_path: checkpoint whose weights and wiring are shown; a fresh network if not given.
             format: a table for people or JSON for programs.
             figure: file to draw the wiring into, such as wiring.png or wiring.svg.
+            weights_only: not used; the config that a run saves names it.
         """
         if ckpt_path is not None:
             load_weights(model, ckpt_path)
@@ -60,12 +76,15 @@ class WiringCLI(LightningCLI):
     """`wiring fit | validate | test | predict | inspect --config FILE`."""
 
     def __init__(self, args: ArgsType = None) -> None:
+        self._checkpoint: dict[str, Any] | None = None
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=WiringTrainer,
+            parser_class=_Parser,
+            parser_kwargs={"prog": "wiring"},  # however Python was told to run it
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},  # a resumed run writes into the same folder
             auto_configure_optimizers=False,
@@ -90,8 +109,15 @@ class WiringCLI(LightningCLI):
         # Lightning would let hyper-parameters of the checkpoint override the command line. Ours
         # holds none; the file is read here to say early and clearly if it is damaged.
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if path and (Path(path).suffix or Path(path).exists()):  # not a keyword such as "last"
-            load_checkpoint(path)
+        if path and path.partition(":")[0] not in _CHECKPOINT_KEYWORDS:
+            self._checkpoint = load_checkpoint(path)
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        if self._checkpoint is not None and self.subcommand != "inspect":
+            path = self.config[self.subcommand].ckpt_path
+            check_checkpoint(self.model, self._checkpoint, path, resume=self.subcommand == "fit")
+        self._checkpoint = None
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -99,7 +125,11 @@ class WiringCLI(LightningCLI):
             return WiringTrainer(
                 accelerator="cpu", devices=1, logger=False, enable_checkpointing=False
             )
-        return super().instantiate_trainer(**kwargs)
+        _check_learners(self.config_init[self.subcommand].trainer.callbacks)
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     def after_fit(self) -> None:
         """Test the trained network and print the report."""
@@ -128,17 +158,108 @@ def run(arguments: Sequence[str]) -> None:
     """Run one command; a problem that the user can solve ends in one sentence and exit code 2."""
     try:
         WiringCLI(list(arguments))
-    except (
-        CheckpointError,
-        FloatingPointError,
-        MisconfigurationException,
-        OSError,
-        ValueError,
-    ) as error:
-        if os.environ.get("WIRING_DEBUG"):
+    except KeyboardInterrupt:
+        sys.stderr.write("wiring: interrupted\n")
+        raise SystemExit(1) from None
+    except Exception as error:
+        known = (FloatingPointError, MisconfigurationException, OSError, ValueError)
+        if os.environ.get("WIRING_DEBUG") or not (isinstance(error, known) or _is_ours(error)):
             raise
-        sys.stderr.write(f"wiring: error: {error}\n")
-        raise SystemExit(2) from None
+        _fail(_one_line(str(error)))
+
+
+class _Parser(LightningArgumentParser):
+    """Says in one line what is wrong with an argument or a config."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error or os.environ.get("WIRING_DEBUG"):
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        subcommand = parser.prog.split()[-1]
+        command = f"wiring {subcommand}" if subcommand in SUBCOMMANDS else "wiring"
+        _fail(f"{_one_line(message)} (see {command} --help)")
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"wiring: error: {message}\n")
+    raise SystemExit(2) from None
+
+
+# What jsonargparse says about the other types that a value could have had.
+_ASIDES = (
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Not a valid subclass of",
+    "Subclass types expect",
+    "a class path (str)",
+    "a dict with",
+)
+
+
+def _one_line(message: str) -> str:
+    """What is wrong and where, out of the tree of attempts that jsonargparse reports.
+
+    Example:
+        >>> _one_line('''Parser key "model":
+        ...   Problem with given class_path 'package.Net':
+        ...     Option 'dept' is not accepted''')
+        "model: Net has no option 'dept'"
+    """
+    keys: list[str] = []
+    reasons: list[str] = []
+    owner = "the class"
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        if key := re.match(r'Parser key "(.+?)": *', text):
+            keys.append(key[1])
+            text = text[key.end() :]
+        if given := re.match(r"Problem with given class_path '(.+?)': *", text):
+            owner = given[1].rpartition(".")[2]
+            text = text[given.end() :]
+        if option := re.match(r"Option '(.+)' is not accepted", text):
+            text = f"{owner} has no option '{option[1]}'"
+        if name := re.search(r"Expected a dot import path string: (.+)", text):
+            text = text[: name.start()] + _unknown_class(name[1])
+            reasons.clear()  # the name was tried as a file before
+        if text and not text.startswith(_ASIDES):
+            reasons.append(text)
+    if not (keys or message.startswith(_ASIDES)):
+        return " ".join(reasons)
+    return ": ".join(filter(None, [".".join(keys), *reasons[:1]]))
+
+
+def _unknown_class(name: str) -> str:
+    packages = (
+        wiring_lightning.backbones,
+        wiring_lightning.callbacks,
+        wiring_lightning.data,
+        wiring_lightning.tasks,
+    )
+    known = {known for package in packages for known in package.__all__} - {name}
+    close = get_close_matches(name, known)
+    hint = f"did you mean {close[0]}?" if close else "give its import path, package.module.Class"
+    return f"there is no class '{name}'; {hint}"
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this package raised an error, and so has worded it for users."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__")).startswith("wiring_lightning.")
+
+
+def _check_learners(callbacks: Any) -> None:
+    """Find what Lightning would refuse in many words: two callbacks with the same state."""
+    given = callbacks if isinstance(callbacks, list) else [callbacks]
+    learners = [callback for callback in given if isinstance(callback, WiringCallback)]
+    for name, count in Counter(type(learner).__name__ for learner in learners).items():
+        if count > 1:
+            raise MisconfigurationException(
+                f"The trainer has {count} {name} callbacks: leave one, it learns all gates."
+            )
 
 
 def _wired(model: LightningModule) -> Wired:

@@ -1,5 +1,6 @@
 """MaskConnect and GateConnect as a callback for any LightningModule."""
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,8 +27,9 @@ class MaskConnect(WiringCallback):
     them to `optim.GateSGD`: after each optimizer step, and only then, the scores take a step along
     the gradient of their gates and a new wiring is drawn. Accumulated batches count as one step, a
     step that a gradient scaler skips changes nothing, and your gradient clipping does not see the
-    gates. Under DDP the callback averages the gradients of the gates itself, so that all ranks hold
-    the same scores and the same wiring, and freezing in the middle of a run is safe.
+    gates. With several optimizers a gate follows the one that held its scores. Under DDP the
+    callback averages the gradients of the gates itself, so that all ranks hold the same scores and
+    the same wiring, and freezing in the middle of a run is safe.
 
     Args:
         lr: learning rate of the scores. The papers use 0.2 for ResNeXt and 0.3 for ResNet over
@@ -38,6 +40,10 @@ class MaskConnect(WiringCallback):
         low: lower end of the interval that scores are clipped to.
         high: upper end of that interval.
         seed: seed of the draws.
+
+    Raises:
+        MisconfigurationException: if a number is out of range, or the LightningModule has no gate
+            to learn or no optimizer.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -54,6 +60,10 @@ class MaskConnect(WiringCallback):
         high: float = 1.0,
         seed: int = 0,
     ) -> None:
+        if not 0 <= lr < math.inf:
+            raise MisconfigurationException(
+                f"MaskConnect: lr must be a number from 0 up, got {lr}."
+            )
         if freeze_epoch is not None and freeze_epoch < 0:
             raise MisconfigurationException(
                 f"MaskConnect: freeze_epoch must not be negative, got {freeze_epoch}."
@@ -138,7 +148,9 @@ class MaskConnect(WiringCallback):
             self.optimizer.zero_grad()
 
     @override
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
         # With several optimizers, a backward pass reaches gates that it is not meant for.
         if not pl_module.automatic_optimization:
             for owner in self._owners:
@@ -174,7 +186,7 @@ class MaskConnect(WiringCallback):
         if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
             self.freeze()
 
-    def _after_step(self, owner: "_Owner", *_: Any) -> None:
+    def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
         """Runs after every real step of a user's optimizer, never after a skipped one."""
         assert self.optimizer is not None
         assert self._trainer is not None
@@ -192,8 +204,8 @@ class MaskConnect(WiringCallback):
             scores.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for scores, gradient in waiting:
-            scores.grad = gradient
+        for scores, kept in waiting:
+            scores.grad = kept
 
     def _let_go(self) -> None:
         for owner in self._owners:

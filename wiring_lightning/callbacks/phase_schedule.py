@@ -1,5 +1,6 @@
 """Training in phases: learn the wiring, freeze it, fine-tune the weights."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,8 @@ class PhaseSchedule(Callback):
     another number. Everything follows from the current epoch, so a resumed run needs no state.
 
     Args:
-        phases: the phases in order, as `Phase` or as mappings with the same keys.
+        phases: the phases in order, each a `Phase` or a mapping with its keys: epochs, and as
+            needed lr, gate_lr and freeze.
 
     Raises:
         MisconfigurationException: if there is no phase, a phase is shorter than one epoch or has a
@@ -166,7 +168,7 @@ def _check(number: int, phase: Phase) -> None:
             f"PhaseSchedule: phase {number} must last at least one epoch, got {phase.epochs}."
         )
     for name, rate in (("lr", phase.lr), ("gate_lr", phase.gate_lr)):
-        if rate is not None and rate < 0:
+        if rate is not None and not 0 <= rate < math.inf:
             raise MisconfigurationException(
-                f"PhaseSchedule: {name} of phase {number} must not be negative, got {rate}."
+                f"PhaseSchedule: {name} of phase {number} must be a number from 0 up, got {rate}."
             )

@@ -114,6 +114,10 @@ class ClassificationTask(LightningModule):
         return loss
 
     @override
+    def on_train_epoch_end(self) -> None:
+        self._check_loss()
+
+    @override
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, "val", self.val_metrics)
 

@@ -1,0 +1,219 @@
+"""The documentation runs, links to files that exist, and names what the code has."""
+
+import ast
+import importlib
+import json
+import logging
+import re
+import runpy
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wiring_lightning.__main__ import SUBCOMMANDS, main
+from wiring_lightning.report import summarize
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "wiring_lightning"
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+@pytest.fixture(autouse=True)
+def leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder, and undo what examples set for the whole process."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def code_spans(page: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+# What runs
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_example_runs(example: Path) -> None:
+    runpy.run_path(str(example), run_name="__main__")
+
+
+@pages
+def test_python_in_a_page_runs(page: Path) -> None:
+    """Apart from what is a copy of a file that runs elsewhere."""
+    files = [example.read_text() for example in EXAMPLES]
+    files.append((ROOT / "tests" / "methods.py").read_text())
+    names: dict[str, Any] = {"__name__": page.stem}
+    for block in blocks(page, "python"):
+        if not any(block.strip() in text for text in files):
+            exec(compile(block, str(page), "exec"), names)
+
+
+@pages
+def test_config_in_a_page_is_complete(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "yaml"):
+        (tmp_path / "config.yaml").write_text(block)
+        with pytest.raises(SystemExit) as end:
+            main(["fit", "--config", str(tmp_path / "config.yaml"), "--print_config"])
+        assert end.value.code == 0
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebook_runs(notebook: Path) -> None:
+    content = json.loads(notebook.read_text())
+    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, Any] = {"__name__": notebook.stem}
+    for cell in cells:
+        assert cell["outputs"] == []
+        assert cell["execution_count"] is None
+        lines = "".join(cell["source"]).splitlines()
+        code = "\n".join(line for line in lines if not line.startswith("%"))
+        exec(compile(code, str(notebook), "exec"), names)
+        if "parameters" in cell["metadata"].get("tags", []):  # as papermill calls such a cell
+            names.update({name: 1 for name in names if name.endswith("_epochs")})
+    assert names["difference"] < 1e-5
+
+
+# What is a copy
+
+
+@pytest.mark.parametrize(
+    ("page", "example"), [("README.md", "own_project"), ("docs/extending.md", "own_backbone")]
+)
+def test_page_shows_the_example_word_for_word(page: str, example: str) -> None:
+    assert (ROOT / f"docs/examples/{example}.py").read_text() in blocks(ROOT / page, "python")
+
+
+def test_readme_shows_the_keys_of_inspect() -> None:
+    from wiring_lightning.backbones import ResNeXt
+
+    (shown,) = (json.loads(block) for block in blocks(ROOT / "README.md", "json"))
+    expected = summarize(ResNeXt(depth=20, fan_in=2).wiring())
+    assert list(shown) == list(expected)
+    for key in shown:
+        assert list(shown[key]) == list(expected[key])
+
+
+def test_readme_starts_with_the_two_commands_of_ci() -> None:
+    fit, test = blocks(ROOT / "README.md", "bash")[:2]
+    assert fit == "pip install -e . && wiring fit --config configs/quickstart.yaml\n"
+    assert test == "pip install -e '.[test]' && pytest\n"
+    assert test in (ROOT / ".ci" / "run").read_text()
+
+
+def test_floors_import_what_the_architecture_page_says() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| (.*) ?\|$", text.partition("## The floors")[2], re.M)
+    documented = {name.removesuffix(".py"): set(re.findall(r"`(\w+)`", row)) for name, row in rows}
+    above: set[str] = set()
+    for floor, imports in documented.items():
+        assert imports <= above
+        above.add(floor)
+    own = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_")} - {"py"}
+    assert set(documented) == own
+    documented["cli"] = own
+    for floor, imports in documented.items():
+        folder = PACKAGE / floor
+        files = list(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        used = {name for file in files for name in _floors_imported_by(file)}
+        assert used - {floor} <= imports, floor
+
+
+def _floors_imported_by(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            package, _, rest = module.partition(".")
+            floor = rest.partition(".")[0]
+            if package == "wiring_lightning" and not floor.startswith("_"):
+                yield floor
+
+
+# What is named
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert anchor in [_slug(heading) for heading in headings], target
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pages
+def test_commands_exist(page: Path) -> None:
+    for code in [*code_spans(page), *blocks(page, "bash")]:
+        for command in re.findall(r"\bwiring ([a-z]+)", code):
+            assert command in SUBCOMMANDS
+        for config in re.findall(r"--config (\S+)", code):
+            assert config == "FILE" or (ROOT / config).is_file()
+
+
+FLOORS = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_")}
+LIBRARIES = ("torch.nn", "torch.utils.data", "lightning.pytorch", "lightning.pytorch.callbacks")
+
+
+@pages
+def test_names_exist(page: Path) -> None:
+    floors = [importlib.import_module(f"wiring_lightning.{floor}") for floor in FLOORS - {"py"}]
+    public = [*floors, *map(importlib.import_module, LIBRARIES)]
+    for span in code_spans(page):
+        name = span.partition("(")[0]
+        if re.fullmatch(r"[\w./-]+\.(py|yaml|md|ipynb)|[\w.]+(/[\w.]+)+/?", name):
+            roots = (ROOT, PACKAGE)
+            known = any((root / name).exists() for root in roots) or name.startswith("wiring/")
+            assert known, name
+        elif re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+            assert any(hasattr(module, name) for module in public), name
+        elif name.partition(".")[0] in FLOORS and re.fullmatch(r"\w+(\.\w+)+", name):
+            assert _resolves(f"wiring_lightning.{name}"), name
+
+
+def _resolves(path: str) -> bool:
+    module, _, name = path.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        parent, _, owner = module.rpartition(".")
+        return hasattr(getattr(importlib.import_module(parent), owner, None), name)
+
+
+def test_extras_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for page in PAGES:
+        for extra in re.findall(r"'\.\[(\w+)\]'", page.read_text()):
+            assert extra in project["optional-dependencies"]
