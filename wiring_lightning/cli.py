@@ -239,9 +239,11 @@ def _unknown_class(name: str) -> str:
         wiring_lightning.data,
         wiring_lightning.tasks,
     )
-    known = {known for package in packages for known in package.__all__} - {name}
-    close = get_close_matches(name, known)
-    hint = f"did you mean {close[0]}?" if close else "give its import path, package.module.Class"
+    known = {known.lower(): known for package in packages for known in package.__all__}
+    close = [known[match] for match in get_close_matches(name.lower(), known)]
+    hint = "give its import path, package.module.Class"
+    if close and close[0] != name:
+        hint = f"did you mean {close[0]}?"
     return f"there is no class '{name}'; {hint}"
 
 

@@ -337,26 +337,33 @@ def test_two_players_under_manual_optimization_learn_from_their_own_loss(style: 
 
 
 class AccumulatesByHand(Foreign):
-    """Zeroes and steps after every second batch only."""
+    """Zeroes and steps after every second batch only; the scores may have their own optimizer."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.apart = apart
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        optimizer = self.optimizers()
         self.manual_backward(loss_of(self.net, batch) / 2)
         if batch_idx % 2:
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in self.optimizers():
+                optimizer.step()
+                optimizer.zero_grad()
 
-    def configure_optimizers(self) -> Optimizer:
-        return SGD(self.net.parameters(), lr=0.1)
+    def configure_optimizers(self) -> list[Optimizer]:
+        named = list(self.net.named_parameters())
+        first = [p for name, p in named if name.endswith("weight")]
+        scores = [p for name, p in named if name.endswith("scores")]
+        biases = [p for name, p in named if name.endswith("bias")]
+        rest = [scores, biases] if self.apart else [[*scores, *biases]]
+        return [SGD(parameters, lr=0.1) for parameters in (first, *rest)]
 
 
-def test_gradients_that_are_accumulated_by_hand_are_not_lost() -> None:
+@pytest.mark.parametrize("apart", [True, False])
+def test_gradients_that_are_accumulated_by_hand_are_not_lost(apart: bool) -> None:
     torch.manual_seed(0)
-    by_hand = AccumulatesByHand()
+    by_hand = AccumulatesByHand(apart)
     torch.manual_seed(0)
     automatic = SelfMade(lr=0.1)
     snapshots = Snapshots()

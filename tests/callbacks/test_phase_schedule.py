@@ -127,7 +127,8 @@ def fit(
     module: LightningModule, *callbacks: Callback, batches: int = 2, **settings: Any
 ) -> Trainer:
     ckpt_path = settings.pop("ckpt_path", None)
-    settings.setdefault("max_epochs", -1)
+    if "max_epochs" not in settings:
+        settings |= {"max_epochs": -1, "max_steps": 100}
     trainer = quiet_trainer(callbacks=list(callbacks), **settings)
     data = DataLoader(TensorDataset(torch.randn(2 * batches, 2)), batch_size=2)
     trainer.fit(module, data, ckpt_path=ckpt_path)
@@ -230,10 +231,10 @@ def test_the_start_of_a_phase_is_announced_once(caplog: pytest.LogCaptureFixture
 
 def test_a_resumed_run_is_in_its_phase_and_follows_the_config_it_is_given(tmp_path: Path) -> None:
     saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-    fit(Net(), PhaseSchedule(PHASES), saver, enable_checkpointing=True)
-    notes = Notes()
+    fit(Net(), PhaseSchedule(PHASES), saver, enable_checkpointing=True, max_epochs=5)
+    notes, path = Notes(), str(tmp_path / "epoch=2.ckpt")
     longer = [Phase(2, lr=0.1), Phase(1), Phase(3, lr=0.03)]
-    trainer = fit(Net(), PhaseSchedule(longer), notes, ckpt_path=str(tmp_path / "epoch=2.ckpt"))
+    trainer = fit(Net(), PhaseSchedule(longer), notes, ckpt_path=path, max_epochs=6)
     assert trainer.current_epoch == 6
     assert notes.rates == [[0.03, 0.03]] * 6  # not the 0.1 of the optimizer in the checkpoint
     assert notes.bar == [3] * 6

@@ -1,6 +1,6 @@
 """Image classification with any backbone."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -134,6 +134,9 @@ class ClassificationTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Before anything is written: a diverged network must not replace a good checkpoint.
         self._check_loss()
+        for name, value in checkpoint["state_dict"].items():
+            if not torch.isfinite(value).all():
+                self._diverged(f"Values of {name}")
 
     def _step(self, batch: tuple[Tensor, Tensor], stage: str, metrics: MetricCollection) -> Tensor:
         images, labels = batch
@@ -162,11 +165,13 @@ class ClassificationTask(LightningModule):
 
     def _check_loss(self) -> None:
         if self._last_loss is not None and not torch.isfinite(self._last_loss):
-            raise FloatingPointError(
-                f"The training loss became {self._last_loss.item()} by step "
-                f"{self.trainer.global_step}: lower the learning rate or clip the gradients; "
-                "checkpoints from before are untouched."
-            )
+            self._diverged("The training loss")
+
+    def _diverged(self, what: str) -> NoReturn:
+        raise FloatingPointError(
+            f"{what} became infinite or not a number by step {self.trainer.global_step}: lower the "
+            "learning rate or clip the gradients; checkpoints from before are untouched."
+        )
 
 
 def _accuracy(num_classes: int, top5: bool) -> MetricCollection:
