@@ -325,8 +325,8 @@ def test_the_quick_start_in_short(tmp_path: Path) -> None:
     assert Path(report.reported("picture")).stat().st_size > 10_000
     folder = Path(report.reported("curves").removeprefix("tensorboard --logdir "))
     assert list(folder.glob("events.out.tfevents.*"))
-    for shown in ("train/loss:", "train/acc:", "val/acc:", "phase:"):  # the progress bar
-        assert shown in out
+    for shown in ("train/loss", "train/acc", "val/acc", "phase"):  # the progress bar
+        assert re.search(rf"\b{shown}[:=]", out), shown
     saved = torch.load(checkpoint_in(folder), weights_only=True)
     assert saved["epoch"] + 1 == len(phases)
     assert all(value for name, value in saved["state_dict"].items() if name.endswith("frozen"))
@@ -487,8 +487,8 @@ class Keeps(Callback):
 
 
 def measured(out: str) -> dict[str, float]:
-    """The numbers in Lightning's table."""
-    return {name: float(value) for name, value in re.findall(r"(\w+/\w+) +│ +([\d.e-]+)", out)}
+    """The numbers in Lightning's table, drawn with or without rich."""
+    return {name: float(value) for name, value in re.findall(r"(\w+/\w+) +│? +([\d.e-]+)", out)}
 
 
 @pytest.mark.parametrize("source", ["saved", "written"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from wiring_lightning.__main__ import SUBCOMMANDS, main
 from wiring_lightning.report import summarize
@@ -107,8 +108,10 @@ def test_page_shows_the_example_word_for_word(page: str, example: str) -> None:
 def test_readme_shows_the_keys_of_inspect() -> None:
     from wiring_lightning.backbones import ResNeXt
 
+    config = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
+    backbone = config["model"]["init_args"]["backbone"]["init_args"]
     (shown,) = (json.loads(block) for block in blocks(ROOT / "README.md", "json"))
-    expected = summarize(ResNeXt(depth=20, fan_in=2).wiring())
+    expected = summarize(ResNeXt(**backbone).wiring())
     assert list(shown) == list(expected)
     for key in shown:
         assert list(shown[key]) == list(expected[key])
@@ -197,7 +200,7 @@ def test_names_exist(page: Path) -> None:
             roots = (ROOT, PACKAGE)
             known = any((root / name).exists() for root in roots) or name.startswith("wiring/")
             assert known, name
-        elif re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+        elif re.fullmatch(r"[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*", name):
             assert any(hasattr(module, name) for module in public), name
         elif name.partition(".")[0] in FLOORS and re.fullmatch(r"\w+(\.\w+)+", name):
             assert _resolves(f"wiring_lightning.{name}"), name

@@ -248,7 +248,9 @@ def _unknown_class(name: str) -> str:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether this package raised an error, and so has worded it for users."""
+    """Whether this package raised a `RuntimeError`, and so has worded it for users."""
+    if not isinstance(error, RuntimeError):
+        return False
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return str(frames[-1].f_globals.get("__name__")).startswith("wiring_lightning.")
 
