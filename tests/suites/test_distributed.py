@@ -12,7 +12,7 @@ import torch.distributed
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
-from tests.methods import LEARNING, METHODS, Method, freeze_batch_norm
+from tests.methods import METHODS, Method, freeze_batch_norm
 from tests.trainers import Recorder
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ _PHASES = [{"epochs": 1, "lr": 0.05}, {"epochs": 1, "lr": 0.05, "freeze": True}]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [LEARNING[0], METHODS[-1]], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_two_ranks_agree_and_equal_one_rank_with_twice_the_batch(
     method: Method, tmp_path: Path
 ) -> None:
