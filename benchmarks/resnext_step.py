@@ -19,7 +19,6 @@ slows down slows all of them; a ratio is the median over the rounds of the ratio
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.machine import describe, keep_freed_memory, synchronize
 from tests.backbones.plain_resnext import LoopGateConnect, copy_weights, network_pairs
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import find_gates
@@ -90,6 +90,7 @@ class PlainResNeXt(nn.Sequential):
 
 
 def main() -> None:
+    keep_freed_memory()
     options = _options()
     torch.set_num_threads(options.threads)
     lines = [f"# Step time of ResNeXt {{{options.depth},{options.width},C}}", "", _machine(options)]
@@ -192,10 +193,10 @@ def _time(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[fl
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in _progress(rounds + 2):
         for name, step in steps.items():
-            _synchronize(device)
+            synchronize(device)
             start = time.perf_counter()
             step()
-            _synchronize(device)
+            synchronize(device)
             if number >= 2:
                 times[name].append((time.perf_counter() - start) * 1e3)
     return times
@@ -226,7 +227,7 @@ def _profile(options: argparse.Namespace) -> list[str]:
     with profile(activities=activities, record_shapes=True) as profiler:
         for _ in range(3):
             step()
-        _synchronize(options.device)
+        synchronize(options.device)
     events = profiler.key_averages(group_by_input_shape=True)
     own = [e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events]
     ranked = sorted(zip(own, events, strict=True), key=lambda pair: -pair[0])[:10]
@@ -240,23 +241,11 @@ def _profile(options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
 def _machine(options: argparse.Namespace) -> str:
-    name = platform.processor() or platform.machine()
-    if options.device != "cpu":
-        name = torch.cuda.get_device_name()
-    elif Path("/proc/cpuinfo").exists():
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")]  # fmt: skip
-        name = models[0].split(":")[1].strip() if models else name
     precision = "bfloat16 autocast" if options.amp else "float32"
     return (
-        f"{name}, {options.threads} threads, torch {torch.__version__}, {precision}, 32x32 images, "
-        f"K = C / 2, `python -m benchmarks.resnext_step {' '.join(sys.argv[1:])}`"
+        f"{describe(options.device, options.threads)}, {precision}, 32x32 images, K = C / 2, "
+        f"`python -m benchmarks.resnext_step {' '.join(sys.argv[1:])}`"
     )
 
 
