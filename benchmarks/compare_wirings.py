@@ -13,59 +13,16 @@ import csv
 import statistics
 import time
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.optim import SGD
 
+from benchmarks.experiments import Row, Shrink, make_data, train
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNeXt
-from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
-from wiring_lightning.data import CIFAR10, Digits, ImageDataModule
-from wiring_lightning.nn import find_gates
 from wiring_lightning.plots import save_figure
-from wiring_lightning.tasks import ClassificationTask
-
-Row = dict[str, Any]
-
-
-class Shrink(nn.Module):
-    """Averages images down to `size` before the network sees them."""
-
-    def __init__(self, network: ResNeXt, size: int) -> None:
-        super().__init__()
-        self.network = network
-        self.size = size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of the smaller images."""
-        return self.network(functional.adaptive_avg_pool2d(images, self.size))
-
-
-class Curves(Callback):
-    """Validation accuracy and the spread of the scores after every epoch."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep one row."""
-        if trainer.sanity_checking:
-            return
-        best = [gate.scores.max(1).values.mean().item() for gate in find_gates(pl_module).values()]
-        self.rows.append(
-            {
-                "epoch": trainer.current_epoch,
-                "val_acc": trainer.callback_metrics["val/acc"].item(),
-                "best_score": statistics.mean(best) if best else "",
-            }
-        )
 
 
 def main() -> None:
@@ -82,8 +39,8 @@ def main() -> None:
             sizes[wiring, fan_in].append(live)
             curves += [{"wiring": wiring, "fan_in": fan_in, "seed": seed, **row} for row in rows]
             print(
-                f"{wiring} K={fan_in} seed {seed}: test {accuracy:.4f}, best score "
-                f"{rows[-1]['best_score'] or 0:.3f}, {time.perf_counter() - start:.0f} s",
+                f"{wiring} K={fan_in} seed {seed}: test {accuracy:.4f}, spread "
+                f"{rows[-1]['spread'] or 1:.2f}, {time.perf_counter() - start:.0f} s",
                 flush=True,
             )
             _write(options, results, sizes, curves)
@@ -118,7 +75,7 @@ def _run(
     options: argparse.Namespace, wiring: Any, fan_in: int, seed: int
 ) -> tuple[float, float, list[Row]]:
     """Test accuracy, share of live parameters, and the curve of one training."""
-    data = _data(options, seed)
+    data = make_data(options.data, options.root, options.batch, seed)
     channels, height, _ = data.image_shape
     size = options.size or height
     torch.manual_seed(seed)
@@ -126,37 +83,13 @@ def _run(
         options.depth, options.width, options.cardinality, fan_in, data.num_classes,
         wiring=wiring, in_channels=channels, image_size=size,
     )  # fmt: skip
-    optimizer = partial(SGD, lr=options.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    task = ClassificationTask(Shrink(network, size), optimizer=optimizer)
-    first, second, third = options.epochs
-    learning = wiring == "learned"
-    phases = [
-        Phase(first, options.lr, options.gate_lr if learning else None),
-        Phase(second, options.lr, freeze=learning),
-        Phase(third, options.lr / 10),
-    ]
-    curves = Curves()
-    steps = len(data.train_dataloader()) if not options.images else options.images // options.batch
-    trainer = Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        limit_train_batches=steps, max_epochs=sum(options.epochs),
-        callbacks=[PhaseSchedule(phases), curves, *([MaskConnect(seed=seed)] if learning else [])],
+    tested, rows = train(
+        Shrink(network, size), data, epochs=options.epochs, lr=options.lr,
+        steps=options.images // options.batch or None, gate_lr=options.gate_lr, seed=seed,
     )  # fmt: skip
-    trainer.fit(task, data)
-    tested = trainer.test(task, data, verbose=False)[0]["test/acc"]
     graph = network.wiring()
     live = costs.parameters(graph) / costs.parameters(graph, live=False)
-    return tested, float(live), curves.rows
-
-
-def _data(options: argparse.Namespace, seed: int) -> ImageDataModule:
-    if options.data == "digits":
-        data: ImageDataModule = Digits(batch_size=options.batch, seed=seed)
-    else:
-        data = CIFAR10(root=options.root, batch_size=options.batch, seed=seed)
-    data.setup("fit")
-    return data
+    return tested, float(live), rows
 
 
 def _write(

@@ -21,22 +21,17 @@ import argparse
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import describe, keep_freed_memory, synchronize
+from benchmarks.machine import describe, keep_freed_memory
+from benchmarks.steps import Step, ratio, time_steps, top_operators, training_step
 from tests.backbones.plain_resnext import LoopGateConnect, copy_weights, network_pairs
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import find_gates
-from wiring_lightning.optim import GateSGD
-
-Step = Callable[[], None]
 
 
 class PlainModule(nn.Module):
@@ -101,9 +96,9 @@ def main() -> None:
     for cardinality in options.cardinality:
         for batch in options.batch:
             steps = _steps(options, cardinality, batch)
-            times = _time(steps, options.rounds, options.device)
+            times = time_steps(steps, options.rounds, options.device)
             row = [str(cardinality), str(batch), f"{statistics.median(times['learning']):.1f} ms"]
-            row += [_ratio(times["learning"], times.get(name)) for name in
+            row += [ratio(times["learning"], times.get(name)) for name in
                     ("frozen", "loop", "full", "plain", "dense")]  # fmt: skip
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
@@ -111,7 +106,10 @@ def main() -> None:
               f"{options.rounds} rounds."]  # fmt: skip
     print(lines[-1])
     if options.profile:
-        lines += ["", *_profile(options)]
+        cardinality, batch = options.cardinality[0], options.batch[0]
+        step = _steps(options, cardinality, batch)["learning"]
+        lines += ["", f"Where a learning step goes, C = {cardinality}, batch {batch}:", ""]
+        lines += top_operators(step, options.device)
         print("\n".join(lines[-14:]))
     if options.markdown:
         Path(options.markdown).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -163,82 +161,9 @@ def _steps(options: argparse.Namespace, cardinality: int, batch: int) -> dict[st
     images = torch.randn(batch, 3, 32, 32, device=options.device)
     labels = torch.randint(100, (batch,), device=options.device)
     return {
-        name: _step(network.to(options.device), images, labels, options.amp)
+        name: training_step(network.to(options.device), images, labels, options.amp)
         for name, network in networks.items()
     }
-
-
-def _step(network: nn.Module, images: Tensor, labels: Tensor, amp: bool) -> Step:
-    gates = [gate for gate in find_gates(network).values() if gate.learnable]
-    scores = {id(gate.scores) for gate in find_gates(network).values()}
-    weights = [p for p in network.parameters() if id(p) not in scores]
-    optimizer = torch.optim.SGD(weights, lr=0.01, momentum=0.9, weight_decay=5e-4)
-    gate_optimizer = GateSGD(gates) if gates else None
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-            loss = functional.cross_entropy(network(images), labels)
-        loss.backward()
-        optimizer.step()
-        if gate_optimizer is not None:
-            gate_optimizer.step()
-            gate_optimizer.zero_grad()
-
-    return step
-
-
-def _time(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds of every step, `rounds` times each, after two warm-up rounds."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in _progress(rounds + 2):
-        for name, step in steps.items():
-            synchronize(device)
-            start = time.perf_counter()
-            step()
-            synchronize(device)
-            if number >= 2:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
-
-
-def _progress(rounds: int) -> Iterator[int]:
-    for number in range(rounds):
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\rround {number + 1} of {rounds} ")
-        yield number
-    if sys.stderr.isatty():
-        sys.stderr.write("\r" + " " * 30 + "\r")
-
-
-def _ratio(times: list[float], others: list[float] | None) -> str:
-    if others is None:
-        return "-"
-    ratios = sorted(a / b for a, b in zip(times, others, strict=True))
-    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-
-
-def _profile(options: argparse.Namespace) -> list[str]:
-    """The ten operators that take most of a learning step."""
-    step = _steps(options, options.cardinality[0], options.batch[0])["learning"]
-    step()
-    on_gpu = options.device != "cpu"
-    activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
-    with profile(activities=activities, record_shapes=True) as profiler:
-        for _ in range(3):
-            step()
-        synchronize(options.device)
-    events = profiler.key_averages(group_by_input_shape=True)
-    own = [e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events]
-    ranked = sorted(zip(own, events, strict=True), key=lambda pair: -pair[0])[:10]
-    lines = [
-        f"Where a learning step goes, C = {options.cardinality[0]}, batch {options.batch[0]}:", "",
-        "| share | operator | shapes |", "| --- | --- | --- |",
-    ]  # fmt: skip
-    for spent, event in ranked:
-        shapes = [shape for shape in event.input_shapes if shape][:2]
-        lines.append(f"| {spent / sum(own):.1%} | {event.key[:60]} | {shapes} |")
-    return lines
 
 
 def _machine(options: argparse.Namespace) -> str:

@@ -37,6 +37,38 @@ def test_turning_the_mirror_off_keeps_the_shifts():
     assert not without[1].any()
 
 
-def test_negative_padding_is_refused():
+@pytest.mark.parametrize("margin", [0, 1, 3])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_a_smaller_window_is_a_slice(padding, margin):
+    images = torch.randn(5, 2, 8, 9)
+    offsets, flips = CropFlip(padding, margin=margin).draw(5, torch.Generator().manual_seed(1))
+    result = CropFlip(padding, margin=margin)(images, offsets, flips)
+    frame = torch.zeros(5, 2, 8 + 2 * padding, 9 + 2 * padding)
+    frame[:, :, padding : padding + 8, padding : padding + 9] = images
+    for b, (row, column) in enumerate(offsets.tolist()):
+        window = frame[b, :, row : row + 8 - 2 * margin, column : column + 9 - 2 * margin]
+        assert torch.equal(result[b], window.flip(2) if flips[b] else window)
+    assert result.is_contiguous()
+
+
+def test_a_smaller_window_reaches_every_place():
+    offsets, _ = CropFlip(padding=1, margin=2).draw(4000, torch.Generator().manual_seed(0))
+    for axis in range(2):
+        counts = torch.bincount(offsets[:, axis])
+        assert counts.shape == (7,)
+        assert counts.min() > 450
+
+
+@pytest.mark.parametrize(("padding", "margin"), [(0, 2), (1, 2), (2, 1)])
+def test_the_centred_window_is_the_middle_of_the_image(padding, margin):
+    images = torch.randn(3, 1, 8, 8)
+    centred = CropFlip(padding, margin=margin).centred()
+    result = centred(images, *centred.draw(3, torch.Generator()))
+    assert torch.equal(result, images[:, :, margin:-margin, margin:-margin])
+
+
+def test_negative_widths_are_refused():
     with pytest.raises(ValueError, match="padding must be at least 0 pixels, got -1"):
         CropFlip(padding=-1)
+    with pytest.raises(ValueError, match="margin must be at least 0 pixels, got -2"):
+        CropFlip(padding=0, margin=-2)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -117,10 +116,7 @@ class MultiBranchNetwork(nn.Module):
             pairwise(kept), list(self._blocks())[1:], strict=True
         ):
             if name in self.connections:
-                weights, _, score = _frozen(self.connections[name])
-                connections[name] = Selection(
-                    weights[later][:, earlier], score[later][:, earlier]
-                ).to(weights)
+                connections[name] = _selection(self.connections[name]).keep(later, earlier)
         compacted = MultiBranchNetwork(
             deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
             self.reduction,
@@ -158,23 +154,20 @@ class _Edges:
             self.score += [1.0] * count
             self.learnable += [False] * count
             return
-        _, active, score = _frozen(connection)
+        selection = _selection(connection)
+        active = connection.best if isinstance(connection, Gate) else selection.matrix != 0
         self.active += active.flatten().tolist()
-        self.score += score.flatten().tolist()
+        self.score += selection.score.flatten().tolist()
         learnable = isinstance(connection, Gate) and connection.mode != "random"
         self.learnable += [learnable] * count
 
 
-@torch.no_grad()
-def _frozen(connection: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, active edges and scores of a connection as evaluation mode uses them."""
+def _selection(connection: nn.Module) -> Selection:
+    """The connection as evaluation mode uses it."""
     if isinstance(connection, Selection):
-        return connection.matrix, connection.matrix != 0, connection.score
+        return connection
     assert isinstance(connection, Gate)
-    scores = connection.scores.detach()
-    best = connection.best
-    weights = scores * connection.fan_in if connection.mode == "real" else best.to(scores.dtype)
-    return weights, best, scores
+    return connection.selection()
 
 
 def _connect(connection: nn.Module, branches: Tensor) -> Tensor:

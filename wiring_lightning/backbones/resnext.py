@@ -5,7 +5,7 @@ from typing import Literal
 from torch import nn
 
 from wiring_lightning.backbones.multi_branch import MultiBranchNetwork
-from wiring_lightning.backbones.stems import StemName, make_stem, stem_plan
+from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branches import Identity
 
@@ -42,6 +42,7 @@ class ResNeXt(MultiBranchNetwork):
         identity: how often a target counts the identities of its K sources: `"mean"` once (at K = C
             exactly ResNeXt), `"sum"` K times, the papers' literal formula, which grows by a factor
             of about K per module. The classifier counts them likewise over the C branches it reads.
+        weighted: whether every active connection also learns a positive weight (see `nn.Gate`).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32, 64 or 224, as the stem suggests.
@@ -69,6 +70,7 @@ class ResNeXt(MultiBranchNetwork):
         stem: StemName = "cifar",
         wiring: WiringName = "learned",
         identity: Identity = "mean",
+        weighted: bool = False,
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
@@ -114,11 +116,15 @@ class ResNeXt(MultiBranchNetwork):
                 current = channels * 2**stage
         stem_layers = make_stem(stem, in_channels, stem_channels)
         classifier = nn.Linear(current, num_classes)
-        _initialize(stem_layers, *(block.projection for block in blocks if block.projection))
+        initialize_convolutions(
+            stem_layers, *(block.projection for block in blocks if block.projection)
+        )
         if wiring != "full":
             # Drawn after all weights, so that every wiring starts from the same weights for a seed.
             connections = {
-                f"module{position + 1}": Gate(cardinality, cardinality, fan_in, mode=wiring)
+                f"module{position + 1}": Gate(
+                    cardinality, cardinality, fan_in, mode=wiring, weighted=weighted
+                )
                 for position in range(1, total)
             }
         super().__init__(
@@ -129,14 +135,6 @@ class ResNeXt(MultiBranchNetwork):
             image_size=plan.image_size if image_size is None else image_size,
             reduction=plan.reduction,
         )
-
-
-def _initialize(*parts: nn.Module) -> None:
-    """He initialisation (fan-out) of the convolutions outside the branches."""
-    for part in parts:
-        for module in part.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _stages(depth: int, stem: StemName) -> tuple[int, ...]:

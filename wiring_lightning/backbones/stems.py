@@ -63,3 +63,11 @@ def stem_plan(name: StemName) -> StemPlan:
     if name not in STEMS:
         raise ValueError(f'There is no stem "{name}"; choose one of {", ".join(STEMS)}.')
     return STEMS[name]
+
+
+def initialize_convolutions(*parts: nn.Module) -> None:
+    """He initialisation (fan-out) of every convolution in the parts."""
+    for part in parts:
+        for module in part.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

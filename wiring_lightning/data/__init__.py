@@ -1,11 +1,13 @@
-"""Image data modules that live in memory, split by fixed rules and resume to the exact batch."""
+"""Image data modules that split by fixed rules and resume to the exact batch."""
 
 from wiring_lightning.data.augment import CropFlip, random_crop_flip
 from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.cifar import CIFAR10, CIFAR100
 from wiring_lightning.data.digits import Digits
 from wiring_lightning.data.fashion_mnist import FashionMNIST
+from wiring_lightning.data.imagenet import ImageNet
 from wiring_lightning.data.loader import BatchLoader
+from wiring_lightning.data.mini_imagenet import MiniImageNet
 from wiring_lightning.data.normalize import Normalizer, channel_mean_std, pixel_mean
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "ImageDataModule",
+    "ImageNet",
+    "MiniImageNet",
     "Normalizer",
     "channel_mean_std",
     "pixel_mean",

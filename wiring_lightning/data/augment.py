@@ -1,14 +1,16 @@
 """Crop-and-mirror augmentation of whole batches, with the random numbers passed in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 
-def random_crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Pad every image with zeros, cut a window of the old size out of it, and mirror some.
+def random_crop_flip(
+    images: Tensor, offsets: Tensor, flips: Tensor, padding: int, margin: int = 0
+) -> Tensor:
+    """Pad every image with zeros, cut a window out of it, and mirror some of the windows.
 
     Call it on *normalised* images: a zero is then the mean colour, so the frame that a shifted
     window uncovers is neutral instead of black.
@@ -16,12 +18,14 @@ def random_crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: in
     Args:
         images: Normalised images, shape [B, C, H, W].
         offsets: Row and column of each window's upper left corner in the padded image, in pixels
-            from 0 to ``2 * padding``, integers of shape [B, 2]. ``padding`` means "not shifted".
+            from 0 to ``2 * (padding + margin)``, integers of shape [B, 2]. ``padding + margin``
+            means "the centre".
         flips: Whether to mirror each window left to right, booleans of shape [B].
         padding: Width of the zero frame in pixels.
+        margin: How many pixels the window is smaller than ``images``, on each side.
 
     Returns:
-        The windows, same shape and dtype as ``images``, in contiguous memory.
+        The windows [B, C, H - 2 * margin, W - 2 * margin], same dtype, in contiguous memory.
 
     Example:
         >>> image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
@@ -29,7 +33,8 @@ def random_crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: in
         tensor([[[[0., 0.],
                   [2., 1.]]]])
     """
-    batch, channels, height, width = images.shape
+    batch, channels = images.shape[:2]
+    height, width = (size - 2 * margin for size in images.shape[2:])
     device = images.device
     rows = offsets[:, :1] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(batch, width)
@@ -44,32 +49,47 @@ def random_crop_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: in
 
 @dataclass(frozen=True)
 class CropFlip:
-    """The usual augmentation of small images: shift by a few pixels and mirror half of them.
+    """The usual augmentation of small images: a window at a random place, and half are mirrored.
+
+    With ``padding`` the images keep their size and are shifted by a few pixels; with ``margin`` a
+    smaller window is cut out of them.
 
     Drawing the random numbers is kept apart from using them, so that a loader can draw them for
     a whole epoch at once and every sample gets the same ones however the epoch is cut up.
 
     Args:
-        padding: Largest shift in each direction, in pixels; 0 turns shifting off.
+        padding: How far the window may reach over the image's edge, in pixels.
         flip: Whether to mirror each image left to right with probability one half.
+        margin: How many pixels the window is smaller than the image, on each side.
+        shift: Whether to place the window at random; otherwise it is the centre.
 
     Raises:
-        ValueError: If ``padding`` is negative.
+        ValueError: If ``padding`` or ``margin`` is negative.
 
     Example:
         >>> augment = CropFlip(padding=4)
         >>> offsets, flips = augment.draw(2, torch.Generator().manual_seed(0))
         >>> augment(torch.zeros(2, 3, 32, 32), offsets, flips).shape
         torch.Size([2, 3, 32, 32])
+        >>> augment = CropFlip(padding=0, margin=10)
+        >>> augment(torch.zeros(2, 3, 84, 84), offsets, flips).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     padding: int
     flip: bool = True
+    margin: int = 0
+    shift: bool = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        if self.padding < 0:
-            raise ValueError(f"padding must be at least 0 pixels, got {self.padding}.")
+        for name, value in (("padding", self.padding), ("margin", self.margin)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0 pixels, got {value}.")
+
+    def centred(self) -> "CropFlip":
+        """Return the same window without chance: in the centre and never mirrored."""
+        return replace(self, flip=False, shift=False)
 
     def draw(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw the random numbers for ``num_samples`` images.
@@ -82,12 +102,13 @@ class CropFlip:
             Window offsets, int64 of shape [N, 2], and mirror flags, bool of shape [N].
         """
         device = generator.device
+        centre = self.padding + self.margin
         offsets = torch.randint(
-            2 * self.padding + 1, (num_samples, 2), generator=generator, device=device
+            2 * centre + 1, (num_samples, 2), generator=generator, device=device
         )
         flips = torch.rand(num_samples, generator=generator, device=device) < 0.5
-        return offsets, flips & self.flip
+        return offsets if self.shift else torch.full_like(offsets, centre), flips & self.flip
 
     def __call__(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
         """Apply drawn numbers to normalised images, see :func:`random_crop_flip`."""
-        return random_crop_flip(images, offsets, flips, self.padding)
+        return random_crop_flip(images, offsets, flips, self.padding, self.margin)

@@ -28,6 +28,37 @@ def straight_through(value: Tensor, scores: Tensor) -> Tensor:
     return value.to(scores.dtype) + (scores - scores.detach())
 
 
+# Features of one part of a long dot product.
+_PART = 1024
+
+
+def products_of_pairs(left: Tensor, right: Tensor) -> Tensor:
+    """The dot product of every row of `left` with every row of `right`, summed over the batch.
+
+    A few rows times many thousand columns leave a core idle, so the features go in parts.
+
+    Args:
+        left: `[batch, a, features]`.
+        right: `[batch, b, features]`.
+
+    Returns:
+        `[a, b]`, float32 or better.
+
+    Example:
+        >>> products_of_pairs(torch.ones(2, 1, 3), torch.tensor([[[1.0, 2.0, 3.0]]] * 2))
+        tensor([[12.]])
+    """
+    features = left.shape[2]
+    parts = features // _PART if features % _PART == 0 else 1
+    dtype = torch.promote_types(left.dtype, torch.float32)
+    total = left.new_zeros(parts, left.shape[1], right.shape[1], dtype=dtype)
+    rows = left.unflatten(2, (parts, -1)).transpose(1, 2)
+    columns = right.unflatten(2, (parts, -1)).permute(0, 2, 3, 1)
+    for mine, yours in zip(rows, columns, strict=True):
+        total += torch.bmm(mine, yours.to(mine.dtype))
+    return total.sum(0)
+
+
 def gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
     """Sum the sources of every target (Equation 2 of GateConnect, Equation 1 of MaskConnect).
 

@@ -8,13 +8,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from wiring_lightning.functional.aggregation import gated_sum
+from wiring_lightning.functional.aggregation import gated_sum, products_of_pairs
 
 # Bytes of the gradient that are worked on at a time: a few fit into the cache of one core.
 _CHUNK_BYTES = 4 * 2**20
-
-# Features of one part of the dot products between gradients and sources.
-_PART = 1024
 
 
 def rectified_gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
@@ -59,20 +56,12 @@ class _RectifiedGatedSum(Function):
         batch, targets, features = outputs.shape
         back = gates.t().to(gradient.dtype)
         size = max(1, _CHUNK_BYTES // (targets * features * outputs.element_size()))
-        # A few rows times many thousand columns leave a core idle, so the features go in parts.
-        parts = features // _PART if features % _PART == 0 else 1
-        pairs = None
-        if sources is not None:
-            pairs = gates.new_zeros(parts, *gates.shape)
-            by_part = sources.unflatten(2, (parts, -1)).permute(0, 2, 3, 1)
+        to_gates = None if sources is None else torch.zeros_like(gates)
         to_sources = gradient.new_empty(batch, gates.shape[1], features)
         for start in range(0, batch, size):
             chunk = slice(start, start + size)
             inner = torch.ops.aten.threshold_backward(gradient[chunk], outputs[chunk], 0)
             torch.bmm(back.expand(len(inner), *back.shape), inner, out=to_sources[chunk])
-            if pairs is not None:
-                inner_by_part = inner.unflatten(2, (parts, -1)).transpose(1, 2)
-                for left, right in zip(inner_by_part, by_part[chunk], strict=True):
-                    pairs += torch.bmm(left, right.to(left.dtype))
-        to_gates = None if pairs is None else pairs.sum(0)
+            if to_gates is not None:
+                to_gates += products_of_pairs(inner, sources[chunk])
         return to_gates, to_sources.to(ctx.source_dtype)

@@ -1,5 +1,6 @@
 """The gate: K learned connections per target out of a set of candidates."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -30,15 +31,22 @@ class Gate(nn.Module):
     Args:
         targets: number of blocks or branches that are fed.
         candidates: number of earlier blocks or branches to choose from.
-        fan_in: K, the number of active connections per target, 1 to `candidates`.
+        fan_in: K, the number of active connections per target, 1 to `candidates`. A target that may
+            choose among fewer than K takes all of them.
         mode: `"learned"` (binary gates, drawn in proportion to the scores), `"random"` (a random
             wiring that stays; the papers' Fixed-Random) or `"real"` (all candidates, weighted with
             their scores; GateConnect's real-valued ablation. The weights of a target are K times
             its scores, so that its input has the scale of K binary gates; the gradient of a score
             then has that factor too).
+        allowed: `[targets, candidates]` which candidates a target may choose, each target at least
+            one; all if not given. The scores of the others are -1 for good.
+        weighted: whether an active connection also has a positive weight, which starts at 1 and is
+            learned by your optimizer like any other weight (the parametric aggregation that the
+            papers leave to future work). It is the exponential of a parameter, so weight decay
+            pulls it to 1.
 
     Raises:
-        ValueError: if K is below 1 or larger than the number of candidates.
+        ValueError: if K is below 1 or larger than the number of candidates, or a target has none.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -52,9 +60,16 @@ class Gate(nn.Module):
     scores: nn.Parameter
     active: Tensor
     frozen: Tensor
+    log_weights: nn.Parameter | None
 
     def __init__(
-        self, targets: int, candidates: int, fan_in: int, mode: GateMode = "learned"
+        self,
+        targets: int,
+        candidates: int,
+        fan_in: int,
+        mode: GateMode = "learned",
+        allowed: Tensor | None = None,
+        weighted: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= fan_in <= candidates:
@@ -66,13 +81,19 @@ class Gate(nn.Module):
             raise ValueError(f'mode must be "learned", "random" or "real", got "{mode}".')
         self.fan_in = fan_in
         self.mode = mode
-        uniform = torch.full((targets, candidates), 1 / candidates)
-        drawn = sample_k_distinct(uniform, fan_in)
+        scores = torch.ones(targets, candidates)
+        if allowed is not None:
+            if not allowed.is_meta and not allowed.any(-1).all():
+                raise ValueError("every target needs at least one candidate that is allowed.")
+            scores = scores.masked_fill(~allowed, -1.0)
+        scores = normalize_scores(scores)
+        drawn = sample_k_distinct(scores, fan_in)
         if mode == "random":
-            uniform = normalize_scores(drawn.float())
+            scores = normalize_scores(torch.where(scores < 0, scores, drawn.float()))
         elif mode == "real":
-            drawn = torch.ones_like(drawn)
-        self.scores = nn.Parameter(uniform)
+            drawn = scores >= 0
+        self.scores = nn.Parameter(scores)
+        self.log_weights = nn.Parameter(torch.zeros(targets, candidates)) if weighted else None
         self.register_buffer("active", drawn)
         self.register_buffer("frozen", torch.tensor(mode == "random"))
         self.scores.requires_grad_(mode != "random")
@@ -102,13 +123,24 @@ class Gate(nn.Module):
             positive = self.scores.detach() > 0
             # A target without any positive score still computes: it reads all sources, times zero.
             return positive | ~positive.any(-1, keepdim=True)
-        return topk_mask(self.scores.detach(), self.fan_in)
+        # Of equal scores, as at the start, those in use win: not the first ones of every row.
+        return topk_mask(self.scores.detach(), self.fan_in, preferred=self.active)
 
     def weights(self) -> Tensor:
         """`[targets, candidates]` what each source is multiplied with in this forward pass."""
+        return self._weigh(self.active if self.training else self.best)
+
+    @torch.no_grad()
+    def selection(self) -> "Selection":
+        """The wiring of evaluation mode for good, as `compact()` keeps it."""
+        return Selection(self._weigh(self.best), self.scores)
+
+    def _weigh(self, edges: Tensor) -> Tensor:
         if self.mode == "real":
-            return self.scores * self.fan_in
-        return straight_through(self.active if self.training else self.best, self.scores)
+            gates = self.scores.clamp_min(0) * self.fan_in
+        else:
+            gates = straight_through(edges, self.scores)
+        return gates if self.log_weights is None else gates * self.log_weights.exp()
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -125,7 +157,10 @@ class Gate(nn.Module):
 
     @override
     def extra_repr(self) -> str:
-        return f"{self.targets} x {self.candidates}, fan_in={self.fan_in}, mode={self.mode}"
+        weighted = "" if self.log_weights is None else ", weighted"
+        return (
+            f"{self.targets} x {self.candidates}, fan_in={self.fan_in}, mode={self.mode}{weighted}"
+        )
 
 
 class Selection(nn.Module):
@@ -143,6 +178,14 @@ class Selection(nn.Module):
         super().__init__()
         self.register_buffer("matrix", weights.detach().clone())
         self.register_buffer("score", score.detach().clone())
+        self.binary = bool(((weights == 0) | (weights == 1)).all())
+
+    def keep(self, targets: Sequence[int], sources: Sequence[int]) -> "Selection":
+        """The same selection among some of the targets and some of the sources."""
+        return Selection(
+            self.matrix[list(targets)][:, list(sources)],
+            self.score[list(targets)][:, list(sources)],
+        )
 
     @override
     def forward(self, sources: Tensor) -> Tensor:

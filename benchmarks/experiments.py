@@ -1,0 +1,122 @@
+"""Training on real images, small enough for a small machine: what the comparisons share."""
+
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD
+
+from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+from wiring_lightning.data import CIFAR10, Digits, ImageDataModule
+from wiring_lightning.functional import normalize_scores
+from wiring_lightning.nn import Gate, find_gates
+from wiring_lightning.tasks import ClassificationTask
+
+Row = dict[str, Any]
+
+
+class Shrink(nn.Module):
+    """Averages images down to `size` before the network sees them."""
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the smaller images."""
+        logits: Tensor = self.network(functional.adaptive_avg_pool2d(images, self.size))
+        return logits
+
+
+class Curves(Callback):
+    """Validation accuracy and the spread of the scores after every epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep one row."""
+        if trainer.sanity_checking:
+            return
+        gates = find_gates(pl_module).values()
+        self.rows.append(
+            {
+                "epoch": trainer.current_epoch,
+                "val_acc": trainer.callback_metrics["val/acc"].item(),
+                "spread": statistics.mean(map(spread, gates)) if gates else "",
+            }
+        )
+
+
+def spread(gate: Gate) -> float:
+    """How far the best normalised score of a target stands above the uniform one, as a ratio.
+
+    1 says that nothing was learned. Targets without a choice are left out.
+    """
+    scores = gate.scores.detach()
+    count = (scores >= 0).sum(1)
+    best = normalize_scores(scores).max(1).values * count
+    return float(best[count > gate.fan_in].mean())
+
+
+def make_data(name: str, root: str, batch_size: int, seed: int) -> ImageDataModule:
+    """Digits, or CIFAR-10 from a folder, ready to train on."""
+    data: ImageDataModule
+    if name == "digits":
+        data = Digits(batch_size=batch_size, seed=seed)
+    else:
+        data = CIFAR10(root=root, batch_size=batch_size, seed=seed)
+    data.setup("fit")
+    return data
+
+
+def train(
+    network: nn.Module,
+    data: ImageDataModule,
+    *,
+    epochs: Sequence[int],
+    steps: int | None,
+    lr: float,
+    gate_lr: float,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    **gate_options: Any,
+) -> tuple[float, list[Row]]:
+    """Test accuracy and curve of one run: learn the wiring, train it, train it at a tenth of lr.
+
+    Args:
+        network: a backbone; without gates it trains on the same schedule.
+        data: where the images come from.
+        epochs: of the three phases; an epoch is `steps` steps, or the whole data set.
+        steps: see there.
+        lr: learning rate of the weights.
+        gate_lr: learning rate of the scores in the first phase.
+        weight_decay: of the weights.
+        seed: of the draws.
+        gate_options: further arguments of `MaskConnect`.
+    """
+    learning = bool(find_gates(network))
+    first, second, third = epochs
+    phases = [
+        Phase(first, lr, gate_lr if learning else None),
+        Phase(second, lr, freeze=learning),
+        Phase(third, lr / 10),
+    ]
+    curves = Curves()
+    learners = [MaskConnect(seed=seed, **gate_options)] if learning else []
+    trainer = Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        limit_train_batches=steps, limit_val_batches=40, max_epochs=sum(epochs),
+        callbacks=[PhaseSchedule(phases), curves, *learners],
+    )  # fmt: skip
+    optimizer = partial(SGD, lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True)
+    task = ClassificationTask(network, optimizer=optimizer)
+    trainer.fit(task, data)
+    tested = trainer.test(task, data, verbose=False)[0]["test/acc"]
+    return tested, curves.rows

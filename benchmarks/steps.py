@@ -1,0 +1,91 @@
+"""Training steps of several networks, timed in turn, and the ratios of their times."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.machine import synchronize
+from wiring_lightning.nn import find_gates
+from wiring_lightning.optim import GateSGD
+
+Step = Callable[[], None]
+
+
+def training_step(network: nn.Module, images: Tensor, labels: Tensor, amp: bool = False) -> Step:
+    """Forward, backward, SGD with momentum; and the update and draw of gates that still learn."""
+    gates = [gate for gate in find_gates(network).values() if gate.learnable]
+    scores = {id(gate.scores) for gate in find_gates(network).values()}
+    weights = [p for p in network.parameters() if id(p) not in scores]
+    optimizer = torch.optim.SGD(weights, lr=0.01, momentum=0.9, weight_decay=5e-4)
+    gate_optimizer = GateSGD(gates) if gates else None
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+            loss = functional.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        if gate_optimizer is not None:
+            gate_optimizer.step()
+            gate_optimizer.zero_grad()
+
+    return step
+
+
+def time_steps(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of every step, `rounds` times each, after two warm-up rounds.
+
+    Per round every network takes one step, in turn, so that a machine that slows down slows all.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in _progress(rounds + 2):
+        for name, step in steps.items():
+            synchronize(device)
+            start = time.perf_counter()
+            step()
+            synchronize(device)
+            if number >= 2:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def ratio(times: Sequence[float], others: Sequence[float] | None) -> str:
+    """Median of the ratios within a round, with the smallest and the largest."""
+    if others is None:
+        return "-"
+    ratios = sorted(a / b for a, b in zip(times, others, strict=True))
+    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def top_operators(step: Step, device: str, count: int = 10) -> list[str]:
+    """The operators that take most of a step, as a table in Markdown."""
+    step()
+    on_gpu = device != "cpu"
+    activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
+    with profile(activities=activities, record_shapes=True) as profiler:
+        for _ in range(3):
+            step()
+        synchronize(device)
+    events = profiler.key_averages(group_by_input_shape=True)
+    own = [e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events]
+    ranked = sorted(zip(own, events, strict=True), key=lambda pair: -pair[0])[:count]
+    lines = ["| share | operator | shapes |", "| --- | --- | --- |"]
+    for spent, event in ranked:
+        shapes = [shape for shape in event.input_shapes if shape][:2]
+        lines.append(f"| {spent / sum(own):.1%} | {event.key[:60]} | {shapes} |")
+    return lines
+
+
+def _progress(rounds: int) -> Iterator[int]:
+    for number in range(rounds):
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\rround {number + 1} of {rounds} ")
+        yield number
+    if sys.stderr.isatty():
+        sys.stderr.write("\r" + " " * 30 + "\r")

@@ -1,0 +1,137 @@
+"""ResNet whose blocks learn which earlier blocks they listen to."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from wiring_lightning.backbones.residual_network import ResidualNetwork
+from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
+from wiring_lightning.functional import Space
+from wiring_lightning.nn import Gate, ResidualBlock
+from wiring_lightning.nn.branches import Identity
+from wiring_lightning.nn.residual import BlockName
+
+ResNetWiring = Literal["learned", "previous", "random"]
+
+# Kind of block and blocks per stage of the ImageNet layouts (ResNet, Table 1).
+_IMAGENET_PLANS: dict[int, tuple[BlockName, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+
+
+class ResNet(ResidualNetwork):
+    """ResNet whose blocks learn which of all earlier blocks they listen to (MaskConnect, 3.4).
+
+    For small images three stages of `(depth - 2) / 6` basic blocks with 16, 32 and 64 channels; for
+    ImageNet the four stages of ResNet-18, -34, -50, -101 or -152. Shortcuts and connections across
+    stages stride and pad channels with zeros, so no connection has parameters. The first block of a
+    stage sums its sources in the shape of the stage before, and the stem feeds the first block
+    only.
+
+    Args:
+        depth: number of layers: 2 + 6n for small images (20, 38, 74, 110, ...), 18, 34, 50, 101 or
+            152 for the `"imagenet"` stem.
+        fan_in: K, how many earlier blocks feed each block; a block with fewer takes all of them.
+            The paper uses 10, 15 and 20 for depth 38, 74 and 110, and 10 for 50 on ImageNet. Not
+            used by `wiring="previous"`.
+        num_classes: number of classes.
+        stem: `"cifar"` (3 x 3), `"mini_imagenet"` (3 x 3 and a max-pool) or `"imagenet"` (7 x 7 of
+            stride 2 and a max-pool).
+        wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"previous"` (the plain
+            ResNet, Fixed-Prev) or `"random"` (Fixed-Random: K random connections that stay).
+        identity: how often a block counts the identities of its K sources: `"mean"` once (at K = 1
+            that is the paper's formula), `"sum"` K times, the paper's literal formula, which grows
+            with every block: beyond 10^10 at depth 110.
+        weighted: whether every active connection also learns a positive weight (see `nn.Gate`).
+        in_channels: channels of the images.
+        image_size: height and width of the images, used only to count multiply-adds; by default
+            32, 64 or 224, as the stem suggests.
+
+    Raises:
+        ValueError: if the depth fits no stage plan, K is not between 1 and the number of earlier
+            blocks of the last one, or a name is unknown.
+
+    Example:
+        >>> network = ResNet(depth=38, fan_in=10, num_classes=100)
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
+        >>> from wiring_lightning import costs
+        >>> int(costs.parameters(network.wiring(), live=False))
+        567220
+    """
+
+    def __init__(
+        self,
+        depth: int = 38,
+        fan_in: int = 10,
+        num_classes: int = 10,
+        stem: StemName = "cifar",
+        wiring: ResNetWiring = "learned",
+        identity: Identity = "mean",
+        weighted: bool = False,
+        in_channels: int = 3,
+        image_size: int | None = None,
+    ) -> None:
+        plan = stem_plan(stem)
+        if wiring not in ("learned", "previous", "random"):
+            raise ValueError(f'wiring must be "learned", "previous" or "random", got "{wiring}".')
+        if identity not in ("mean", "sum"):
+            raise ValueError(f'identity must be "mean" or "sum", got "{identity}".')
+        kind, stages = _stages(depth, stem)
+        total = sum(stages)
+        if wiring != "previous" and not 1 <= fan_in <= total - 1:
+            raise ValueError(
+                f"fan_in (K) must be between 1 and {total - 1}, the number of blocks before the "
+                f"last of {total}, got {fan_in}."
+            )
+        width = 64 if stem == "imagenet" else 16
+        narrow = width * (4 if kind == "bottleneck" else 1)
+        spaces = [
+            Space(narrow * 2**stage, plan.reduction * 2**stage) for stage in range(len(stages))
+        ]
+        stem_layers = make_stem(stem, in_channels, width)
+        initialize_convolutions(stem_layers)
+        blocks: dict[str, ResidualBlock] = {}
+        origin = Space(width, plan.reduction)
+        for space, count in zip(spaces, stages, strict=True):
+            for _ in range(count):
+                blocks[f"block{len(blocks) + 1}"] = ResidualBlock(kind, origin, space)
+                origin = space
+        classifier = nn.Linear(origin.channels, num_classes)
+        connection = None
+        if wiring != "previous":
+            # Drawn after all weights, so that every wiring starts from the same weights for a seed.
+            earlier = torch.ones(total - 1, total - 1, dtype=torch.bool).tril()
+            connection = Gate(total - 1, total - 1, fan_in, wiring, earlier, weighted)
+        super().__init__(
+            stem_layers,
+            blocks,
+            connection,
+            fan_in,
+            identity == "mean",
+            spaces,
+            classifier,
+            plan.image_size if image_size is None else image_size,
+        )
+
+
+def _stages(depth: int, stem: StemName) -> tuple[BlockName, tuple[int, ...]]:
+    """Kind of block, and blocks per stage."""
+    if stem == "imagenet":
+        if depth not in _IMAGENET_PLANS:
+            raise ValueError(
+                f"depth must be one of {', '.join(map(str, _IMAGENET_PLANS))} with the imagenet "
+                f"stem, got {depth}."
+            )
+        return _IMAGENET_PLANS[depth]
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(
+            f"depth must be 2 + 6n (8, 14, 20, 38, 74, 110, ...) for three equal stages of "
+            f"two-layer blocks, got {depth}."
+        )
+    return "basic", ((depth - 2) // 6,) * 3
