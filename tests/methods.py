@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import nn
 from torch.optim import SGD
 
-from wiring_lightning.backbones import ResNet, ResNeXt
+from wiring_lightning.backbones import DenseNet, ResNet, ResNeXt
 from wiring_lightning.callbacks import MaskConnect
 from wiring_lightning.data import Digits
 from wiring_lightning.tasks import ClassificationTask
@@ -50,6 +50,7 @@ class Method:
 _RESNEXT = {"depth": 11, "width": 4, "cardinality": 4, "fan_in": 2, "in_channels": 1,
             "image_size": 8}  # fmt: skip
 _RESNET = {"depth": 20, "fan_in": 3, "in_channels": 1, "image_size": 8}
+_DENSENET = {"depth": 16, "growth": 4, "fan_in": 2, "in_channels": 1, "image_size": 8}
 
 METHODS = [
     Method("resnext-learned", ResNeXt, _RESNEXT, ((MaskConnect, {"lr": 0.5}),)),
@@ -58,6 +59,7 @@ METHODS = [
     Method("resnext-full", ResNeXt, _RESNEXT | {"wiring": "full"}),
     Method("resnet-learned", ResNet, _RESNET, ((MaskConnect, {"lr": 0.5}),)),
     Method("resnet-weighted", ResNet, _RESNET | {"weighted": True}, ((MaskConnect, {"lr": 0.5}),)),
+    Method("densenet-learned", DenseNet, _DENSENET, ((MaskConnect, {"lr": 0.5}),)),
     Method("resnet-random", ResNet, _RESNET | {"wiring": "random"}),
     Method("resnet-previous", ResNet, _RESNET | {"wiring": "previous"}),
 ]

@@ -14,6 +14,7 @@ SUBCOMMANDS = {
     "test": "measure a checkpoint on the test split",
     "predict": "class probabilities of a checkpoint",
     "inspect": "what a network's wiring costs, as a table, JSON or a picture",
+    "figure": "a figure of the papers from the folders of your runs",
 }
 
 _HELP = """usage: wiring [-h] [--version] SUBCOMMAND ...
@@ -28,6 +29,7 @@ start here:
   wiring fit --help                               all options
   wiring fit --config FILE --print_config         the whole config that would run
   wiring inspect --config FILE --ckpt_path FILE   parameters, multiply-adds, live branches
+  wiring figure connectivity FOLDER               fixed against learned wiring of a run
 
 Every key of a config can be changed on the command line: --data.batch_size 64
 Set WIRING_DEBUG=1 to see the traceback behind an error message.
@@ -45,6 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] == "--version":
         sys.stdout.write(f"wiring_lightning {__version__}\n")
         return
+    if given[0] == "figure":
+        from wiring_lightning.figures import parse
+
+        request = parse(given[1:])  # before torch is loaded
+        from wiring_lightning.cli import run_figure
+
+        run_figure(request)
+        return
+    if given[0] not in SUBCOMMANDS and not given[0].startswith("-"):
+        choices = ", ".join(map(repr, SUBCOMMANDS))
+        sys.stderr.write(
+            f"wiring: error: there is no subcommand {given[0]!r} (choose from {choices}) "
+            "(see wiring --help)\n"
+        )
+        raise SystemExit(2)
     from wiring_lightning.cli import run
 
     run(given)

@@ -2,12 +2,11 @@
 
 import json
 import os
-import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -22,7 +21,7 @@ from typing_extensions import override
 import wiring_lightning.backbones
 import wiring_lightning.callbacks
 import wiring_lightning.data
-import wiring_lightning.tasks
+import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning.__main__ import SUBCOMMANDS
 from wiring_lightning.callbacks import WiringCallback
 from wiring_lightning.checkpoints import (
@@ -31,7 +30,10 @@ from wiring_lightning.checkpoints import (
     load_checkpoint,
     load_weights,
 )
+from wiring_lightning.figures import Request, make
+from wiring_lightning.messages import one_line
 from wiring_lightning.report import format_table, summarize, summary_rows
+from wiring_lightning.short_names import prefer_own_classes
 from wiring_lightning.wiring import Wired, find_wired
 
 # What `ckpt_path` may be instead of a file, for the trainer to find.
@@ -77,6 +79,7 @@ class WiringCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
+        prefer_own_classes()
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -96,7 +99,7 @@ class WiringCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         inherited = LightningCLI.subcommands()
         inherited["inspect"] = {"model", "datamodule"}
-        return {name: inherited[name] for name in SUBCOMMANDS}
+        return {name: inherited[name] for name in SUBCOMMANDS if name in inherited}
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -155,9 +158,21 @@ class WiringCLI(LightningCLI):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one command; a problem that the user can solve ends in one sentence and exit code 2."""
-    try:
+    """Run one command of Lightning's; see `run_figure` for how problems end."""
+    with _one_sentence():
         WiringCLI(list(arguments))
+
+
+def run_figure(request: Request) -> None:
+    """Draw a figure; a problem that the user can solve ends in one sentence and exit code 2."""
+    with _one_sentence():
+        make(request)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt:
         sys.stderr.write("wiring: interrupted\n")
         raise SystemExit(1) from None
@@ -165,7 +180,7 @@ def run(arguments: Sequence[str]) -> None:
         known = (FloatingPointError, MisconfigurationException, OSError, ValueError)
         if os.environ.get("WIRING_DEBUG") or not (isinstance(error, known) or _is_ours(error)):
             raise
-        _fail(_one_line(str(error)))
+        _fail(one_line(str(error)))
 
 
 class _Parser(LightningArgumentParser):
@@ -178,73 +193,12 @@ class _Parser(LightningArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         subcommand = parser.prog.split()[-1]
         command = f"wiring {subcommand}" if subcommand in SUBCOMMANDS else "wiring"
-        _fail(f"{_one_line(message)} (see {command} --help)")
+        _fail(f"{one_line(message)} (see {command} --help)")
 
 
 def _fail(message: str) -> NoReturn:
     sys.stderr.write(f"wiring: error: {message}\n")
     raise SystemExit(2) from None
-
-
-# What jsonargparse says about the other types that a value could have had.
-_ASIDES = (
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a <class 'NoneType'>",
-    "Not a valid subclass of",
-    "Subclass types expect",
-    "a class path (str)",
-    "a dict with",
-)
-
-
-def _one_line(message: str) -> str:
-    """What is wrong and where, out of the tree of attempts that jsonargparse reports.
-
-    Example:
-        >>> _one_line('''Parser key "model":
-        ...   Problem with given class_path 'package.Net':
-        ...     Option 'dept' is not accepted''')
-        "model: Net has no option 'dept'"
-    """
-    keys: list[str] = []
-    reasons: list[str] = []
-    owner = "the class"
-    for line in message.splitlines():
-        text = line.strip().removeprefix("- ")
-        if key := re.match(r'Parser key "(.+?)": *', text):
-            keys.append(key[1])
-            text = text[key.end() :]
-        if given := re.match(r"Problem with given class_path '(.+?)': *", text):
-            owner = given[1].rpartition(".")[2]
-            text = text[given.end() :]
-        if option := re.match(r"Option '(.+)' is not accepted", text):
-            text = f"{owner} has no option '{option[1]}'"
-        if name := re.search(r"Expected a dot import path string: (.+)", text):
-            text = text[: name.start()] + _unknown_class(name[1])
-            reasons.clear()  # the name was tried as a file before
-        if text and not text.startswith(_ASIDES):
-            reasons.append(text)
-    if not (keys or message.startswith(_ASIDES)):
-        return " ".join(reasons)
-    return ": ".join(filter(None, [".".join(keys), *reasons[:1]]))
-
-
-def _unknown_class(name: str) -> str:
-    packages = (
-        wiring_lightning.backbones,
-        wiring_lightning.callbacks,
-        wiring_lightning.data,
-        wiring_lightning.tasks,
-    )
-    known = {known.lower(): known for package in packages for known in package.__all__}
-    close = [known[match] for match in get_close_matches(name.lower(), known)]
-    hint = "give its import path, package.module.Class"
-    if close and close[0] != name:
-        hint = f"did you mean {close[0]}?"
-    return f"there is no class '{name}'; {hint}"
 
 
 def _is_ours(error: Exception) -> bool:

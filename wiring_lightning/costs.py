@@ -27,7 +27,8 @@ def parameters(wiring: Wiring, live: bool = True) -> Tensor:
         >>> int(parameters(wiring)), int(parameters(wiring, live=False))
         (4021, 4321)
     """
-    return _additive(wiring, wiring.nodes.parameters, wiring.nodes.group_parameters, live)
+    nodes = wiring.nodes
+    return _additive(wiring, nodes.parameters, nodes.group_parameters, wiring.parameters, live)
 
 
 def multiply_adds(wiring: Wiring, live: bool = True) -> Tensor:
@@ -36,7 +37,10 @@ def multiply_adds(wiring: Wiring, live: bool = True) -> Tensor:
     Convolutions and linear layers are counted; batch norms, activations and the additions that
     gates select are free, as in the papers. Arguments and result as for `parameters`.
     """
-    return _additive(wiring, wiring.nodes.multiply_adds, wiring.nodes.group_multiply_adds, live)
+    nodes = wiring.nodes
+    return _additive(
+        wiring, nodes.multiply_adds, nodes.group_multiply_adds, wiring.multiply_adds, live
+    )
 
 
 def sequential_steps(wiring: Wiring, machines: int = 1) -> Tensor:
@@ -79,11 +83,15 @@ def sequential_steps(wiring: Wiring, machines: int = 1) -> Tensor:
     return torch.tensor(totals, dtype=torch.long).reshape(batch)
 
 
-def _additive(wiring: Wiring, per_node: Tensor, per_group: Tensor, live: bool) -> Tensor:
+def _additive(
+    wiring: Wiring, per_node: Tensor, per_group: Tensor, per_edge: Tensor, live: bool
+) -> Tensor:
     if not live:
-        total = per_node.sum() + per_group.sum()
+        total = per_node.sum() + per_group.sum() + per_edge.sum()
         return total.expand(wiring.active.shape[:-1])
-    return (wiring.live_nodes * per_node).sum(-1) + (wiring.live_groups * per_group).sum(-1)
+    nodes = (wiring.live_nodes * per_node).sum(-1)
+    groups = (wiring.live_groups * per_group).sum(-1)
+    return nodes + groups + (wiring.live_edges * per_edge).sum(-1)
 
 
 def _schedule(

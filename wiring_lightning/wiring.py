@@ -54,6 +54,9 @@ class Wiring:
         active: `[..., edges]` whether an edge carries data.
         score: `[edges]` what the method has learned about an edge; 1 for an edge that is given.
         learnable: `[edges]` whether the method chooses this edge.
+        parameters: `[edges]` parameters that exist for an edge, such as the columns of a
+            convolution that read its source; zeros where sources are only summed.
+        multiply_adds: `[edges]` multiply-adds that an edge takes for one example.
 
     Example:
         >>> wiring = make_wiring(["in", "a", "b", "out"], source=[0, 0, 1], target=[1, 2, 3],
@@ -68,6 +71,8 @@ class Wiring:
     active: Tensor
     score: Tensor
     learnable: Tensor
+    parameters: Tensor
+    multiply_adds: Tensor
 
     @cached_property
     def live_nodes(self) -> Tensor:
@@ -170,6 +175,8 @@ def make_wiring(
     group_parameters: Sequence[int] | None = None,
     group_multiply_adds: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
+    edge_parameters: Sequence[int] | None = None,
+    edge_multiply_adds: Sequence[int] | None = None,
 ) -> Wiring:
     """Build a wiring from plain lists; columns that are left out are zeros (ones for `steps`).
 
@@ -209,6 +216,8 @@ def make_wiring(
             if learnable is None
             else torch.as_tensor(learnable, dtype=torch.bool)
         ),
+        parameters=column(edge_parameters, edges),
+        multiply_adds=column(edge_multiply_adds, edges),
     )
 
 

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -79,14 +80,25 @@ def test_the_wide_network_has_the_papers_size() -> None:
     assert f"{own_parameters(network) / 1e6:.2f}M" == "34.59M"
 
 
-def test_the_imagenet_network_is_resnext_50_with_a_norm_per_branch() -> None:
-    """torchvision sums inside a grouped convolution and normalises each module's sum once."""
+@pytest.mark.parametrize(
+    ("depth", "cardinality", "stages", "theirs"),
+    [
+        (50, 32, (3, 4, 6, 3), torchvision.models.resnext50_32x4d),
+        (101, 64, (3, 4, 23, 3), torchvision.models.resnext101_64x4d),
+    ],
+    ids=["50-32x4d", "101-64x4d"],
+)
+@pytest.mark.parametrize("wiring", ["full", "learned"])
+def test_imagenet_networks_are_torchvisions_with_a_norm_per_branch(
+    depth: int, cardinality: int, stages: tuple[int, ...], theirs: Any, wiring: str
+) -> None:
+    """torchvision sums inside a dense convolution and normalises each module's sum once."""
     with torch.device("meta"):
-        network = ResNeXt(50, 4, 32, 16, num_classes=1000, stem="imagenet")
-        plain = torchvision.models.resnext50_32x4d()
+        network = ResNeXt(depth, 4, cardinality, 16, 1000, "imagenet", wiring)
+        plain = theirs()
     expected = sum(parameter.numel() for parameter in plain.parameters())
-    for channels, modules in zip((256, 512, 1024, 2048), (3, 4, 6, 3), strict=True):
-        expected += modules * 31 * 2 * channels
+    for channels, modules in zip((256, 512, 1024, 2048), stages, strict=True):
+        expected += modules * (cardinality - 1) * 2 * channels
     assert own_parameters(network) == expected
 
 

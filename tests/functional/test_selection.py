@@ -135,15 +135,15 @@ def test_topk_is_a_stable_sort() -> None:
     for row, marked, limit in zip(
         scores.tolist(), topk_mask(scores, k).tolist(), k.tolist(), strict=True
     ):
-        order = sorted((-score, index) for index, score in enumerate(row) if score >= 0)
-        best = {index for _, index in order[:limit]}
+        order = sorted((score, index) for index, score in enumerate(row) if score >= 0)
+        best = {index for _, index in order[::-1][:limit]}
         assert {index for index, chosen in enumerate(marked) if chosen} == best
 
 
-def test_topk_gives_ties_to_the_lowest_index() -> None:
+def test_topk_gives_ties_to_the_highest_index() -> None:
     scores = torch.full((64,), 0.25)
     for k in (1, 5, 63):
-        assert topk_mask(scores, k).tolist() == [True] * k + [False] * (64 - k)
+        assert topk_mask(scores, k).tolist() == [False] * (64 - k) + [True] * k
 
 
 def test_topk_counts_scores_of_zero_but_not_missing_slots() -> None:

@@ -86,7 +86,7 @@ def test_training_uses_what_was_drawn_and_evaluation_the_best() -> None:
     gate.active.copy_(torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]]))
     sources = torch.eye(4).unsqueeze(0)
     assert edges(gate(sources)[0]) == [[0, 3], [1, 2]]
-    assert edges(gate.eval()(sources)[0]) == [[1, 2], [1, 2]]  # of equal scores, those in use
+    assert edges(gate.eval()(sources)[0]) == [[1, 2], [2, 3]]  # of equal scores, the last
     assert edges(gate.train()(sources)[0]) == [[0, 3], [1, 2]]
 
 
@@ -225,3 +225,56 @@ def test_only_gates_that_learn_or_have_learned_are_found() -> None:
     )
     network["frozen"].freeze()
     assert set(find_gates(network)) == {"learned", "deep.1", "frozen"}
+
+
+# Candidates that differ by target, and weights on the edges
+
+
+def test_targets_choose_among_their_own_candidates_only() -> None:
+    earlier = torch.ones(5, 5, dtype=torch.bool).tril()
+    gate = Gate(5, 5, fan_in=2, allowed=earlier)
+    assert torch.equal(gate.scores >= 0, earlier)
+    expected = earlier.float() / earlier.sum(1, keepdim=True)
+    torch.testing.assert_close(gate.scores.detach().clamp_min(0), expected)
+    optimizer = GateSGD([gate], lr=0.5)
+    for _ in range(20):
+        gate(torch.randn(3, 5, 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert not gate.active[~earlier].any()
+        assert gate.active.sum(1).tolist() == [1, 2, 2, 2, 2]
+        assert (gate.scores[~earlier] == -1).all()
+        torch.testing.assert_close(gate.scores.clamp_min(0).sum(1), torch.ones(5))
+    assert not gate.best[~earlier].any()
+
+
+def test_a_target_without_a_candidate_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one candidate"):
+        Gate(2, 3, 1, allowed=torch.tensor([[True, False, False], [False, False, False]]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_weighted_edges_scale_active_sources_and_learn(training: bool) -> None:
+    loop, images = Loop(3, 4).double(), torch.randn(7, 5, dtype=torch.float64)
+    gate = Gate(3, 4, 2, weighted=True).double().train(training)
+    set_scores(gate, torch.rand(3, 4))
+    nn.init.normal_(gate.log_weights, std=0.5)
+    binary = (gate.active if training else gate.best).double()
+    weights = gate.log_weights.detach().exp()
+    loss = loop.loss_with(gate, images)
+    torch.testing.assert_close(loss, loop.loss(binary * weights, images))
+    loss.backward()
+    by_product = slopes(loop, binary * weights, images)
+    torch.testing.assert_close(gate.scores.grad, by_product * weights, rtol=1e-6, atol=1e-8)
+    expected = by_product * binary * weights  # nothing for absent edges
+    torch.testing.assert_close(gate.log_weights.grad, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_weights_of_edges_stay_in_the_users_optimizer_and_survive_compaction() -> None:
+    network = ResNeXt(11, 2, 4, 2, weighted=True).eval()
+    for gate in find_gates(network).values():
+        nn.init.normal_(gate.log_weights, std=0.5)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(network.compact()(images), network(images), atol=1e-5, rtol=1e-5)
+    selection = next(m for m in network.compact().modules() if isinstance(m, Selection))
+    assert len(set(selection.matrix[selection.matrix != 0].tolist())) > 2

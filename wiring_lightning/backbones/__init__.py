@@ -1,6 +1,7 @@
 """Networks whose wiring can be learned, one file a family; plain modules without Lightning."""
 
+from wiring_lightning.backbones.densenet import DenseNet
 from wiring_lightning.backbones.resnet import ResNet
 from wiring_lightning.backbones.resnext import ResNeXt
 
-__all__ = ["ResNeXt", "ResNet"]
+__all__ = ["DenseNet", "ResNeXt", "ResNet"]

@@ -11,14 +11,16 @@ from torch import Tensor
 _LOG_ZERO = -1e4
 
 
-def topk_mask(scores: Tensor, k: int | Tensor, preferred: Tensor | None = None) -> Tensor:
-    """Mark the `k` highest scores of every row; the first of equal scores wins, on every device.
+def topk_mask(scores: Tensor, k: int | Tensor) -> Tensor:
+    """Mark the `k` highest scores of every row; the last of equal scores wins, on every device.
+
+    The last, because later candidates are nearer: with all scores equal and K = 1, a network whose
+    blocks choose among all earlier ones is the plain chain.
 
     Args:
         scores: `[..., candidates]`; negative entries are not candidates.
         k: how many to mark, one number or one per row `[...]`. A row with fewer candidates marks
             all of them.
-        preferred: a mask shaped like `scores`: of equal scores, these win.
 
     Returns:
         A boolean mask shaped like `scores`.
@@ -26,14 +28,10 @@ def topk_mask(scores: Tensor, k: int | Tensor, preferred: Tensor | None = None) 
     Example:
         >>> topk_mask(torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.4, -1.0]]), 1).int()
         tensor([[0, 1, 0],
-                [1, 0, 0]], dtype=torch.int32)
+                [0, 1, 0]], dtype=torch.int32)
     """
-    keys = scores.masked_fill(scores < 0, -torch.inf)
-    if preferred is None:
-        return _mask_best(keys, k) & (scores >= 0)
-    order = preferred.int().sort(dim=-1, descending=True, stable=True).indices
-    marked = _mask_best(keys.gather(-1, order), k)
-    return torch.zeros_like(marked).scatter(-1, order, marked) & (scores >= 0)
+    keys = scores.masked_fill(scores < 0, -torch.inf).flip(-1)
+    return _mask_best(keys, k).flip(-1) & (scores >= 0)
 
 
 def normalize_scores(scores: Tensor) -> Tensor:

@@ -123,8 +123,7 @@ class Gate(nn.Module):
             positive = self.scores.detach() > 0
             # A target without any positive score still computes: it reads all sources, times zero.
             return positive | ~positive.any(-1, keepdim=True)
-        # Of equal scores, as at the start, those in use win: not the first ones of every row.
-        return topk_mask(self.scores.detach(), self.fan_in, preferred=self.active)
+        return topk_mask(self.scores.detach(), self.fan_in)
 
     def weights(self) -> Tensor:
         """`[targets, candidates]` what each source is multiplied with in this forward pass."""

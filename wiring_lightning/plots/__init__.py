@@ -1,12 +1,24 @@
-"""Pictures of a wiring: its graph, its live branches by depth, its scores.
+"""Pictures of a wiring, of several, and of what they achieve: the figures of the papers.
 
-Every function takes one `Wiring` and returns a matplotlib figure of its own; nothing is global and
-no window opens. The colours stay apart for colour-blind readers and in print without colour.
+Every function takes values and returns a matplotlib figure of its own; nothing is global and no
+window opens. The colours stay apart for colour-blind readers and in print without colour.
 """
 
+from wiring_lightning.plots.accuracy import Measurement, draw_accuracy
+from wiring_lightning.plots.active_by_depth import draw_active_by_depth
 from wiring_lightning.plots.active_nodes import draw_active_nodes
+from wiring_lightning.plots.connectivity import draw_connectivity
 from wiring_lightning.plots.graph import draw_wiring
 from wiring_lightning.plots.save import save_figure
 from wiring_lightning.plots.scores import draw_scores
 
-__all__ = ["draw_active_nodes", "draw_scores", "draw_wiring", "save_figure"]
+__all__ = [
+    "Measurement",
+    "draw_accuracy",
+    "draw_active_by_depth",
+    "draw_active_nodes",
+    "draw_connectivity",
+    "draw_scores",
+    "draw_wiring",
+    "save_figure",
+]

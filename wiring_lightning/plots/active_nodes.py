@@ -4,7 +4,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wiring_lightning.plots.style import DPI, INK, LEARNED, LIVE, check_one, inner_nodes, noun
+from wiring_lightning.plots.style import (
+    DPI,
+    INK,
+    LEARNED,
+    LIVE,
+    check_one,
+    inner_nodes,
+    noun,
+    row_noun,
+)
 from wiring_lightning.wiring import Wiring
 
 _MAX_NUMBERED = 40  # modules whose numbers fit above their bars
@@ -29,12 +38,12 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
-        >>> figure = draw_active_nodes(ResNeXt(depth=11, cardinality=4, fan_in=2).wiring())
+        >>> figure = draw_active_nodes(ResNeXt(depth=11, cardinality=4, fan_in=4).wiring())
         >>> [round(bar.get_height()) for bar in figure.axes[0].containers[0]]
-        [2, 2, 4]
+        [4, 4, 4]
     """
     check_one(wiring)
-    live, total = _counts(wiring)
+    live, total = count_by_depth(wiring)
     many = noun(wiring)[1]
     edges = np.arange(len(total) + 1) + 0.5
     width = min(13.0, 3.6 + 0.28 * len(total))
@@ -47,7 +56,7 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
     else:
         axes.stairs(live, edges, fill=True, color=LIVE)
     axes.stairs(total, edges, baseline=None, color=LEARNED, linestyle="--", label=f"all {many}")
-    axes.set(xlabel="module", ylabel=f"live {many}", xlim=(edges[0], max(edges[-1], 1.5)))
+    axes.set(xlabel=row_noun(wiring), ylabel=f"live {many}", xlim=(edges[0], max(edges[-1], 1.5)))
     axes.set_ylim(0, max(total, default=1) * 1.15)
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -58,7 +67,7 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
     return figure
 
 
-def _counts(wiring: Wiring) -> tuple[list[int], list[int]]:
+def count_by_depth(wiring: Wiring) -> tuple[list[int], list[int]]:
     """Live branches and all branches of every module, without input and output."""
     inner = inner_nodes(wiring)
     groups = len(wiring.nodes.group_parameters)

@@ -1,6 +1,6 @@
 """The wiring as a graph."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -11,9 +11,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.legend_handler import HandlerPathCollection
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wiring_lightning.plots.layout import Layout, Points
@@ -32,6 +33,8 @@ from wiring_lightning.plots.style import (
     row_names,
 )
 from wiring_lightning.wiring import Wiring
+
+Corner = NDArray[np.float64]
 
 _MIN_WIDTH = 4.8  # inches that the legend needs
 _HEADER, _FOOTER = 0.85, 0.75  # inches above and below the graph
@@ -58,37 +61,70 @@ def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
-        >>> figure = draw_wiring(ResNeXt(depth=11, fan_in=1).wiring(), title="A ResNeXt")
+        >>> figure = draw_wiring(ResNeXt(depth=11, fan_in=8).wiring(), title="A ResNeXt")
         >>> [text.get_text() for text in figure.texts]
-        ['A ResNeXt', '10 of 24 branches live, 16 of 128 learnable edges active']
+        ['A ResNeXt', '24 of 24 branches live, 128 of 128 learnable edges active']
     """
-    check_one(wiring)
-    layout = Layout(wiring)
-    live = wiring.live_nodes
-    strokes = list(_strokes(wiring, live, layout))
-    marks = list(_marks(wiring, live, layout))
-    labels = _Labels(wiring, layout)
-    inked = np.concatenate([layout.nodes, *(stroke.lines.reshape(-1, 2) for stroke in strokes)])
-    (left, bottom), (right, top) = inked.min(0), inked.max(0)
-    low = np.array([left - 0.35 - labels.space_left, bottom - _FOOTER - labels.space_below])
-    high = np.array([right + 0.35, top + _HEADER + labels.space_above])
-    missing = max(0.0, _MIN_WIDTH - (high - low)[0]) / 2
-    low[0], high[0] = low[0] - missing, high[0] + missing
-    width, height = high - low
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    # One unit of the axes is one inch, which makes sizes and distances exact.
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    axes.set_axis_off()
-    lines = [stroke.draw(axes) for stroke in strokes]
-    squares = [mark.draw(axes) for mark in marks]
-    labels.draw(axes, left)
-    if title:
-        figure.text(0.5, 1 - 0.25 / height, title, ha="center", va="center", size=12)
-    below_title = 1 - (0.5 if title else 0.3) / height
-    figure.text(0.5, below_title, _summary(wiring, live), ha="center", va="center", size=9,
-                color=INK)  # fmt: skip
-    _add_legend(figure, squares, lines[::-1])
+    picture = Picture(wiring, title)
+    figure = Figure(figsize=tuple(picture.high - picture.low), dpi=DPI, facecolor="white")
+    add_legend(figure, *picture.draw(figure, picture.low, picture.high))
     return figure
+
+
+class Picture:
+    """A wiring laid out on a page, to be drawn alone or beside another one.
+
+    Args:
+        wiring: one architecture.
+        title: a headline.
+
+    Attributes:
+        low: `[2]` lower left corner of the page that it needs, in inches.
+        high: `[2]` upper right corner.
+
+    Raises:
+        ValueError: if the wiring holds a batch of architectures.
+    """
+
+    def __init__(self, wiring: Wiring, title: str | None = None) -> None:
+        check_one(wiring)
+        self._title = title
+        self._caption = _summary(wiring)
+        layout = Layout(wiring)
+        self._strokes = list(_strokes(wiring, layout))
+        self._marks = list(_marks(wiring, layout))
+        self._labels = _Labels(wiring, layout)
+        lines = (stroke.lines.reshape(-1, 2) for stroke in self._strokes)
+        inked = np.concatenate([layout.nodes, *lines])
+        (self._left, bottom), (right, top) = inked.min(0), inked.max(0)
+        below, above = self._labels.space_below, self._labels.space_above
+        low = np.array([self._left - 0.35 - self._labels.space_left, bottom - _FOOTER - below])
+        high = np.array([right + 0.35, top + _HEADER + above])
+        missing = max(0.0, _MIN_WIDTH - (high - low)[0]) / 2
+        low[0], high[0] = low[0] - missing, high[0] + missing
+        self.low: Corner = low
+        self.high: Corner = high
+
+    def draw(
+        self, page: FigureBase, low: Corner, high: Corner
+    ) -> tuple[list[Artist], list[Artist]]:
+        """Draw it on a page whose corners are `low` and `high`.
+
+        Returns:
+            The entries of nodes and of edges for `add_legend`.
+        """
+        # One unit of the axes is one inch, which makes sizes and distances exact.
+        axes = page.add_axes((0, 0, 1, 1), xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        axes.set_axis_off()
+        lines = [stroke.draw(axes) for stroke in self._strokes]
+        squares = [mark.draw(axes) for mark in self._marks]
+        self._labels.draw(axes, self._left)
+        height = high[1] - low[1]
+        if self._title:
+            page.text(0.5, 1 - 0.25 / height, self._title, ha="center", va="center", size=12)
+        below_title = 1 - (0.5 if self._title else 0.3) / height
+        page.text(0.5, below_title, self._caption, ha="center", va="center", size=9, color=INK)
+        return squares, lines[::-1]
 
 
 @dataclass(frozen=True)
@@ -167,8 +203,8 @@ class _Labels:
                           ha="center", va="bottom" if up else "top", **style)  # fmt: skip
 
 
-def _strokes(wiring: Wiring, live_nodes: Tensor, layout: Layout) -> Iterator[_Stroke]:
-    live = wiring.active & live_nodes[wiring.source] & live_nodes[wiring.target]
+def _strokes(wiring: Wiring, layout: Layout) -> Iterator[_Stroke]:
+    live = wiring.live_edges
     crowd = len(live) and int(wiring.active.sum()) / len(layout.rows)
     faint = float(np.clip((40 / max(crowd, 1)) ** 0.8, 0.1, 1))
     thin = float(np.clip(layout.node / 20, 0.4, 1))
@@ -197,8 +233,8 @@ def _relative_score(wiring: Wiring) -> Tensor:
     return torch.where(top > 0, score / top, 1.0)
 
 
-def _marks(wiring: Wiring, live: Tensor, layout: Layout) -> Iterator[_Marks]:
-    inner = inner_nodes(wiring)
+def _marks(wiring: Wiring, layout: Layout) -> Iterator[_Marks]:
+    inner, live = inner_nodes(wiring), wiring.live_nodes
     kinds = (
         ("input and output", ~inner, "o", False, END),
         (f"live {noun(wiring)[0]}", inner & live, "s", False, LIVE),
@@ -210,8 +246,11 @@ def _marks(wiring: Wiring, live: Tensor, layout: Layout) -> Iterator[_Marks]:
             yield _Marks(kind, places, layout.node, shape, hollow, color)
 
 
-def _add_legend(figure: Figure, nodes: list[Artist], edges: list[Artist]) -> None:
-    """Nodes in the first line, edges in the second; matplotlib fills column by column."""
+def add_legend(figure: Figure, nodes: Sequence[Artist], edges: Sequence[Artist]) -> None:
+    """Explain nodes and edges below a graph.
+
+    Nodes are in the first line, edges in the second; matplotlib fills column by column.
+    """
     blank = Line2D([], [], linestyle="", label=" ")
     pairs = zip_longest(nodes, edges, fillvalue=blank)
     figure.legend(
@@ -224,8 +263,8 @@ def _add_legend(figure: Figure, nodes: list[Artist], edges: list[Artist]) -> Non
     )
 
 
-def _summary(wiring: Wiring, live: Tensor) -> str:
-    inner, learnable = inner_nodes(wiring), wiring.learnable
+def _summary(wiring: Wiring) -> str:
+    inner, live, learnable = inner_nodes(wiring), wiring.live_nodes, wiring.learnable
     nodes = f"{int((inner & live).sum()):,} of {int(inner.sum()):,} {noun(wiring)[1]} live"
     if not learnable.any():
         return f"{nodes}, {int(wiring.active.sum()):,} of {len(learnable):,} edges active"

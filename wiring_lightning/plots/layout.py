@@ -64,9 +64,11 @@ class Layout:
         start, end = start + half, end - half
         if not bent.any():
             return np.concatenate([start, end], axis=1)
+        # Half an ellipse: it leaves a node across the line to the other one, so that the many edges
+        # of a node part at once, and the further it leads the higher it is.
         way = end - start
         aside = np.stack([-way[..., 1], way[..., 0]], axis=-1)
-        middle = (start + end) / 2 + 0.45 * aside * bent[:, None, None]
-        t = np.linspace(0, 1, 33 if len(source) < 1000 else 13)[:, None]
-        curves: Points = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+        angle = np.linspace(0, np.pi, 65 if len(source) < 1000 else 13)[:, None]
+        height = 0.25 * np.sin(angle) * bent[:, None, None]
+        curves: Points = start + (1 - np.cos(angle)) / 2 * way + height * aside
         return curves

@@ -11,6 +11,8 @@ LIVE, END = "#009E73", "#D55E00"
 PRUNED = "#9AA0A6"
 LEARNED, GIVEN, DEAD = "#12324F", "#8A939C", "#DADDE1"
 INK = "#3C4043"
+# For several networks in one picture: of Okabe and Ito too, dark and light in turn.
+SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
 
 def check_one(wiring: Wiring) -> None:
@@ -45,7 +47,15 @@ def noun(wiring: Wiring) -> tuple[str, str]:
     """What the nodes are called, one and many of them."""
     if any(".branch" in name for name in wiring.nodes.names):
         return "branch", "branches"
+    if any(name.startswith("block") for name in wiring.nodes.names):
+        return "block", "blocks"
     return "node", "nodes"
+
+
+def row_noun(wiring: Wiring) -> str:
+    """What a row of nodes is called: a module, unless every node is a row of its own."""
+    single = len(wiring.nodes.group_parameters) == len(wiring.nodes)
+    return noun(wiring)[0] if single else "module"
 
 
 def rank_in_group(group: Tensor) -> Tensor:

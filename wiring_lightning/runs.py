@@ -1,0 +1,229 @@
+"""Reading a run folder, which is what `wiring fit` leaves."""
+
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+
+from wiring_lightning.checkpoints import load_checkpoint, load_weights
+from wiring_lightning.messages import one_line
+from wiring_lightning.nn import Gate
+from wiring_lightning.wiring import Wiring, find_wired
+
+_CONFIG = "config.yaml"
+_EXAMPLE = "lightning_logs/version_0"
+_DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
+# What says how a network is connected, and not which architecture it is.
+_CONNECTION = ("wiring", "fan_in")
+
+
+class RunError(RuntimeError):
+    """A folder is no run, or a run has not what was asked for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its config, its trained network, its test accuracy.
+
+    Args:
+        folder: the folder that holds `config.yaml`, event files and checkpoints.
+        config: content of `config.yaml`.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """The wiring that the trained network uses in evaluation mode.
+
+        Raises:
+            RunError: if there is no checkpoint, or no network that can tell its wiring.
+            CheckpointError: if the checkpoint is damaged or belongs to another network.
+        """
+        module = self.build()
+        network = find_wired(module)
+        if network is None:
+            raise RunError(
+                f"The {type(module).__name__} of {self.folder} holds no network with a `wiring()`: "
+                "use a run of one of wiring_lightning.backbones, or of your own with that method."
+            )
+        load_weights(module, self.checkpoint())
+        return network.wiring()
+
+    @cached_property
+    def connection(self) -> tuple[str | None, int | None]:
+        """How the network is connected, such as `"learned"`, and its fan-in K.
+
+        K is `None` if the network has no gate, as with `wiring="full"`. The name is `None` too if
+        it has no argument `wiring` either.
+        """
+        gates = [module for module in self.build().modules() if isinstance(module, Gate)]
+        gate = max(gates, key=lambda gate: gate.fan_in, default=None)
+        name = self._architecture.get("wiring", None if gate is None else gate.mode)
+        return name, None if gate is None else gate.fan_in
+
+    @property
+    def label(self) -> str:
+        """Its connection in words, such as `learned, K = 4` or `full`; empty if it has none."""
+        name, fan_in = self.connection
+        return ", ".join(filter(None, [name, f"K = {fan_in}" if fan_in else None]))
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What runs must share to be compared: the data set, the network and its arguments.
+
+        How the network is connected is left out.
+        """
+        data = self.config.get("data")
+        name = _short(data.get("class_path")) if isinstance(data, Mapping) else ""
+        arguments = {k: v for k, v in self._architecture.items() if k not in _CONNECTION}
+        return {"data": name, **arguments}
+
+    def build(self) -> LightningModule:
+        """The module of the config, not trained.
+
+        Raises:
+            RunError: if the config does not describe one.
+        """
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+        try:
+            config = parser.parse_object({"model": self.config["model"]})
+        except ArgumentError as error:
+            raise RunError(
+                f"{self.folder / _CONFIG} describes no network: {one_line(str(error))}"
+            ) from error
+        module = parser.instantiate_classes(config)["model"]
+        assert isinstance(module, LightningModule)
+        return module
+
+    def checkpoint(self) -> Path:
+        """The checkpoint after the most training steps.
+
+        Raises:
+            RunError: if there is none below the folder.
+            CheckpointError: if there are several, and one cannot be read.
+        """
+        paths = sorted(self.folder.rglob("*.ckpt"))
+        if not paths:
+            raise RunError(
+                f"The run {self.folder} has no checkpoint: train with checkpoints (the trainer's "
+                "enable_checkpointing) in the run's own folder."
+            )
+        if len(paths) == 1:
+            return paths[0]
+        return max(paths, key=lambda path: load_checkpoint(path).get("global_step", -1))
+
+    def test_accuracy(self) -> float:
+        """The last `test/acc` in the event files, 0 to 1.
+
+        Raises:
+            RunError: if there is none.
+        """
+        keep_all, keep_few = 0, 1
+        events = EventAccumulator(
+            str(self.folder), {"scalars": keep_all, "images": keep_few, "tensors": keep_few}
+        )
+        events.Reload()
+        if "test/acc" not in events.Tags()["scalars"]:
+            raise RunError(
+                f"The run {self.folder} has no test accuracy (no test/acc in a TensorBoard event "
+                f"file): run `wiring test --config {self.folder / _CONFIG} --ckpt_path FILE` and "
+                "give the folder that it writes."
+            )
+        return float(events.Scalars("test/acc")[-1].value)
+
+    @cached_property
+    def _architecture(self) -> Mapping[str, Any]:
+        """Name and arguments of the first class in the config that has a wiring or a fan-in."""
+        return next(_classes_with(self.config["model"], _CONNECTION), {})
+
+
+def find_run(path: str | Path) -> Run:
+    """Read the run in a folder, or the only one in the folders below it.
+
+    Args:
+        path: such as `lightning_logs/version_0`, or the root directory of a single run.
+
+    Raises:
+        RunError: if there is no run, or more than one.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise RunError(f"{path} {found}: give the folder of a run, such as {_EXAMPLE}.")
+    if (path / _CONFIG).is_file():
+        return Run(path, _read_config(path / _CONFIG))
+    below = (path.glob("*/" * depth + _CONFIG) for depth in range(1, _DEPTH + 1))
+    folders = sorted(file.parent for files in below for file in files)
+    if not folders:
+        raise RunError(
+            f"{path} is no run folder, it holds no {_CONFIG}: give one that `wiring fit` wrote, "
+            f"such as {_EXAMPLE}."
+        )
+    if len(folders) > 1:
+        names = [str(folder.relative_to(path)) for folder in folders]
+        listed = ", ".join(names[:3] + ["..."] * (len(names) > 3))
+        raise RunError(f"{path} holds {len(names)} runs ({listed}): give one of them.")
+    return Run(folders[0], _read_config(folders[0] / _CONFIG))
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """What tells folders apart: their paths without the parts that all begin or end with.
+
+    Example:
+        >>> distinct_names([Path("seed1/logs/version_0"), Path("seed2/logs/version_0")])
+        ['seed1', 'seed2']
+        >>> distinct_names([Path("lightning_logs/version_0"), Path("lightning_logs/version_1")])
+        ['version_0', 'version_1']
+        >>> distinct_names([Path("lightning_logs/version_0")])
+        ['version_0']
+    """
+    paths = [folder.resolve().parts for folder in folders]
+    if len(paths) == 1:
+        return [paths[0][-1]]
+    first = _shared(paths)
+    last = _shared([path[first:][::-1] for path in paths])
+    # A folder that holds another one would have no name left.
+    return ["/".join(path[first : len(path) - last]) or path[-1] for path in paths]
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> int:
+    """Number of parts that all paths begin with."""
+    return len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))))
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{path} cannot be read as YAML ({reason}).") from error
+    if not isinstance(config, Mapping) or "model" not in config:
+        raise RunError(f"{path} is no config of a run: it names no model.")
+    return config
+
+
+def _classes_with(config: Any, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Name and arguments of the classes that have one of some arguments, the outermost first."""
+    if isinstance(config, Mapping):
+        arguments = config.get("init_args") or {}
+        if any(name in arguments for name in names):
+            yield {"network": _short(config.get("class_path")), **arguments}
+        for value in config.values():
+            yield from _classes_with(value, names)
+
+
+def _short(class_path: str | None) -> str:
+    return (class_path or "").rpartition(".")[2]
