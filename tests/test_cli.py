@@ -37,7 +37,6 @@ from wiring_lightning.nn import find_gates
 from wiring_lightning.tasks import ClassificationTask
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 # One epoch of ten steps on the handwritten digits; K = 1 leaves branches that nobody listens to.
 BASE: dict[str, Any] = {
@@ -349,37 +348,6 @@ def test_a_fast_dev_run_ends_without_a_report(base: str, tmp_path: Path) -> None
     out = succeed("fit", "--config", base, "--trainer.fast_dev_run=1")
     assert "after pruning" not in out
     assert [path.name for path in tmp_path.iterdir()] == ["base.yaml"]
-
-
-def small_read(data: Any, train: bool) -> tuple[Tensor, Tensor]:
-    """In place of a data set that is not on this disk."""
-    data.val_size = min(data.val_size, 4)
-    labels = torch.arange(12) % data.num_classes
-    return torch.randint(256, (12, *data.image_shape), dtype=torch.uint8), labels
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_config_runs_a_batch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = yaml.safe_load(path.read_text())
-    data = getattr(wiring_lightning.data, config["data"]["class_path"].rpartition(".")[2])
-    settings = config["data"].get("init_args", {})
-    try:
-        data(**settings).read(train=False)
-    except FileNotFoundError:
-        monkeypatch.setattr(data, "read", small_read)
-        monkeypatch.setattr(data, "prepare_data", lambda self: None)
-    compiles = "compile" in config["model"]["init_args"]
-    succeed(
-        "fit",
-        f"--config={path}",
-        *(["--model.compile=false"] if compiles else []),
-        "--data.batch_size=4",
-        "--trainer.accelerator=cpu",
-        "--trainer.devices=1",
-        "--trainer.strategy=auto",
-        "--trainer.precision=32-true",
-        "--trainer.fast_dev_run=1",
-    )
 
 
 # Inspect

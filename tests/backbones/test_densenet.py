@@ -90,10 +90,12 @@ def test_pruning_removes_what_reads_sources_that_were_not_chosen() -> None:
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(compacted(images), network(images), atol=1e-5, rtol=1e-5)
     kept = sum(p.numel() for p in compacted.parameters())
-    assert kept == int(costs.parameters(network.wiring())) < int(
-        costs.parameters(network.wiring(), live=False)
+    assert (
+        kept
+        == int(costs.parameters(network.wiring()))
+        < int(costs.parameters(network.wiring(), live=False))
     )
-    assert [layer.reads for layer in compacted.stages["stage1"]][0] == (0,)
+    assert next(layer.reads for layer in compacted.stages["stage1"]) == (0,)
     assert all(len(layer.reads) == 1 for layer in compacted.stages["stage2"])
 
 

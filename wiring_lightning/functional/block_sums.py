@@ -78,7 +78,7 @@ class BlockSums:
         }
         self.inputs = inputs
         self.gates = gates.detach()
-        self._token = _Open.apply(self, gates)
+        self._token: Tensor | None = _Open.apply(self, gates)
 
     def store(
         self, block: int, residual: Tensor, identity: Tensor, scale: float
@@ -100,6 +100,7 @@ class BlockSums:
 
     def close(self) -> None:
         """Leave what was stored to autograd, which frees it when the backward pass is done."""
+        self._token = None  # its graph refers to this object
         for board in self.boards.values():
             board.clear()
 
