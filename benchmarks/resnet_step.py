@@ -23,10 +23,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import describe, keep_freed_memory
-from benchmarks.steps import Step, ratio, time_steps, top_operators, training_step
+from benchmarks.steps import (
+    Step,
+    peak_memory,
+    ratio,
+    time_steps,
+    top_operators,
+    training_step,
+)
 from wiring_lightning.backbones import ResNet
 from wiring_lightning.nn import find_gates
 
@@ -79,7 +85,7 @@ def _options() -> argparse.Namespace:
 
 def _row(options: argparse.Namespace, depth: int, fan_in: int, batch: int) -> str:
     makers = _steps(options, depth, fan_in, batch)
-    memory = {name: _peak(make(), options.device) for name, make in makers.items()}
+    memory = {name: peak_memory(make(), options.device) for name, make in makers.items()}
     times = time_steps(
         {name: make() for name, make in makers.items()}, options.rounds, options.device
     )
@@ -114,24 +120,6 @@ def _steps(
         "frozen": lambda: make("learned", freeze=True),
         "previous": lambda: make("previous", freeze=False),
     }
-
-
-def _peak(step: Step, device: str) -> float:
-    """The most that tensors hold during a step, in MiB."""
-    step()
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    # Bytes of every allocation and release, in the order of time.
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak / 2**20
 
 
 def _machine(options: argparse.Namespace) -> str:

@@ -63,6 +63,24 @@ def ratio(times: Sequence[float], others: Sequence[float] | None) -> str:
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
+def peak_memory(step: Step, device: str) -> float:
+    """The most that tensors hold during a step, in MiB."""
+    step()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    # Bytes of every allocation and release, in the order of time.
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / 2**20
+
+
 def top_operators(step: Step, device: str, count: int = 10) -> list[str]:
     """The operators that take most of a step, as a table in Markdown."""
     step()

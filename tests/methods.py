@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import nn
 from torch.optim import SGD
 
-from wiring_lightning.backbones import DenseNet, ResNet, ResNeXt
+from wiring_lightning.backbones import DenseNet, ResNet, ResNeXt, SparseNet, SparseResNet
 from wiring_lightning.callbacks import MaskConnect
 from wiring_lightning.data import Digits
 from wiring_lightning.tasks import ClassificationTask
@@ -51,6 +51,7 @@ _RESNEXT = {"depth": 11, "width": 4, "cardinality": 4, "fan_in": 2, "in_channels
             "image_size": 8}  # fmt: skip
 _RESNET = {"depth": 20, "fan_in": 3, "in_channels": 1, "image_size": 8}
 _DENSENET = {"depth": 16, "growth": 4, "fan_in": 2, "in_channels": 1, "image_size": 8}
+_SPARSENET = {"depth": 22, "growth": 4, "bottleneck": True, "in_channels": 1, "image_size": 8}
 
 METHODS = [
     Method("resnext-learned", ResNeXt, _RESNEXT, ((MaskConnect, {"lr": 0.5}),)),
@@ -62,6 +63,8 @@ METHODS = [
     Method("densenet-learned", DenseNet, _DENSENET, ((MaskConnect, {"lr": 0.5}),)),
     Method("resnet-random", ResNet, _RESNET | {"wiring": "random"}),
     Method("resnet-previous", ResNet, _RESNET | {"wiring": "previous"}),
+    Method("sparsenet", SparseNet, _SPARSENET),
+    Method("sparse-resnet", SparseResNet, {"depth": 29, "in_channels": 1, "image_size": 8}),
 ]
 LEARNING = [method for method in METHODS if method.callbacks]
 

@@ -65,11 +65,11 @@ class WiringTrainer(Trainer):
         if ckpt_path is not None:
             load_weights(model, ckpt_path)
         network = _wired(model)
-        summary = summarize(network.wiring())
+        wiring = network.wiring()
         if format == "json":
-            print(json.dumps(summary, indent=2))
+            print(json.dumps(summarize(wiring), indent=2))
         else:
-            print(format_table(summary_rows(summary)))
+            print(format_table(summary_rows(wiring)))
         if figure is not None:
             _draw(network, Path(figure))
 
@@ -150,7 +150,7 @@ class WiringCLI(LightningCLI):
         ]
         network = find_wired(self.model)
         if network is not None:
-            rows += summary_rows(summarize(network.wiring()))
+            rows += summary_rows(network.wiring())
             rows.append(("picture", str(_draw(network, folder / "wiring.png"))))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
             rows.append(("curves", f"tensorboard --logdir {folder}"))

@@ -50,11 +50,12 @@ def live_per_group(wiring: Wiring) -> dict[str, list[int]]:
     return counts
 
 
-def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def summary_rows(wiring: Wiring) -> list[tuple[str, str]]:
     """The rows of the table that a person reads."""
+    summary, (_, nodes) = summarize(wiring), wiring.noun
     rows = []
     for key, label in (("params", "parameters"), ("multiply_adds", "multiply-adds"),
-                       ("modules", "branches")):  # fmt: skip
+                       ("modules", nodes)):  # fmt: skip
         total, live = summary[key]["total"], summary[key]["live"]
         share = f" ({live / total:.1%})" if total else ""
         rows.append((label, f"{total:,} -> {live:,} after pruning{share}"))
@@ -65,7 +66,7 @@ def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["live_per_group"]:
         counts = summary["live_per_group"].items()
         rows.append(
-            ("live branches", ", ".join(f"{name} {live}/{total}" for name, (live, total) in counts))
+            (f"live {nodes}", ", ".join(f"{name} {live}/{total}" for name, (live, total) in counts))
         )
     return rows
 

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     import networkx
 
 
+# Parts of the names that backbones give to their nodes.
+_NOUNS = {
+    ".branch": ("branch", "branches"),
+    "block": ("block", "blocks"),
+    "layer": ("layer", "layers"),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Nodes:
     """The nodes of a wiring as columns, one entry per node in an order that data can flow in.
@@ -98,6 +106,14 @@ class Wiring:
         counts = torch.zeros(*live.shape[:-1], len(self.nodes.group_parameters), dtype=torch.long)
         group = self.nodes.group.expand_as(live)
         return counts.scatter_add(-1, group, live.long()) > 0
+
+    @property
+    def noun(self) -> tuple[str, str]:
+        """What the nodes are called, one and many of them."""
+        for part, words in _NOUNS.items():
+            if any(part in name for name in self.nodes.names):
+                return words
+        return "node", "nodes"
 
     def with_active(self, active: Tensor) -> "Wiring":
         """The same candidates with other active edges, `[edges]` or a batch `[..., edges]`."""

@@ -30,8 +30,13 @@ STEMS: dict[StemName, StemPlan] = {
 }
 
 
-def make_stem(name: StemName, in_channels: int, out_channels: int) -> nn.Sequential:
+def make_stem(
+    name: StemName, in_channels: int, out_channels: int, activate: bool = True
+) -> nn.Sequential:
     """Convolution, batch norm and ReLU, and a 3 x 3 max-pool of stride 2 for larger images.
+
+    Without `activate` there are no batch norm and ReLU: networks of pre-activation layers bring
+    their own.
 
     Raises:
         ValueError: if there is no stem of that name.
@@ -46,9 +51,9 @@ def make_stem(name: StemName, in_channels: int, out_channels: int) -> nn.Sequent
             padding=plan.kernel // 2,
             bias=False,
         ),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
     ]
+    if activate:
+        layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
     if plan.max_pool:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
     return nn.Sequential(*layers)

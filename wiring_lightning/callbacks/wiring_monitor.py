@@ -154,7 +154,7 @@ class WiringMonitor(Callback):
         live = {} if wiring is None else _live_by_module(wiring)
         for name, short in _short_names(list(gates)).items():
             used = live.get(name.rpartition(".")[2], int(edges[name].any(0).sum()))
-            own = _score_numbers(gates[name].scores)
+            own = _score_numbers(gates[name])
             own |= {"edges_changed": changed[name], "live_branches": used}
             numbers |= {f"{short}/{key}": value for key, value in own.items()}
         self._numbers = {f"wiring/{name}": float(value) for name, value in numbers.items()}
@@ -199,9 +199,12 @@ def _network_numbers(
     }
 
 
-def _score_numbers(scores: Tensor) -> dict[str, float]:
-    """What `WiringMonitor` says about the `[targets, candidates]` scores of a gate."""
-    scores = scores.detach().cpu().float()
+def _score_numbers(gate: Gate) -> dict[str, float]:
+    """What `WiringMonitor` says about the scores of a gate."""
+    scores = gate.scores.detach().cpu().float()
+    choice = (scores >= 0).sum(-1) > gate.fan_in
+    if choice.any():  # targets that take all of their candidates have learned nothing
+        scores = scores[choice]
     candidate = scores >= 0
     count = candidate.sum(-1)
     share = normalize_scores(scores).clamp_min(0)

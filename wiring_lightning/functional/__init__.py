@@ -1,22 +1,45 @@
 """Pure tensor functions behind every method: no modules, no state, no Lightning."""
 
 from wiring_lightning.functional.aggregation import gated_sum, products_of_pairs, straight_through
-from wiring_lightning.functional.batch_norm import fold_batch_norm
+from wiring_lightning.functional.batch_norm import fold_batch_norm, update_running_statistics
 from wiring_lightning.functional.block_sums import BlockSums, PlainBlockSums, Space, lift
+from wiring_lightning.functional.largest import LargestMagnitudes
+from wiring_lightning.functional.offsets import (
+    Pattern,
+    check_pattern,
+    last_reader,
+    offsets,
+    sources,
+)
+from wiring_lightning.functional.pre_activation import (
+    Statistics,
+    channel_statistics,
+    rectified_convolution,
+)
 from wiring_lightning.functional.rectified import rectified_gated_sum
 from wiring_lightning.functional.selection import normalize_scores, sample_k_distinct, topk_mask
 
 __all__ = [
     "BlockSums",
+    "LargestMagnitudes",
+    "Pattern",
     "PlainBlockSums",
     "Space",
+    "Statistics",
+    "channel_statistics",
+    "check_pattern",
     "fold_batch_norm",
     "gated_sum",
+    "last_reader",
     "lift",
     "normalize_scores",
+    "offsets",
     "products_of_pairs",
+    "rectified_convolution",
     "rectified_gated_sum",
     "sample_k_distinct",
+    "sources",
     "straight_through",
     "topk_mask",
+    "update_running_statistics",
 ]

@@ -38,7 +38,7 @@ def fold_batch_norm(weight: Tensor, inputs: Tensor, norm: nn.BatchNorm2d) -> tup
             mean, variance = _output_statistics(weight, inputs.to(weight.dtype))
             if norm.training and norm.track_running_stats:
                 count = inputs.shape[0] * inputs.shape[3]
-                _update_running_statistics(norm, mean.detach(), variance.detach(), count)
+                update_running_statistics(norm, mean.detach(), variance.detach(), count)
         else:
             assert norm.running_mean is not None
             assert norm.running_var is not None
@@ -64,9 +64,17 @@ def _output_statistics(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _update_running_statistics(
+def update_running_statistics(
     norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int
 ) -> None:
+    """Move a batch norm's running estimates as its own forward pass would.
+
+    Args:
+        norm: a batch norm that tracks running statistics.
+        mean: `[channels]`, in any shape, of the batch.
+        variance: likewise, biased.
+        count: over how many values they were taken.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None

@@ -55,8 +55,8 @@ class BlockSums:
             output of block k; only k < j is read.
         stages: stage of the output of every block but the last.
         spaces: the shape of each stage.
-        inputs: by block j, the stage in whose shape its input is summed; blocks that are not
-            listed never ask for a sum.
+        inputs: by block j, the stage in whose shape its input is summed; the blocks of a stage
+            that are listed follow one another, the others never ask for a sum.
 
     Example:
         >>> space, ones = Space(channels=4, reduction=1), torch.ones(2, 4, 8, 8)
@@ -168,9 +168,9 @@ class _Board:
             if self.stages[start] <= self.stage
         }
 
-    @property
-    def rows(self) -> list[int]:
-        return [block - 1 for block in self.blocks]
+    def rows(self, first: int = 0) -> slice:
+        """The rows of the gates for this board's blocks, which follow one another."""
+        return slice(self.blocks[first] - 1, self.blocks[-1])
 
     @property
     def earlier(self) -> list[int]:
@@ -197,7 +197,7 @@ class _Board:
         row = self.blocks.index(block)
         for stage in self.earlier:
             if stage not in self.carried:  # all rows at once: the stack is complete
-                weights = gates[self.rows, self.columns[stage]]
+                weights = gates[self.rows(), self.columns[stage]]
                 self.carried[stage] = _combine(weights, self.stacks[stage])
             part = self.carried[stage][row]
             total[:, : part.shape[1]] += part
@@ -210,10 +210,11 @@ class _Board:
         stage = self.stages[block]
         if stage == self.stage:
             first = bisect_right(self.blocks, block)
-            rows = self.rows[first:]
-            return _combine(gates[rows, block], self.gradients[first:]) if rows else None
+            if first == len(self.blocks):
+                return None
+            return _combine(gates[self.rows(first), block], self.gradients[first:])
         if stage not in self.returned:  # all blocks of that stage at once
-            weights = gates[self.rows, self.columns[stage]].t()
+            weights = gates[self.rows(), self.columns[stage]].t()
             channels = self.stacks[stage].shape[2]
             self.returned[stage] = _combine(weights, self.gradients[:, :, :channels])
         return self.returned[stage][block - self.columns[stage].start]
@@ -226,7 +227,7 @@ class _Board:
         for stage, stack in self.stacks.items():
             gradients = self.gradients[:, :, : stack.shape[2]].flatten(2).transpose(0, 1)
             sources = stack.flatten(2).transpose(0, 1)
-            filled[self.rows, self.columns[stage]] = products_of_pairs(gradients, sources)
+            filled[self.rows(), self.columns[stage]] = products_of_pairs(gradients, sources)
         return filled
 
     def clear(self) -> None:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wiring_lightning.plots.active_nodes import count_by_depth
-from wiring_lightning.plots.style import DPI, INK, SERIES, check_one, noun, row_noun
+from wiring_lightning.plots.style import DPI, INK, SERIES, check_one, row_noun
 from wiring_lightning.wiring import Wiring
 
 _GROUP_WIDTH = 0.84  # of the distance between two modules
@@ -62,7 +62,7 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
         if bars <= _MAX_NUMBERED:
             axes.bar_label(drawn, padding=1.5, size=8, color=INK)
     first = next(iter(wirings.values()))
-    many = noun(first)[1]
+    many = first.noun[1]
     for index, total in enumerate(dict.fromkeys(tuple(total) for _, total in counts.values())):
         label = f"all {many}" if index == 0 else None
         axes.stairs(total, np.arange(len(total) + 1) + 0.5, baseline=None, color=INK,

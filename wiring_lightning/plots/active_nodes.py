@@ -11,7 +11,6 @@ from wiring_lightning.plots.style import (
     LIVE,
     check_one,
     inner_nodes,
-    noun,
     row_noun,
 )
 from wiring_lightning.wiring import Wiring
@@ -44,7 +43,7 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
     """
     check_one(wiring)
     live, total = count_by_depth(wiring)
-    many = noun(wiring)[1]
+    many = wiring.noun[1]
     edges = np.arange(len(total) + 1) + 0.5
     width = min(13.0, 3.6 + 0.28 * len(total))
     figure = Figure(figsize=(width, 3.4), dpi=DPI, layout="constrained")

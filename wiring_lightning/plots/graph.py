@@ -29,7 +29,6 @@ from wiring_lightning.plots.style import (
     PRUNED,
     check_one,
     inner_nodes,
-    noun,
     row_names,
 )
 from wiring_lightning.wiring import Wiring
@@ -211,7 +210,7 @@ def _strokes(wiring: Wiring, layout: Layout) -> Iterator[_Stroke]:
     opacity = (0.25 + 0.75 * _relative_score(wiring)) * faint
     full = torch.ones_like(opacity)
     kinds = (
-        (f"edge of a pruned {noun(wiring)[0]}", wiring.active & ~live, DEAD, 0.8, full),
+        (f"edge of a pruned {wiring.noun[0]}", wiring.active & ~live, DEAD, 0.8, full),
         ("given edge", live & ~wiring.learnable, GIVEN, 0.8, full * max(faint, 0.5)),
         ("learned edge", live & wiring.learnable, LEARNED, 1.5, opacity),
     )
@@ -237,8 +236,8 @@ def _marks(wiring: Wiring, layout: Layout) -> Iterator[_Marks]:
     inner, live = inner_nodes(wiring), wiring.live_nodes
     kinds = (
         ("input and output", ~inner, "o", False, END),
-        (f"live {noun(wiring)[0]}", inner & live, "s", False, LIVE),
-        (f"pruned {noun(wiring)[0]}", inner & ~live, "s", True, PRUNED),
+        (f"live {wiring.noun[0]}", inner & live, "s", False, LIVE),
+        (f"pruned {wiring.noun[0]}", inner & ~live, "s", True, PRUNED),
     )
     for kind, chosen, shape, hollow, color in kinds:
         if chosen.any():
@@ -265,7 +264,7 @@ def add_legend(figure: Figure, nodes: Sequence[Artist], edges: Sequence[Artist])
 
 def _summary(wiring: Wiring) -> str:
     inner, live, learnable = inner_nodes(wiring), wiring.live_nodes, wiring.learnable
-    nodes = f"{int((inner & live).sum()):,} of {int(inner.sum()):,} {noun(wiring)[1]} live"
+    nodes = f"{int((inner & live).sum()):,} of {int(inner.sum()):,} {wiring.noun[1]} live"
     if not learnable.any():
         return f"{nodes}, {int(wiring.active.sum()):,} of {len(learnable):,} edges active"
     active = int((wiring.active & learnable).sum())

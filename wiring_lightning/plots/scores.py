@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wiring_lightning.plots.style import DPI, END, INK, check_one, noun, rank_in_group, row_names
+from wiring_lightning.plots.style import DPI, END, INK, check_one, rank_in_group, row_names
 from wiring_lightning.wiring import Wiring
 
 _MAX_PANELS = 64
@@ -126,7 +126,7 @@ def _panel(wiring: Wiring, edges: Tensor, title: str, names: list[str]) -> _Pane
     active = torch.zeros_like(score, dtype=torch.bool)
     active[row, column] = wiring.active[edges]
     groups = wiring.nodes.group[sources].unique().tolist()
-    one = noun(wiring)[0]
+    one = wiring.noun[0]
     return _Panel(
         title=title,
         score=score.numpy(),

@@ -43,19 +43,10 @@ def inner_nodes(wiring: Wiring) -> Tensor:
     return inner
 
 
-def noun(wiring: Wiring) -> tuple[str, str]:
-    """What the nodes are called, one and many of them."""
-    if any(".branch" in name for name in wiring.nodes.names):
-        return "branch", "branches"
-    if any(name.startswith("block") for name in wiring.nodes.names):
-        return "block", "blocks"
-    return "node", "nodes"
-
-
 def row_noun(wiring: Wiring) -> str:
     """What a row of nodes is called: a module, unless every node is a row of its own."""
     single = len(wiring.nodes.group_parameters) == len(wiring.nodes)
-    return noun(wiring)[0] if single else "module"
+    return wiring.noun[0] if single else "module"
 
 
 def rank_in_group(group: Tensor) -> Tensor:

@@ -1,0 +1,194 @@
+"""Pre-activation layers: batch norm, ReLU and convolution of one or several sources."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
+
+from wiring_lightning.functional import (
+    Statistics,
+    channel_statistics,
+    rectified_convolution,
+    update_running_statistics,
+)
+
+
+def preferred_layout(values: Tensor) -> Tensor:
+    """Channels last on a CPU, where convolutions are faster with it; everything after follows."""
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return values
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+class Feature:
+    """A tensor `[batch, channels, height, width]` that layers read, and its statistics.
+
+    Every reader has a batch norm of its own, but all need the same mean and variance of a batch.
+    They are computed once, when the first reader asks.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self._statistics: Statistics | None = None
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and variance of every channel over the batch."""
+        if self._statistics is None:
+            self._statistics = channel_statistics(self.values)
+        return self._statistics
+
+
+class RectifiedConv2d(nn.Module):
+    """Batch norm, ReLU and convolution of the concatenated sources, whose copies are not kept.
+
+    Args:
+        in_channels: channels of all sources together.
+        out_channels: channels of the output.
+        size: height and width of the kernel, odd.
+        stride: of the convolution.
+        recompute: whether the backward pass normalises again, so that only sources are kept.
+
+    Shapes: features `[batch, c_k, height, width]` ->
+    `[batch, out_channels, height / stride, width / stride]`.
+
+    Example:
+        >>> layer = RectifiedConv2d(28, 12)
+        >>> sources = [Feature(torch.randn(2, 16, 8, 8)), Feature(torch.randn(2, 12, 8, 8))]
+        >>> layer(sources).shape
+        torch.Size([2, 12, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int = 3,
+        stride: int = 1,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, size, stride, padding=size // 2, bias=False
+        )
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    @override
+    def forward(self, features: Sequence[Feature]) -> Tensor:
+        """Read some features."""
+        values = [feature.values for feature in features]
+        if self.plain:
+            joined = values[0] if len(values) == 1 else torch.cat(values, 1)
+            outputs: Tensor = self.conv(functional.relu(self.norm(joined)))
+            return outputs
+        statistics = self.statistics(features)
+        self.track(statistics)
+        return self.convolve(values, statistics)
+
+    @property
+    def plain(self) -> bool:
+        """Whether to run layer by layer: compilers fuse better than we do, and norms may differ."""
+        return torch.compiler.is_compiling() or not isinstance(self.norm, nn.BatchNorm2d)
+
+    def statistics(self, features: Sequence[Feature]) -> Statistics:
+        """What the batch norm normalises with: of the batch in training, else the running ones."""
+        norm = self.norm
+        if not norm.training and norm.running_mean is not None and norm.running_var is not None:
+            return Statistics(norm.running_mean, norm.running_var, 0)
+        parts = [feature.statistics for feature in features]
+        if len(parts) == 1:
+            return parts[0]
+        mean = torch.cat([part.mean for part in parts])
+        return Statistics(mean, torch.cat([part.variance for part in parts]), parts[0].number)
+
+    def track(self, statistics: Statistics) -> None:
+        """Move the running statistics, once per forward pass in training mode."""
+        if self.norm.training and self.norm.track_running_stats:
+            update_running_statistics(self.norm, *statistics)
+
+    def convolve(self, values: Sequence[Tensor], statistics: Statistics) -> Tensor:
+        """The layer with given statistics; changes no state."""
+        conv = self.conv
+        return rectified_convolution(
+            values, statistics, self.norm.weight, self.norm.bias, self.norm.eps, conv.weight,
+            conv.stride[0], conv.kernel_size[0] // 2, self.recompute,
+        )  # fmt: skip
+
+    @property
+    def parameters_per_source_channel(self) -> int:
+        """Columns of the convolution, scale and shift."""
+        return self.conv.weight[:, 0].numel() + 2
+
+    def multiply_adds_per_source_channel(self, height: int, width: int) -> int:
+        """For one example whose sources are `height` x `width`."""
+        stride = self.conv.stride[0]
+        return self.conv.weight[:, 0].numel() * -(-height // stride) * -(-width // stride)
+
+
+class RectifiedChain(nn.Module):
+    """`RectifiedConv2d` one after another; the first may read several features.
+
+    One 3 x 3 convolution is a layer of DenseNet, 1 x 1 and 3 x 3 are its bottleneck layer, and
+    1 x 1, 3 x 3, 1 x 1 the residual function of a pre-activation ResNet.
+
+    Args:
+        layers: the convolutions.
+        checkpointing: whether to keep only the features for the backward pass and compute what is
+            between the convolutions again (`torch.utils.checkpoint`). A chain of one only has to
+            normalise again.
+
+    Example:
+        >>> chain = RectifiedChain([RectifiedConv2d(16, 48, size=1), RectifiedConv2d(48, 12)])
+        >>> chain([Feature(torch.randn(2, 16, 8, 8))]).shape
+        torch.Size([2, 12, 8, 8])
+    """
+
+    def __init__(self, layers: Sequence[RectifiedConv2d], checkpointing: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.checkpointing = checkpointing
+        if len(layers) == 1:
+            layers[0].recompute = checkpointing
+
+    @override
+    def forward(self, features: Sequence[Feature]) -> Tensor:
+        """Read some features."""
+        first, *rest = self.convolutions
+        if not rest or any(layer.plain for layer in self.convolutions):
+            output = first(features)
+            for layer in rest:
+                output = layer([Feature(output)])
+            return output
+        statistics = first.statistics(features)
+        values = [feature.values for feature in features]
+        if self.checkpointing and torch.is_grad_enabled():
+            output, seen = checkpoint(
+                self._compute, values, statistics, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            output, seen = self._compute(values, statistics)
+        # Outside of what is computed twice: a batch counts once in the running statistics.
+        for layer, layer_statistics in zip(self.convolutions, (statistics, *seen), strict=True):
+            layer.track(layer_statistics)
+        return output
+
+    @property
+    def convolutions(self) -> list[RectifiedConv2d]:
+        """The layers, in order."""
+        return [layer for layer in self.layers if isinstance(layer, RectifiedConv2d)]
+
+    def _compute(
+        self, values: Sequence[Tensor], statistics: Statistics
+    ) -> tuple[Tensor, list[Statistics]]:
+        """The output, and the statistics of what is between the convolutions."""
+        first, *rest = self.convolutions
+        output, seen = first.convolve(values, statistics), []
+        for layer in rest:
+            seen.append(layer.statistics([Feature(output)]))
+            output = layer.convolve([output], seen[-1])
+        return output, seen

@@ -1,0 +1,207 @@
+"""Sparse weights that learn which of them are there, behind any optimizer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from wiring_lightning.functional import LargestMagnitudes
+
+
+@dataclass(eq=False)
+class EdgeSet:
+    """Weights among which the k largest magnitudes are the edges of a network.
+
+    Args:
+        weights: one or more parameters; all their entries compete with each other.
+        k: number of edges.
+        usable: for each parameter a mask of the entries that can ever be an edge, or `None`.
+
+    Raises:
+        ValueError: if there are fewer usable entries than `k`, or a mask has another shape.
+    """
+
+    weights: Sequence[Tensor]
+    k: int
+    usable: Sequence[Tensor | None] = ()
+    largest: LargestMagnitudes = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.usable:
+            self.usable = [None] * len(self.weights)
+        count = 0
+        for weight, mask in zip(self.weights, self.usable, strict=True):
+            if mask is not None and mask.shape != weight.shape:
+                raise ValueError(
+                    f"a mask of shape {tuple(mask.shape)} was given for a weight of shape "
+                    f"{tuple(weight.shape)}."
+                )
+            count += weight.numel() if mask is None else int(mask.sum())
+        if not 0 <= self.k <= count:
+            raise ValueError(
+                f"the number of edges must be between 0 and {count}, the weights that can be one, "
+                f"got {self.k}."
+            )
+        self.largest = LargestMagnitudes(self.k)
+
+    @torch.no_grad()
+    def select(self) -> list[Tensor]:
+        """For each parameter a mask of its edges; in all exactly `k` are true."""
+        flat = [
+            # In logical order, so that channels_last breaks ties like the contiguous layout.
+            (w if mask is None else w.masked_fill(~mask, torch.nan)).detach().reshape(-1)
+            for w, mask in zip(self.weights, self.usable, strict=True)
+        ]
+        marked = self.largest(flat[0] if len(flat) == 1 else torch.cat(flat))
+        parts = marked.split([weight.numel() for weight in self.weights])
+        return [part.view(w.shape) for part, w in zip(parts, self.weights, strict=True)]
+
+
+class StraightThrough:
+    """Keeps dense latent weights behind an optimizer of sparse parameters (DNW, Section 2.2).
+
+    Outside the update, a parameter holds its edges and zeros elsewhere: forward, evaluation,
+    checkpoints and exports see the sparse network at no cost, and the gradient of a parameter is
+    that of its edges, and of absent edges as if they were there: it flows to absent edges, but not
+    through them. For the update the latent weights are swapped in; the optimizer (any optimizer,
+    with its momentum and weight decay) updates all of them, and the k largest are the new edges.
+
+    Skipped steps of a gradient scaler and accumulated gradients need nothing: all happens inside
+    `optimizer.step()`, and only there.
+
+    Args:
+        optimizer: the optimizer that holds the parameters.
+        edge_sets: what is sparse; each set has an edge count of its own.
+
+    Raises:
+        ValueError: if a parameter is not in the optimizer, or is in two sets.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1]))
+        >>> sgd = torch.optim.SGD([weight], lr=1.0)
+        >>> rule = StraightThrough(sgd, [EdgeSet([weight], k=1)])
+        >>> weight.tolist()
+        [0.5, 0.0, 0.0]
+        >>> weight.grad = torch.tensor([0.25, 0.5, 0.0])  # the absent edge grows beyond the other
+        >>> sgd.step()
+        >>> [round(value, 6) for value in weight.tolist()]
+        [0.0, -0.9, 0.0]
+    """
+
+    def __init__(self, optimizer: Optimizer, edge_sets: Sequence[EdgeSet]) -> None:
+        self.edge_sets = list(edge_sets)
+        self.optimizer = optimizer
+        self.frozen = False
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        weights = self._weights
+        if len({id(weight) for weight in weights}) < len(weights):
+            raise ValueError("a parameter is in two edge sets; each can have one edge count only.")
+        if any(id(weight) not in known for weight in weights):
+            raise ValueError("a sparse parameter is not in the optimizer, so it would never learn.")
+        self._open = False
+        self.latent = [weight.detach().clone() for weight in weights]
+        self.masks: list[Tensor] = []
+        self._project()
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        return [weight for edges in self.edge_sets for weight in edges.weights]
+
+    def freeze(self) -> None:
+        """Keep the present edges for good; only their weights learn from now on."""
+        self.frozen = True
+
+    def detach(self) -> None:
+        """Leave the optimizer; the parameters stay as sparse as they are."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latent weights, the edges if they are frozen, and where the thresholds stood."""
+        return {
+            "latent": self.latent,
+            "masks": self.masks,
+            "frozen": self.frozen,
+            "thresholds": [(e.largest.threshold, e.largest.width) for e in self.edge_sets],
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state; the parameters become its sparse weights.
+
+        Raises:
+            ValueError: if the state belongs to other weights.
+        """
+        shapes = [tuple(latent.shape) for latent in state["latent"]]
+        if shapes != [tuple(latent.shape) for latent in self.latent]:
+            raise ValueError(
+                "the saved latent weights have other shapes than the sparse layers of this model: "
+                "use the same model and the same choice of layers as in the saved run."
+            )
+        for latent, mask, saved, kept in zip(
+            self.latent, self.masks, state["latent"], state["masks"], strict=True
+        ):
+            latent.copy_(saved)
+            mask.copy_(kept)
+        self.frozen = state["frozen"]
+        for edges, (threshold, width) in zip(self.edge_sets, state["thresholds"], strict=True):
+            edges.largest.threshold, edges.largest.width = threshold, width
+        self._write_sparse()
+
+    def _before_step(
+        self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # The first positional argument is the optimizer itself.
+        given = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
+        if given is None:
+            self._swap_in()
+            return arguments, keywords
+        return arguments[:1], {**keywords, "closure": self._around(given)}
+
+    def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """A closure that runs on the sparse network and leaves the latent weights in place."""
+
+        def wrapped() -> Any:
+            if self._open:  # an optimizer that evaluates several times per step
+                with torch.no_grad():
+                    self._store()
+                    self._project()
+            result = closure()
+            self._swap_in()
+            return result
+
+        return wrapped
+
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        if self._open:
+            self._store()
+            self._project()
+
+    @torch.no_grad()
+    def _swap_in(self) -> None:
+        torch._foreach_copy_(self._weights, self.latent)
+        self._open = True
+
+    def _store(self) -> None:
+        torch._foreach_copy_(self.latent, self._weights)
+        self._open = False
+
+    @torch.no_grad()
+    def _project(self) -> None:
+        """Write the k largest latent weights into the parameters, which hold the latents."""
+        if not self.frozen:
+            self.masks = [mask for edges in self.edge_sets for mask in edges.select()]
+        self._write_sparse()
+
+    def _write_sparse(self) -> None:
+        for weight, latent, mask in zip(self._weights, self.latent, self.masks, strict=True):
+            weight.copy_(torch.where(mask, latent, 0))
