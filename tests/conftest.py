@@ -1,6 +1,7 @@
 """Settings of every test: no window for pictures, one thread, one seed."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,3 +13,11 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder for tests of the command line, and the environment of a fresh process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # restores what `seed_everything` leaves behind
+    monkeypatch.delenv("WIRING_DEBUG", raising=False)

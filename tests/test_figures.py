@@ -15,10 +15,20 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import wiring_lightning.plots
-from tests.test_bad_input import refused
-from tests.test_cli import BASE, checkpoint_in, network_of, process, succeed, wiring, write
+from tests.cli.commands import (
+    BASE,
+    checkpoint_in,
+    network_of,
+    process,
+    refused,
+    succeed,
+    wiring,
+    write,
+)
 from wiring_lightning.figures import KINDS
 from wiring_lightning.tasks import ClassificationTask
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @dataclass
@@ -59,13 +69,6 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fit]]:
             "full": fit(root / "full", wiring="full"),
             "random": fit(root / "random", wiring="random", fan_in=3),
         }
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.delenv("WIRING_DEBUG", raising=False)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch.nn.functional import interpolate
 
+from tests.cli.commands import BASE, wiring, write
 from tests.data.batches import assert_same_batches, fake_trainer, interleaved
 from tests.data.image_folders import pixels_of, write_classes
-from tests.test_cli import BASE, wiring, write
 from tests.trainers import quiet_trainer
 from wiring_lightning.data import ImageNet
 

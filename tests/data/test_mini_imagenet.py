@@ -4,9 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.cli.commands import BASE, wiring, write
 from tests.data.batches import assert_same_batches, fake_trainer, interleaved
 from tests.data.image_folders import pixels_of, write_classes, write_image
-from tests.test_cli import BASE, wiring, write
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.data import MiniImageNet

@@ -1,0 +1,129 @@
+"""What is left of the ResNeXt without its dead branches."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import chain
+
+import pytest
+import torch
+from torch import nn
+
+from tests.backbones.plain_resnext import assert_near
+from tests.backbones.small_resnext import (
+    TOLERANCE,
+    WIRINGS,
+    C,
+    batch,
+    gates,
+    own_parameters,
+    small,
+    train,
+)
+from wiring_lightning import costs
+from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.nn import Gate, Selection
+
+
+@pytest.fixture(params=[(wiring, fan_in) for wiring in WIRINGS for fan_in in (1, 2, 4)], ids=str)
+def trained(request: pytest.FixtureRequest) -> Iterator[ResNeXt]:
+    """Networks with statistics of training, one for each of several random scores."""
+    wiring, fan_in = request.param
+    network = small(fan_in, wiring=wiring)
+    train(network, steps=2)
+
+    def rewired() -> Iterator[ResNeXt]:
+        for _ in range(6):
+            with torch.no_grad():
+                for gate in gates(network):
+                    if gate.mode == "learned":
+                        gate.scores.uniform_()
+                    elif gate.mode == "real":  # some sources that nobody listens to
+                        gate.scores.uniform_()[:, torch.randperm(C)[: C - fan_in]] = 0
+                    else:
+                        gate.load_state_dict(Gate(C, C, fan_in, mode="random").state_dict())
+            yield network
+
+    return rewired()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_compact_network_computes_the_same(
+    trained: Iterator[ResNeXt], dtype: torch.dtype
+) -> None:
+    for network in trained:
+        network = deepcopy(network).eval().to(dtype)
+        images = batch()[0].to(dtype)
+        compact = network.compact()
+        assert not compact.training
+        assert_near(compact(images), network(images), TOLERANCE[dtype])
+
+
+def test_the_compact_network_holds_what_lives_and_no_gate(trained: Iterator[ResNeXt]) -> None:
+    for network in trained:
+        compact = network.compact()
+        expected = int(costs.parameters(network.wiring()))
+        assert sum(parameter.numel() for parameter in compact.parameters()) == expected
+        assert not any(isinstance(module, Gate) for module in compact.modules())
+        wiring = compact.wiring()
+        assert wiring.live_nodes.all()
+        for cost in (costs.parameters, costs.multiply_adds, costs.sequential_steps):
+            assert int(cost(wiring)) == int(cost(network.wiring()))
+
+
+def test_compacting_twice_changes_nothing(trained: Iterator[ResNeXt]) -> None:
+    images, _ = batch()
+    for network in trained:
+        once = network.compact()
+        twice = once.compact()
+        assert {name: value.shape for name, value in once.state_dict().items()} == {
+            name: value.shape for name, value in twice.state_dict().items()
+        }
+        assert torch.equal(once(images), twice(images))
+
+
+def test_with_one_source_branches_die() -> None:
+    sizes = set()
+    for _ in range(10):
+        network = small(1)
+        sizes.add(sum(parameter.numel() for parameter in network.compact().parameters()))
+    assert max(sizes) < own_parameters(network)
+    assert len(sizes) > 1  # which branches die depends on the draw
+
+
+def test_the_compact_network_never_reads_dead_branches() -> None:
+    network, (images, _) = small(1).eval(), batch()
+    expected = network(images)
+    live = network.wiring().live_nodes[1:-1].view(-1, C)
+    assert not live.all()
+    with torch.no_grad():
+        for block, alive in zip(network.blocks.values(), live, strict=True):
+            for layer in (block.reduce, block.spatial, block.expand, block.expand_norm):
+                layer.weight.view(C, -1)[~alive] = torch.nan
+    assert_near(network.compact()(images), expected, 1e-10)
+
+
+def test_the_compact_network_is_a_copy() -> None:
+    network, (images, _) = small(2).eval(), batch()
+    compact = network.compact()
+    expected = compact(images)
+    with torch.no_grad():
+        for tensor in chain(network.parameters(), network.buffers()):
+            tensor.zero_()
+    assert torch.equal(compact(images), expected)
+    assert any(isinstance(module, Selection) for module in compact.modules())
+
+
+def test_a_branch_whose_real_gates_are_all_zero_is_not_dropped() -> None:
+    network, (images, _) = small(2, wiring="real").eval(), batch()
+    with torch.no_grad():
+        for gate in gates(network):
+            gate.scores[1] = 0
+    assert_near(network.compact()(images), network(images), 1e-10)
+
+
+def test_the_compact_network_keeps_the_epsilon_of_its_norms() -> None:
+    network, (images, _) = small(2).eval(), batch()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.1
+    assert_near(network.compact()(images), network(images), 1e-10)

@@ -1,0 +1,102 @@
+"""What a later command makes of the config and the checkpoint of a run."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from tests.cli.commands import BASE, Trained, checkpoint_in, succeed, weights_in, write
+from tests.trainers import same_state
+from wiring_lightning.data import Digits
+from wiring_lightning.tasks import ClassificationTask
+
+
+class Keeps(Callback):
+    """Keeps the predictions, which the command line does not show."""
+
+    predictions: list[Tensor]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Keeps.predictions = trainer.predict_loop.predictions
+
+
+def measured(out: str) -> dict[str, float]:
+    """The numbers in Lightning's table, drawn with or without rich."""
+    return {name: float(value) for name, value in re.findall(r"(\w+/\w+) +│? +([\d.e-]+)", out)}
+
+
+@pytest.mark.parametrize("source", ["saved", "written"])
+def test_a_checkpoint_tests_as_the_run_reported(source: str, trained: Trained, base: str) -> None:
+    given = ("--config", trained.config if source == "saved" else base)
+    numbers = measured(succeed("test", *given, "--ckpt_path", trained.checkpoint))
+    assert f"{numbers['test/acc']:.4f}" == trained.reported("test acc")
+    assert f"{numbers['test/loss']:.4f}" == trained.reported("test loss")
+    untrained = measured(succeed("test", *given))
+    assert untrained["test/loss"] != numbers["test/loss"]
+
+
+def test_a_checkpoint_validates_and_predicts(trained: Trained) -> None:
+    given = ("--config", trained.config, "--ckpt_path", trained.checkpoint)
+    numbers = measured(succeed("validate", *given))
+    assert {"val/acc", "val/loss", "val/acc_top5"} == numbers.keys()
+    keeps = '{"class_path": "tests.cli.test_checkpoints.Keeps"}'
+    succeed("predict", *given, f"--trainer.callbacks+={keeps}")
+    probabilities = torch.cat(Keeps.predictions)
+    data = Digits()
+    data.setup("predict")
+    labels = torch.cat([labels for _, labels in data.predict_dataloader()])
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(len(labels)))
+    accuracy = (probabilities.argmax(1) == labels).float().mean()
+    assert f"{accuracy:.4f}" == trained.reported("test acc")
+
+
+def test_a_run_resumes_from_its_config_and_checkpoint(tmp_path: Path) -> None:
+    config = deepcopy(BASE)
+    saver = {"dirpath": str(tmp_path / "whole"), "filename": "{epoch}", "save_top_k": -1}
+    callback = {"class_path": "ModelCheckpoint", "init_args": saver}
+    config["trainer"] |= {"max_epochs": 2, "limit_train_batches": 3, "limit_test_batches": 1}
+    config["trainer"]["callbacks"].append(callback)
+    file = write(config, tmp_path / "resume.yaml")
+    whole = succeed("fit", "--config", file, "--trainer.default_root_dir=whole")
+    resumed = succeed(
+        "fit",
+        "--config",
+        str(next((tmp_path / "whole").rglob("config.yaml"))),
+        f"--ckpt_path={tmp_path / 'whole' / 'epoch=0.ckpt'}",
+        "--trainer.default_root_dir=resumed",
+        f"--trainer.callbacks.dirpath={tmp_path / 'resumed'}",  # the last callback's
+    )
+    first, second = (tmp_path / name / "epoch=1.ckpt" for name in ("whole", "resumed"))
+    assert same_state(weights_in(first), weights_in(second))
+    assert not (tmp_path / "resumed" / "epoch=0.ckpt").exists()
+    losses = [Trained(tmp_path, "", "", out).reported("test loss") for out in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+class Remembers(ClassificationTask):
+    """Saves its hyper-parameters, as most LightningModules do."""
+
+    smoothing: float
+
+    def __init__(self, backbone: nn.Module, label_smoothing: float = 0.0) -> None:
+        super().__init__(backbone, label_smoothing=label_smoothing)
+        self.save_hyperparameters(ignore="backbone")
+        Remembers.smoothing = label_smoothing
+
+
+def test_the_command_line_wins_over_the_hyper_parameters_of_a_checkpoint(tmp_path: Path) -> None:
+    config = deepcopy(BASE)
+    config["model"]["class_path"] = "tests.cli.test_checkpoints.Remembers"
+    config["model"]["init_args"]["label_smoothing"] = 0.25
+    config["trainer"] |= {"limit_train_batches": 1, "limit_test_batches": 1}
+    file = write(config, tmp_path / "remembers.yaml")
+    succeed("fit", "--config", file)
+    checkpoint = checkpoint_in(tmp_path)
+    saved = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
+    assert saved["label_smoothing"] == Remembers.smoothing == 0.25
+    succeed("test", "--config", file, f"--ckpt_path={checkpoint}", "--model.label_smoothing=0.5")
+    assert Remembers.smoothing == 0.5

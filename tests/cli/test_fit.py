@@ -1,0 +1,108 @@
+"""`wiring fit`, up to the report at its end."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.cli.commands import (
+    BASE,
+    ROOT,
+    Trained,
+    checkpoint_in,
+    process,
+    succeed,
+    weights_in,
+    write,
+)
+from tests.trainers import same_state
+from wiring_lightning.__main__ import main
+
+
+@pytest.mark.slow
+def test_all_three_ways_to_start_do_the_same(trained: Trained, tmp_path: Path) -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        script = tomllib.load(file)["project"]["scripts"]["wiring"]
+    assert script == f"{main.__module__}:{main.__name__}"
+    folders = {name: tmp_path / name for name in ("module", "checkout")}
+    for folder in folders.values():
+        folder.mkdir()
+    base = ["fit", "--config", write(BASE, tmp_path / "base.yaml")]
+    runs = {
+        "module": process("-m", "wiring_lightning", *base, folder=folders["module"]),
+        "checkout": process(str(ROOT / "cli.py"), *base, folder=folders["checkout"]),
+    }
+    expected = weights_in(Path(trained.checkpoint))
+    for name, running in runs.items():
+        out, err = running.communicate(timeout=300)
+        assert running.returncode == 0, err
+        assert trained.reported("test acc") in out
+        assert same_state(weights_in(checkpoint_in(folders[name])), expected)
+
+
+def test_the_report_has_everything(trained: Trained) -> None:
+    assert 0 < float(trained.reported("test acc")) < 1
+    total, live = re.match(r"([\d,]+) -> ([\d,]+) after", trained.reported("parameters")).groups()
+    assert int(live.replace(",", "")) < int(total.replace(",", ""))
+    modules = re.findall(r"(module\d) (\d)/6", trained.reported("live branches"))
+    assert [name for name, _ in modules] == ["module1", "module2", "module3"]
+    assert any(int(count) < 6 for _, count in modules)
+    assert Path(trained.reported("picture")).read_bytes().startswith(b"\x89PNG")
+    assert trained.reported("curves") == f"tensorboard --logdir {trained.folder}"
+    assert list(trained.folder.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+def test_the_quick_start_in_short(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
+    callbacks = config["trainer"]["callbacks"]
+    (phases,) = [c["init_args"]["phases"] for c in callbacks if "Phase" in c["class_path"]]
+    for phase in phases:
+        phase["epochs"] = 1
+    out = succeed(
+        "fit",
+        f"--config={ROOT / 'configs/quickstart.yaml'}",
+        "--trainer.accelerator=cpu",
+        "--trainer.limit_train_batches=2",
+        f"--trainer.callbacks={json.dumps(callbacks)}",
+    )
+    report = Trained(tmp_path, "", "", out)
+    assert 0 < float(report.reported("test acc")) < 1
+    assert re.fullmatch(
+        r"[\d,]+ -> [\d,]+ after pruning \([\d.]+%\)", report.reported("parameters")
+    )
+    listed = out[out.index("\nlive branches") : out.index("\npicture")]
+    depth = config["model"]["init_args"]["backbone"]["init_args"]["depth"]
+    modules = range(1, (depth - 2) // 3 + 1)
+    assert re.findall(r"module\d+", listed) == [f"module{i}" for i in modules]
+    assert Path(report.reported("picture")).stat().st_size > 10_000
+    folder = Path(report.reported("curves").removeprefix("tensorboard --logdir "))
+    assert list(folder.glob("events.out.tfevents.*"))
+    for shown in ("train/loss", "train/acc", "val/acc", "phase"):  # the progress bar
+        assert re.search(rf"\b{shown}[:=]", out), shown
+    saved = torch.load(checkpoint_in(folder), weights_only=True)
+    assert saved["epoch"] + 1 == len(phases)
+    assert all(value for name, value in saved["state_dict"].items() if name.endswith("frozen"))
+
+
+def test_no_tensorboard_line_without_tensorboard(base: str, tmp_path: Path) -> None:
+    out = succeed(
+        "fit",
+        f"--config={base}",
+        "--trainer.logger=false",
+        "--trainer.limit_train_batches=1",
+        "--trainer.limit_test_batches=1",
+        "--trainer.enable_checkpointing=false",
+    )
+    assert "tensorboard --logdir" not in out
+    assert Path(Trained(tmp_path, "", "", out).reported("picture")).exists()
+
+
+def test_a_fast_dev_run_ends_without_a_report(base: str, tmp_path: Path) -> None:
+    out = succeed("fit", "--config", base, "--trainer.fast_dev_run=1")
+    assert "after pruning" not in out
+    assert [path.name for path in tmp_path.iterdir()] == ["base.yaml"]

@@ -1,0 +1,115 @@
+"""What the command line says of itself, and how it reads its config."""
+
+import inspect
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+import pytest
+import yaml
+from lightning.pytorch import Callback, LightningModule
+from torch import nn
+
+import wiring_lightning.backbones
+import wiring_lightning.callbacks
+import wiring_lightning.data
+import wiring_lightning.tasks
+from tests.cli.commands import process, succeed
+from wiring_lightning.__main__ import SUBCOMMANDS
+from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+
+BACKBONE = "--model.backbone."
+
+
+def test_help_is_fast_and_does_not_load_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from wiring_lightning.__main__ import main; main(['--help']); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'matplotlib')))"
+    )
+    start = time.perf_counter()
+    running = process("-c", code, folder=tmp_path)
+    out, err = running.communicate(timeout=60)
+    assert time.perf_counter() - start < 3
+    assert running.returncode == 0, err
+    assert all(re.search(rf"^  {name} ", out, re.MULTILINE) for name in SUBCOMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-h",), ("--help",)])
+def test_help_needs_no_argument(arguments: tuple[str, ...]) -> None:
+    assert succeed(*arguments).startswith("usage: wiring")
+
+
+def test_version() -> None:
+    assert succeed("--version") == f"wiring_lightning {wiring_lightning.__version__}\n"
+
+
+@pytest.mark.parametrize("subcommand", [name for name in SUBCOMMANDS if name != "figure"])
+def test_every_subcommand_has_help(subcommand: str) -> None:
+    out = succeed(subcommand, "--help")
+    assert out.startswith(f"usage: wiring [options] {subcommand} ")
+    for option in ("--config", "--model", "--data", "--ckpt_path", "--print_config"):
+        assert option in out
+    for name in ("MaskConnect", "PhaseSchedule", "WiringMonitor"):
+        assert f"wiring_lightning.callbacks.{name}" in "".join(out.split())
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("callback", [MaskConnect, PhaseSchedule])
+def test_help_tells_every_option_of_a_callback(callback: type[Callback]) -> None:
+    out = succeed("fit", f"--trainer.callbacks.help={callback.__name__}")
+    documented = {
+        p.arg_name: p.description for p in docstring_parser.parse(callback.__doc__).params
+    }
+    assert documented.keys() == inspect.signature(callback).parameters.keys()
+    for name, description in documented.items():
+        assert f"--trainer.callbacks.{name} " in out
+        assert squeezed(description.rstrip(".")) in squeezed(out)
+
+
+def test_print_config_shows_every_option_and_can_be_read_back(base: str, tmp_path: Path) -> None:
+    phases = "[{class_path: PhaseSchedule, init_args: {phases: [{epochs: 1}, {epochs: 2}]}}]"
+    out = succeed("fit", "--config", base, f"--trainer.callbacks+={phases}", "--print_config")
+    mask_connect, schedule = yaml.safe_load(out)["trainer"]["callbacks"]
+    assert mask_connect["class_path"] == "wiring_lightning.callbacks.MaskConnect"
+    assert mask_connect["init_args"].keys() == inspect.signature(MaskConnect).parameters.keys()
+    assert mask_connect["init_args"]["lr"] == 0.5
+    for phase in schedule["init_args"]["phases"]:
+        assert phase.keys() == inspect.signature(Phase).parameters.keys()
+    (tmp_path / "printed.yaml").write_text(out)
+    assert succeed("fit", "--config", "printed.yaml", "--print_config") == out
+
+
+def public(package: Any, base_class: type) -> list[str]:
+    return [name for name in package.__all__ if issubclass(getattr(package, name), base_class)]
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "package"),
+    [
+        *((("--trainer.callbacks.help",), name, "callbacks")
+          for name in public(wiring_lightning.callbacks, Callback)
+          if name != "WiringCallback"),
+        *((("--data.help",), name, "data") for name in ("Digits", "CIFAR10", "CIFAR100",
+                                                        "FashionMNIST")),
+        *((("--model.help",), name, "tasks")
+          for name in public(wiring_lightning.tasks, LightningModule)),
+        *((("--model=ClassificationTask", "--model.backbone.help"), name, "backbones")
+          for name in public(wiring_lightning.backbones, nn.Module)),
+    ],
+)  # fmt: skip
+def test_short_names_are_enough(options: tuple[str, ...], name: str, package: str) -> None:
+    *before, last = options
+    out = succeed("fit", *before, f"{last}={name}")
+    assert f"wiring_lightning.{package}.{name}" in squeezed(out)
+
+
+def test_a_value_on_the_command_line_wins_over_the_config(base: str) -> None:
+    out = succeed("fit", "--config", base, f"{BACKBONE}fan_in=2", "--data.seed=7", "--print_config")
+    config = yaml.safe_load(out)
+    assert config["model"]["init_args"]["backbone"]["init_args"]["fan_in"] == 2
+    assert config["data"]["init_args"]["seed"] == 7
