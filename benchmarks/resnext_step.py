@@ -5,7 +5,7 @@
     python -m benchmarks.resnext_step --device cuda --amp --markdown results/resnext_step_gpu.md
 
 A step is forward, backward and the optimizer's update; learning adds the update of all scores and
-the draw of the next wiring. Per round every network takes its steps, in turn, so that a machine
+the draw of the next wiring. Per round every network takes one step, in turn, so that a machine
 that slows down slows all of them; a ratio is the median over the rounds of the ratio within a
 round.
 

@@ -39,20 +39,18 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor, amp: bool 
 
 
 def time_steps(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds of every step, `rounds` times each, after a warm-up round.
+    """Milliseconds of every step, `rounds` times each, after two warm-up rounds.
 
-    Per round every network takes two steps, in turn, so that a machine that slows down slows all.
-    The second one is timed: it follows a step of its own network, as in training.
+    Per round every network takes one step, in turn, so that a machine that slows down slows all.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in _progress(rounds + 1):
+    for number in _progress(rounds + 2):
         for name, step in steps.items():
-            step()
             synchronize(device)
             start = time.perf_counter()
             step()
             synchronize(device)
-            if number >= 1:
+            if number >= 2:
                 times[name].append((time.perf_counter() - start) * 1e3)
     return times
 
