@@ -126,13 +126,17 @@ def _figure(curves: list[Row]) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     colors = {"learned": "#D55E00", "random": "#0072B2", "full": "#999999"}
+    styles = dict(
+        zip(sorted({row["fan_in"] for row in curves}), ("-", "--", ":", "-."), strict=False)
+    )
     groups = defaultdict(list)
     for row in curves:
         groups[row["wiring"], row["fan_in"], row["seed"]].append(row)
     for (wiring, fan_in, seed), rows in groups.items():
         label = f"{wiring}, K = {fan_in}" if seed == 0 else None
         axes.plot([row["epoch"] + 1 for row in rows], [100 * row["val_acc"] for row in rows],
-                  color=colors[wiring], alpha=0.8, label=label)  # fmt: skip
+                  color=colors[wiring], linestyle=styles.get(fan_in, "-"), alpha=0.8,
+                  label=label)  # fmt: skip
     axes.set(xlabel="epoch", ylabel="validation accuracy, %")
     axes.legend()
     axes.grid(alpha=0.3)
