@@ -53,6 +53,7 @@ class DNW(WiringCallback):
         groups: dict[str, list[str]] | None = None,
         freeze_epoch: int | None = None,
     ) -> None:
+        super().__init__(freeze_epoch)
         if (density is None) == (edges is None):
             raise MisconfigurationException("DNW: give either a density or a number of edges.")
         if density is not None and not 0 < density <= 1:
@@ -61,16 +62,11 @@ class DNW(WiringCallback):
             )
         if edges is not None and edges < 1:
             raise MisconfigurationException(f"DNW: edges must be at least 1, got {edges}.")
-        if freeze_epoch is not None and freeze_epoch < 0:
-            raise MisconfigurationException(
-                f"DNW: freeze_epoch must not be negative, got {freeze_epoch}."
-            )
         self.density = density
         self.edges = edges
         self.layers = tuple(layers)
         self.first_dense = first_dense
         self.groups = dict(groups or {})
-        self.freeze_epoch = freeze_epoch
         self.rules: list[StraightThrough] = []
         self._restored: list[dict[str, Any]] | None = None
 
@@ -127,7 +123,7 @@ class DNW(WiringCallback):
             if (own := [edges for edges in sets if _holds(optimizer, edges)])
         ]
         if sum(len(rule.edge_sets) for rule in self.rules) < len(sets):
-            self._let_go()
+            self.let_go()
             raise MisconfigurationException(
                 "DNW: the weights of a sparse layer or group are in no optimizer, or in two; leave "
                 "the layer out of `layers`, or give all its weights to one optimizer."
@@ -136,24 +132,6 @@ class DNW(WiringCallback):
             for rule, state in zip(self.rules, self._restored, strict=True):
                 rule.load_state_dict(state)
             self._restored = None
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._freeze_if_due(trainer)
-
-    @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._freeze_if_due(trainer)
-
-    @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._let_go()
-
-    @override
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._let_go()  # Lightning calls no teardown then
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -181,11 +159,8 @@ class DNW(WiringCallback):
             )
         return EdgeSet(weights, k)
 
-    def _freeze_if_due(self, trainer: Trainer) -> None:
-        if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
-            self.freeze()
-
-    def _let_go(self) -> None:
+    @override
+    def let_go(self) -> None:
         for rule in self.rules:
             rule.detach()  # and stays, for a checkpoint that is saved after the fit
         self._restored = None

@@ -60,16 +60,12 @@ class MaskConnect(WiringCallback):
         high: float = 1.0,
         seed: int = 0,
     ) -> None:
+        super().__init__(freeze_epoch)
         if not 0 <= lr < math.inf:
             raise MisconfigurationException(
                 f"MaskConnect: lr must be a number from 0 up, got {lr}."
             )
-        if freeze_epoch is not None and freeze_epoch < 0:
-            raise MisconfigurationException(
-                f"MaskConnect: freeze_epoch must not be negative, got {freeze_epoch}."
-            )
         self.lr = lr
-        self.freeze_epoch = freeze_epoch
         self.normalize = normalize
         self.low = low
         self.high = high
@@ -132,14 +128,6 @@ class MaskConnect(WiringCallback):
             owner.hook = owner.optimizer.register_step_post_hook(partial(self._after_step, owner))
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._freeze_if_due(trainer)
-
-    @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._freeze_if_due(trainer)
-
-    @override
     def on_before_zero_grad(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
@@ -162,16 +150,6 @@ class MaskConnect(WiringCallback):
             owner.after_backward()
 
     @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._let_go()
-
-    @override
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._let_go()  # Lightning calls no teardown then
-
-    @override
     def state_dict(self) -> dict[str, Any]:
         if self.optimizer is not None:
             return {"optimizer": self.optimizer.state_dict()}
@@ -181,10 +159,6 @@ class MaskConnect(WiringCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Called before the gates are on their device; `on_fit_start` takes it up.
         self._restored = state_dict.get("optimizer")
-
-    def _freeze_if_due(self, trainer: Trainer) -> None:
-        if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
-            self.freeze()
 
     def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
         """Runs after every real step of a user's optimizer, never after a skipped one."""
@@ -207,7 +181,8 @@ class MaskConnect(WiringCallback):
         for scores, kept in waiting:
             scores.grad = kept
 
-    def _let_go(self) -> None:
+    @override
+    def let_go(self) -> None:
         for owner in self._owners:
             if owner.hook is not None:
                 owner.hook.remove()

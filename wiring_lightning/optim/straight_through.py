@@ -125,7 +125,7 @@ class StraightThrough:
         self._hooks = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The latent weights, the edges if they are frozen, and where the thresholds stood."""
+        """The latent weights, the edges, and where the thresholds stood."""
         return {
             "latent": self.latent,
             "masks": self.masks,
