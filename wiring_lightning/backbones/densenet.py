@@ -1,6 +1,5 @@
 """DenseNet whose layers learn which earlier layers of their stage they read."""
 
-from collections.abc import Sequence
 from copy import deepcopy
 from typing import Literal
 
@@ -10,8 +9,9 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.backbones.stems import StemName, stem_plan
+from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
 from wiring_lightning.nn import DenseLayer, Gate
-from wiring_lightning.wiring import Wiring, make_wiring
+from wiring_lightning.wiring import Wiring
 
 DenseNetWiring = Literal["learned", "dense", "random"]
 
@@ -122,37 +122,32 @@ class DenseNet(nn.Module):
 
     def wiring(self) -> Wiring:
         """Layers as nodes and possible connections as edges, as used in evaluation mode."""
-        side = self.image_size
-        nodes, edges = _Nodes(), _Edges()
-        nodes.add("stem", _size(self.stem), _size(self.stem) * side * side)
+        side, stem = self.image_size, count_parameters(self.stem)
+        graph = WiringColumns()
+        last = graph.add("stem", stem, stem * side * side)
         side = -(-side // self.reduction)
         for row, (name, layers) in enumerate(self._stages(), start=1):
-            base = len(nodes.names) - 1
-            gate = self.connections[name] if name in self.connections else None  # noqa: SIM401
-            assert gate is None or isinstance(gate, Gate)
+            outputs = [last]
             for index, layer in enumerate(layers):
-                edges.add_layer(base, index, layer, gate, side)
-                nodes.add(f"{name}.layer{index + 1}", 0, 0, same_group=index > 0)
-            edges.add_all(range(base, len(nodes.names)), target=len(nodes.names))
+                sources = range(len(layer.reads))
+                parameters = map(layer.edge_parameters, sources)
+                work = [layer.edge_multiply_adds(source, side, side) for source in sources]
+                number = graph.add(
+                    f"{name}.layer{index + 1}",
+                    0,
+                    0,
+                    [outputs[source] for source in layer.reads],
+                    zip(parameters, work, strict=True),
+                    self._choice(name, index),
+                )
+                outputs.append(number)
             if name in self.transitions:
-                size = _size(self.transitions[name])
-                nodes.add(f"transition{row}", size, self._transition_work(name, side))
+                size, work_there = self._transition_costs(name, side)
+                last = graph.add(f"transition{row}", size, work_there, outputs)
                 side //= 2
-        weights = self.classifier.weight.numel()
-        nodes.add("classifier", _size(self.norm) + _size(self.classifier), weights)
-        return make_wiring(
-            nodes.names,
-            edges.source,
-            edges.target,
-            edges.active,
-            score=edges.score,
-            learnable=edges.learnable,
-            group=nodes.group,
-            parameters=nodes.parameters,
-            multiply_adds=nodes.multiply_adds,
-            edge_parameters=edges.parameters,
-            edge_multiply_adds=edges.multiply_adds,
-        )
+        size = count_parameters(self.norm, self.classifier)
+        graph.add("classifier", size, self.classifier.weight.numel(), outputs)
+        return graph.wiring()
 
     def compact(self) -> "DenseNet":
         """The same function in evaluation mode, without gates and without what they leave out."""
@@ -177,9 +172,22 @@ class DenseNet(nn.Module):
         assert isinstance(gate, Gate)
         return gate.weights()
 
-    def _transition_work(self, stage: str, side: int) -> int:
-        weights = [m.weight for m in self.transitions[stage].modules() if isinstance(m, nn.Conv2d)]
-        return sum(weight.numel() for weight in weights) * side * side
+    def _choice(self, stage: str, layer: int) -> Choice | None:
+        if stage not in self.connections:
+            return None
+        gate = self.connections[stage]
+        assert isinstance(gate, Gate)
+        return Choice(
+            gate.best[layer, : layer + 1].tolist(),
+            gate.scores.detach()[layer, : layer + 1].tolist(),
+            gate.mode == "learned" and layer + 1 > gate.fan_in,
+        )
+
+    def _transition_costs(self, stage: str, side: int) -> tuple[int, int]:
+        transition = self.transitions[stage]
+        weights = [m.weight for m in transition.modules() if isinstance(m, nn.Conv2d)]
+        work = sum(weight.numel() for weight in weights) * side * side
+        return count_parameters(transition), work
 
     def _stages(self) -> list[tuple[str, list[DenseLayer]]]:
         return [
@@ -189,68 +197,7 @@ class DenseNet(nn.Module):
         ]
 
 
-class _Nodes:
-    """Node columns under construction."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.group: list[int] = []
-        self.parameters: list[int] = []
-        self.multiply_adds: list[int] = []
-
-    def add(self, name: str, parameters: int, multiply_adds: int, same_group: bool = False) -> None:
-        """Add a node, in the group of the node before it or in a new one."""
-        self.group.append((self.group[-1] if self.group else -1) + (not same_group))
-        self.names.append(name)
-        self.parameters.append(parameters)
-        self.multiply_adds.append(multiply_adds)
-
-
-class _Edges:
-    """Edge columns under construction."""
-
-    def __init__(self) -> None:
-        self.source: list[int] = []
-        self.target: list[int] = []
-        self.active: list[bool] = []
-        self.score: list[float] = []
-        self.learnable: list[bool] = []
-        self.parameters: list[int] = []
-        self.multiply_adds: list[int] = []
-
-    def add_layer(
-        self, base: int, index: int, layer: DenseLayer, gate: Gate | None, side: int
-    ) -> None:
-        """The edges into a layer; node `base` is the input of the stage."""
-        for position, source in enumerate(layer.reads):
-            chosen = True if gate is None else bool(gate.best[index, source])
-            self.active.append(chosen)
-            score = 1.0 if gate is None else float(gate.scores.detach()[index, source])
-            self.score.append(score)
-            learns = gate is not None and gate.mode == "learned" and index + 1 > gate.fan_in
-            self.learnable.append(learns)
-            self.source.append(base + source)
-            self.target.append(base + index + 1)
-            self.parameters.append(layer.edge_parameters(position))
-            self.multiply_adds.append(layer.edge_multiply_adds(position, side, side))
-
-    def add_all(self, sources: Sequence[int], target: int) -> None:
-        """Edges that are always there and cost nothing of their own."""
-        count = len(sources)
-        self.source += sources
-        self.target += [target] * count
-        self.active += [True] * count
-        self.score += [1.0] * count
-        self.learnable += [False] * count
-        self.parameters += [0] * count
-        self.multiply_adds += [0] * count
-
-
 def _transition(channels: int) -> nn.Sequential:
     conv = nn.Conv2d(channels, channels, 1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), conv, nn.AvgPool2d(2))
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

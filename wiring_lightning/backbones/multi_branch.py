@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning.backbones.wiring_columns import count_parameters
 from wiring_lightning.functional import rectified_gated_sum
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.wiring import Wiring, make_wiring
@@ -60,7 +61,7 @@ class MultiBranchNetwork(nn.Module):
 
     def wiring(self) -> Wiring:
         """Branches as nodes and possible connections as edges, as used in evaluation mode."""
-        names, group, parameters, multiply_adds = ["stem"], [0], [_size(self.stem)], [0]
+        names, group, parameters, multiply_adds = ["stem"], [0], [count_parameters(self.stem)], [0]
         group_parameters, group_multiply_adds = [0], [0]
         size = -(-self.image_size // self._stem_stride)  # padded layers round up
         stem_conv = self.stem[0]
@@ -85,7 +86,7 @@ class MultiBranchNetwork(nn.Module):
         output = len(names)
         names.append("classifier")
         group.append(len(group_parameters))
-        parameters.append(_size(self.classifier))
+        parameters.append(count_parameters(self.classifier))
         multiply_adds.append(self.classifier.weight.numel())
         edges.connect(previous, [output], None)
         return make_wiring(
@@ -179,7 +180,3 @@ def _connect(connection: nn.Module, branches: Tensor) -> Tensor:
 
 def _name(index: int) -> str:
     return f"module{index + 1}"
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
 from wiring_lightning.functional import BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
-from wiring_lightning.wiring import Wiring, make_wiring
+from wiring_lightning.wiring import Wiring
 
 Connection = Gate | Selection
 
@@ -110,45 +111,30 @@ class ResidualNetwork(nn.Module):
 
     def wiring(self) -> Wiring:
         """Blocks as nodes and possible connections as edges, as used in evaluation mode."""
-        blocks = self._blocks()
         stem_conv = self.stem[0]
         assert isinstance(stem_conv, nn.Conv2d)
-        size = -(-self.image_size // stem_conv.stride[0])
-        multiply_adds = [stem_conv.weight.numel() * size * size]
-        for block in blocks:
+        side = -(-self.image_size // stem_conv.stride[0])
+        graph = WiringColumns()
+        last = graph.add("stem", count_parameters(self.stem), stem_conv.weight.numel() * side**2)
+        for j, (name, block) in enumerate(zip(self.blocks, self._blocks(), strict=True)):
             side = -(-self.image_size // block.origin.reduction)
-            multiply_adds.append(block.multiply_adds(side, side))
-        source, target = [0], [1]
-        active, score, learnable = [True], [1.0], [False]
+            choice = self._choice(j) if j > 0 else None
+            reads = [last] if choice is None else range(1, j + 1)
+            costs = count_parameters(block), block.multiply_adds(side, side)
+            last = graph.add(name, *costs, reads, choice=choice)
+        size = count_parameters(self.classifier)
+        graph.add("classifier", size, self.classifier.weight.numel(), [last])
+        return graph.wiring()
+
+    def _choice(self, j: int) -> Choice | None:
+        """What the connection says about the edges into block j, counted from 0."""
         selection = self._selection()
-        edges = self.connection.best if isinstance(self.connection, Gate) else None
-        learns = isinstance(self.connection, Gate) and self.connection.mode != "random"
-        for j in range(1, len(blocks)):
-            earlier = range(j) if selection is not None else [j - 1]
-            for k in earlier:
-                source.append(k + 1)
-                target.append(j + 1)
-                if selection is None:
-                    chosen, value = True, 1.0
-                else:
-                    used = selection.matrix[j - 1, k] != 0 if edges is None else edges[j - 1, k]
-                    chosen, value = bool(used), float(selection.score[j - 1, k])
-                active.append(chosen)
-                score.append(value)
-                learnable.append(learns and j > self.fan_in)
-        source.append(len(blocks))
-        target.append(len(blocks) + 1)
-        parameters = [_size(self.stem), *map(_size, blocks), _size(self.classifier)]
-        return make_wiring(
-            ["stem", *self.blocks, "classifier"],
-            source,
-            target,
-            [*active, True],
-            score=[*score, 1.0],
-            learnable=[*learnable, False],
-            parameters=parameters,
-            multiply_adds=[*multiply_adds, self.classifier.weight.numel()],
-        )
+        if selection is None:
+            return None
+        gate = self.connection if isinstance(self.connection, Gate) else None
+        active = selection.matrix != 0 if gate is None else gate.best
+        learnable = gate is not None and gate.mode != "random" and j > self.fan_in
+        return Choice(active[j - 1, :j].tolist(), selection.score[j - 1, :j].tolist(), learnable)
 
     def compact(self) -> "ResidualNetwork":
         """The same function in evaluation mode, without unused blocks and without gates."""
@@ -221,7 +207,3 @@ class _Prefix:
         self.residuals = lift(self.residuals, self.space, space)
         self.identities = lift(self.identities, self.space, space)
         self.space = space
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

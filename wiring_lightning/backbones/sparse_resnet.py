@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.fixed_wiring import FixedWiring, count_parameters
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
+from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import (
     Feature,
@@ -131,7 +131,7 @@ class SparseResNet(nn.Module):
 
     def wiring(self) -> Wiring:
         """Projections and blocks as nodes, and what they sum as edges."""
-        graph = FixedWiring()
+        graph = WiringColumns()
         stem_conv = self.stem[0]
         assert isinstance(stem_conv, nn.Conv2d)
         work = stem_conv.weight.numel() * self.image_size**2

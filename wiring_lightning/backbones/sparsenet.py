@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.fixed_wiring import FixedWiring, count_parameters
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
+from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import (
     Feature,
@@ -144,7 +144,7 @@ class SparseNet(nn.Module):
 
     def wiring(self) -> Wiring:
         """Layers as nodes and what they read as edges."""
-        graph = FixedWiring()
+        graph = WiringColumns()
         stem_conv = self.stem[0]
         assert isinstance(stem_conv, nn.Conv2d)
         side = -(-self.image_size // stem_conv.stride[0])

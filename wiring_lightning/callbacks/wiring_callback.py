@@ -34,7 +34,7 @@ class WiringCallback(Callback, ABC):
     def freeze(self) -> None:
         """Fix the wiring for good; calling it again changes nothing."""
 
-    def let_go(self) -> None:  # noqa: B027  # not every callback holds something
+    def let_go(self) -> None:
         """Leave the optimizers and the trainer alone: the fit is over, or has failed."""
 
     @override

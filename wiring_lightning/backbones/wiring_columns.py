@@ -1,17 +1,27 @@
-"""The wiring of a network whose edges are all given, built node by node."""
+"""The wiring of a network, built node by node."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
 from wiring_lightning.wiring import Wiring, make_wiring
 
 
-class FixedWiring:
-    """Columns of a `Wiring` under construction; every edge is active and none is learned.
+@dataclass(frozen=True)
+class Choice:
+    """What a gate says about the edges into one node."""
+
+    active: Sequence[bool]
+    score: Sequence[float]
+    learnable: bool
+
+
+class WiringColumns:
+    """Columns of a `Wiring` under construction; edges are given unless a choice says otherwise.
 
     Example:
-        >>> graph = FixedWiring()
+        >>> graph = WiringColumns()
         >>> graph.add("stem", parameters=10, multiply_adds=100)
         0
         >>> graph.add("classifier", parameters=5, multiply_adds=5, reads=[0])
@@ -27,6 +37,9 @@ class FixedWiring:
         self._multiply_adds: list[int] = []
         self._source: list[int] = []
         self._target: list[int] = []
+        self._active: list[bool] = []
+        self._score: list[float] = []
+        self._learnable: list[bool] = []
         self._edge_parameters: list[int] = []
         self._edge_multiply_adds: list[int] = []
 
@@ -37,6 +50,7 @@ class FixedWiring:
         multiply_adds: int,
         reads: Iterable[int] = (),
         costs: Iterable[tuple[int, int]] | None = None,
+        choice: Choice | None = None,
     ) -> int:
         """Add a node and the edges into it, and return its number.
 
@@ -48,6 +62,7 @@ class FixedWiring:
             multiply_adds: of the node itself.
             reads: numbers of its sources.
             costs: parameters and multiply-adds of each edge, none if not given.
+            choice: which of the edges are active; all, and for good, if not given.
         """
         prefix = name.rpartition(".")[0]
         group = self._group[-1] + 1 if self._group else 0
@@ -61,6 +76,11 @@ class FixedWiring:
         reads = list(reads)
         self._source += reads
         self._target += [number] * len(reads)
+        if choice is None:
+            choice = Choice([True] * len(reads), [1.0] * len(reads), learnable=False)
+        self._active += choice.active
+        self._score += choice.score
+        self._learnable += [choice.learnable] * len(reads)
         for edge_parameters, edge_multiply_adds in costs or [(0, 0)] * len(reads):
             self._edge_parameters.append(edge_parameters)
             self._edge_multiply_adds.append(edge_multiply_adds)
@@ -72,7 +92,9 @@ class FixedWiring:
             self._names,
             self._source,
             self._target,
-            [True] * len(self._source),
+            self._active,
+            score=self._score,
+            learnable=self._learnable,
             group=self._group,
             parameters=self._parameters,
             multiply_adds=self._multiply_adds,
