@@ -26,7 +26,7 @@ def summarize(wiring: Wiring) -> dict[str, Any]:
             "total": int(costs.multiply_adds(wiring, live=False)),
             "live": int(costs.multiply_adds(wiring)),
         },
-        "edges": {"candidate": len(wiring.source), "active": int(wiring.active.sum())},
+        "edges": {"candidate": wiring.candidates, "active": int(wiring.active.sum())},
         "modules": {
             "total": len(wiring.nodes) - 2,
             "live": int(wiring.live_nodes[inner].sum()),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +66,8 @@ class Wiring:
         parameters: `[edges]` parameters that exist for an edge, such as the columns of a
             convolution that read its source; zeros where sources are only summed.
         multiply_adds: `[edges]` multiply-adds that an edge takes for one example.
+        unlisted: how many more edges could exist. A graph of channels lists only those that it has,
+            because it could have millions.
 
     Example:
         >>> wiring = make_wiring(["in", "a", "b", "out"], source=[0, 0, 1], target=[1, 2, 3],
@@ -81,17 +84,24 @@ class Wiring:
     learnable: Tensor
     parameters: Tensor
     multiply_adds: Tensor
+    unlisted: int = 0
+
+    @property
+    def candidates(self) -> int:
+        """How many edges could exist."""
+        return len(self.source) + self.unlisted
 
     @cached_property
     def live_nodes(self) -> Tensor:
         """`[..., nodes]` nodes on an active path from the input to the output."""
-        first = torch.zeros(*self.active.shape[:-1], len(self.nodes), dtype=torch.bool)
-        last = first.clone()
-        first[..., 0] = True
-        last[..., -1] = True
-        reached = _spread(first, self.source, self.target, self.active)
-        needed = _spread(last, self.target, self.source, self.active)
-        return reached & needed
+        samples = self.active.shape[:-1].numel()
+        active = _pack(self.active.reshape(samples, len(self.source)))
+        everyone, rest = (1 << samples) - 1, [0] * (len(self.nodes) - 1)
+        reached = _spread([everyone, *rest], self.source, self.target, active)
+        last = len(self.nodes) - 1
+        needed = _spread([everyone, *rest], last - self.target, last - self.source, active)[::-1]
+        live = [before & behind for before, behind in zip(reached, needed, strict=True)]
+        return _unpack(live, samples).reshape(*self.active.shape[:-1], len(self.nodes))
 
     @cached_property
     def live_edges(self) -> Tensor:
@@ -191,8 +201,9 @@ def make_wiring(
     group_parameters: Sequence[int] | None = None,
     group_multiply_adds: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
-    edge_parameters: Sequence[int] | None = None,
-    edge_multiply_adds: Sequence[int] | None = None,
+    edge_parameters: Sequence[int] | Tensor | None = None,
+    edge_multiply_adds: Sequence[int] | Tensor | None = None,
+    unlisted: int = 0,
 ) -> Wiring:
     """Build a wiring from plain lists; columns that are left out are zeros (ones for `steps`).
 
@@ -205,7 +216,7 @@ def make_wiring(
     groups = torch.as_tensor(range(count) if group is None else group, dtype=torch.long)
     number_of_groups = int(groups.max()) + 1
 
-    def column(values: Sequence[int] | None, length: int, default: int = 0) -> Tensor:
+    def column(values: Sequence[int] | Tensor | None, length: int, default: int = 0) -> Tensor:
         if values is None:
             return torch.full((length,), default, dtype=torch.long)
         if len(values) != length:
@@ -234,14 +245,44 @@ def make_wiring(
         ),
         parameters=column(edge_parameters, edges),
         multiply_adds=column(edge_multiply_adds, edges),
+        unlisted=unlisted,
     )
 
 
-def _spread(marked: Tensor, source: Tensor, target: Tensor, active: Tensor) -> Tensor:
-    """Mark, in place, every node that active edges reach from the marked ones, in cycles too."""
-    while True:
-        news = marked[..., source] & active & ~marked[..., target]
-        *batch, edge = news.nonzero(as_tuple=True)
-        if len(edge) == 0:
-            return marked
-        marked[(*batch, target[edge])] = True
+def _spread(marked: list[int], source: Tensor, target: Tensor, active: Sequence[int]) -> list[int]:
+    """Mark, in place, every node that active edges reach from the marked ones, in cycles too.
+
+    Bit b of a mark, and of an edge's number, stands for sample b: one operation on two integers
+    serves the whole batch. The first pass over the edges, in the order of the data, marks
+    everything unless there are cycles, and the second finds nothing new.
+    """
+    order = source.argsort()
+    edges = [active[edge] for edge in order.tolist()]
+    steps = list(zip(source[order].tolist(), target[order].tolist(), edges, strict=True))
+    found = True
+    while found:
+        found = False
+        for start, end, edge in steps:
+            before = marked[end]
+            after = before | (marked[start] & edge)
+            if after != before:
+                marked[end] = after
+                found = True
+    return marked
+
+
+def _pack(mask: Tensor) -> list[int]:
+    """`[samples, n]` bool as n integers of one bit per sample."""
+    packed = numpy.packbits(mask.T.numpy(), axis=1, bitorder="little")
+    width, data = packed.shape[1], packed.tobytes()
+    columns = (data[width * column : width * (column + 1)] for column in range(len(packed)))
+    return [int.from_bytes(column, "little") for column in columns]
+
+
+def _unpack(columns: Sequence[int], samples: int) -> Tensor:
+    """The reverse of `_pack`."""
+    width = (samples + 7) // 8
+    data = b"".join(column.to_bytes(width, "little") for column in columns)
+    packed = numpy.frombuffer(data, numpy.uint8).reshape(len(columns), width)
+    bits = numpy.unpackbits(packed, axis=1, count=samples, bitorder="little")
+    return torch.from_numpy(bits).bool().T.contiguous()

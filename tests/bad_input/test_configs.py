@@ -81,7 +81,7 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
     ),
     "nobody learns": (
         trainer(callbacks=None),
-        ["has a learned wiring (2 gates), but no callback learns it", "add MaskConnect"],
+        ["has a learned wiring (2 layers), but no callback learns it", "add MaskConnect"],
     ),
     "two learners": (
         callbacks(("MaskConnect", {}), ("MaskConnect", {"lr": 0.1})),

@@ -90,9 +90,10 @@ class OverflowAt(ClassificationTask):
 
     overflow = (1, 3)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        return loss * torch.inf if batch_idx in self.overflow else loss
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        losses = super().training_step(batch, batch_idx)
+        factor = torch.inf if batch_idx in self.overflow else 1.0
+        return {name: loss * factor for name, loss in losses.items()}
 
 
 @learning

@@ -11,23 +11,30 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.nn import Adjacency, find_adjacencies
 from wiring_lightning.optim import EdgeSet, StraightThrough
 
 
 class DNW(WiringCallback):
     """Train sparse weights and find out which of them to keep, in one run (DNW, Algorithm 1).
 
-    The chosen layers hold exactly k weights that are not zero, at every step: those of largest
+    The sparse layers hold exactly k weights that are not zero, at every step: those of largest
     magnitude. Absent weights still get their gradient and can come back, see
     `optim.StraightThrough`. Your optimizer updates all of them as usual. Biases and norms stay
     dense. The checkpoint of the network is the sparse network; the latent weights of the absent
     edges are part of this callback's state.
 
+    A network of neural graphs (`nn.Adjacency`, in `backbones.NeuralGraph` and `MobileNetV1DNW`)
+    says itself where its edges can be and how many: `DNW()` learns them. In any other network, say
+    which layers are sparse and how much of them to keep.
+
     Args:
-        density: share of the weights to keep, above 0 and up to 1, in every layer or group.
+        density: share of the weights to keep, above 0 and up to 1, in every layer or group. Graphs
+            keep their own number of edges if neither `density` nor `edges` is given.
         edges: number of weights to keep in every layer or group; instead of a density.
         layers: which layers are sparse: names of classes such as `Conv2d`, or patterns for the
-            qualified names of modules such as `backbone.layer4.*`.
+            qualified names of modules such as `backbone.layer4.*`. If not given, the graphs of the
+            network, or all of its `Conv2d` and `Linear` layers if it has no graph.
         first_dense: whether the first of these layers stays dense.
         groups: patterns as in `layers` by the name of a group; the layers of a group share one
             number of edges, so that it can move from one to another. Layers in no group have a
@@ -48,14 +55,14 @@ class DNW(WiringCallback):
         self,
         density: float | None = None,
         edges: int | None = None,
-        layers: Sequence[str] = ("Conv2d", "Linear"),
+        layers: Sequence[str] | None = None,
         first_dense: bool = False,
         groups: dict[str, list[str]] | None = None,
         freeze_epoch: int | None = None,
     ) -> None:
         super().__init__(freeze_epoch)
-        if (density is None) == (edges is None):
-            raise MisconfigurationException("DNW: give either a density or a number of edges.")
+        if density is not None and edges is not None:
+            raise MisconfigurationException("DNW: give a density or a number of edges, not both.")
         if density is not None and not 0 < density <= 1:
             raise MisconfigurationException(
                 f"DNW: density must be above 0 and at most 1, got {density}."
@@ -64,10 +71,11 @@ class DNW(WiringCallback):
             raise MisconfigurationException(f"DNW: edges must be at least 1, got {edges}.")
         self.density = density
         self.edges = edges
-        self.layers = tuple(layers)
+        self.layers = None if layers is None else tuple(layers)
         self.first_dense = first_dense
         self.groups = dict(groups or {})
         self.rules: list[StraightThrough] = []
+        self._graphs: list[Adjacency] = []
         self._restored: list[dict[str, Any]] | None = None
 
     @override
@@ -81,6 +89,8 @@ class DNW(WiringCallback):
     def freeze(self) -> None:
         for rule in self.rules:
             rule.freeze()
+        for graph in self._graphs:
+            graph.freeze()
 
     def find_layers(self, module: nn.Module) -> dict[str, list[nn.Module]]:
         """The sparse layers of a module, by the name of their group or their own.
@@ -89,10 +99,11 @@ class DNW(WiringCallback):
             MisconfigurationException: if none is found.
         """
         found: dict[str, list[nn.Module]] = {}
+        patterns = self._patterns(module)
         sparse = [
             (name, layer)
             for name, layer in module.named_modules()
-            if _has_matrix(layer) and self._wants(name, layer)
+            if _has_matrix(layer) and any(_matches(name, layer, pattern) for pattern in patterns)
         ]
         for name, layer in sparse[self.first_dense :]:
             group = next(
@@ -107,16 +118,21 @@ class DNW(WiringCallback):
         if not found:
             raise MisconfigurationException(
                 f"DNW found no layer to make sparse in {type(module).__name__}: none is of a class "
-                f"or has a name that matches {', '.join(self.layers)}"
+                f"or has a name that matches {', '.join(patterns)}"
                 f"{', beside the first, which stays dense' if self.first_dense else ''}."
             )
         return found
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        sets = [
-            self._edge_set(name, layers) for name, layers in self.find_layers(pl_module).items()
+        layers = self.find_layers(pl_module)
+        self._graphs = [
+            layer for group in layers.values() for layer in group if isinstance(layer, Adjacency)
         ]
+        for graph in self._graphs:  # DDP copies parameters and buffers from rank 0, but not these
+            if graph.absent is not None:
+                graph.absent = trainer.strategy.broadcast(graph.absent)
+        sets = [self._edge_set(name, group) for name, group in layers.items()]
         self.rules = [
             StraightThrough(optimizer, own)
             for optimizer in trainer.optimizers
@@ -144,20 +160,44 @@ class DNW(WiringCallback):
         # Called before the optimizers exist; `on_fit_start` takes it up.
         self._restored = state_dict.get("rules")
 
-    def _wants(self, name: str, layer: nn.Module) -> bool:
-        patterns = [*self.layers, *(p for group in self.groups.values() for p in group)]
-        return any(_matches(name, layer, pattern) for pattern in patterns)
+    def _patterns(self, module: nn.Module) -> list[str]:
+        """What chooses the sparse layers."""
+        if self.layers is not None:
+            chosen = self.layers
+        elif find_adjacencies(module):
+            chosen = ("Adjacency",)
+        else:
+            chosen = ("Conv2d", "Linear")
+        return [*chosen, *(pattern for group in self.groups.values() for pattern in group)]
 
     def _edge_set(self, name: str, layers: Sequence[nn.Module]) -> EdgeSet:
         weights = [cast(Tensor, layer.weight) for layer in layers]
-        count = sum(weight.numel() for weight in weights)
-        k = self.edges if self.density is None else max(1, round(self.density * count))
-        assert k is not None  # the constructor wants one of the two
+        graphs = [layer if isinstance(layer, Adjacency) else None for layer in layers]
+        usable = [None if graph is None else graph.rankable for graph in graphs]
+        count = sum(
+            weight.numel() if mask is None else int(mask.sum())
+            for weight, mask in zip(weights, usable, strict=True)
+        )
+        k = self._number_of_edges(name, graphs, count)
         if k > count:
             raise MisconfigurationException(
                 f"DNW: {k} edges were asked for in {name}, but it has only {count} weights."
             )
-        return EdgeSet(weights, k)
+        absent = [None if graph is None else graph.take_absent() for graph in graphs]
+        return EdgeSet(weights, k, usable, absent)
+
+    def _number_of_edges(self, name: str, graphs: Sequence[Adjacency | None], count: int) -> int:
+        if self.edges is not None:
+            return self.edges
+        if self.density is not None:
+            return max(1, round(self.density * count))
+        own = [graph.edges for graph in graphs if graph is not None]
+        if len(own) < len(graphs):
+            raise MisconfigurationException(
+                f"DNW: {name} does not say how many edges it has; give either a density or a "
+                "number of edges."
+            )
+        return sum(own)
 
     @override
     def let_go(self) -> None:

@@ -1,6 +1,12 @@
 """Pure tensor functions behind every method: no modules, no state, no Lightning."""
 
 from wiring_lightning.functional.aggregation import gated_sum, products_of_pairs, straight_through
+from wiring_lightning.functional.architecture import (
+    Topology,
+    draw_edges,
+    log_probability,
+    most_probable_edges,
+)
 from wiring_lightning.functional.batch_norm import fold_batch_norm, update_running_statistics
 from wiring_lightning.functional.block_sums import BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.functional.largest import LargestMagnitudes
@@ -26,12 +32,16 @@ __all__ = [
     "PlainBlockSums",
     "Space",
     "Statistics",
+    "Topology",
     "channel_statistics",
     "check_pattern",
+    "draw_edges",
     "fold_batch_norm",
     "gated_sum",
     "last_reader",
     "lift",
+    "log_probability",
+    "most_probable_edges",
     "normalize_scores",
     "offsets",
     "products_of_pairs",

@@ -1,8 +1,11 @@
 """Layers whose wiring can change while the network trains."""
 
+from wiring_lightning.nn.adjacency import Adjacency, AdjacencyMode, find_adjacencies
+from wiring_lightning.nn.bernoulli_gate import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.nn.branches import Branches
 from wiring_lightning.nn.dense import DenseLayer
 from wiring_lightning.nn.gate import Gate, Selection, find_gates
+from wiring_lightning.nn.learnable import Learnable, find_learnable
 from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.nn.pre_activation import (
     Feature,
@@ -14,10 +17,14 @@ from wiring_lightning.nn.residual import ResidualBlock
 from wiring_lightning.nn.shelf import Shelf, StagePlan
 
 __all__ = [
+    "Adjacency",
+    "AdjacencyMode",
+    "BernoulliGate",
     "Branches",
     "DenseLayer",
     "Feature",
     "Gate",
+    "Learnable",
     "PointwiseConv2d",
     "RectifiedChain",
     "RectifiedConv2d",
@@ -25,6 +32,9 @@ __all__ = [
     "Selection",
     "Shelf",
     "StagePlan",
+    "find_adjacencies",
+    "find_bernoulli_gates",
     "find_gates",
+    "find_learnable",
     "preferred_layout",
 ]

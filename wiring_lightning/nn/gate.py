@@ -1,7 +1,7 @@
 """The gate: K learned connections per target out of a set of candidates."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class Gate(nn.Module):
         >>> gate(torch.randn(8, 4, 16)).shape
         torch.Size([8, 3, 16])
     """
+
+    taught_by: ClassVar[str] = "MaskConnect"
 
     scores: nn.Parameter
     active: Tensor

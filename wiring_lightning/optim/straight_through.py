@@ -19,6 +19,8 @@ class EdgeSet:
         weights: one or more parameters; all their entries compete with each other.
         k: number of edges.
         usable: for each parameter a mask of the entries that can ever be an edge, or `None`.
+        absent: for each parameter that is sparse already, what its absent entries start from, or
+            `None`.
 
     Raises:
         ValueError: if there are fewer usable entries than `k`, or a mask has another shape.
@@ -27,11 +29,12 @@ class EdgeSet:
     weights: Sequence[Tensor]
     k: int
     usable: Sequence[Tensor | None] = ()
+    absent: Sequence[Tensor | None] = ()
     largest: LargestMagnitudes = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.usable:
-            self.usable = [None] * len(self.weights)
+        self.usable = self.usable or [None] * len(self.weights)
+        self.absent = self.absent or [None] * len(self.weights)
         count = 0
         for weight, mask in zip(self.weights, self.usable, strict=True):
             if mask is not None and mask.shape != weight.shape:
@@ -46,6 +49,14 @@ class EdgeSet:
                 f"got {self.k}."
             )
         self.largest = LargestMagnitudes(self.k)
+
+    @torch.no_grad()
+    def latent(self) -> list[Tensor]:
+        """For each parameter the dense weights to start from."""
+        return [
+            weight.detach().clone() if absent is None else weight.detach() + absent
+            for weight, absent in zip(self.weights, self.absent, strict=True)
+        ]
 
     @torch.no_grad()
     def select(self) -> list[Tensor]:
@@ -66,8 +77,9 @@ class StraightThrough:
     Outside the update, a parameter holds its edges and zeros elsewhere: forward, evaluation,
     checkpoints and exports see the sparse network at no cost, and the gradient of a parameter is
     that of its edges, and of absent edges as if they were there: it flows to absent edges, but not
-    through them. For the update the latent weights are swapped in; the optimizer (any optimizer,
-    with its momentum and weight decay) updates all of them, and the k largest are the new edges.
+    through them. For the update a parameter's memory is exchanged for that of its latent weights;
+    the optimizer (any optimizer, with its momentum and weight decay) updates all of them, and the k
+    largest are the new edges.
 
     Skipped steps of a gradient scaler and accumulated gradients need nothing: all happens inside
     `optimizer.step()`, and only there.
@@ -101,10 +113,12 @@ class StraightThrough:
             raise ValueError("a parameter is in two edge sets; each can have one edge count only.")
         if any(id(weight) not in known for weight in weights):
             raise ValueError("a sparse parameter is not in the optimizer, so it would never learn.")
-        self._open = False
-        self.latent = [weight.detach().clone() for weight in weights]
+        self.latent = [latent for edges in self.edge_sets for latent in edges.latent()]
         self.masks: list[Tensor] = []
-        self._project()
+        # The parameters' own memory, while the latent weights stand in for it.
+        self._lent: list[Tensor] = []
+        self._swap_in()
+        self._swap_out()
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -170,36 +184,33 @@ class StraightThrough:
         """A closure that runs on the sparse network and leaves the latent weights in place."""
 
         def wrapped() -> Any:
-            if self._open:  # an optimizer that evaluates several times per step
-                with torch.no_grad():
-                    self._store()
-                    self._project()
+            self._swap_out()  # for an optimizer that evaluates several times per step
             result = closure()
             self._swap_in()
             return result
 
         return wrapped
 
-    @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        if self._open:
-            self._store()
-            self._project()
+        self._swap_out()
 
-    @torch.no_grad()
     def _swap_in(self) -> None:
-        torch._foreach_copy_(self._weights, self.latent)
-        self._open = True
-
-    def _store(self) -> None:
-        torch._foreach_copy_(self.latent, self._weights)
-        self._open = False
+        """Let every parameter be its latent weights."""
+        self._lent = [weight.data for weight in self._weights]
+        for weight, latent in zip(self._weights, self.latent, strict=True):
+            weight.data = latent
 
     @torch.no_grad()
-    def _project(self) -> None:
-        """Write the k largest latent weights into the parameters, which hold the latents."""
+    def _swap_out(self) -> None:
+        """Choose the edges among the latent weights, and let every parameter be sparse again."""
+        if not self._lent:
+            return
         if not self.frozen:
             self.masks = [mask for edges in self.edge_sets for mask in edges.select()]
+        self.latent = [weight.data for weight in self._weights]
+        for weight, sparse in zip(self._weights, self._lent, strict=True):
+            weight.data = sparse
+        self._lent = []
         self._write_sparse()
 
     def _write_sparse(self) -> None:

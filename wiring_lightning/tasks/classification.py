@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
-from wiring_lightning.nn import find_gates
+from wiring_lightning.nn import find_learnable
 
 
 def _default_optimizer(parameters: Any) -> SGD:
@@ -96,22 +96,25 @@ class ClassificationTask(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        learnable = [name for name, gate in find_gates(self).items() if gate.learnable]
+        learnable = find_learnable(self)
         callbacks = self.trainer.callbacks
         if learnable and not any(isinstance(callback, WiringCallback) for callback in callbacks):
+            teacher = next(iter(learnable.values())).taught_by
             raise MisconfigurationException(
-                f"The backbone has a learned wiring ({len(learnable)} gates), but no callback "
-                "learns it, so it would keep its first random draw: add MaskConnect to the "
+                f"The backbone has a learned wiring ({len(learnable)} layers), but no callback "
+                f"learns it, so it would keep its first random draw: add {teacher} to the "
                 'trainer\'s callbacks, or build the backbone with wiring="random".'
             )
 
     @override
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self._step(batch, "train", self.train_metrics)
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The mean loss, and `[batch]` the loss of each example, which a search asks for."""
+        losses = self._step(batch, "train", self.train_metrics)
+        loss = losses.mean()
         self._last_loss = loss.detach()
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
             self._check_loss()
-        return loss
+        return {"loss": loss, "losses": losses.detach()}
 
     @override
     def on_train_epoch_end(self) -> None:
@@ -142,12 +145,14 @@ class ClassificationTask(LightningModule):
         images, labels = batch
         logits = self(images)
         smoothing = self.label_smoothing if stage == "train" else 0.0
-        loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = functional.cross_entropy(
+            logits, labels, label_smoothing=smoothing, reduction="none"
+        )
         metrics.update(logits.detach(), labels)
         training = stage == "train"
         self.log(
             f"{stage}/loss",
-            loss.detach(),
+            losses.detach().mean(),
             prog_bar=True,
             on_step=training,
             on_epoch=not training,
@@ -161,7 +166,7 @@ class ClassificationTask(LightningModule):
             on_epoch=True,
             batch_size=len(labels),
         )
-        return loss
+        return losses
 
     def _check_loss(self) -> None:
         if self._last_loss is not None and not torch.isfinite(self._last_loss):

@@ -1,0 +1,154 @@
+"""The stochastic gate: edges that are there with a probability of their own, for each example."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from wiring_lightning.functional.architecture import (
+    Topology,
+    draw_edges,
+    most_probable_edges,
+)
+
+
+class BernoulliGate(nn.Module):
+    """Draws which edges of a graph are there, per example (BSN, Section 3.2).
+
+    From the input to the output, an edge is there with probability `sigmoid(logit)` if its source
+    is connected to the input; otherwise it is not there and nothing is drawn. A drawn architecture
+    may leave the output unconnected.
+
+    In training mode every call of `draw` draws anew. Before the search (`sampling = False`, the
+    paper's warm-up) all edges are there. In evaluation mode, and in both modes once the gate is
+    frozen, the edges are `best`. The gate does not learn by itself: `callbacks.BudgetedSearch`
+    updates the logits by policy gradient from `drawn` and `asked`. Logits and the frozen mark live
+    in the `state_dict`.
+
+    Args:
+        nodes: number of nodes. Node 0 is the input, the last one the output.
+        source: number of the node that each edge comes from.
+        target: number of the node that each edge leads to, which must be higher.
+        learnable: which edges are drawn; all if not given. The others are always there.
+        initial: value that all logits start with. The paper's 3 is a probability of 0.95.
+
+    Attributes:
+        drawn: `[batch, edges]` the edges that were there in the last draw in training mode.
+        asked: `[batch, edges]` the edges whose draw counts in the probability of that architecture:
+            learnable ones with a connected source.
+        sampling: whether training mode draws; `False` is the warm-up.
+
+    Raises:
+        ValueError: if an edge does not lead to a higher number, or a list has the wrong length.
+
+    Example:
+        >>> gate = BernoulliGate(nodes=3, source=[0, 0, 1], target=[1, 2, 2])
+        >>> gate.seed(0)
+        >>> gate.draw(batch=4).shape
+        torch.Size([4, 3])
+        >>> gate.eval().draw(batch=1)
+        tensor([[True, True, True]])
+    """
+
+    taught_by: ClassVar[str] = "BudgetedSearch"
+
+    logits: nn.Parameter
+    learnable_edges: Tensor
+    frozen: Tensor
+
+    def __init__(
+        self,
+        nodes: int,
+        source: Sequence[int],
+        target: Sequence[int],
+        learnable: Sequence[bool] | None = None,
+        initial: float = 3.0,
+    ) -> None:
+        super().__init__()
+        self.topology = Topology(nodes, source, target)
+        if learnable is None:
+            learnable = [True] * self.topology.edges
+        if len(learnable) != self.topology.edges:
+            raise ValueError(
+                f"learnable needs one entry for each of the {self.topology.edges} edges, got "
+                f"{len(learnable)}."
+            )
+        self.sampling = True
+        self.drawn: Tensor | None = None
+        self.asked: Tensor | None = None
+        self._generator: torch.Generator | None = None
+        self._learnable = torch.tensor(learnable, dtype=torch.bool, device="cpu")
+        self.logits = nn.Parameter(torch.full((self.topology.edges,), float(initial)))
+        self.register_buffer("learnable_edges", self._learnable.clone(), persistent=False)
+        self.register_buffer("frozen", torch.tensor(False))
+        self.logits.requires_grad_(bool(any(learnable)))
+        self.register_load_state_dict_post_hook(_follow_frozen_mark)
+
+    @property
+    def learnable(self) -> bool:
+        """Whether the logits still learn: not frozen, and there is a choice at all."""
+        return self.logits.requires_grad
+
+    @property
+    def probabilities(self) -> Tensor:
+        """`[edges]` probability of each edge given that its source is connected."""
+        return self.logits.detach().sigmoid().masked_fill(~self.learnable_edges, 1.0)
+
+    @property
+    def best(self) -> Tensor:
+        """`[edges]` the likelier outcome of every draw, in the order in which edges are drawn.
+
+        An edge is there if its source is connected and its probability is above one half.
+        """
+        edges = most_probable_edges(self.topology, self.logits.detach().cpu(), self._learnable)
+        return edges.to(self.logits.device)
+
+    def seed(self, seed: int) -> None:
+        """Let the next draws come from a generator of this gate with this seed."""
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def draw(self, batch: int) -> Tensor:
+        """`[batch, edges]` the edges that are there for each example, in the present mode."""
+        if self.training and self.sampling and self.learnable:
+            drawn, asked = draw_edges(
+                self.topology, self.logits.cpu(), self._learnable, batch, self._generator
+            )
+            drawn, asked = drawn.to(self.logits.device), asked.to(self.logits.device)
+        else:
+            warm_up = self.training and self.learnable
+            edges = torch.ones_like(self.learnable_edges) if warm_up else self.best
+            drawn = edges.expand(batch, -1)
+            asked = torch.zeros_like(drawn)
+        if self.training:
+            self.drawn, self.asked = drawn, asked
+        return drawn
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Make the most probable architecture the architecture for good, also in training mode."""
+        self.frozen.fill_(True)
+        self.logits.requires_grad_(False)
+        self.logits.grad = None
+
+    @override
+    def extra_repr(self) -> str:
+        drawn = int(self._learnable.sum())
+        return f"nodes={self.topology.nodes}, edges={self.topology.edges}, drawn={drawn}"
+
+
+def find_bernoulli_gates(module: nn.Module) -> dict[str, BernoulliGate]:
+    """All gates inside a module that draw edges or have drawn them, by their qualified name."""
+    return {
+        name: child
+        for name, child in module.named_modules()
+        if isinstance(child, BernoulliGate) and bool(child._learnable.any())
+    }
+
+
+def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
+    """A gate that was frozen when it was saved needs no gradient after loading either."""
+    assert isinstance(gate, BernoulliGate)
+    gate.logits.requires_grad_(bool(gate._learnable.any()) and not bool(gate.frozen))
