@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wiring_lightning.data import CropFlip, random_crop_flip
+from wiring_lightning.data import CropFlip, Mirror, random_crop_flip
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 5, 4), (4, 1, 2, 2), (1, 2, 3, 7)])
@@ -72,3 +72,12 @@ def test_negative_widths_are_refused():
         CropFlip(padding=-1)
     with pytest.raises(ValueError, match="margin must be at least 0 pixels, got -2"):
         CropFlip(padding=0, margin=-2)
+
+
+def test_mirror_turns_images_and_masks_alike():
+    images, masks = torch.rand(50, 3, 4, 5), torch.rand(50, 4, 5)
+    (flips,) = Mirror().draw(50, torch.Generator().manual_seed(0))
+    assert 10 < int(flips.sum()) < 40
+    for batch in (images, masks):
+        for one, flip, result in zip(batch, flips, Mirror()(batch, flips), strict=True):
+            assert torch.equal(result, one.flip(-1) if flip else one)

@@ -238,3 +238,12 @@ def test_refuses_bad_arguments(options, message):
 def test_refuses_bad_tensors(images, labels, message):
     with pytest.raises(ValueError, match=message):
         BatchLoader(images, labels, 2, normalizer=scale)
+
+
+def test_masks_must_have_the_images_size_and_are_not_cut_out():
+    images = torch.zeros(4, 1, 2, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"or masks, uint8 of shape \[4, 2, 3\], got"):
+        BatchLoader(images, torch.zeros(4, 3, 2, dtype=torch.uint8), 2, normalizer=scale)
+    masks = torch.zeros(4, 2, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="crop_flip must be a Mirror"):
+        BatchLoader(images, masks, 2, normalizer=scale, crop_flip=CropFlip(1))

@@ -48,12 +48,18 @@ def test_one_coloured_channel_becomes_zero():
     torch.testing.assert_close(result, torch.zeros(2, 1, 2, 2), atol=0.1, rtol=0)
 
 
+def test_symmetric_maps_black_to_minus_one_and_white_to_one():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+    result = Normalizer.fit(images, "symmetric")(images)
+    torch.testing.assert_close(result.flatten(), torch.tensor([-1.0, -0.6, 1.0]))
+
+
 def test_unknown_kind_is_refused(images):
-    with pytest.raises(ValueError, match="'pixel_mean' or 'channel_mean_std', got 'none'"):
+    with pytest.raises(ValueError, match="'channel_mean_std' or 'symmetric', got 'none'"):
         Normalizer.fit(images, "none")
 
 
-@pytest.mark.parametrize("kind", ["pixel_mean", "channel_mean_std"])
+@pytest.mark.parametrize("kind", ["pixel_mean", "channel_mean_std", "symmetric"])
 def test_moves_to_a_device(images, kind):
     moved = Normalizer.fit(images, kind).to(torch.device("meta"))
     assert moved(images.to("meta")).device.type == "meta"

@@ -1,14 +1,16 @@
 """Image data modules that split by fixed rules and resume to the exact batch."""
 
-from wiring_lightning.data.augment import CropFlip, random_crop_flip
+from wiring_lightning.data.augment import CropFlip, Mirror, random_crop_flip
 from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.cifar import CIFAR10, CIFAR100
 from wiring_lightning.data.digits import Digits
 from wiring_lightning.data.fashion_mnist import FashionMNIST
+from wiring_lightning.data.image_masks import ImageMaskFolder
 from wiring_lightning.data.imagenet import ImageNet
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.mini_imagenet import MiniImageNet
 from wiring_lightning.data.normalize import Normalizer, channel_mean_std, pixel_mean
+from wiring_lightning.data.part_labels import PartLabels
 
 __all__ = [
     "CIFAR10",
@@ -18,9 +20,12 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "ImageDataModule",
+    "ImageMaskFolder",
     "ImageNet",
     "MiniImageNet",
+    "Mirror",
     "Normalizer",
+    "PartLabels",
     "channel_mean_std",
     "pixel_mean",
     "random_crop_flip",

@@ -94,18 +94,19 @@ class DamagedImageError(RuntimeError):
     """An image file that cannot be read."""
 
 
-def read_image(path: str) -> Image.Image:
-    """Read one image file in colour.
+def read_image(path: str, in_color: bool = True) -> Image.Image:
+    """Read one image file.
 
     Args:
         path: The file.
+        in_color: Whether to return red, green and blue whatever is in the file.
 
     Raises:
         DamagedImageError: If it is damaged, no image, or cannot be opened.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return image.convert("RGB") if in_color else image.copy()
     except _DAMAGE as error:
         # Only the operating system's errors come with a text of their own.
         reason = getattr(error, "strerror", None) or "it is damaged or no image"

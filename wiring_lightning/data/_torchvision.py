@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 
-from wiring_lightning.data.base import ImageDataModule, Split
+from wiring_lightning.data._in_memory import Split
+from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.normalize import Normalization
 
 
@@ -28,6 +29,7 @@ class TorchvisionDataModule(ImageDataModule):
         normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
             subtracts the mean training image; 'channel_mean_std' subtracts each channel's mean
             and divides by its standard deviation. Both are measured on the training split only.
+            'symmetric' maps black to -1 and white to 1.
         download: Whether to fetch the data set into ``root`` if it is not there yet.
         seed: Start of the random order and augmentation; use another one for each repetition.
         drop_last: Whether to leave out a last training batch that is not full. Evaluation always

@@ -1,4 +1,4 @@
-"""Crop-and-mirror augmentation of whole batches, with the random numbers passed in."""
+"""Crop and mirror augmentation of whole batches, with the random numbers passed in."""
 
 from dataclasses import dataclass, replace
 
@@ -112,3 +112,25 @@ class CropFlip:
     def __call__(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
         """Apply drawn numbers to normalised images, see :func:`random_crop_flip`."""
         return random_crop_flip(images, offsets, flips, self.padding, self.margin)
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Mirror half of the images left to right, and their masks with them.
+
+    As in :class:`CropFlip`, drawing random numbers is kept apart from using them.
+
+    Example:
+        >>> mirror = Mirror()
+        >>> mirror(torch.tensor([[[1, 2]], [[3, 4]]]), torch.tensor([True, False])).tolist()
+        [[[2, 1]], [[3, 4]]]
+    """
+
+    def draw(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor]:
+        """Draw for ``num_samples`` images which ones to mirror, bool of shape [N]."""
+        return (torch.rand(num_samples, generator=generator, device=generator.device) < 0.5,)
+
+    def __call__(self, images: Tensor, flips: Tensor) -> Tensor:
+        """Mirror the images [B, C, H, W], or masks [B, H, W], where ``flips`` is true."""
+        flips = flips.view(-1, *[1] * (images.dim() - 1))
+        return torch.where(flips, images.flip(-1), images)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from wiring_lightning.data._in_memory import Split
 from wiring_lightning.data.augment import CropFlip
-from wiring_lightning.data.base import ImageDataModule, Split
+from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.normalize import Normalization
 
 _TEST_SIZE = 400
@@ -62,7 +63,7 @@ class Digits(ImageDataModule):
         normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
             subtracts the mean training image; 'channel_mean_std' subtracts the mean over all
             pixels and divides by their standard deviation. Both are measured on the training
-            split only.
+            split only. 'symmetric' maps black to -1 and white to 1.
         seed: Start of the random order and augmentation; use another one for each repetition.
             The splits do not depend on it.
         drop_last: Whether to leave out a last training batch that is not full. Evaluation always

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wiring_lightning.data.augment import CropFlip
+from wiring_lightning.data.augment import CropFlip, Mirror
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -39,10 +39,11 @@ class BatchLoader:
 
     Args:
         images: Bytes, shape [N, C, H, W].
-        labels: Class indices, int64 of shape [N], on the same device.
+        labels: Class indices, int64 of shape [N], or masks with the class of each pixel, uint8 of
+            shape [N, H, W], on the same device.
         batch_size: Samples per batch of this process.
         normalizer: Maps bytes [B, C, H, W] to float32 of the same shape.
-        crop_flip: Augmentation to apply, or None.
+        crop_flip: Augmentation to apply, or None. Masks can be mirrored, but not cut out.
         shuffle: Whether to draw a new order each epoch (training) or keep the order (evaluation).
         drop_last: Whether to leave out a last batch of fewer than ``batch_size`` samples. Only
             with ``shuffle``: an evaluation never drops samples.
@@ -68,7 +69,7 @@ class BatchLoader:
         batch_size: int,
         *,
         normalizer: Callable[[Tensor], Tensor],
-        crop_flip: CropFlip | None = None,
+        crop_flip: CropFlip | Mirror | None = None,
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
@@ -80,11 +81,15 @@ class BatchLoader:
                 f"images must be uint8 of shape [N, C, H, W], got {images.dtype} of shape "
                 f"{list(images.shape)}."
             )
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        size, _, height, width = images.shape
+        masks = labels.dtype == torch.uint8 and labels.shape == (size, height, width)
+        if not masks and (labels.dtype != torch.int64 or labels.shape != (size,)):
             raise ValueError(
-                f"labels must be int64 of shape [{len(images)}], got {labels.dtype} of shape "
-                f"{list(labels.shape)}."
+                f"labels must be int64 of shape [{size}], or masks, uint8 of shape "
+                f"{[size, height, width]}, got {labels.dtype} of shape {list(labels.shape)}."
             )
+        if masks and isinstance(crop_flip, CropFlip):
+            raise ValueError("Images with masks can only be mirrored: crop_flip must be a Mirror.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         if not 0 <= rank < world_size:
@@ -134,7 +139,10 @@ class BatchLoader:
         return self._num_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(images, labels)``, float32 [B, C, H, W] and int64 [B], on the data's device."""
+        """Yield ``(images, labels)`` on the data's device.
+
+        Images are float32 [B, C, H, W], labels int64 [B], or [B, H, W] if they are masks.
+        """
         # Nothing up to the first batch may run earlier: Lightning makes an iterator before it sets
         # the epoch, and throws another one away unused. A generator waits.
         start, self._start = self._start, 0
@@ -145,11 +153,14 @@ class BatchLoader:
         edges = self._edges(len(shard))
         for batch in range(start, self._num_batches):
             index = shard[edges[batch] : edges[batch + 1]]
-            images = self.normalizer(self.images[index])
+            images, labels = self.normalizer(self.images[index]), self.labels[index]
             if self.crop_flip is not None:
-                images = self.crop_flip(images, *(values[index] for values in noise))
+                drawn = [values[index] for values in noise]
+                images = self.crop_flip(images, *drawn)
+                if labels.dim() > 1:
+                    labels = self.crop_flip(labels, *drawn)
             self._handed_out = batch + 1
-            yield images, self.labels[index]
+            yield images, labels.long()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and what has to stay the same for it to keep its meaning."""

@@ -15,8 +15,9 @@ from wiring_lightning.data._image_folders import (
     read_image,
     require_same_classes,
 )
+from wiring_lightning.data._in_memory import Split
 from wiring_lightning.data.augment import CropFlip
-from wiring_lightning.data.base import ImageDataModule, Split
+from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.normalize import Normalization
 from wiring_lightning.data.train_loader import TrainLoader
@@ -55,6 +56,7 @@ class MiniImageNet(ImageDataModule):
         normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
             subtracts the mean training image; 'channel_mean_std' subtracts each channel's mean
             and divides by its standard deviation. Both are measured on the training split only.
+            'symmetric' maps black to -1 and white to 1.
         seed: Start of the random order and augmentation; use another one for each repetition.
             The splits do not depend on it.
         drop_last: Whether to leave out a last training batch that is not full. Evaluation always

@@ -6,8 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Normalization = Literal["pixel_mean", "channel_mean_std"]
-"""``pixel_mean`` subtracts the mean image; ``channel_mean_std`` standardises each channel."""
+Normalization = Literal["pixel_mean", "channel_mean_std", "symmetric"]
+"""``pixel_mean`` subtracts the mean image; ``channel_mean_std`` standardises each channel;
+``symmetric`` maps black to -1 and white to 1.
+"""
 
 
 def pixel_mean(images: Tensor) -> Tensor:
@@ -89,7 +91,12 @@ class Normalizer:
             mean, std = channel_mean_std(images)
             # A channel of one single colour has no spread; it becomes zero, not NaN.
             return cls(mean, std.clamp_min(1e-6))
-        raise ValueError(f"normalization must be 'pixel_mean' or 'channel_mean_std', got {kind!r}.")
+        if kind == "symmetric":
+            half = torch.full((1, 1, 1), 0.5, device=images.device)
+            return cls(half, half)
+        raise ValueError(
+            f"normalization must be 'pixel_mean', 'channel_mean_std' or 'symmetric', got {kind!r}."
+        )
 
     def to(self, device: torch.device) -> "Normalizer":
         """Return a copy whose tensors are on ``device``."""

@@ -24,7 +24,7 @@ class TrainLoader(BatchLoader):
     Args:
         trainer: The trainer that iterates over the loader, or None to be a plain loader.
         images: Bytes, shape [N, C, H, W].
-        labels: Class indices, int64 of shape [N].
+        labels: Class indices, int64 of shape [N], or masks, uint8 of shape [N, H, W].
         batch_size: Samples per batch of this process.
         options: The keyword arguments of :class:`BatchLoader`.
     """

@@ -1,0 +1,98 @@
+"""Reading masks: image files that say the class of each pixel, by a number or by a colour."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+IGNORED = 255
+"""The number of pixels without a class, in files and in tensors."""
+
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+
+_ONE_CHANNEL = ("1", "L", "P", "I", "I;16")
+
+
+def classes_of_numbers(image: Image, num_classes: int, path: str) -> Tensor:
+    """Return the numbers in an image of one channel.
+
+    Args:
+        image: The mask. Of an image with a palette of its own, the indices count.
+        num_classes: How many classes there are.
+        path: Where it was read, for the error messages.
+
+    Returns:
+        The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
+
+    Raises:
+        RuntimeError: If the image has several channels, or holds a number that is no class.
+
+    Example:
+        >>> from PIL import Image
+        >>> classes_of_numbers(Image.new("L", (3, 1), 2), num_classes=3, path="mask.png")
+        tensor([[2, 2, 2]], dtype=torch.uint8)
+    """
+    if image.mode not in _ONE_CHANNEL:
+        raise RuntimeError(
+            f"The mask '{path}' has colours (mode {image.mode}), where one channel with the number "
+            "of each pixel's class is needed; convert it, or name the colours (--data.palette)."
+        )
+    numbers = torch.from_numpy(np.array(image).astype(np.int64))
+    wrong = ((numbers < 0) | (numbers >= num_classes)) & (numbers != IGNORED)
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise RuntimeError(
+            f"The mask '{path}' holds the number {int(numbers[row, column])} in row {row}, column "
+            f"{column}, but there are classes 0 to {num_classes - 1}, and {IGNORED} for pixels "
+            "without a class; correct the mask or the list of classes."
+        )
+    return numbers.to(torch.uint8)
+
+
+def classes_of_colors(
+    image: Image, palette: Sequence[Color], path: str, ignored: Color | None = None
+) -> Tensor:
+    """Return the classes that the colours of an image stand for.
+
+    Args:
+        image: The mask, in colour.
+        palette: The colour of each class.
+        path: Where it was read, for the error messages.
+        ignored: The colour of pixels without a class, if there is one.
+
+    Returns:
+        The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
+
+    Raises:
+        RuntimeError: If a colour is no class.
+
+    Example:
+        >>> from PIL import Image
+        >>> green = Image.new("RGB", (2, 1), (0, 255, 0))
+        >>> classes_of_colors(green, [(255, 0, 0), (0, 255, 0)], "mask.png")
+        tensor([[1, 1]], dtype=torch.uint8)
+    """
+    channels = np.array(image).astype(np.int32)
+    colors = torch.from_numpy(channels @ np.array(_PLACES, dtype=np.int32))
+    classes = torch.full(colors.shape, IGNORED, dtype=torch.uint8)
+    unknown = torch.ones(colors.shape, dtype=torch.bool)
+    named = [*enumerate(palette), *([] if ignored is None else [(IGNORED, ignored)])]
+    for number, color in named:
+        here = colors == sum(value * place for value, place in zip(color, _PLACES, strict=True))
+        classes[here] = number
+        unknown &= ~here
+    if unknown.any():
+        row, column = unknown.nonzero()[0].tolist()
+        raise RuntimeError(
+            f"The mask '{path}' has the colour {tuple(channels[row, column].tolist())} in row "
+            f"{row}, column {column}, which stands for no class; the classes are "
+            f"{', '.join(map(str, palette))}."
+        )
+    return classes
+
+
+# One number of a colour that differs for different colours.
+_PLACES = (1 << 16, 1 << 8, 1)

@@ -1,0 +1,98 @@
+"""Images beside their true and predicted masks."""
+
+from collections.abc import Sequence
+from colorsys import hsv_to_rgb
+
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from wiring_lightning.plots.style import DEAD, DPI, INK, LEARNED, SERIES
+
+_COLORS = (LEARNED, *SERIES[1:], "#F0E442")
+_HEIGHT = 1.7  # of one image, in inches
+
+
+def draw_masks(
+    images: Tensor,
+    truth: Tensor,
+    prediction: Tensor,
+    class_names: Sequence[str],
+    ignore_index: int | None = None,
+) -> Figure:
+    """Draw one row per example: the image, its true mask and the predicted one.
+
+    Args:
+        images: `[N, 1 or 3, H, W]`, of any range; each is shown from its darkest to its brightest
+            value.
+        truth: `[N, H, W]` true class of each pixel.
+        prediction: `[N, H, W]` predicted class of each pixel.
+        class_names: the names for the legend, in the order of the classes.
+        ignore_index: the number of pixels without a class, drawn in light grey.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+
+    Example:
+        >>> masks = torch.zeros(2, 8, 6).long()
+        >>> figure = draw_masks(torch.rand(2, 3, 8, 6), masks, masks, ["road", "sky"])
+        >>> len(figure.axes)
+        6
+    """
+    count, channels, height, width = images.shape
+    if channels not in (1, 3) or {truth.shape, prediction.shape} != {(count, height, width)}:
+        raise ValueError(
+            f"Images of shape {list(images.shape)} need 1 or 3 channels and masks of shape "
+            f"{[count, height, width]}, got {list(truth.shape)} and {list(prediction.shape)}."
+        )
+    colors = _class_colors(len(class_names))
+    images = images.float()
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    shown = ((images - low) / (high - low).clamp_min(1e-12)).expand(-1, 3, -1, -1)
+    rows = zip(
+        shown.permute(0, 2, 3, 1),
+        _painted(truth, colors, ignore_index),
+        _painted(prediction, colors, ignore_index),
+        strict=True,
+    )
+    size = (3 * _HEIGHT * width / height, count * _HEIGHT + 0.6)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    grid = figure.subplots(count, 3, squeeze=False)
+    for axes, pictures in zip(grid, rows, strict=True):
+        for axis, picture in zip(axes, pictures, strict=True):
+            axis.imshow(picture.numpy(), interpolation="nearest")
+            axis.set_axis_off()
+    for axis, title in zip(grid[0], ("image", "truth", "prediction"), strict=True):
+        axis.set_title(title, size=9, color=INK)
+    named = zip(class_names, colors.tolist(), strict=True)
+    patches = [Patch(facecolor=color, label=name) for name, color in named]
+    figure.legend(
+        handles=patches,
+        loc="outside lower center",
+        ncols=min(len(patches), 4),
+        frameon=False,
+        fontsize=8,
+    )
+    return figure
+
+
+def _painted(masks: Tensor, colors: Tensor, ignore_index: int | None) -> Tensor:
+    """`[N, H, W, 3]` masks in colours."""
+    nowhere = colors.new_tensor(to_rgb(DEAD))
+    known = (masks >= 0) & (masks < len(colors))
+    if ignore_index is not None:
+        known &= masks != ignore_index
+    painted = colors[torch.where(known, masks, 0)]
+    return torch.where(known[..., None], painted, nowhere)
+
+
+def _class_colors(count: int) -> Tensor:
+    """`[count, 3]` colours that stay apart; beyond the first few, hues by the golden ratio."""
+    colors = [to_rgb(color) for color in _COLORS[:count]]
+    colors += [hsv_to_rgb(0.618 * rank % 1, 0.65, 0.85) for rank in range(count - len(colors))]
+    return torch.tensor(colors)

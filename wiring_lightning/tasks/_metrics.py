@@ -1,0 +1,80 @@
+"""Metrics that count right on any number of ranks and never make a GPU wait."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from typing_extensions import override
+
+NO_LABEL = -100
+"""A number that no label has."""
+
+
+class ExampleMean(Metric):
+    """The mean over all examples of an epoch.
+
+    Lightning's own mean of logged values divides by a rounded number of examples if the ranks do
+    not have equally many (Lightning-AI/pytorch-lightning#21859).
+
+    Example:
+        >>> mean = ExampleMean()
+        >>> mean.update(torch.tensor([1.0, 2.0]))
+        >>> mean.update(torch.tensor([6.0]))
+        >>> mean.compute()
+        tensor(3.)
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    @override
+    def update(self, values: Tensor) -> None:
+        """Add one value per example."""
+        self.total += values.sum()
+        self.count += len(values)
+
+    @override
+    def compute(self) -> Tensor:
+        """The mean."""
+        return self.total / self.count
+
+
+class PixelAccuracy(Metric):
+    """The share of pixels whose predicted class is right.
+
+    Args:
+        ignore_index: the number of pixels that do not count.
+
+    Example:
+        >>> accuracy = PixelAccuracy(ignore_index=255)
+        >>> accuracy.update(torch.tensor([[0, 1, 1, 1]]), torch.tensor([[0, 0, 1, 255]]))
+        >>> accuracy.compute()
+        tensor(0.6667)
+    """
+
+    full_state_update = False
+    right: Tensor
+    total: Tensor
+
+    def __init__(self, ignore_index: int | None) -> None:
+        super().__init__()
+        self.ignored = NO_LABEL if ignore_index is None else ignore_index
+        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    @override
+    def update(self, prediction: Tensor, labels: Tensor) -> None:
+        """Compare masks of the same shape."""
+        known = labels != self.ignored
+        self.right += ((prediction == labels) & known).sum()
+        self.total += known.sum()
+
+    @override
+    def compute(self) -> Tensor:
+        """The share, 0 if no pixel counts."""
+        return self.right / self.total.clamp_min(1)

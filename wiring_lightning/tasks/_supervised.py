@@ -1,0 +1,185 @@
+"""What all tasks with labelled examples have in common: optimizers, steps and checks.
+
+The file is private so that the command line does not offer its base class as a task.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, Literal, NoReturn
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import SGD
+from typing_extensions import override
+
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.nn import find_learnable
+from wiring_lightning.tasks._metrics import ExampleMean
+
+Stage = Literal["train", "val", "test"]
+Batch = tuple[Tensor, Tensor]
+"""Images and what belongs to them, a label or a mask each."""
+
+
+def default_optimizer(parameters: Any) -> SGD:
+    """SGD with momentum, as in the papers."""
+    return SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4)
+
+
+class SupervisedTask(LightningModule, ABC):
+    """Base of the tasks: a backbone, one loss per example, and scores to measure it by.
+
+    A task says what the loss of each example is, :meth:`losses`, and what else to log,
+    :meth:`measure`. It logs `train/loss`, `val/loss` and `test/loss`, and a training step returns
+    the mean loss together with those of the examples, which a search asks for.
+
+    Args:
+        backbone: the network; takes images, gives logits.
+        optimizer: optimizer of the weights.
+        lr_scheduler: learning rate schedule, one step per epoch.
+        compile: compile the backbone with `torch.compile`.
+        last_layer: the kind of layer whose last one in the backbone gives the logits.
+
+    Raises:
+        MisconfigurationException: if the backbone's number of classes is unknown or differs from
+            the data's, or a learned wiring is trained without the callback that learns it.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        compile: bool,
+        last_layer: type[nn.Linear] | type[nn.Conv2d],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        if compile:
+            # In place: the names in the state_dict stay those of the plain network.
+            self.backbone.compile()
+        self.num_classes = _output_width(backbone, last_layer)
+        self.val_loss, self.test_loss = ExampleMean(), ExampleMean()
+        self._last_loss: Tensor | None = None
+
+    @abstractmethod
+    def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
+        """`[batch]` the loss of each example."""
+
+    @abstractmethod
+    def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
+        """Update what else is logged; the logits are detached."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[batch, channels, height, width]` -> logits."""
+        logits: Tensor = self.backbone(images)
+        return logits
+
+    def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
+        """What the optimizer gets: all parameters, or groups of them with options of their own."""
+        return self.parameters()
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(self.parameter_groups())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    @override
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        classes = getattr(datamodule, "num_classes", self.num_classes)
+        if classes != self.num_classes:
+            raise MisconfigurationException(
+                f"The data has {classes} classes, but the backbone ends in {self.num_classes}: set "
+                f"num_classes={classes} of the backbone."
+            )
+
+    @override
+    def on_fit_start(self) -> None:
+        learnable = find_learnable(self)
+        callbacks = self.trainer.callbacks
+        if learnable and not any(isinstance(callback, WiringCallback) for callback in callbacks):
+            teacher = next(iter(learnable.values())).taught_by
+            raise MisconfigurationException(
+                f"The backbone has a learned wiring ({len(learnable)} layers), but no callback "
+                f"learns it, so it would keep its first random draw: add {teacher} to the "
+                'trainer\'s callbacks, or build the backbone with wiring="random".'
+            )
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The mean loss, and `[batch]` the loss of each example, which a search asks for."""
+        losses = self._step(batch, "train")
+        loss = losses.mean()
+        self._last_loss = loss.detach()
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self._check_loss()
+        return {"loss": loss, "losses": losses.detach()}
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        self._check_loss()
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    @override
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Before anything is written: a diverged network must not replace a good checkpoint.
+        self._check_loss()
+        for name, value in checkpoint["state_dict"].items():
+            if not torch.isfinite(value).all():
+                self._diverged(f"Values of {name}")
+
+    def _step(self, batch: Batch, stage: Stage) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        losses = self.losses(logits, labels, stage)
+        if stage == "train":
+            self.log("train/loss", losses.detach().mean(), prog_bar=True, batch_size=len(labels))
+        else:
+            mean = self.val_loss if stage == "val" else self.test_loss
+            mean.update(losses)
+            self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=len(labels))
+        self.measure(batch, logits.detach(), stage)
+        return losses
+
+    def _check_loss(self) -> None:
+        if self._last_loss is not None and not torch.isfinite(self._last_loss):
+            self._diverged("The training loss")
+
+    def _diverged(self, what: str) -> NoReturn:
+        raise FloatingPointError(
+            f"{what} became infinite or not a number by step {self.trainer.global_step}: lower the "
+            "learning rate or clip the gradients; checkpoints from before are untouched."
+        )
+
+
+def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
+    """Number of classes, a `num_classes` attribute or read off the last layer of that kind."""
+    declared = getattr(backbone, "num_classes", None)
+    if isinstance(declared, int):
+        return declared
+    layers = [module for module in backbone.modules() if isinstance(module, last_layer)]
+    if not layers:
+        kind = "linear" if last_layer is nn.Linear else "convolution"
+        raise MisconfigurationException(
+            f"{type(backbone).__name__} has neither a `num_classes` attribute nor a {kind} layer "
+            "to read the number of classes from; add the attribute."
+        )
+    last = layers[-1]
+    return last.out_features if isinstance(last, nn.Linear) else last.out_channels

@@ -1,0 +1,218 @@
+"""Semantic segmentation with any backbone."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.classification import MulticlassConfusionMatrix
+from typing_extensions import override
+
+from wiring_lightning.tasks._metrics import NO_LABEL, PixelAccuracy
+from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
+
+
+class SegmentationTask(SupervisedTask):
+    """Train a backbone to tell the class of each pixel with cross-entropy.
+
+    The backbone maps images `[batch, channels, height, width]` to logits `[batch, classes, height,
+    width]`; labels are masks `[batch, height, width]`. The loss of an example is the mean over its
+    pixels that have a class, and the loss of a batch the mean over its examples.
+
+    Logs `train/loss`, `train/pixel_acc`, and for `val` and `test`: the loss, `pixel_acc` (the share
+    of pixels that are right), `iou/<class>` (pixels of that class in both masks, divided by those
+    in at least one) and `miou`, the mean over the classes. A class that no mask and no prediction
+    of an epoch holds is left out.
+
+    A `TensorBoardLogger` also gets the picture `val/masks`: images of the first validation batch,
+    their true masks and the predicted ones.
+
+    Args:
+        backbone: the network; takes images, gives logits for each pixel.
+        optimizer: optimizer of the weights. The scores of a wiring are none of its business: the
+            callback that learns them takes them out of it.
+        lr_scheduler: learning rate schedule, one step per epoch. Not together with a
+            `PhaseSchedule` that sets rates.
+        ignore_index: the number of pixels without a class, which count nowhere; none if not given.
+            A class may be ignored, too.
+        picture_every_n_epochs: how often to draw masks; 0 draws none.
+        num_pictures: how many examples a picture shows, if the batch has as many.
+        compile: compile the backbone with `torch.compile`.
+
+    Raises:
+        MisconfigurationException: if a number is out of range, the backbone's number of classes
+            differs from the data's, a learned wiring is trained without the callback that learns
+            it, logits and labels differ in shape, or a label is no class.
+
+    Example:
+        >>> task = SegmentationTask(nn.Conv2d(3, 2, kernel_size=3, padding=1))
+        >>> task(torch.randn(4, 3, 16, 16)).shape
+        torch.Size([4, 2, 16, 16])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        optimizer: OptimizerCallable = default_optimizer,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        ignore_index: int | None = 255,
+        picture_every_n_epochs: int = 10,
+        num_pictures: int = 4,
+        compile: bool = False,
+    ) -> None:
+        super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Conv2d)
+        if picture_every_n_epochs < 0 or num_pictures < 1:
+            raise MisconfigurationException(
+                "picture_every_n_epochs must be at least 0 and num_pictures at least 1, got "
+                f"{picture_every_n_epochs} and {num_pictures}."
+            )
+        self.ignore_index = ignore_index
+        self.picture_every_n_epochs = picture_every_n_epochs
+        self.num_pictures = num_pictures
+        self.class_names: Sequence[str] = [str(number) for number in range(self.num_classes)]
+        self.train_accuracy = PixelAccuracy(ignore_index)
+        self.val_confusion, self.test_confusion = (
+            MulticlassConfusionMatrix(
+                self.num_classes, ignore_index=ignore_index, validate_args=False
+            )
+            for _ in range(2)
+        )
+        self._checked: set[Stage] = set()
+        self._draws = False
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", self.class_names)
+        if len(names) != self.num_classes:
+            raise MisconfigurationException(
+                f"The data names {len(names)} classes, but the backbone ends in "
+                f"{self.num_classes}: set num_classes={len(names)} of the backbone."
+            )
+        self.class_names = names
+
+    @override
+    def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
+        """`[batch]` the mean cross-entropy of each example's pixels; 0 if none has a class."""
+        self._check(logits, labels, stage)
+        ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
+        losses = functional.cross_entropy(logits, labels, ignore_index=ignored, reduction="none")
+        pixels = (labels != ignored).sum((1, 2))
+        return losses.sum((1, 2)) / pixels.clamp_min(1)
+
+    @override
+    def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
+        """Compare the likeliest classes with the true ones."""
+        images, labels = batch
+        prediction = logits.argmax(1)
+        if stage == "train":
+            self.train_accuracy.update(prediction, labels)
+            self.log(
+                "train/pixel_acc",
+                self.train_accuracy,
+                prog_bar=True,
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(labels),
+            )
+            return
+        (self.val_confusion if stage == "val" else self.test_confusion).update(prediction, labels)
+        if stage == "val" and self._draws:
+            self._draws = False
+            self._draw(images, labels, prediction)
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        every = self.picture_every_n_epochs
+        self._draws = (
+            every > 0
+            and self.current_epoch % every == 0
+            and not self.trainer.sanity_checking
+            and self.trainer.is_global_zero
+        )
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val", self.val_confusion)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test", self.test_confusion)
+
+    @override
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """`[batch, height, width]` the likeliest class of each pixel."""
+        return self(batch[0]).argmax(1)
+
+    def _log_scores(self, stage: Stage, confusion: MulticlassConfusionMatrix) -> None:
+        # `compute` adds up the counts of all ranks, so each of them logs the same values.
+        scores = _scores(confusion.compute(), self.class_names, self.ignore_index)
+        confusion.reset()
+        for name, value in scores.items():
+            self.log(f"{stage}/{name}", value, prog_bar="/" not in name, sync_dist=True)
+
+    def _draw(self, images: Tensor, labels: Tensor, prediction: Tensor) -> None:
+        loggers = [one for one in self.trainer.loggers if isinstance(one, TensorBoardLogger)]
+        if not loggers:
+            return
+        from wiring_lightning.plots import draw_masks  # matplotlib takes a while to import
+
+        images, labels, prediction = (
+            part[: self.num_pictures].cpu() for part in (images, labels, prediction)
+        )
+        figure = draw_masks(images, labels, prediction, self.class_names, self.ignore_index)
+        for logger in loggers:
+            logger.experiment.add_figure("val/masks", figure, self.trainer.global_step)
+
+    def _check(self, logits: Tensor, labels: Tensor, stage: Stage) -> None:
+        batch, *sizes = labels.shape
+        if logits.shape != (batch, self.num_classes, *sizes) or len(sizes) != 2:
+            raise MisconfigurationException(
+                f"The backbone gives logits of shape {list(logits.shape)} for labels of shape "
+                f"{list(labels.shape)}; segmentation needs [batch, {self.num_classes}, height, "
+                "width] for [batch, height, width]."
+            )
+        # A GPU has to wait for the answer, so there only the first batch is looked at.
+        if labels.device.type != "cpu" and stage in self._checked:
+            return
+        self._checked.add(stage)
+        wrong = (labels < 0) | (labels >= self.num_classes)
+        if self.ignore_index is not None:
+            wrong &= labels != self.ignore_index
+        if wrong.any():
+            raise MisconfigurationException(
+                f"A mask holds the number {int(labels[wrong][0])}, but the backbone knows classes "
+                f"0 to {self.num_classes - 1}, and ignore_index is {self.ignore_index}: correct "
+                "the masks, num_classes of the backbone, or ignore_index."
+            )
+
+
+def _scores(
+    confusion: Tensor, class_names: Sequence[str], ignore_index: int | None
+) -> dict[str, Tensor]:
+    """Accuracy, mean IoU and IoU of each class that is there.
+
+    Args:
+        confusion: `[classes, classes]` how many pixels of a class (row) were taken for another.
+        class_names: name of each class.
+        ignore_index: a class to leave out, if it is the number of one.
+
+    Example:
+        >>> scores = _scores(torch.tensor([[6, 2, 0], [0, 4, 0], [0, 0, 0]]), "abc", None)
+        >>> {name: round(float(value), 3) for name, value in scores.items()}
+        {'pixel_acc': 0.833, 'miou': 0.708, 'iou/a': 0.75, 'iou/b': 0.667}
+    """
+    right = confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - right
+    ious = {
+        f"iou/{name}": right[index] / union[index]
+        for index, name in enumerate(class_names)
+        if union[index] > 0 and index != ignore_index
+    }
+    if not ious:
+        return {}
+    accuracy = right.sum() / confusion.sum()
+    return {"pixel_acc": accuracy, "miou": torch.stack(list(ious.values())).mean(), **ious}
