@@ -121,17 +121,23 @@ def pair(name: str, dtype: torch.dtype, **options: Any) -> tuple[SparseNet, List
 
 
 @networks
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"checkpointing": True}, {"shared_statistics": False}],
+    ids=["kept", "checkpointed", "own statistics"],
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
 def test_is_a_list_with_concatenations_in_training_and_evaluation(
-    name: str, checkpointing: bool, dtype: torch.dtype, tolerance: float
+    name: str, options: dict[str, bool], dtype: torch.dtype, tolerance: float
 ) -> None:
     """Logits, every gradient and running statistics: a batch counts once, recomputed or not."""
-    network, twin = pair(name, dtype, checkpointing=checkpointing)
+    network, twin = pair(name, dtype, **options)
     assert_same(network, twin, torch.randn(6, 3, 16, 16, dtype=dtype), tolerance)
 
 
-def test_statistics_of_an_output_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_an_output_are_computed_once_or_by_every_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[int] = []
 
     def count(values: Tensor) -> Statistics:
@@ -144,8 +150,34 @@ def test_statistics_of_an_output_are_computed_once(monkeypatch: pytest.MonkeyPat
     # Three stages of an input and six layers; only the classifier reads the last layer.
     assert len(calls) == 3 * 7 - 1
     calls.clear()
+    SparseNet(22, 4, shared_statistics=False)(torch.randn(2, 3, 8, 8))
+    reads = [len(sources(layer)) for layer in range(1, 8)]
+    assert len(calls) == 3 * sum(reads) - reads[-1]  # the classifier has an ordinary batch norm
+    calls.clear()
     network.eval()(torch.randn(2, 3, 8, 8))
     assert not calls
+
+
+@networks
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_sharing_statistics_changes_nothing(name: str, checkpointing: bool) -> None:
+    """In float32, to 1e-5: logits, gradients and running statistics in training, then logits."""
+    networks = [
+        pair(name, torch.float32, checkpointing=checkpointing, shared_statistics=shared)[0]
+        for shared in (True, False)
+    ]
+    networks[1].load_state_dict(networks[0].state_dict())
+    images = torch.randn(6, 3, 16, 16)
+    trained = [network(images) for network in networks]
+    for logits in trained:
+        functional.cross_entropy(logits, torch.arange(6)).backward()
+    tested = [network.eval()(images) for network in networks]
+    for shared, own in (trained, tested):
+        torch.testing.assert_close(shared, own, atol=1e-5, rtol=1e-5)
+    for shared, own in zip(*map(in_order, networks), strict=True):
+        torch.testing.assert_close(shared, own, atol=1e-5, rtol=1e-5)
+        if shared.requires_grad:
+            torch.testing.assert_close(shared.grad, own.grad, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_reach_the_images_in_any_layout() -> None:

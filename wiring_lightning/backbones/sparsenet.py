@@ -39,9 +39,8 @@ class SparseNet(nn.Module):
     this rule gives 3.25M, 4.71M, 5.70M and 12.6M), both rows with growth {32, 64, 128}, and to the
     last digit BC-100-12, BC-100-{16, 32, 64} and BC-1001-12. The row "k = 12, depth 40" is k = 24.
 
-    Concatenations are never kept: the backward pass joins the sources again. The batch statistics
-    of an output are computed once for all layers that read it, and evaluation frees an output
-    after its last reader.
+    Concatenations are never kept: the backward pass joins the sources again. Evaluation frees an
+    output after its last reader.
 
     Args:
         depth: number of layers: 3n + 4 for small images (40, 100, ...), 6n + 4 with bottlenecks
@@ -57,6 +56,9 @@ class SparseNet(nn.Module):
             stride 2, batch norm, ReLU and a max-pool).
         checkpointing: whether training keeps nothing but the outputs of layers, and computes
             normalised copies and bottlenecks again in the backward pass.
+        shared_statistics: whether the batch statistics of an output are computed once for all
+            layers that read it, in the forward and in the backward pass; otherwise every layer
+            computes those of everything that it reads. The results are the same.
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32, 64 or 224, as the stem suggests.
@@ -84,6 +86,7 @@ class SparseNet(nn.Module):
         num_classes: int = 10,
         stem: StemName = "cifar",
         checkpointing: bool = False,
+        shared_statistics: bool = True,
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
@@ -95,6 +98,8 @@ class SparseNet(nn.Module):
         if not 0 < compression <= 1:
             raise ValueError(f"compression must be above 0 and at most 1, got {compression}.")
         self.image_size = plan.image_size if image_size is None else image_size
+        self.pattern = pattern
+        self.shared_statistics = shared_statistics
         channels = 2 * rates[0]
         self.stem = make_stem(stem, in_channels, channels, activate=stem == "imagenet")
         initialize_convolutions(self.stem)
@@ -129,13 +134,14 @@ class SparseNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
         # No name here holds a tensor that nobody reads any more.
-        shelf = Shelf(self.plans[0], Feature(preferred_layout(self.stem(images))))
+        shared = self.shared_statistics
+        shelf = Shelf(self.plans[0], Feature(preferred_layout(self.stem(images)), shared))
         for following, (name, layers) in enumerate(self._stages(), start=1):
             for layer in layers:
-                shelf.put(Feature(layer(shelf.take())))
+                shelf.put(Feature(layer(shelf.take()), shared))
             if name in self.transitions:
-                reduced = self.transitions[name](shelf.take())
-                shelf = Shelf(self.plans[following], Feature(functional.avg_pool2d(reduced, 2)))
+                reduced = functional.avg_pool2d(self.transitions[name](shelf.take()), 2)
+                shelf = Shelf(self.plans[following], Feature(reduced, shared))
                 del reduced
         state = torch.cat([feature.values for feature in shelf.take()], 1)
         state = functional.relu(self.norm(state), inplace=True)
@@ -178,6 +184,37 @@ class SparseNet(nn.Module):
         size = count_parameters(self.norm, self.classifier)
         graph.add("classifier", size, self.classifier.weight.numel(), fetched)
         return graph.wiring()
+
+    @torch.no_grad()
+    def feature_reuse(self) -> list[Tensor]:
+        """How heavily every layer uses each output that it reads (Section 4.6 and Figure 3).
+
+        Returns:
+            For every stage `[targets, sources]`: the mean absolute weight of a target's first
+            convolution (of the classifier at the end) over the channels of a source, divided by
+            the largest of that target; not a number where a source is not read. Sources are the
+            stage's input and its layers, targets the layers and what follows them.
+
+        Example:
+            >>> [tuple(matrix.shape) for matrix in SparseNet(depth=16).feature_reuse()]
+            [(5, 5), (5, 5), (5, 5)]
+        """
+        matrices = []
+        for plan, widths, (name, layers) in zip(
+            self.plans, self.widths, self._stages(), strict=True
+        ):
+            weights = [layer.convolutions[0].conv.weight for layer in layers]
+            if name in self.transitions:
+                weights.append(self.transitions[name].get_parameter("conv.weight"))
+            else:
+                weights.append(self.classifier.weight)
+            matrix = torch.full((len(plan.reads), len(widths)), torch.nan)
+            for row, weight, reads in zip(matrix, weights, plan.reads, strict=True):
+                by_channel = weight.abs().transpose(0, 1).flatten(1).mean(1)
+                parts = by_channel.split([widths[source] for source in reads])
+                row[list(reads)] = torch.stack([part.mean() for part in parts]).to(row)
+            matrices.append(matrix / matrix.nan_to_num(0).amax(1, keepdim=True))
+        return matrices
 
     def compact(self) -> "SparseNet":
         """The same network in evaluation mode: every layer is read, so nothing can be removed."""

@@ -8,6 +8,7 @@ from wiring_lightning.functional.architecture import (
     most_probable_edges,
 )
 from wiring_lightning.functional.batch_norm import fold_batch_norm, update_running_statistics
+from wiring_lightning.functional.block_products import pointwise_product, rows_of_blocks
 from wiring_lightning.functional.block_sums import BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.functional.largest import LargestMagnitudes
 from wiring_lightning.functional.offsets import (
@@ -17,13 +18,20 @@ from wiring_lightning.functional.offsets import (
     offsets,
     sources,
 )
+from wiring_lightning.functional.policy_gradient import (
+    budgeted_objective,
+    leave_one_out,
+    policy_gradient,
+)
 from wiring_lightning.functional.pre_activation import (
     Statistics,
     channel_statistics,
     rectified_convolution,
 )
 from wiring_lightning.functional.rectified import rectified_gated_sum
+from wiring_lightning.functional.seeds import derived_seed
 from wiring_lightning.functional.selection import normalize_scores, sample_k_distinct, topk_mask
+from wiring_lightning.functional.sparse_product import sparse_product
 
 __all__ = [
     "BlockSums",
@@ -33,22 +41,29 @@ __all__ = [
     "Space",
     "Statistics",
     "Topology",
+    "budgeted_objective",
     "channel_statistics",
     "check_pattern",
+    "derived_seed",
     "draw_edges",
     "fold_batch_norm",
     "gated_sum",
     "last_reader",
+    "leave_one_out",
     "lift",
     "log_probability",
     "most_probable_edges",
     "normalize_scores",
     "offsets",
+    "pointwise_product",
+    "policy_gradient",
     "products_of_pairs",
     "rectified_convolution",
     "rectified_gated_sum",
+    "rows_of_blocks",
     "sample_k_distinct",
     "sources",
+    "sparse_product",
     "straight_through",
     "topk_mask",
     "update_running_statistics",

@@ -60,7 +60,7 @@ class Topology:
             `[batch, edges]`; an edge is there if it is asked for and its coin shows heads.
         """
         coins = heads.t()[self._order].split(self._sizes)
-        ways = torch.zeros(self.nodes, len(heads), dtype=torch.int)
+        ways = torch.zeros(self.nodes, len(heads), dtype=torch.int, device="cpu")
         ways[0] = 1
         asked = []
         for coin, source, target in zip(coins, self._sources, self._targets, strict=True):
@@ -78,7 +78,7 @@ class Topology:
             `[batch, edges]`.
         """
         on = drawn.t()[self._order].split(self._sizes)
-        ways = torch.zeros(self.nodes, len(drawn), dtype=torch.int)
+        ways = torch.zeros(self.nodes, len(drawn), dtype=torch.int, device="cpu")
         ways[-1] = 1
         live = list(on)
         for level in reversed(range(len(on))):
@@ -127,7 +127,8 @@ def draw_edges(
     dtype = torch.promote_types(logits.dtype, torch.float32)
     probability = logits.detach().to(dtype).sigmoid().masked_fill(~learnable, 1.0)
     # Uniform in [0, 1), so that probabilities of 0 and 1 are exact.
-    heads = torch.rand(batch, topology.edges, dtype=dtype, generator=generator) < probability
+    shape = batch, topology.edges
+    heads = torch.rand(shape, dtype=dtype, device="cpu", generator=generator) < probability
     asked = topology.asked(heads)
     return asked & heads, asked & learnable
 

@@ -1,16 +1,20 @@
 """The k largest magnitudes of many weights, exactly, without sorting them."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 # Entries that are looked at together on a CPU: what is computed from them stays in the cache.
-_CHUNK = 2**19
+_CHUNK = 2**17
+# Entries of a chunk that are looked at as one when few of them matter, by their norm.
+_ROW = 64
+_SMALLEST = 1e-15  # below this threshold, squares could vanish from a norm
 
 
 class LargestMagnitudes:
-    """Marks the k entries of largest magnitude; remembers the threshold from call to call.
+    """Keeps the k entries of largest magnitude; remembers the threshold from call to call.
 
     While a network trains, the k-th largest magnitude moves little from one step to the next. So
     entries well above the last threshold are in, entries well below are out, and only the thin band
@@ -18,7 +22,7 @@ class LargestMagnitudes:
     the answer is exact in any case. Of equal magnitudes the one with the lower index wins.
 
     Args:
-        k: how many entries to mark.
+        k: how many entries to keep.
 
     Raises:
         ValueError: if `k` is negative.
@@ -50,32 +54,84 @@ class LargestMagnitudes:
             ValueError: if fewer than `k` entries can be marked.
         """
         weights = weights.detach()
-        if self.k == 0:
-            return torch.zeros_like(weights, dtype=torch.bool)
-        marked = None if self.threshold is None else self._near(weights)
-        return self._anywhere(weights.abs()) if marked is None else marked
+        if self.threshold is not None:
+            numbers = weights.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+            kept = torch.empty_like(numbers)
+            if self._near([_Part(numbers, kept, None)]):
+                return kept != 0  # the threshold is above zero
+        return self._anywhere(weights.abs())
 
-    def _near(self, weights: Tensor) -> Tensor | None:
-        """Mark with the help of the last threshold; `None` if it has moved too far."""
+    @torch.no_grad()
+    def keep(
+        self,
+        weights: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        never: Sequence[Tensor | None] = (),
+    ) -> None:
+        """Copy the k largest of all entries of several tensors, and write zeros elsewhere.
+
+        Indices count in logical order, so that channels_last breaks ties like the contiguous
+        layout.
+
+        Args:
+            weights: tensors of any shape.
+            kept: a tensor of the same shape for each, which is written.
+            never: for each a mask of entries that are not kept, or `None`.
+
+        Raises:
+            ValueError: if fewer than `k` entries can be kept.
+        """
+        masks = never or [None] * len(weights)
+        if self.threshold is not None:
+            columns = zip(weights, kept, masks, strict=True)
+            parts = [part for column in columns if (part := _in_order_of_memory(*column))]
+            if len(parts) == len(weights) and self._near(parts):
+                return
+        flat = [
+            (w if mask is None else w.masked_fill(mask, torch.nan)).reshape(-1)
+            for w, mask in zip(weights, masks, strict=True)
+        ]
+        marked = self._anywhere(torch.cat(flat).abs())
+        sizes = [weight.numel() for weight in weights]
+        for w, into, mark in zip(weights, kept, marked.split(sizes), strict=True):
+            into.copy_(torch.where(mark.view(w.shape), w, 0))
+
+    def _near(self, parts: Sequence["_Part"]) -> bool:
+        """Keep with the help of the last threshold; `False` if it has moved too far."""
         assert self.threshold is not None
         high = self.threshold * (1 + self.width)
         low = self.threshold * (1 - self.width)
-        marked = torch.empty_like(weights, dtype=torch.bool)
-        size = _CHUNK if weights.device.type == "cpu" else max(1, len(weights))
-        missing, bands = self.k, []
-        for start in range(0, len(weights), size):
-            magnitudes = weights[start : start + size].abs()
-            above = torch.gt(magnitudes, high, out=marked[start : start + size])
-            missing -= int(torch.count_nonzero(above))
-            bands.append(((magnitudes >= low) ^ above).nonzero().flatten() + start)
-        band = torch.cat(bands)
-        if not 1 <= missing <= len(band):
-            return None
-        self._mark_best(weights[band].abs(), band, missing, marked)
-        return marked
+        counts, bands = zip(*(part.split(high, low) for part in parts), strict=True)
+        above = int(torch.stack(counts).sum()) - sum(map(len, bands))
+        missing = self.k - above
+        values = torch.cat([part.kept[band] for part, band in zip(parts, bands, strict=True)]).abs()
+        if not 1 <= missing <= len(values) or bool(values.isnan().any()):
+            return False
+        order = self._in_logical_order(parts, bands)
+        ranked = values[order].sort(descending=True, stable=True)
+        self._remember(float(ranked.values[missing - 1]))
+        dropped = torch.ones_like(values, dtype=torch.bool)
+        dropped[order[ranked.indices[:missing]]] = False
+        sizes = [len(band) for band in bands]
+        for part, band, drop in zip(parts, bands, dropped.split(sizes), strict=True):
+            part.kept[band[drop]] = 0
+        return True
+
+    @staticmethod
+    def _in_logical_order(parts: Sequence["_Part"], bands: Sequence[Tensor]) -> Tensor:
+        """How to sort the entries of all bands by their index."""
+        if not any(part.strides for part in parts):
+            return torch.arange(sum(map(len, bands)), device=bands[0].device)
+        offset, index = 0, []
+        for part, band in zip(parts, bands, strict=True):
+            index.append(offset + part.logical(band))
+            offset += len(part.kept)
+        return torch.cat(index).argsort()
 
     def _anywhere(self, magnitudes: Tensor) -> Tensor:
         """Mark without knowing anything."""
+        if self.k == 0:
+            return torch.zeros_like(magnitudes, dtype=torch.bool)
         usable = magnitudes.nan_to_num(nan=-1.0)
         if self.k > len(usable):
             raise ValueError(f"k = {self.k} weights were asked for, but there are {len(usable)}.")
@@ -89,14 +145,96 @@ class LargestMagnitudes:
         self._remember(float(threshold))
         return marked
 
-    def _mark_best(self, magnitudes: Tensor, band: Tensor, count: int, marked: Tensor) -> None:
-        """Mark the `count` largest entries of the band."""
-        ordered = magnitudes.sort(descending=True, stable=True)
-        marked[band[ordered.indices[:count]]] = True
-        self._remember(float(ordered.values[count - 1]))
-
     def _remember(self, threshold: float) -> None:
         if self.threshold is not None:
             moved = abs(threshold / self.threshold - 1)
-            self.width = min(0.5, max(4 * moved, 0.9 * self.width, 1e-4))
-        self.threshold = threshold if 0 < threshold < math.inf else None
+            self.width = min(0.5, max(4 * moved, 0.7 * self.width, 1e-4))
+        self.threshold = threshold if _SMALLEST < threshold < math.inf else None
+
+
+class _Part:
+    """One tensor in the order of its memory, and where its result is written.
+
+    Args:
+        weights: `[n]`.
+        kept: `[n]` the result.
+        never: `[n]` entries that are not kept, or `None`.
+        shape: lengths of the axes in the order of memory.
+        strides: how far the index moves along each of these axes; none if it is that of memory.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        kept: Tensor,
+        never: Tensor | None,
+        shape: Sequence[int] = (),
+        strides: Sequence[int] = (),
+    ) -> None:
+        self.weights = weights
+        self.kept = kept
+        self.never = never
+        self.shape = tuple(shape)
+        self.strides = tuple(strides)
+
+    def split(self, high: float, low: float) -> tuple[Tensor, Tensor]:
+        """Keep all above `low`; how many they are, and where those are that are below `high`.
+
+        Shrinking is what a CPU does fastest: numbers in, numbers out, no branches and no booleans.
+        """
+        size = _CHUNK if self.weights.device.type == "cpu" else max(1, len(self.weights))
+        scratch = self.weights.new_empty(min(size, len(self.weights)))
+        count = torch.zeros((), dtype=torch.long, device=self.weights.device)
+        bands = [count.new_empty(0)]
+        for start in range(0, len(self.weights), size):
+            kept = self.kept[start : start + size]
+            torch.hardshrink(self.weights[start : start + size], low, out=kept)
+            if self.never is not None:
+                kept.masked_fill_(self.never[start : start + size], 0)
+            other = scratch[: len(kept)]
+            count += _count(kept, other)
+            # Passes on what is between the bounds, and writes zeros elsewhere.
+            torch.ops.aten.hardtanh_backward(kept, kept, -high, high, grad_input=other)
+            bands.append(_nonzero(other) + start)
+        return count, torch.cat(bands)
+
+    def logical(self, index: Tensor) -> Tensor:
+        """From places in memory to indices."""
+        if not self.strides:
+            return index
+        axes = torch.unravel_index(index, self.shape)
+        terms = [axis * stride for axis, stride in zip(axes, self.strides, strict=True)]
+        return torch.stack(terms).sum(0)
+
+
+def _in_order_of_memory(weight: Tensor, kept: Tensor, never: Tensor | None) -> _Part | None:
+    """A tensor without gaps as it lies in memory; `None` for one with gaps."""
+    axes = sorted(range(weight.dim()), key=lambda axis: -weight.stride(axis))
+    ordered = [tensor.detach().permute(axes) for tensor in (weight, kept)]
+    if not all(tensor.is_contiguous() for tensor in ordered):
+        return None
+    flat, into = (tensor.view(-1) for tensor in ordered)
+    mask = None if never is None else never.permute(axes).reshape(-1)
+    if weight.is_contiguous():
+        return _Part(flat, into, mask)
+    lengths = [1, *weight.shape[:0:-1]]
+    strides = torch.tensor(lengths).cumprod(0).flip(0).tolist()
+    return _Part(flat, into, mask, ordered[0].shape, [strides[axis] for axis in axes])
+
+
+def _count(values: Tensor, scratch: Tensor) -> Tensor:
+    """How many of a chunk's values are not zero."""
+    if values.dtype not in (torch.float32, torch.float64) or values.device.type != "cpu":
+        return values.count_nonzero()
+    signs = torch.sign(values, out=scratch)
+    return signs.dot(signs).nan_to_num_(0).long()  # exact: ones, and fewer than 2 ** 24
+
+
+def _nonzero(values: Tensor) -> Tensor:
+    """Where few of many values are not zero; on a CPU whole rows are passed over at a time."""
+    if values.device.type != "cpu" or len(values) % _ROW:
+        return values.nonzero().flatten()
+    values = values.view(-1, _ROW)
+    rows = torch.linalg.vector_norm(values, dim=1).nonzero().flatten()
+    inside = values[rows].nonzero()
+    return rows[inside[:, 0]] * _ROW + inside[:, 1]

@@ -28,18 +28,26 @@ class Feature:
 
     Every reader has a batch norm of its own, but all need the same mean and variance of a batch.
     They are computed once, when the first reader asks.
+
+    Args:
+        values: the tensor.
+        shared: whether readers share the statistics; otherwise each computes them again.
     """
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, shared: bool = True) -> None:
         self.values = values
+        self.shared = shared
         self._statistics: Statistics | None = None
 
     @property
     def statistics(self) -> Statistics:
         """Mean and variance of every channel over the batch."""
-        if self._statistics is None:
-            self._statistics = channel_statistics(self.values)
-        return self._statistics
+        if self._statistics is not None:
+            return self._statistics
+        statistics = channel_statistics(self.values)
+        if self.shared:
+            self._statistics = statistics
+        return statistics
 
 
 class RectifiedConv2d(nn.Module):

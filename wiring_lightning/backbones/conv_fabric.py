@@ -1,0 +1,138 @@
+"""Convolutional Neural Fabrics: columns of scales, each node connected to its neighbours."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from wiring_lightning.backbones.fabric_architecture import choose_edges
+from wiring_lightning.backbones.fabric_network import FabricNetwork, TaskName
+from wiring_lightning.functional import Space
+from wiring_lightning.nn.fabric import Fabric, FabricEdge
+from wiring_lightning.nn.fabric_modules import convolution
+
+Doubling = Literal["last", "first"]
+
+
+class ConvFabric(FabricNetwork):
+    """A grid of `columns` x `scales` nodes of which an architecture is searched (BSN, CNF).
+
+    Scale 1 has the resolution of the images, each further scale half of it. A node reads up to
+    three nodes of the column before: the finer scale (a convolution of stride 2), the same scale,
+    and the coarser one (a convolution, doubled to the nearest neighbours). The first column also
+    leads from each scale to the next coarser one, the last column towards the output: the coarsest
+    scale for classification, the finest for segmentation. Every edge is a 3 x 3 convolution with
+    bias and a batch norm, and may be left out; a node is the ReLU of the sum. The first node is the
+    stem.
+
+    In training mode the edges are drawn for each example; `callbacks.BudgetedSearch` learns their
+    probabilities. In evaluation mode the network uses the most probable ones.
+
+    Args:
+        columns: W, number of columns; the paper searches 8, and compares with 1, 2 and 4.
+        channels: channels of every node; the paper uses 128, and 64 for segmentation.
+        scales: H, number of scales; down to 1 x 1 the paper uses 6 for 32 x 32 images, and 9 for
+            256 x 256.
+        num_classes: number of classes.
+        task: `"classification"` (logits `[batch, classes]`) or `"segmentation"` (logits
+            `[batch, classes, height, width]`).
+        in_channels: channels of the images.
+        image_size: height and width of the images, divisible by 2 to the power of `scales - 1`;
+            used only to count multiply-adds.
+        doubling: when an edge to a finer scale doubles height and width. `"last"` convolves first,
+            at the coarse scale: the multiply-adds of the paper's tables. `"first"` is the order in
+            the paper's text, which costs four times as much on these edges.
+        initial: value that the logits of all edges start with; the paper's 3 is a probability of
+            0.95.
+        architecture: `"search"`; or an architecture whose edges are always there: `"full"` (all
+            edges), or the names of its edges, as `architecture_names` tells them.
+
+    Raises:
+        ValueError: if a number is below 1, the image has too few pixels for the scales, there is a
+            single node, a single column is to segment, or `architecture` names no edge.
+
+    Example:
+        >>> import torch
+        >>> network = ConvFabric(columns=2, channels=8, scales=3, image_size=8)
+        >>> network(torch.randn(2, 3, 8, 8)).shape
+        torch.Size([2, 10])
+        >>> small = ConvFabric(2, 8, scales=3, num_classes=5, task="segmentation", image_size=8)
+        >>> small(torch.randn(2, 3, 8, 8)).shape
+        torch.Size([2, 5, 8, 8])
+    """
+
+    def __init__(
+        self,
+        columns: int = 8,
+        channels: int = 128,
+        scales: int = 6,
+        num_classes: int = 10,
+        task: TaskName = "classification",
+        in_channels: int = 3,
+        image_size: int = 32,
+        doubling: Doubling = "last",
+        initial: float = 3.0,
+        architecture: Literal["search", "full"] | Sequence[str] = "search",
+    ) -> None:
+        _check(columns, channels, scales, task, image_size, doubling)
+        # Nodes are numbered column by column, the last column towards the output.
+        order = [(column, scale) for column in range(columns) for scale in range(scales)]
+        upward = task == "segmentation"
+        if upward:
+            order[-scales:] = order[: -scales - 1 : -1]
+        number = {place: node for node, place in enumerate(order)}
+        edges: list[FabricEdge] = []
+        for target, (column, scale) in enumerate(order):
+            near = {
+                "down": (column - 1, scale - 1),
+                "same": (column - 1, scale),
+                "up": (column - 1, scale + 1),
+            }
+            if column in (0, columns - 1):
+                towards = 1 if upward and column > 0 else -1
+                near["within"] = (column, scale + towards)
+            for kind, place in near.items():
+                if place not in number:
+                    continue
+                module = _edge(channels, scale - place[1], doubling)
+                name = f"column{column + 1}.scale{scale + 1}.{kind}"
+                edges.append(FabricEdge(name, number[place], target, module))
+        spaces = [Space(channels, 2**scale) for _, scale in order]
+        stem = nn.Sequential(*convolution(in_channels, channels, size=3), nn.ReLU(inplace=True))
+        classifier = (
+            nn.Conv2d(channels, num_classes, 1) if upward else nn.Linear(channels, num_classes)
+        )
+        fabric = Fabric(spaces, choose_edges(edges, architecture), initial)
+        super().__init__(stem, fabric, classifier, image_size)
+
+
+def _edge(channels: int, coarser: int, doubling: Doubling) -> nn.Sequential:
+    """What leads to a node that is coarser by -1, 0 or 1 scales."""
+    layers = convolution(channels, channels, size=3, stride=2 if coarser == 1 else 1)
+    if coarser == -1:
+        layers.insert(0 if doubling == "first" else 2, nn.Upsample(scale_factor=2))
+    return layers
+
+
+def _check(
+    columns: int, channels: int, scales: int, task: TaskName, image_size: int, doubling: Doubling
+) -> None:
+    for name, value in (("columns", columns), ("channels", channels), ("scales", scales)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    if task not in ("classification", "segmentation"):
+        raise ValueError(f'task must be "classification" or "segmentation", got "{task}".')
+    if doubling not in ("last", "first"):
+        raise ValueError(f'doubling must be "last" or "first", got "{doubling}".')
+    if columns == 1 and task == "segmentation":
+        raise ValueError(
+            "segmentation needs at least 2 columns: the only column would lead from the finest "
+            "scale down and not back."
+        )
+    if columns * scales == 1:
+        raise ValueError("a fabric of one column needs at least 2 scales.")
+    if image_size % 2 ** (scales - 1):
+        raise ValueError(
+            f"{scales} scales halve the image {scales - 1} times, but {image_size} is not "
+            f"divisible by {2 ** (scales - 1)}; choose fewer scales or another image_size."
+        )

@@ -1,0 +1,45 @@
+"""Which edges a fabric has: all of them to search, all of them for good, or those with a name."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from wiring_lightning.nn.fabric import FabricEdge
+
+
+def choose_edges(
+    edges: Sequence[FabricEdge], architecture: str | Sequence[str]
+) -> list[FabricEdge]:
+    """The edges of a fabric that is to be searched, or of an architecture in it.
+
+    Args:
+        edges: all candidates.
+        architecture: `"search"` for all of them, which then are drawn; `"full"` for all, always
+            there; or the names of those that are always there.
+
+    Raises:
+        ValueError: if a name is that of no edge, or given twice, or `architecture` is another word.
+
+    Example:
+        >>> edges = [FabricEdge("there", 0, 1), FabricEdge("back", 1, 2), FabricEdge("skip", 0, 2)]
+        >>> [(edge.name, edge.learnable) for edge in choose_edges(edges, ["there", "back"])]
+        [('there', False), ('back', False)]
+    """
+    if architecture == "search":
+        return list(edges)
+    if architecture == "full":
+        architecture = [edge.name for edge in edges]
+    if isinstance(architecture, str):
+        raise ValueError(
+            f'architecture must be a known word or a list of edges, got "{architecture}".'
+        )
+    known = {edge.name for edge in edges}
+    for name, count in Counter(architecture).items():
+        if name not in known:
+            raise ValueError(
+                f'architecture names the edge "{name}", but this fabric has none of that name; its '
+                f'edges are called like "{edges[0].name}".'
+            )
+        if count > 1:
+            raise ValueError(f'architecture names the edge "{name}" {count} times.')
+    return [replace(edge, learnable=False) for edge in edges if edge.name in set(architecture)]

@@ -1,0 +1,135 @@
+"""MobileNetV1, the dense network that MobileNetV1-DNW starts from."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
+from wiring_lightning.nn import preferred_layout
+from wiring_lightning.wiring import Wiring
+
+MobileNetStem = Literal["cifar", "imagenet"]
+
+
+@dataclass(frozen=True)
+class _Stem:
+    stride: int
+    image_size: int
+
+
+_STEMS: dict[MobileNetStem, _Stem] = {"cifar": _Stem(1, 32), "imagenet": _Stem(2, 224)}
+
+# Channels of every layer as a multiple of those of the stem, and its stride.
+_LAYERS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))
+_CHANNELS = 32  # of the stem
+
+
+class MobileNetV1(nn.Module):
+    """Thirteen pairs of a depthwise 3 x 3 and a 1 x 1 convolution (Howard et al., 2017).
+
+    Every convolution is followed by batch norm and ReLU. This is the baseline of DNW, Table 3.
+
+    Args:
+        width: d, the share of all channels to have; the paper's networks have 0.25 to 1.
+        num_classes: number of classes.
+        stem: `"cifar"` (3 x 3) or `"imagenet"` (3 x 3 of stride 2).
+        in_channels: channels of the images.
+        image_size: height and width of the images, used only to count multiply-adds; by default 32
+            or 224, as the stem suggests.
+
+    Raises:
+        ValueError: if the width leaves no channel, or there is no such stem.
+
+    Example:
+        >>> import torch
+        >>> from wiring_lightning import costs
+        >>> network = MobileNetV1(width=0.25, num_classes=10)
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+        >>> int(costs.parameters(network.wiring()))
+        215642
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        num_classes: int = 10,
+        stem: MobileNetStem = "cifar",
+        in_channels: int = 3,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        stride, self.image_size = stem_facts(stem, image_size)
+        if int(width * _CHANNELS) < 1:
+            raise ValueError(
+                f"width must be at least {1 / _CHANNELS}, one channel in the stem, got {width}."
+            )
+        channels = int(width * _CHANNELS)
+        self.stem = _convolution(in_channels, channels, 3, stride)
+        self.layers = nn.ModuleDict()
+        for number, (multiple, stride) in enumerate(_LAYERS, start=1):
+            out = int(width * _CHANNELS * multiple)
+            self.layers[f"layer{number}"] = nn.Sequential(
+                *_convolution(channels, channels, 3, stride, groups=channels),
+                *_convolution(channels, out, 1),
+            )
+            channels = out
+        self.classifier = nn.Linear(channels, num_classes)
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
+        state = self.stem(preferred_layout(images))
+        for layer in self.layers.values():
+            state = layer(state)
+        logits: Tensor = self.classifier(state.mean((2, 3)))
+        return logits
+
+    def wiring(self) -> Wiring:
+        """Layers as nodes, a chain."""
+        graph, side = WiringColumns(), self.image_size
+        last = None
+        for name, part in (("stem", self.stem), *self.layers.items()):
+            work = 0
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    side = -(-side // module.stride[0])
+                    work += module.weight.numel() * side * side
+            reads = [] if last is None else [last]
+            last = graph.add(name, count_parameters(part), work, reads)
+        assert last is not None
+        size = count_parameters(self.classifier)
+        graph.add("classifier", size, self.classifier.weight.numel(), [last])
+        return graph.wiring()
+
+    def compact(self) -> "MobileNetV1":
+        """The same network in evaluation mode: nothing can be removed from a chain."""
+        return deepcopy(self).eval()
+
+
+def stem_facts(stem: MobileNetStem, image_size: int | None) -> tuple[int, int]:
+    """Stride of a stem, and the size of images to count for.
+
+    Raises:
+        ValueError: if there is no stem of that name.
+    """
+    if stem not in _STEMS:
+        raise ValueError(f'There is no stem "{stem}"; choose one of {", ".join(_STEMS)}.')
+    plan = _STEMS[stem]
+    return plan.stride, plan.image_size if image_size is None else image_size
+
+
+def _convolution(
+    in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """Convolution, batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(
+            in_channels, out_channels, size, stride, padding=size // 2, groups=groups, bias=False
+        ),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,201 @@
+"""A graph of small networks, of which every example may use another part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from wiring_lightning.functional.architecture import Topology
+from wiring_lightning.functional.block_sums import Space
+from wiring_lightning.functional.subsets import (
+    WHOLE,
+    Subset,
+    exchange,
+    keep_state,
+    split_batch,
+)
+from wiring_lightning.nn.bernoulli_gate import BernoulliGate
+
+
+@dataclass(frozen=True, eq=False)
+class FabricEdge:
+    """An edge of a fabric.
+
+    Args:
+        name: unique, such as `"stage1.block2.residual"`.
+        source: number of the node that it comes from.
+        target: number of the node that it leads to, which must be higher.
+        module: what it does to the state of its source, which it must not change in place; nothing
+            if not given.
+        learnable: whether it may be left out. Otherwise it is there if its source is connected.
+    """
+
+    name: str
+    source: int
+    target: int
+    module: nn.Module | None = None
+    learnable: bool = True
+
+
+class Fabric(nn.Module):
+    """A super-network: nodes sum what the modules on the edges into them compute (BSN, Section 2).
+
+    Node 0 is the input. The state of any other node is the ReLU of the sum over its edges. Each
+    example has its own edges, drawn by `gate` in training mode (Algorithm 1 of the paper). A module
+    runs only on the examples that need it: those that have its edge on a path from the input to
+    the output. So nothing depends on edges that were not drawn: a node that is not connected for an
+    example has a state of exactly zero, and batch statistics come only from examples that use a
+    module. An edge that was drawn but leads nowhere is not computed. It would get no gradient
+    either way, but its running statistics do not see that example. What nobody uses does not run,
+    and its parameters have no gradient (`None`): under DDP, set `find_unused_parameters=True`, and
+    use no `SyncBatchNorm`, which would wait for ranks that do not run the module.
+
+    Args:
+        spaces: the shape of every node's state. The last node is the output.
+        edges: the edges. There is no gate if none of them is learnable.
+        initial: value that all logits of the gate start with.
+
+    Raises:
+        ValueError: if an edge does not lead to a node with a higher number, or two share a name.
+
+    Example:
+        >>> def three_by_three():
+        ...     return nn.Conv2d(4, 4, 3, padding=1)
+        >>> fabric = Fabric([Space(4, 1)] * 3, [
+        ...     FabricEdge("first", 0, 1, three_by_three()),
+        ...     FabricEdge("second", 1, 2, three_by_three()),
+        ...     FabricEdge("skip", 0, 2),
+        ... ])
+        >>> state, connected = fabric.eval()(torch.randn(8, 4, 6, 6))
+        >>> state.shape, connected  # every example has a path to the output
+        (torch.Size([8, 4, 6, 6]), None)
+    """
+
+    gate: BernoulliGate | None
+
+    def __init__(
+        self, spaces: Sequence[Space], edges: Sequence[FabricEdge], initial: float = 3.0
+    ) -> None:
+        super().__init__()
+        self.spaces = tuple(spaces)
+        self.names = tuple(edge.name for edge in edges)
+        self.source = tuple(edge.source for edge in edges)
+        self.target = tuple(edge.target for edge in edges)
+        if len(set(map(_key, self.names))) < len(edges):
+            raise ValueError("two edges of a fabric have the same name (a dot counts as _).")
+        self.edge_modules = nn.ModuleDict(
+            {_key(edge.name): edge.module for edge in edges if edge.module is not None}
+        )
+        gate = BernoulliGate(
+            len(spaces), self.source, self.target, [edge.learnable for edge in edges], initial
+        )
+        self.gate = gate if gate.learnable else None
+        self.topology = Topology(len(spaces), self.source, self.target)
+        everything = torch.ones(1, len(edges), dtype=torch.bool, device="cpu")
+        self._given = split_batch(self.topology.live(everything), torch.device("cpu"))
+        self._into: list[list[int]] = [[] for _ in spaces]
+        self._out_of: list[list[int]] = [[] for _ in spaces]
+        for number, edge in enumerate(edges):
+            self._into[edge.target].append(number)
+            self._out_of[edge.source].append(number)
+
+    def module_of(self, edge: int) -> nn.Module | None:
+        """The module on an edge; none on an identity."""
+        name = _key(self.names[edge])
+        if name not in self.edge_modules:
+            return None
+        return self.edge_modules[name]
+
+    @property
+    def best(self) -> Tensor:
+        """`[edges]` the edges of evaluation mode."""
+        if self.gate is None:
+            return torch.ones(len(self.names), dtype=torch.bool)
+        return self.gate.best
+
+    def edges(self) -> list[FabricEdge]:
+        """The edges as they were given, with the modules of now."""
+        learnable = [False] * len(self.names)
+        if self.gate is not None:
+            learnable = self.gate.learnable_edges.tolist()
+        columns = zip(self.names, self.source, self.target, learnable, strict=True)
+        return [
+            FabricEdge(name, source, target, self.module_of(number), choice)
+            for number, (name, source, target, choice) in enumerate(columns)
+        ]
+
+    @override
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the state of the output.
+
+        Args:
+            inputs: `[batch, channels, height, width]`, the state of node 0.
+
+        Returns:
+            The state of the last node, and `[batch]` which examples have a path to it; `None` if
+            all have. The state of the others is zero.
+        """
+        if self.gate is None:
+            nowhere = None if any(self._given) else inputs.new_zeros(len(inputs), dtype=torch.bool)
+            return self._run(inputs, self._given), nowhere
+        return self._run_drawn(inputs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _run_drawn(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """With other examples in every module, each step would be compiled anew."""
+        assert self.gate is not None
+        live = self.topology.live(self.gate.draw(len(inputs)).cpu())
+        connected = live.any(1)
+        state = self._run(inputs, split_batch(live, inputs.device))
+        return state, None if connected.all() else connected.to(inputs.device)
+
+    def _run(self, inputs: Tensor, subsets: Sequence[Subset | None]) -> Tensor:
+        """Node after node; a state is kept while an edge that is still to come needs it."""
+        arriving: dict[int, tuple[Tensor, Tensor]] = {}
+        state = None
+        for node in range(len(self.spaces)):
+            state = None
+            parts, examples, dense = [], [], []
+            for edge in self._into[node]:
+                subset = subsets[edge]
+                if subset is not None:
+                    parts.append(self._compute(edge, *arriving.pop(edge), subset))
+                    examples.append(subset)
+                    dense.append(self.module_of(edge) is None)
+            if node == 0:
+                parts, examples, dense = [inputs], [WHOLE], [True]
+            if not parts:
+                continue
+            readers = {
+                edge: WHOLE if self.module_of(edge) is None else subset
+                for edge in self._out_of[node]
+                if (subset := subsets[edge]) is not None
+            }
+            state, handed = exchange(
+                parts, examples, dense, list(readers.values()), len(inputs), rectify=node > 0
+            )
+            arriving |= {edge: (part, state) for edge, part in zip(readers, handed, strict=True)}
+            del handed, parts  # so that they go as soon as their readers are done
+        return self._zeros(inputs) if state is None else state
+
+    def _compute(self, edge: int, part: Tensor, state: Tensor, subset: Subset) -> Tensor:
+        """What an edge makes of its part of a state; an identity gets the whole state."""
+        module = self.module_of(edge)
+        if module is None:
+            return part
+        with keep_state(state, part, subset):
+            output: Tensor = module(part)
+        return output
+
+    def _zeros(self, inputs: Tensor) -> Tensor:
+        """The state of an output that is not connected for any example."""
+        first, last = self.spaces[0], self.spaces[-1]
+        sides = [-(-side * first.reduction // last.reduction) for side in inputs.shape[2:]]
+        return inputs.new_zeros(len(inputs), last.channels, *sides)
+
+
+def _key(name: str) -> str:
+    """The name of an edge as the name of a submodule."""
+    return name.replace(".", "_")

@@ -1,0 +1,60 @@
+"""The edges of a layer of weighted edges as columns."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wiring_lightning.nn.adjacency import Adjacency
+from wiring_lightning.nn.sparse_edges import SparseEdges
+
+
+class GraphEdges(NamedTuple):
+    """The edges of a graph, on the CPU.
+
+    Attributes:
+        source: `[edges]` number of the node that sends.
+        target: `[edges]` number of the node that receives.
+        weight: `[edges]`.
+        usable: `[edges]` whether something flows along an edge.
+        unlisted: how many more could be edges.
+        learned: whether the edges have been learned.
+    """
+
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+    usable: Tensor
+    unlisted: int
+    learned: bool
+
+    def select(self, kept: Tensor) -> "GraphEdges":
+        """Some of the edges, given as a mask."""
+        source, target, weight, usable = (column[kept] for column in self[:4])
+        return self._replace(source=source, target=target, weight=weight, usable=usable)
+
+
+def edges_of(layer: Adjacency | SparseEdges, first_receiver: int) -> GraphEdges:
+    """The edges of a layer from senders `0, 1, ...` to receivers `first_receiver, ...`.
+
+    Example:
+        >>> layer = SparseEdges(torch.tensor([0]), torch.tensor([2]), torch.ones(1), 1, 3)
+        >>> edges = edges_of(layer, first_receiver=3)
+        >>> edges.source.tolist(), edges.target.tolist()
+        ([2], [3])
+    """
+    if isinstance(layer, SparseEdges):
+        row, column, weight = (t.detach().cpu() for t in (layer.row, layer.column, layer.values))
+        usable = torch.ones(len(row), dtype=torch.bool)
+        return GraphEdges(column, row + first_receiver, weight, usable, 0, layer.learned)
+    weight, possible = layer.weight.detach().cpu(), layer.usable.cpu()
+    row, column = weight.nonzero(as_tuple=True)
+    rankable = possible.numel() if layer.rank_all else int(possible.count_nonzero())
+    return GraphEdges(
+        source=column,
+        target=row + first_receiver,
+        weight=weight[row, column],
+        usable=possible[row, column],
+        unlisted=rankable - len(row),
+        learned=layer.mode == "learned",
+    )

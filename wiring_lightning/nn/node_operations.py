@@ -1,0 +1,113 @@
+"""What the nodes of a neural graph compute: every node works on a single channel."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import override
+
+_SIZE = 3  # of a node's filter
+FILTER_TAPS = _SIZE * _SIZE
+_SMALL = 100  # pixels up to which a filter is fastest as a matrix
+
+
+class NodeOperations(nn.Module):
+    """Instance norm and a 3 x 3 filter for every node (DNW, Section 3.1).
+
+    Channels come first here: maps are `[nodes, batch, height, width]`. Then what nodes send along
+    weighted edges is one matrix product for the whole batch, and a filter on small maps, which is
+    linear, is one batched product with a matrix of `height * width` rows and columns per node.
+
+    Args:
+        nodes: number of nodes; each has 9 weights of a filter, a scale and a shift.
+
+    Example:
+        >>> nodes, maps = NodeOperations(6), torch.randn(6, 2, 8, 8)
+        >>> nodes.normalize(maps).mean((2, 3)).abs().max() < 1e-5
+        tensor(True)
+        >>> filters = nodes.filters_for(maps)
+        >>> filter_maps(maps, filters).shape
+        torch.Size([6, 2, 8, 8])
+    """
+
+    def __init__(self, nodes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(nodes))
+        self.shift = nn.Parameter(torch.zeros(nodes))
+        # As torch initialises a convolution with nine inputs.
+        self.filters = nn.Parameter(torch.empty(nodes, _SIZE, _SIZE).uniform_(-1 / 3, 1 / 3))
+
+    @property
+    def parameters_per_node(self) -> int:
+        """Weights of a filter, a scale and a shift."""
+        return FILTER_TAPS + 2
+
+    def normalize(self, maps: Tensor, nodes: slice = slice(None)) -> Tensor:
+        """Give every map of every example mean 0 and variance 1, then scale and shift it.
+
+        Args:
+            maps: `[nodes, batch, height, width]`.
+            nodes: which nodes they belong to.
+        """
+        return normalize_maps(maps, self.scale[nodes], self.shift[nodes])
+
+    def filters_for(self, maps: Tensor, nodes: slice = slice(None)) -> Tensor:
+        """The filters of some nodes in the form that suits the size of the maps."""
+        filters, (height, width) = self.filters[nodes], maps.shape[2:]
+        return filter_matrices(filters, height, width) if height * width <= _SMALL else filters
+
+    @torch.no_grad()
+    def keep(self, nodes: Tensor) -> None:
+        """Remove all nodes but some, given by a mask."""
+        for name, value in list(self.named_parameters()):
+            setattr(self, name, nn.Parameter(value[nodes].clone()))
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{len(self.scale)}"
+
+
+def normalize_maps(maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Instance norm of `[nodes, batch, height, width]`, with a scale and a shift per node."""
+    nodes, batch = maps.shape[:2]
+    if nodes == 0:
+        return maps
+    flat = functional.group_norm(
+        maps.reshape(1, nodes * batch, *maps.shape[2:]),
+        nodes * batch,
+        scale.repeat_interleave(batch),
+        shift.repeat_interleave(batch),
+    )
+    return flat.view(maps.shape)
+
+
+def filter_maps(maps: Tensor, filters: Tensor) -> Tensor:
+    """Filter `[nodes, batch, height, width]`, each node with its own filter, zeros around.
+
+    Args:
+        maps: what to filter.
+        filters: from `NodeOperations.filters_for`.
+    """
+    if maps.shape[2] * maps.shape[3] <= _SMALL:
+        return torch.bmm(maps.flatten(2), filters).view(maps.shape)
+    images = functional.conv2d(
+        maps.transpose(0, 1), filters[:, None], padding=_SIZE // 2, groups=len(filters)
+    )
+    return images.transpose(0, 1).contiguous()
+
+
+def filter_matrices(filters: Tensor, height: int, width: int) -> Tensor:
+    """Filters `[nodes, 3, 3]` as matrices `[nodes, pixels in, pixels out]` for maps of one size.
+
+    Example:
+        >>> sharpen = torch.tensor([[[0.0, -1.0, 0.0], [-1.0, 5.0, -1.0], [0.0, -1.0, 0.0]]])
+        >>> filter_matrices(sharpen, 1, 3).squeeze(0)
+        tensor([[ 5., -1.,  0.],
+                [-1.,  5., -1.],
+                [ 0., -1.,  5.]])
+    """
+    pixels = height * width
+    single = torch.eye(pixels, dtype=filters.dtype, device=filters.device)
+    # [pixels in, taps, pixels out]: 1 where a tap at the output pixel reads the input pixel.
+    reads = functional.unfold(single.view(pixels, 1, height, width), _SIZE, padding=_SIZE // 2)
+    taps = reads.transpose(0, 1).reshape(-1, pixels * pixels)
+    return (filters.flatten(1) @ taps).view(-1, pixels, pixels)

@@ -1,0 +1,71 @@
+"""The edges that are left of a graph, as a sparse matrix."""
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from wiring_lightning.functional import sparse_product
+
+
+class SparseEdges(nn.Module):
+    """A 1 x 1 convolution with few weights: multiplies as often as it has edges.
+
+    Edges stay where they are; their weights can be trained.
+
+    Args:
+        row: `[k]` the node that receives.
+        column: `[k]` the node that sends; no edge twice.
+        values: `[k]` the weights.
+        receivers: number of nodes that receive; those without an edge receive zeros.
+        senders: number of nodes that send.
+        learned: whether the edges have been learned.
+
+    Raises:
+        ValueError: if the columns have different lengths, or a node does not exist.
+
+    Example:
+        >>> import torch
+        >>> edges = SparseEdges(torch.tensor([0, 1]), torch.tensor([2, 0]), torch.ones(2), 2, 3)
+        >>> edges(torch.arange(3.0).view(1, 3, 1, 1)).flatten()
+        tensor([2., 0.], grad_fn=...)
+    """
+
+    row: Tensor
+    column: Tensor
+
+    def __init__(
+        self,
+        row: Tensor,
+        column: Tensor,
+        values: Tensor,
+        receivers: int,
+        senders: int,
+        learned: bool = True,
+    ) -> None:
+        super().__init__()
+        if not len(row) == len(column) == len(values):
+            raise ValueError(
+                f"an edge has a row, a column and a value, got {len(row)}, {len(column)} and "
+                f"{len(values)} of them."
+            )
+        for places, count in ((row, receivers), (column, senders)):
+            if len(places) and not 0 <= int(places.min()) <= int(places.max()) < count:
+                raise ValueError(f"an edge leads to or from a node that is not below {count}.")
+        order = (row * senders + column).argsort()
+        self.receivers = receivers
+        self.senders = senders
+        self.learned = learned
+        self.register_buffer("row", row[order])
+        self.register_buffer("column", column[order])
+        self.values = nn.Parameter(values.detach()[order].clone())
+
+    @override
+    def forward(self, sent: Tensor) -> Tensor:
+        """`[batch, senders, height, width]` -> `[batch, receivers, height, width]`."""
+        batch, _, height, width = sent.shape
+        maps = sent.transpose(0, 1).reshape(self.senders, batch * height * width)
+        received = sparse_product(self.values, self.row, self.column, maps, self.receivers)
+        return received.view(self.receivers, batch, height, width).transpose(0, 1)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{self.receivers} x {self.senders}, edges={len(self.row)}"
