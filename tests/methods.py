@@ -9,8 +9,16 @@ from lightning.pytorch import Callback, LightningModule
 from torch import nn
 from torch.optim import SGD
 
-from wiring_lightning.backbones import DenseNet, ResNet, ResNeXt, SparseNet, SparseResNet
-from wiring_lightning.callbacks import MaskConnect
+from wiring_lightning.backbones import (
+    ConvFabric,
+    DenseNet,
+    ResNet,
+    ResNetFabric,
+    ResNeXt,
+    SparseNet,
+    SparseResNet,
+)
+from wiring_lightning.callbacks import BudgetedSearch, MaskConnect
 from wiring_lightning.data import Digits
 from wiring_lightning.tasks import ClassificationTask
 
@@ -20,12 +28,15 @@ class Method:
     """A way to learn (or fix) a wiring, with a network small enough for a test.
 
     `yaml` is the same as a config: class name and arguments of the backbone, and the callbacks.
+    With `per_example` every example draws a wiring of its own, so batches that are cut in another
+    way, for ranks or accumulation, draw other wirings.
     """
 
     name: str
     backbone: Callable[..., nn.Module]
     arguments: dict[str, Any]
     callbacks: tuple[tuple[Callable[..., Callback], dict[str, Any]], ...] = ()
+    per_example: bool = False
 
     def task(
         self, optimizer: Callable[..., Any] | None = None, **kwargs: Any
@@ -51,6 +62,8 @@ _RESNEXT = {"depth": 11, "width": 4, "cardinality": 4, "fan_in": 2, "in_channels
             "image_size": 8}  # fmt: skip
 _RESNET = {"depth": 20, "fan_in": 3, "in_channels": 1, "image_size": 8}
 _DENSENET = {"depth": 16, "growth": 4, "fan_in": 2, "in_channels": 1, "image_size": 8}
+_RESNET_FABRIC = {"width": 1, "in_channels": 1, "image_size": 8}
+_CONV_FABRIC = {"columns": 2, "channels": 16, "scales": 3, "in_channels": 1, "image_size": 8}
 _SPARSENET = {"depth": 22, "growth": 4, "bottleneck": True, "in_channels": 1, "image_size": 8}
 
 METHODS = [
@@ -65,6 +78,20 @@ METHODS = [
     Method("resnet-previous", ResNet, _RESNET | {"wiring": "previous"}),
     Method("sparsenet", SparseNet, _SPARSENET),
     Method("sparse-resnet", SparseResNet, {"depth": 29, "in_channels": 1, "image_size": 8}),
+    Method(
+        "resnet-fabric",
+        ResNetFabric,
+        _RESNET_FABRIC,
+        ((BudgetedSearch, {"budget": 1e6, "lr": 0.3}),),
+        per_example=True,
+    ),
+    Method(
+        "conv-fabric",
+        ConvFabric,
+        _CONV_FABRIC,
+        ((BudgetedSearch, {"budget": 8, "cost": "sequential_steps", "machines": 2, "lr": 0.3}),),
+        per_example=True,
+    ),
 ]
 LEARNING = [method for method in METHODS if method.callbacks]
 

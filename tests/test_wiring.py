@@ -139,3 +139,15 @@ def test_a_wiring_without_edges_lives_only_if_input_is_output() -> None:
 def test_a_backbone_is_wired() -> None:
     assert isinstance(ResNeXt(11, 1, 2, 1), Wired)
     assert not isinstance(torch.nn.Linear(1, 1), Wired)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 7, 8, 9, 70])
+@pytest.mark.parametrize("cycles", [False, True])
+def test_every_sample_of_a_batch_lives_on_its_own(samples: int, cycles: bool) -> None:
+    for seed in range(10):
+        wiring = random_wiring(seed, cycles)
+        active = torch.rand(samples, len(wiring.source)) < 0.6
+        live = wiring.with_active(active).live_nodes
+        assert live.shape == (samples, len(wiring.nodes))
+        for row, edges in zip(live.tolist(), active, strict=True):
+            assert row == expected_nodes(wiring.with_active(edges))

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wiring_lightning.nn import find_gates
+from wiring_lightning.nn import find_bernoulli_gates, find_gates
 
 
 def quiet_trainer(**kwargs: Any) -> Trainer:
@@ -25,18 +25,30 @@ def quiet_trainer(**kwargs: Any) -> Trainer:
     return Trainer(**{**defaults, **kwargs})
 
 
+def learned_parameters(module: LightningModule) -> list[Tensor]:
+    """What a callback learns about the wiring: scores of gates, logits of drawn edges."""
+    scores = [gate.scores for gate in find_gates(module).values()]
+    return scores + [gate.logits for gate in find_bernoulli_gates(module).values()]
+
+
+def active_edges(module: LightningModule) -> list[Tensor]:
+    """The wiring of a batch; where every example draws its own, the most probable one."""
+    active = [gate.active for gate in find_gates(module).values()]
+    return active + [gate.best for gate in find_bernoulli_gates(module).values()]
+
+
 class Recorder(Callback):
-    """Keeps scores and drawn wirings after every batch."""
+    """Keeps what is learned about the wiring, and the wiring, after every batch."""
 
     def __init__(self) -> None:
         self.scores: list[Tensor] = []
         self.active: list[Tensor] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        gates = list(find_gates(pl_module).values())
-        if gates:
-            self.scores.append(torch.cat([g.scores.detach().flatten().clone() for g in gates]))
-            self.active.append(torch.cat([g.active.flatten().clone() for g in gates]))
+        learned, active = learned_parameters(pl_module), active_edges(pl_module)
+        if learned:
+            self.scores.append(torch.cat([one.detach().flatten().clone() for one in learned]))
+            self.active.append(torch.cat([one.flatten().clone() for one in active]))
 
 
 def same_state(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "predict": "class probabilities of a checkpoint",
     "inspect": "what a network's wiring costs, as a table, JSON or a picture",
     "figure": "a figure of the papers from the folders of your runs",
+    "pareto": "the best networks at every cost, from the folders of your runs",
 }
 
 _HELP = """usage: wiring [-h] [--version] SUBCOMMAND ...
@@ -30,6 +31,7 @@ start here:
   wiring fit --config FILE --print_config         the whole config that would run
   wiring inspect --config FILE --ckpt_path FILE   parameters, multiply-adds, live branches
   wiring figure connectivity FOLDER               fixed against learned wiring of a run
+  wiring pareto FOLDER FOLDER ...                 accuracy over cost, selected by validation
 
 Every key of a config can be changed on the command line: --data.batch_size 64
 Set WIRING_DEBUG=1 to see the traceback behind an error message.
@@ -54,6 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from wiring_lightning.cli import run_figure
 
         run_figure(request)
+        return
+    if given[0] == "pareto":
+        from wiring_lightning import pareto
+
+        front = pareto.parse(given[1:])
+        from wiring_lightning.cli import run_pareto
+
+        run_pareto(front)
         return
     if given[0] not in SUBCOMMANDS and not given[0].startswith("-"):
         choices = ", ".join(map(repr, SUBCOMMANDS))

@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 # Imported so that configs can name these classes without their module.
@@ -22,8 +25,9 @@ import wiring_lightning.backbones
 import wiring_lightning.callbacks
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
+from wiring_lightning import pareto
 from wiring_lightning.__main__ import SUBCOMMANDS
-from wiring_lightning.callbacks import WiringCallback
+from wiring_lightning.callbacks import PredictionWriter, WiringCallback
 from wiring_lightning.checkpoints import (
     AtomicCheckpointIO,
     check_checkpoint,
@@ -31,9 +35,11 @@ from wiring_lightning.checkpoints import (
     load_weights,
 )
 from wiring_lightning.figures import Request, make
+from wiring_lightning.found import write_found
 from wiring_lightning.messages import one_line
 from wiring_lightning.report import format_table, summarize, summary_rows
 from wiring_lightning.short_names import prefer_own_classes
+from wiring_lightning.sparsity import summarize_weights, weight_rows
 from wiring_lightning.wiring import Wired, find_wired
 
 # What `ckpt_path` may be instead of a file, for the trainer to find.
@@ -50,9 +56,12 @@ class WiringTrainer(Trainer):
         ckpt_path: str | None = None,
         format: Literal["table", "json"] = "table",
         figure: str | None = None,
+        found: str | None = None,  # noqa: ARG002
         weights_only: bool | None = None,  # noqa: ARG002
     ) -> None:
         """Show what a network's wiring costs, all candidates against what is live.
+
+        Of a network that does not tell a wiring, show which share of its weights is not zero.
 
         Args:
             model: the model of the config.
@@ -60,17 +69,20 @@ class WiringTrainer(Trainer):
             ckpt_path: checkpoint whose weights and wiring are shown; a fresh network if not given.
             format: a table for people or JSON for programs.
             figure: file to draw the wiring into, such as wiring.png or wiring.svg.
+            found: folder to write the architecture into that a search has found in a fabric: a
+                config and a checkpoint of its own.
             weights_only: not used; the config that a run saves names it.
         """
         if ckpt_path is not None:
             load_weights(model, ckpt_path)
-        network = _wired(model)
-        wiring = network.wiring()
+        network = find_wired(model) if figure is None else _wired(model)
+        wiring = None if network is None else network.wiring()
         if format == "json":
-            print(json.dumps(summarize(wiring), indent=2))
+            summary = summarize_weights(model) if wiring is None else summarize(wiring)
+            print(json.dumps(summary, indent=2))
         else:
-            print(format_table(summary_rows(wiring)))
-        if figure is not None:
+            print(format_table(weight_rows(model) if wiring is None else summary_rows(wiring)))
+        if figure is not None and network is not None:
             _draw(network, Path(figure))
 
 
@@ -121,6 +133,11 @@ class WiringCLI(LightningCLI):
             path = self.config[self.subcommand].ckpt_path
             check_checkpoint(self.model, self._checkpoint, path, resume=self.subcommand == "fit")
         self._checkpoint = None
+        measures = self.subcommand in ("validate", "test", "predict")
+        if measures and self.config[self.subcommand].get("ckpt_path") is None:
+            rank_zero_warn(
+                f"wiring {self.subcommand} without --ckpt_path runs a network that was not trained."
+            )
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -130,9 +147,23 @@ class WiringCLI(LightningCLI):
             )
         _check_learners(self.config_init[self.subcommand].trainer.callbacks)
         trainer = super().instantiate_trainer(**kwargs)
+        callbacks = [type(callback) for callback in trainer.callbacks]
+        if self.subcommand == "predict" and not any(
+            issubclass(kind, BasePredictionWriter) for kind in callbacks
+        ):
+            trainer.callbacks.append(PredictionWriter())
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
+
+    def after_inspect(self) -> None:
+        """Write the architecture that was asked for; only the command line has its config."""
+        folder = self.config.inspect.found
+        if folder is not None:
+            parser = self._parser("inspect")
+            config = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
+            path = write_found(self.model, config, Path(folder))
+            sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
 
     def after_fit(self) -> None:
         """Test the trained network and print the report."""
@@ -149,7 +180,9 @@ class WiringCLI(LightningCLI):
             for name, value in metrics.items()
         ]
         network = find_wired(self.model)
-        if network is not None:
+        if network is None:
+            rows += weight_rows(self.model)
+        else:
             rows += summary_rows(network.wiring())
             rows.append(("picture", str(_draw(network, folder / "wiring.png"))))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
@@ -167,6 +200,12 @@ def run_figure(request: Request) -> None:
     """Draw a figure; a problem that the user can solve ends in one sentence and exit code 2."""
     with _one_sentence():
         make(request)
+
+
+def run_pareto(request: pareto.Request) -> None:
+    """Select the best networks at every cost; problems end as in `run_figure`."""
+    with _one_sentence():
+        pareto.make(request)
 
 
 @contextmanager
@@ -224,14 +263,15 @@ def _wired(model: LightningModule) -> Wired:
     network = find_wired(model)
     if network is None:
         raise MisconfigurationException(
-            f"{type(model).__name__} holds no network with a `wiring()`; inspect needs one of "
-            "wiring_lightning.backbones, or your own with that method."
+            f"{type(model).__name__} holds no network with a `wiring()`, so there is no "
+            "picture of one; leave --figure out, or use one of wiring_lightning.backbones or your "
+            "own with that method."
         )
     return network
 
 
 def _draw(network: Wired, path: Path) -> Path:
-    from wiring_lightning.plots import draw_wiring, save_figure
+    from wiring_lightning.plots import draw_architecture, save_figure
 
-    save_figure(draw_wiring(network.wiring()), path)
+    save_figure(draw_architecture(network.wiring()), path)
     return path

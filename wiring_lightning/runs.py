@@ -1,6 +1,7 @@
 """Reading a run folder, which is what `wiring fit` leaves."""
 
 from argparse import ArgumentError
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +15,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
+from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
 from wiring_lightning.messages import one_line
-from wiring_lightning.nn import Gate
-from wiring_lightning.wiring import Wiring, find_wired
+from wiring_lightning.nn import Gate, find_bernoulli_gates
+from wiring_lightning.wiring import Wired, Wiring, find_wired
 
 _CONFIG = "config.yaml"
 _EXAMPLE = "lightning_logs/version_0"
@@ -44,8 +46,8 @@ class Run:
     config: Mapping[str, Any]
 
     @cached_property
-    def wiring(self) -> Wiring:
-        """The wiring that the trained network uses in evaluation mode.
+    def network(self) -> Wired:
+        """The trained network.
 
         Raises:
             RunError: if there is no checkpoint, or no network that can tell its wiring.
@@ -59,7 +61,20 @@ class Run:
                 "use a run of one of wiring_lightning.backbones, or of your own with that method."
             )
         load_weights(module, self.checkpoint())
-        return network.wiring()
+        return network
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """The wiring that the trained network uses in evaluation mode; raises as `network`."""
+        return self.network.wiring()
+
+    @property
+    def family(self) -> str:
+        """Kind of the network, its pattern if it has one, and whether it was searched."""
+        assert isinstance(self.network, nn.Module)
+        searched = "searched" if find_bernoulli_gates(self.network) else None
+        parts = [type(self.network).__name__, getattr(self.network, "pattern", None), searched]
+        return ", ".join(filter(None, parts))
 
     @cached_property
     def connection(self) -> tuple[str | None, int | None]:
@@ -125,24 +140,49 @@ class Run:
             return paths[0]
         return max(paths, key=lambda path: load_checkpoint(path).get("global_step", -1))
 
+    def last_number(self, tag: str) -> float | None:
+        """The last value of a tag such as `test/acc` in the event files; `None` without any."""
+        if tag not in self._events.Tags()["scalars"]:
+            return None
+        return float(self._events.Scalars(tag)[-1].value)
+
+    def validation_accuracy(self) -> float:
+        """The last `val/acc` in the event files, 0 to 1.
+
+        Raises:
+            RunError: if there is none.
+        """
+        accuracy = self.last_number("val/acc")
+        if accuracy is None:
+            raise RunError(
+                f"The run {self.folder} has no validation accuracy (no val/acc in a TensorBoard "
+                "event file): train with validation images (the data's val_size) and a logger."
+            )
+        return accuracy
+
     def test_accuracy(self) -> float:
         """The last `test/acc` in the event files, 0 to 1.
 
         Raises:
             RunError: if there is none.
         """
-        keep_all, keep_few = 0, 1
-        events = EventAccumulator(
-            str(self.folder), {"scalars": keep_all, "images": keep_few, "tensors": keep_few}
-        )
-        events.Reload()
-        if "test/acc" not in events.Tags()["scalars"]:
+        accuracy = self.last_number("test/acc")
+        if accuracy is None:
             raise RunError(
                 f"The run {self.folder} has no test accuracy (no test/acc in a TensorBoard event "
                 f"file): run `wiring test --config {self.folder / _CONFIG} --ckpt_path FILE` and "
                 "give the folder that it writes."
             )
-        return float(events.Scalars("test/acc")[-1].value)
+        return accuracy
+
+    @cached_property
+    def _events(self) -> EventAccumulator:
+        keep_all, keep_few = 0, 1
+        events = EventAccumulator(
+            str(self.folder), {"scalars": keep_all, "images": keep_few, "tensors": keep_few}
+        )
+        events.Reload()
+        return events
 
     @cached_property
     def _architecture(self) -> Mapping[str, Any]:
@@ -177,6 +217,19 @@ def find_run(path: str | Path) -> Run:
         listed = ", ".join(names[:3] + ["..."] * (len(names) > 3))
         raise RunError(f"{path} holds {len(names)} runs ({listed}): give one of them.")
     return Run(folders[0], _read_config(folders[0] / _CONFIG))
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read the runs in several folders.
+
+    Raises:
+        RunError: as `find_run`, and if a run is given twice.
+    """
+    runs = [find_run(folder) for folder in folders]
+    for folder, count in Counter(run.folder.resolve() for run in runs).items():
+        if count > 1:
+            raise RunError(f"The run {folder} is given {count} times: give it once.")
+    return runs
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:

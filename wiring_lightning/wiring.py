@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 # Parts of the names that backbones give to their nodes.
 _NOUNS = {
+    ".sum": ("module", "modules"),
     ".branch": ("branch", "branches"),
+    ".node": ("node", "nodes"),
     "block": ("block", "blocks"),
     "layer": ("layer", "layers"),
 }
@@ -95,6 +97,8 @@ class Wiring:
     def live_nodes(self) -> Tensor:
         """`[..., nodes]` nodes on an active path from the input to the output."""
         samples = self.active.shape[:-1].numel()
+        if samples == 1:
+            return self._live_nodes_of_one().reshape(*self.active.shape[:-1], len(self.nodes))
         active = _pack(self.active.reshape(samples, len(self.source)))
         everyone, rest = (1 << samples) - 1, [0] * (len(self.nodes) - 1)
         reached = _spread([everyone, *rest], self.source, self.target, active)
@@ -102,6 +106,13 @@ class Wiring:
         needed = _spread([everyone, *rest], last - self.target, last - self.source, active)[::-1]
         live = [before & behind for before, behind in zip(reached, needed, strict=True)]
         return _unpack(live, samples).reshape(*self.active.shape[:-1], len(self.nodes))
+
+    def _live_nodes_of_one(self) -> Tensor:
+        active = self.active.flatten()
+        source, target = self.source[active], self.target[active]
+        ends = torch.zeros(2, len(self.nodes), dtype=torch.bool)
+        ends[0, 0] = ends[1, -1] = True
+        return _reach(ends[0], source, target) & _reach(ends[1], target, source)
 
     @cached_property
     def live_edges(self) -> Tensor:
@@ -179,6 +190,15 @@ class Wired(Protocol):
         ...
 
 
+@runtime_checkable
+class SuperNetwork(Wired, Protocol):
+    """A network that draws one of its architectures for every example (BSN)."""
+
+    def active_edges(self, drawn: Tensor) -> Tensor:
+        """`[batch, edges]` the active edges of its wiring for drawn edges of its gate."""
+        ...
+
+
 def find_wired(module: nn.Module) -> Wired | None:
     """The outermost network inside a module that knows its wiring, if there is one."""
     for child in module.modules():
@@ -195,12 +215,12 @@ def make_wiring(
     *,
     score: Sequence[float] | Tensor | None = None,
     learnable: Sequence[bool] | Tensor | None = None,
-    group: Sequence[int] | None = None,
-    parameters: Sequence[int] | None = None,
-    multiply_adds: Sequence[int] | None = None,
+    group: Sequence[int] | Tensor | None = None,
+    parameters: Sequence[int] | Tensor | None = None,
+    multiply_adds: Sequence[int] | Tensor | None = None,
     group_parameters: Sequence[int] | None = None,
     group_multiply_adds: Sequence[int] | None = None,
-    steps: Sequence[int] | None = None,
+    steps: Sequence[int] | Tensor | None = None,
     edge_parameters: Sequence[int] | Tensor | None = None,
     edge_multiply_adds: Sequence[int] | Tensor | None = None,
     unlisted: int = 0,
@@ -247,6 +267,19 @@ def make_wiring(
         multiply_adds=column(edge_multiply_adds, edges),
         unlisted=unlisted,
     )
+
+
+def _reach(marked: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Mark, in place, every node that edges reach from the marked ones: one architecture only.
+
+    All edges are looked at together, once for every node on the longest path. This is fast for the
+    many edges of a graph of channels; `_spread` is faster for many samples of a small graph.
+    """
+    while True:
+        news = target[marked[source] & ~marked[target]]
+        if len(news) == 0:
+            return marked
+        marked[news] = True
 
 
 def _spread(marked: list[int], source: Tensor, target: Tensor, active: Sequence[int]) -> list[int]:

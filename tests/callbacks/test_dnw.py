@@ -8,41 +8,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.optim import SGD, AdamW
 
+from tests.callbacks.reader import Reader, edges
 from tests.methods import digits
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import DNW, Phase, PhaseSchedule
-
-MAKE = partial(SGD, lr=0.05, momentum=0.9, weight_decay=1e-4)
-
-
-class Reader(LightningModule):
-    """A module that has never heard of wirings."""
-
-    def __init__(self, make: Any = MAKE) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Conv2d(1, 8, 3, padding=1)
-        conv = nn.Conv2d(8, 16, 3, padding=1)
-        self.body = nn.Sequential(nn.GroupNorm(1, 8), conv, nn.GroupNorm(1, 16), nn.ReLU())
-        self.head = nn.Linear(16, 10)
-        self.make = make
-        self.validated: list[int] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body(self.first(images)).mean((2, 3)))
-
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        return functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        self.validated.append(edges(self.body[1]))
-
-    def configure_optimizers(self) -> Any:
-        return self.make(self.parameters())
 
 
 class Counter(Callback):
@@ -57,10 +29,6 @@ class Counter(Callback):
         self.counts.append([edges(layer) for layer in layers])
         flat = torch.cat([layer.weight.detach().flatten() for layer in layers])
         self.weights.append(flat.clone())
-
-
-def edges(layer: nn.Module) -> int:
-    return int((layer.weight != 0).sum())
 
 
 def fit(callback: DNW, module: Reader | None = None, **kwargs: Any) -> Counter:

@@ -18,7 +18,7 @@ import wiring_lightning.data
 import wiring_lightning.tasks
 from tests.cli.commands import process, succeed
 from wiring_lightning.__main__ import SUBCOMMANDS
-from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+from wiring_lightning.callbacks import BudgetedSearch, MaskConnect, Phase, PhaseSchedule
 
 BACKBONE = "--model.backbone."
 
@@ -45,7 +45,9 @@ def test_version() -> None:
     assert succeed("--version") == f"wiring_lightning {wiring_lightning.__version__}\n"
 
 
-@pytest.mark.parametrize("subcommand", [name for name in SUBCOMMANDS if name != "figure"])
+@pytest.mark.parametrize(
+    "subcommand", [name for name in SUBCOMMANDS if name not in ("figure", "pareto")]
+)
 def test_every_subcommand_has_help(subcommand: str) -> None:
     out = succeed(subcommand, "--help")
     assert out.startswith(f"usage: wiring [options] {subcommand} ")
@@ -59,7 +61,7 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-@pytest.mark.parametrize("callback", [MaskConnect, PhaseSchedule])
+@pytest.mark.parametrize("callback", [BudgetedSearch, MaskConnect, PhaseSchedule])
 def test_help_tells_every_option_of_a_callback(callback: type[Callback]) -> None:
     out = succeed("fit", f"--trainer.callbacks.help={callback.__name__}")
     documented = {

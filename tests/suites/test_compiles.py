@@ -9,7 +9,9 @@ from wiring_lightning.nn import find_gates
 from wiring_lightning.optim import GateSGD
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if not m.per_example], ids=lambda method: method.name
+)
 def test_one_graph_for_all_wirings(method: Method) -> None:
     torch._dynamo.reset()
     counter = CompileCounter()

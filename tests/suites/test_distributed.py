@@ -102,6 +102,8 @@ def test_two_ranks_agree_and_equal_one_rank_with_twice_the_batch(
         assert len(alone["scores"]) == 10  # five learning steps, and five after the freeze
         assert not torch.equal(alone["scores"][0], alone["scores"][4])
         assert torch.equal(alone["scores"][4], alone["scores"][9])
+    if method.per_example:
+        return  # the ranks have been compared with each other
     for rank in both:
         for ours, expected in zip(rank["scores"], alone["scores"], strict=True):
             torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.optim import SGD, AdamW
 
 from tests.methods import LEARNING, Method, digits, freeze_batch_norm
-from tests.trainers import Recorder, quiet_trainer
-from wiring_lightning.nn import find_gates
+from tests.trainers import Recorder, learned_parameters, quiet_trainer
 from wiring_lightning.tasks import ClassificationTask
 
 learning = pytest.mark.parametrize("method", LEARNING, ids=lambda method: method.name)
@@ -33,7 +32,9 @@ def _train(method: Method, batch_size: int, **kwargs: Any) -> Recorder:
     return recorder
 
 
-@learning
+@pytest.mark.parametrize(
+    "method", [m for m in LEARNING if not m.per_example], ids=lambda method: method.name
+)
 def test_accumulated_batches_are_one_step(method: Method) -> None:
     whole = _train(method, 64, max_steps=3)
     halves = _train(method, 32, max_steps=3, accumulate_grad_batches=2)
@@ -64,13 +65,13 @@ def test_the_users_optimizer_never_touches_the_scores(method: Method, make: Any)
     callbacks = method.new_callbacks()
     callbacks[0].lr = 0.0  # then nothing may change the scores, weight decay least of all
     task = method.task(optimizer=make)
-    before = [gate.scores.detach().clone() for gate in find_gates(task).values()]
+    before = [learned.detach().clone() for learned in learned_parameters(task)]
     trainer = quiet_trainer(callbacks=callbacks, max_steps=3)
     trainer.fit(task, digits())
-    for gate, old in zip(find_gates(task).values(), before, strict=True):
-        torch.testing.assert_close(gate.scores.detach(), old, atol=1e-6, rtol=0)
+    for learned, old in zip(learned_parameters(task), before, strict=True):
+        torch.testing.assert_close(learned.detach(), old, atol=1e-6, rtol=0)
         assert all(
-            gate.scores is not parameter
+            learned is not parameter
             for group in trainer.optimizers[0].param_groups
             for parameter in group["params"]
         )

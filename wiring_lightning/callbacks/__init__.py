@@ -1,9 +1,32 @@
 """Callbacks that learn, schedule and show a wiring in any Lightning project."""
 
+from wiring_lightning.callbacks.budgeted_search import BudgetedSearch
 from wiring_lightning.callbacks.dnw import DNW
+from wiring_lightning.callbacks.l1_anneal import L1Anneal
 from wiring_lightning.callbacks.mask_connect import MaskConnect
+from wiring_lightning.callbacks.no_update_rule import NoUpdateRule
 from wiring_lightning.callbacks.phase_schedule import Phase, PhaseSchedule
+from wiring_lightning.callbacks.prediction_writer import PredictionWriter
+from wiring_lightning.callbacks.prune_and_retrain import PruneAndRetrain
+from wiring_lightning.callbacks.random_edges import RandomEdges
+from wiring_lightning.callbacks.targeted_dropout import TargetedDropout
+from wiring_lightning.callbacks.warm_start import WarmStart
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.callbacks.wiring_monitor import WiringMonitor
 
-__all__ = ["DNW", "MaskConnect", "Phase", "PhaseSchedule", "WiringCallback", "WiringMonitor"]
+__all__ = [
+    "DNW",
+    "BudgetedSearch",
+    "L1Anneal",
+    "MaskConnect",
+    "NoUpdateRule",
+    "Phase",
+    "PhaseSchedule",
+    "PredictionWriter",
+    "PruneAndRetrain",
+    "RandomEdges",
+    "TargetedDropout",
+    "WarmStart",
+    "WiringCallback",
+    "WiringMonitor",
+]

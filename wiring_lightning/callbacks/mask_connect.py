@@ -5,16 +5,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from wiring_lightning.callbacks.own_parameters import (
+    average_over_ranks,
+    build_model,
+    copy_from_first_rank,
+    hide_from_reducer,
+    take_out,
+)
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD
@@ -96,8 +100,7 @@ class MaskConnect(WiringCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if is_overridden("configure_model", pl_module):
-            pl_module.configure_model()  # Lightning calls it after this hook, and it is idempotent
+        build_model(pl_module)
         gates = find_gates(pl_module)
         if not gates:
             raise MisconfigurationException(
@@ -105,13 +108,7 @@ class MaskConnect(WiringCallback):
                 'backbone with wiring="learned", put `wiring_lightning.nn.Gate` into your own '
                 "network, or remove the callback."
             )
-        names = [f"{name}.scores" for name in gates]
-        already = getattr(pl_module, "_ddp_params_and_buffers_to_ignore", [])
-        # The reducer of DDP expects the same gradients in every step; gates stop giving theirs when
-        # they freeze. They are few numbers, so this callback reduces them itself.
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            pl_module, [*already, *names]
-        )
+        hide_from_reducer(pl_module, [f"{name}.scores" for name in gates])
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,8 +118,7 @@ class MaskConnect(WiringCallback):
         if self._restored is not None:
             self.optimizer.load_state_dict(self._restored)
             self._restored = None
-        for gate in gates:  # DDP copies buffers from rank 0, but not the parameters it ignores
-            gate.scores.data.copy_(trainer.strategy.broadcast(gate.scores.data))
+        copy_from_first_rank([gate.scores for gate in gates], trainer)
         self._owners = _take_scores(trainer.optimizers, gates)
         for owner in self._owners:
             owner.hook = owner.optimizer.register_step_post_hook(partial(self._after_step, owner))
@@ -167,7 +163,9 @@ class MaskConnect(WiringCallback):
         gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
         if not gradients:
             return
-        _average(gradients, self._trainer)
+        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        average_over_ranks(gradients, self._trainer, scale)
         waiting = [
             (gate.scores, gate.scores.grad)
             for other in self._owners
@@ -223,43 +221,17 @@ class _Owner:
         self.held = []
 
 
-@torch.no_grad()
-def _average(gradients: list[Tensor], trainer: Trainer) -> None:
-    """Undo the loss scale of mixed precision and average over the ranks, in place."""
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is not None:
-        flat = flat / scaler.get_scale()
-    if trainer.world_size > 1:
-        flat = trainer.strategy.reduce(flat, reduce_op="mean")
-    sizes = [gradient.numel() for gradient in gradients]
-    for gradient, part in zip(gradients, flat.split(sizes), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
 def _take_scores(optimizers: list[Optimizer], gates: list[Gate]) -> list[_Owner]:
     """Take the scores out of the user's optimizers; return those that will trigger updates.
 
     A gate is updated after a step of the optimizer that held its scores, or of the first one if
     none did.
     """
-    if not optimizers:
-        raise MisconfigurationException(
-            "MaskConnect updates its gates after each optimizer step, but the LightningModule "
-            "configures no optimizer."
-        )
-    scores = {id(gate.scores) for gate in gates}
-    left = list(gates)
+    by_scores = {id(gate.scores): gate for gate in gates}
+    followers = take_out(optimizers, [gate.scores for gate in gates], "MaskConnect")
     owners = []
-    for optimizer in optimizers:
-        held: set[int] = set()
-        weights: list[Tensor] = []
-        for group in optimizer.param_groups:
-            held |= {id(parameter) for parameter in group["params"]} & scores
-            group["params"] = [p for p in group["params"] if id(p) not in scores]
-            weights += [parameter for parameter in group["params"] if parameter.requires_grad]
-        own = [gate for gate in left if id(gate.scores) in held]
-        left = [gate for gate in left if id(gate.scores) not in held]
-        owners.append(_Owner(optimizer, own, weights))
-    owners[0].gates += left
+    for optimizer, scores in zip(optimizers, followers, strict=True):
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        own = [by_scores[id(score)] for score in scores]
+        owners.append(_Owner(optimizer, own, [w for w in weights if w.requires_grad]))
     return [owner for owner in owners if owner.gates]

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning import costs
+from wiring_lightning.callbacks.pictures import draw_pictures
 from wiring_lightning.callbacks.run_facts import run_facts
 from wiring_lightning.functional import normalize_scores
 from wiring_lightning.nn import Gate, find_gates
@@ -18,7 +19,6 @@ from wiring_lightning.wiring import Wiring, find_wired
 
 # The edges of the whole network among those of the gates, whose names are never empty.
 _NETWORK = ""
-_DPI = 100  # TensorBoard shows pictures pixel by pixel
 
 
 class WiringMonitor(Callback):
@@ -162,7 +162,9 @@ class WiringMonitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({**self._numbers, "epoch": epoch}, step=step)
             if self.pictures and wiring is not None and isinstance(logger, TensorBoardLogger):
-                _draw(logger, wiring, step)
+                assert network is not None
+                for name, figure in draw_pictures(network, wiring):
+                    logger.experiment.add_figure(f"wiring/{name}", figure, step)
             logger.save()
 
 
@@ -238,15 +240,3 @@ def _short_names(names: list[str]) -> dict[str, str]:
         name: ".".join(path[min(shared, len(path) - 1) :])
         for name, path in zip(names, paths, strict=True)
     }
-
-
-def _draw(logger: TensorBoardLogger, wiring: Wiring, step: int) -> None:
-    from wiring_lightning import plots  # matplotlib takes a while to import
-
-    pictures = {"graph": plots.draw_wiring, "active_branches": plots.draw_active_nodes}
-    if wiring.learnable.any():
-        pictures["scores"] = plots.draw_scores
-    for name, draw in pictures.items():
-        figure = draw(wiring)
-        figure.set_dpi(_DPI)
-        logger.experiment.add_figure(f"wiring/{name}", figure, step)

@@ -31,6 +31,7 @@ class EdgeSet:
     usable: Sequence[Tensor | None] = ()
     absent: Sequence[Tensor | None] = ()
     largest: LargestMagnitudes = field(init=False)
+    _never: list[Tensor | None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.usable = self.usable or [None] * len(self.weights)
@@ -49,6 +50,7 @@ class EdgeSet:
                 f"got {self.k}."
             )
         self.largest = LargestMagnitudes(self.k)
+        self._never = [None if mask is None else ~mask for mask in self.usable]
 
     @torch.no_grad()
     def latent(self) -> list[Tensor]:
@@ -58,17 +60,9 @@ class EdgeSet:
             for weight, absent in zip(self.weights, self.absent, strict=True)
         ]
 
-    @torch.no_grad()
-    def select(self) -> list[Tensor]:
-        """For each parameter a mask of its edges; in all exactly `k` are true."""
-        flat = [
-            # In logical order, so that channels_last breaks ties like the contiguous layout.
-            (w if mask is None else w.masked_fill(~mask, torch.nan)).detach().reshape(-1)
-            for w, mask in zip(self.weights, self.usable, strict=True)
-        ]
-        marked = self.largest(flat[0] if len(flat) == 1 else torch.cat(flat))
-        parts = marked.split([weight.numel() for weight in self.weights])
-        return [part.view(w.shape) for part, w in zip(parts, self.weights, strict=True)]
+    def keep_largest(self, latent: Sequence[Tensor]) -> None:
+        """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
+        self.largest.keep(latent, self.weights, self._never)
 
 
 class StraightThrough:
@@ -114,7 +108,7 @@ class StraightThrough:
         if any(id(weight) not in known for weight in weights):
             raise ValueError("a sparse parameter is not in the optimizer, so it would never learn.")
         self.latent = [latent for edges in self.edge_sets for latent in edges.latent()]
-        self.masks: list[Tensor] = []
+        self._fixed: list[Tensor] = []  # the edges, once they are frozen
         # The parameters' own memory, while the latent weights stand in for it.
         self._lent: list[Tensor] = []
         self._swap_in()
@@ -128,8 +122,14 @@ class StraightThrough:
     def _weights(self) -> list[Tensor]:
         return [weight for edges in self.edge_sets for weight in edges.weights]
 
+    @property
+    def masks(self) -> list[Tensor]:
+        """For each parameter which of its weights are edges."""
+        return self._fixed or [weight.detach() != 0 for weight in self._weights]
+
     def freeze(self) -> None:
         """Keep the present edges for good; only their weights learn from now on."""
+        self._fixed = self.masks
         self.frozen = True
 
     def detach(self) -> None:
@@ -142,7 +142,7 @@ class StraightThrough:
         """The latent weights, the edges, and where the thresholds stood."""
         return {
             "latent": self.latent,
-            "masks": self.masks,
+            "masks": self._fixed,
             "frozen": self.frozen,
             "thresholds": [(e.largest.threshold, e.largest.width) for e in self.edge_sets],
         }
@@ -160,15 +160,13 @@ class StraightThrough:
                 "the saved latent weights have other shapes than the sparse layers of this model: "
                 "use the same model and the same choice of layers as in the saved run."
             )
-        for latent, mask, saved, kept in zip(
-            self.latent, self.masks, state["latent"], state["masks"], strict=True
-        ):
+        for latent, saved in zip(self.latent, state["latent"], strict=True):
             latent.copy_(saved)
-            mask.copy_(kept)
+        self._fixed = [mask.to(self.latent[0].device) for mask in state["masks"]]
         self.frozen = state["frozen"]
+        self._write_sparse()
         for edges, (threshold, width) in zip(self.edge_sets, state["thresholds"], strict=True):
             edges.largest.threshold, edges.largest.width = threshold, width
-        self._write_sparse()
 
     def _before_step(
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
@@ -205,14 +203,18 @@ class StraightThrough:
         """Choose the edges among the latent weights, and let every parameter be sparse again."""
         if not self._lent:
             return
-        if not self.frozen:
-            self.masks = [mask for edges in self.edge_sets for mask in edges.select()]
         self.latent = [weight.data for weight in self._weights]
         for weight, sparse in zip(self._weights, self._lent, strict=True):
             weight.data = sparse
         self._lent = []
         self._write_sparse()
 
+    @torch.no_grad()
     def _write_sparse(self) -> None:
-        for weight, latent, mask in zip(self._weights, self.latent, self.masks, strict=True):
-            weight.copy_(torch.where(mask, latent, 0))
+        if self.frozen:
+            for weight, latent, mask in zip(self._weights, self.latent, self._fixed, strict=True):
+                torch.mul(latent, mask, out=weight)
+            return
+        latents = iter(self.latent)
+        for edges in self.edge_sets:
+            edges.keep_largest([next(latents) for _ in edges.weights])

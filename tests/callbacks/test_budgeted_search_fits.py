@@ -1,0 +1,117 @@
+"""What BudgetedSearch remembers from fit to fit, and what it logs."""
+
+from itertools import product
+from math import log2, prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from tests.callbacks.tiny_super_network import (
+    BUDGET,
+    STEPS,
+    Searching,
+    Watches,
+    fit,
+    new_module,
+    new_search,
+)
+from tests.trainers import same_state
+from wiring_lightning import costs
+
+# What it remembers
+
+
+@pytest.mark.parametrize("step", [5, STEPS])
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_resumed_run_equals_the_uninterrupted_one(step: int, noise: bool, tmp_path: Path) -> None:
+    def run(resume: str | None) -> tuple[dict[str, Tensor], dict[str, Any], float]:
+        torch.manual_seed(1 if resume else 0)
+        cost = costs.NoisyCost("parameters", std=30.0, seed=9) if noise else "parameters"
+        module, search = Searching(), new_search(cost=cost, seed=4, warmup_epochs=0)
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
+        callbacks = [search] if resume else [search, saver]
+        trainer = fit(module, *callbacks, max_epochs=3, ckpt_path=resume,
+                      enable_checkpointing=not resume)  # fmt: skip
+        sampled = float(trainer.callback_metrics["search/cost_sampled"])
+        return module.state_dict(), search.state_dict(), sampled
+
+    whole, state, sampled = run(None)
+    resumed, other_state, other_sampled = run(str(tmp_path / f"step={step}.ckpt"))
+    assert same_state(whole, resumed)
+    assert state == other_state
+    assert state["batches"] == 3 * STEPS
+    assert sampled == other_sampled
+
+
+def test_a_checkpoint_inside_the_warm_up_resumes_into_the_search(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
+    whole, resumed = new_module(), new_module()
+    settings: dict[str, Any] = {"warmup_epochs": 1, "seed": 2}
+    fit(whole, new_search(**settings), saver, max_epochs=2, enable_checkpointing=True)
+    path = str(tmp_path / "step=7.ckpt")
+    fit(resumed, new_search(**settings), max_epochs=2, ckpt_path=path)
+    assert same_state(whole.state_dict(), resumed.state_dict())
+    assert not (whole.net.gate.logits == 3).all()
+
+
+def test_the_same_callback_serves_two_fits() -> None:
+    search, module = new_search(), new_module()
+    for _ in range(2):
+        before = module.net.gate.logits.detach().clone()
+        trainer = fit(module, search)
+        assert search.state_dict()["batches"] == STEPS
+        assert not torch.equal(before, module.net.gate.logits)
+        assert not trainer.optimizers[0]._optimizer_step_post_hooks
+
+
+# What it logs
+
+
+def test_the_numbers_of_an_epoch_are_those_of_the_gate_and_the_draws() -> None:
+    watches, module = Watches(), new_module()
+    trainer = fit(module, watches, new_search(lr=1.0))
+    chance = module.net.gate.logits.detach().double().sigmoid()
+    prices = costs.parameters(
+        module.net.wiring().with_active(module.net.active_edges(torch.cat(watches.drawn)))
+    )
+    bits = entropy_by_enumeration(chance)
+    expected = {
+        "near_0": (chance < 0.05).double().mean(),
+        "near_1": (chance > 0.95).double().mean(),
+        "cost_best": costs.parameters(module.net.wiring()),
+        "cost_sampled": prices.double().mean(),
+        "within_budget": (prices <= BUDGET).double().mean(),
+        "budget": BUDGET,
+    }
+    logged = {
+        name.removeprefix("search/"): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("search/")
+    }
+    assert logged.pop("entropy_bits") == pytest.approx(bits, rel=0.03)
+    assert logged.pop("entropy") == pytest.approx(bits / 6, rel=0.03)
+    assert logged == {name: pytest.approx(float(value)) for name, value in expected.items()}
+    assert 1 < bits < 6
+
+
+def entropy_by_enumeration(chance: Tensor) -> float:
+    """Bits of the architectures that can be drawn: edges 5 and 6 need one of the first three."""
+    probability: dict[tuple[bool, ...], float] = {}
+    for coins in product([False, True], repeat=6):
+        weights = [
+            float(p) if coin else 1 - float(p) for p, coin in zip(chance, coins, strict=True)
+        ]
+        drawn = (*coins[:4], *(coin and any(coins[:3]) for coin in coins[4:]))
+        probability[drawn] = probability.get(drawn, 0.0) + prod(weights)
+    return -sum(p * log2(p) for p in probability.values() if p)
+
+
+def test_a_search_that_cuts_the_network_in_two_says_so() -> None:
+    search = new_search(budget=1.0, penalty=10.0, lr=5.0)
+    with pytest.warns(UserWarning, match="does not connect the input to the output") as caught:
+        fit(new_module(), search, max_epochs=3)
+    assert sum("does not connect" in str(warning.message) for warning in caught) == 1

@@ -1,0 +1,158 @@
+"""The costs that BudgetedSearch takes, and what it says about bad input."""
+
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from tests.callbacks.tiny_super_network import (
+    BATCH,
+    Searching,
+    TinySuperNetwork,
+    fit,
+    losses_of,
+    new_module,
+    new_search,
+)
+from tests.trainers import quiet_trainer
+from wiring_lightning import costs
+from wiring_lightning.callbacks import BudgetedSearch, MaskConnect
+from wiring_lightning.wiring import Wiring
+
+# Other costs
+
+
+def test_the_cost_may_be_any_callable() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def modules(wiring: Wiring) -> Tensor:
+        seen.append(tuple(wiring.active.shape))
+        return wiring.live_nodes.sum(-1) - 2
+
+    trainer = fit(new_module(), new_search(cost=modules, budget=2.5), limit_train_batches=2)
+    assert seen == [(BATCH, 12), (BATCH, 12), (12,)]
+    assert 2 < float(trainer.callback_metrics["search/cost_sampled"]) < 7
+
+
+def test_a_latency_is_measured_on_the_network_of_the_module() -> None:
+    module = new_module()
+    cost = costs.Latency(repeats=2, warmup=0)
+    trainer = fit(module, new_search(cost=cost, budget=100.0), limit_train_batches=2)
+    assert cost.image_shape == (5,)
+    assert 0 < float(trainer.callback_metrics["search/cost_sampled"]) < 100
+    assert not module.net._forward_pre_hooks
+
+
+def configured(cost: Any) -> Any:
+    """The cost of a callback that was built from a config."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(BudgetedSearch, "search")
+    config = parser.parse_object({"search": {"budget": 10, "cost": cost}})
+    return parser.instantiate_classes(config).search.cost
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_config_names_a_cost_or_a_class_with_settings() -> None:
+    assert configured("parameters") == "parameters"
+    assert configured("wiring_lightning.costs.multiply_adds") is costs.multiply_adds
+    settings = {"machines": 4, "order": "node"}
+    for path in ("SequentialSteps", "wiring_lightning.costs.SequentialSteps"):
+        steps = configured({"class_path": path, "init_args": settings})
+        assert repr(steps) == "SequentialSteps(machines=4, order='node')"
+    latency = {"class_path": "Latency", "init_args": {"repeats": 5}}
+    noisy = configured({"class_path": "NoisyCost", "init_args": {"cost": latency, "std": 0.1}})
+    assert (noisy.std, noisy.cost.repeats) == (0.1, 5)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"budget": -1.0}, "budget must be a number from 0 up, got -1"),
+        ({"budget": float("nan")}, "budget must be a number from 0 up, got nan"),
+        ({"budget": 0.0}, "a budget of 0 has no order of magnitude"),
+        ({"penalty": -0.1}, "penalty must be a number from 0 up, got -0.1"),
+        ({"relative_penalty": float("inf")}, "relative_penalty must be a number from 0 up"),
+        ({"lr": -1}, "lr must be a number from 0 up, got -1"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1"),
+        ({"warmup_epochs": 5, "freeze_epoch": 5}, "warmup_epochs is 5 and freeze_epoch is 5"),
+        ({"freeze_epoch": -1}, "freeze_epoch must not be negative"),
+        ({"cost": "flops"}, 'there is no cost named "flops"'),
+        ({"cost": "parameters", "machines": 2}, 'machines=2 is for the cost "sequential_steps"'),
+        ({"cost": "sequential_steps", "machines": 0}, "machines must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_named(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(MisconfigurationException, match=named):
+        new_search(**settings)
+
+
+class OnlyLoss(Searching):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return losses_of(self.net, batch).mean()
+
+
+class MeanTwice(Searching):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        loss = losses_of(self.net, batch).mean()
+        return {"loss": loss, "losses": loss.detach()}
+
+
+class Unpriced(TinySuperNetwork):
+    active_edges = None  # type: ignore[assignment]
+
+
+class TwoGates(TinySuperNetwork):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = TinySuperNetwork()
+
+
+@pytest.mark.parametrize(
+    ("module", "named"),
+    [
+        (lambda: Searching(nn.Linear(5, 3)), "found no gate to learn in Searching"),
+        (lambda: Searching(TwoGates()), "found 2 gates in Searching"),
+        (lambda: Searching(Unpriced()), "needs the methods `wiring`, `compact` and `active_ed"),
+        (lambda: OnlyLoss(), "needs the loss of each example: let `training_step` of OnlyLoss"),
+        (lambda: MeanTwice(), r"for 16 examples, but the losses .* have the shape \(\)"),
+    ],
+)
+def test_what_a_search_needs_is_said(module: Any, named: str) -> None:
+    with pytest.raises(MisconfigurationException, match=named):
+        fit(module(), new_search())
+
+
+def test_missing_losses_are_found_in_the_warm_up() -> None:
+    with pytest.raises(MisconfigurationException, match="needs the loss of each example"):
+        fit(OnlyLoss(), new_search(warmup_epochs=10), limit_train_batches=1)
+
+
+def test_a_cost_must_price_every_architecture() -> None:
+    with pytest.raises(MisconfigurationException, match=r"gave the shape \(\) for 16 archit"):
+        fit(new_module(), new_search(cost=lambda wiring: torch.tensor(1.0)))
+
+
+def test_it_is_not_for_gates_of_other_methods() -> None:
+    with pytest.raises(MisconfigurationException, match="found no gate to learn in Searching"):
+        fit(new_module(), MaskConnect())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, True), ({"find_unused_parameters": False}, False)]
+)
+def test_ddp_may_skip_modules_unless_the_user_decided(
+    given: dict[str, bool], expected: bool
+) -> None:
+    strategy = DDPStrategy(**given)
+    trainer = quiet_trainer(strategy=strategy, callbacks=[new_search()])
+    module = new_module()
+    new_search().setup(trainer, module, "fit")
+    assert strategy._ddp_kwargs["find_unused_parameters"] is expected
+    assert module._ddp_params_and_buffers_to_ignore == ["net.gate.logits"]

@@ -1,0 +1,146 @@
+"""Dense training, pruning and a second training in one run, against two runs by hand."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+
+from tests.callbacks.reader import (
+    SPARSE,
+    Batch,
+    GraphReader,
+    Masks,
+    Reader,
+    assert_same,
+    batches,
+    check_resuming,
+    edges,
+    fit,
+    largest,
+)
+from tests.trainers import quiet_trainer
+from wiring_lightning.callbacks import DNW, Phase, PhaseSchedule, PruneAndRetrain
+from wiring_lightning.optim import WarmupCosine
+
+
+def scheduled(make: Any, parameters: Any) -> dict[str, Any]:
+    optimizer = SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-2)
+    return {"optimizer": optimizer, "lr_scheduler": make(optimizer)}
+
+
+COSINE = partial(scheduled, partial(CosineAnnealingLR, T_max=2))
+
+
+def train(parameters: Masks, masks: Masks, lr: float, data: list[Batch], schedule: Any) -> None:
+    """Two epochs of a new optimizer and schedule, by plain autograd through masks."""
+    optimizer = SGD(parameters.values(), lr=lr, momentum=0.9, weight_decay=1e-2)
+    scheduler = schedule(optimizer)
+    skeleton = Reader().double()
+    for _ in range(2):
+        for images, labels in data:
+            used = {n: p * masks[n] if n in masks else p for n, p in parameters.items()}
+            logits = torch.func.functional_call(skeleton, used, images)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, labels).backward()
+            optimizer.step()
+        scheduler.step()
+
+
+def two_runs(rewind: bool, lr: float, schedule: Any) -> tuple[Masks, Masks]:
+    data, first = batches(3), dict(Reader().double().named_parameters())
+    dense = {name: p.detach().clone().requires_grad_() for name, p in first.items()}
+    train(dense, {}, 0.1, data, schedule)
+    masks = {name: largest(dense[name], dense[name].numel() // 4) for name in SPARSE}
+    again = first if rewind else {n: p.detach().clone().requires_grad_() for n, p in dense.items()}
+    train(again, masks, lr, data, schedule)
+    return again, masks
+
+
+@pytest.mark.parametrize(
+    ("rewind", "lr"), [(True, None), (False, None), (False, 0.01), (False, 0.001), (True, 0.03)]
+)
+def test_it_is_two_runs(rewind: bool, lr: float | None) -> None:
+    callback = PruneAndRetrain(2, rewind, lr, density=0.25)
+    module = Reader(COSINE)
+    module, watch = fit(callback, module, data=batches(3), max_epochs=4)
+    again, masks = two_runs(rewind, lr or 0.1, partial(CosineAnnealingLR, T_max=2))
+    assert_same(watch.after, again, masks)
+    assert [edges(layer) for layer in (module.first, module.body[1], module.head)] == [18, 288, 40]
+    seen = [int((weights["body.1.weight"] != 0).sum()) for weights in watch.before]
+    assert seen[:6] == [1152] * 6  # the dense run; the first batch of the second is recorded before
+    assert seen[7:] == [288] * 5
+
+
+def chained(optimizer: Any) -> SequentialLR:
+    parts = [LinearLR(optimizer, 0.5, total_iters=1), CosineAnnealingLR(optimizer, T_max=2)]
+    return SequentialLR(optimizer, parts, milestones=[1])
+
+
+@pytest.mark.parametrize("schedule", [chained, partial(WarmupCosine, epochs=2, warmup_epochs=1)])
+def test_a_rate_scales_schedules_of_all_kinds(schedule: Any) -> None:
+    callback = PruneAndRetrain(2, lr=0.01, density=0.25)
+    _, watch = fit(callback, Reader(partial(scheduled, schedule)), data=batches(3), max_epochs=4)
+    assert_same(watch.after, *two_runs(False, 0.01, schedule))
+
+
+def test_the_ticket_is_rewound_exactly_with_its_buffers() -> None:
+    class WithNorm(Reader):
+        def __init__(self) -> None:
+            super().__init__(partial(SGD, lr=0.1))
+            self.body[0] = torch.nn.BatchNorm2d(8)
+
+        def on_train_batch_start(self, batch: Any, index: int) -> None:
+            if self.trainer.current_epoch == 2 and index == 0:
+                self.seen = {name: value.clone() for name, value in self.state_dict().items()}
+
+    module, _ = fit(PruneAndRetrain(2, True, density=0.25), WithNorm(), max_epochs=3)
+    first = WithNorm().double().state_dict()
+    assert "body.0.running_mean" in first
+    for name, value in module.seen.items():
+        kept = value != 0 if name in SPARSE else torch.ones_like(value)
+        torch.testing.assert_close(value, first[name] * kept)
+        assert name not in SPARSE or int(kept.sum()) == value.numel() // 4
+
+
+def test_a_graph_is_complete_first_and_frozen_later() -> None:
+    callback = PruneAndRetrain(1, rewind=True)
+    module, watch = fit(callback, GraphReader(), data=batches(3), max_epochs=2)
+    counts = [int((weights["body.4.weight"] != 0).sum()) for weights in watch.before]
+    assert counts == [120] * 3 + [20] * 3
+    assert not ((module.graph.weight != 0) & ~module.graph.usable).any()
+    assert not module.graph.learnable
+
+
+@pytest.mark.parametrize("rewind", [True, False])
+@pytest.mark.parametrize("at", [3, 4, 8, 9, 13])
+def test_it_resumes_in_both_trainings(rewind: bool, at: int, tmp_path: Path) -> None:
+    make = lambda: PruneAndRetrain(2, rewind, 0.05, density=0.25)  # noqa: E731
+    check_resuming(make, tmp_path, at, module=partial(Reader, COSINE), max_epochs=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dense_epochs": 0}, "dense_epochs must be at least 1, got 0"),
+        ({"dense_epochs": 1, "lr": 0.0}, "lr must be above 0, got 0"),
+        ({"dense_epochs": 3}, "stops after 2 epochs, but the second training begins after 3"),
+    ],
+)
+def test_bad_arguments_get_one_clear_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(PruneAndRetrain(**arguments, density=0.5), max_epochs=2)
+
+
+def test_what_cannot_be_combined_is_refused() -> None:
+    callbacks = [PruneAndRetrain(1, density=0.5), DNW(density=0.5)]
+    trainer = quiet_trainer(callbacks=callbacks, max_epochs=2)
+    with pytest.raises(MisconfigurationException, match="DNW holds on to an optimizer"):
+        trainer.fit(Reader(), batches(1))
+    phases = [PhaseSchedule([Phase(1), Phase(1, freeze=True), Phase(2)])]
+    with pytest.raises(MisconfigurationException, match="not known before epoch 2"):
+        fit(PruneAndRetrain(2, density=0.5), max_epochs=4, callbacks=phases)

@@ -1,0 +1,120 @@
+"""Costs that are measured or noisy."""
+
+import time
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.callbacks.tiny_super_network import Plain, TinySuperNetwork
+from wiring_lightning import costs
+from wiring_lightning.costs import Latency, NoisyCost, named_cost
+from wiring_lightning.wiring import Wiring, make_wiring
+
+
+def drawn(network: TinySuperNetwork, rows: list[list[int]]) -> Wiring:
+    return network.wiring().with_active(network.active_edges(torch.tensor(rows).bool()))
+
+
+class Slow(nn.Linear):
+    """Takes three milliseconds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.003)
+        return super().forward(x)
+
+
+def slow_network() -> TinySuperNetwork:
+    network = TinySuperNetwork()
+    network.layers = nn.ModuleList(Slow(6, 6) for _ in range(6))
+    return network
+
+
+def test_latency_times_the_compact_network_of_each_architecture() -> None:
+    network = slow_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    # All six; one; two of which one feeds nobody; none that reaches the output.
+    batch = drawn(network, [[1] * 6, [0, 0, 0, 1, 0, 0], [1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]])
+    times = costs.latency(batch, network, torch.randn(2, 5), repeats=3, warmup=1)
+    assert times.shape == (4,)
+    whole, one, with_dead, nothing = times.tolist()
+    assert whole >= 18
+    assert 3 <= one < whole / 2
+    assert one == with_dead  # one measurement serves both: what is live is the same
+    assert nothing == 0
+    after = network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_network_that_is_timed_is_that_of_the_architecture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, seen = TinySuperNetwork(), []
+    forward = Plain.forward
+
+    def watch(plain: Plain, x: Tensor) -> Tensor:
+        seen.append((plain.edges, tuple(x.shape), torch.is_grad_enabled(), plain.training))
+        return forward(plain, x)
+
+    monkeypatch.setattr(Plain, "forward", watch)
+    cost = Latency((5,), batch_size=7, repeats=2, warmup=1)
+    cost.bind(network)
+    for _ in range(2):  # remembered the second time
+        cost(drawn(network, [[0, 1, 0, 1, 1, 0], [1, 0, 1, 0, 0, 1]]))
+    assert seen == [([1, 3, 4], (7, 5), False, False)] * 3 + [([0, 2, 5], (7, 5), False, False)] * 3
+
+
+def test_latency_learns_the_size_of_an_image_from_the_network() -> None:
+    network, cost = TinySuperNetwork(), Latency(repeats=1)
+    cost.bind(network)
+    with pytest.raises(ValueError, match="give `image_shape`"):
+        cost(network.wiring())
+    network(torch.randn(3, 5))
+    assert cost.image_shape == (5,)
+    assert not network._forward_pre_hooks
+    assert float(cost(network.wiring())) > 0
+
+
+def test_latency_wants_a_network_and_its_architectures() -> None:
+    with pytest.raises(ValueError, match=r"call `bind\(network\)` first"):
+        Latency((5,))(TinySuperNetwork().wiring())
+    with pytest.raises(ValueError, match="at least one image and one timed run"):
+        Latency((5,), repeats=0)
+    with pytest.raises(ValueError, match="no architecture of the network"):
+        costs.latency(graph(), TinySuperNetwork(), torch.randn(1, 5), repeats=1)
+
+
+def graph() -> Wiring:
+    return make_wiring(["in", "a", "out"], [0, 1, 0], [1, 2, 2], [True] * 3, parameters=[50, 30, 0])
+
+
+def test_noise_has_the_mean_and_deviation_that_were_asked_for() -> None:
+    batch = graph().with_active(torch.tensor([True, True, True]).expand(40_000, 3))
+    prices = NoisyCost("parameters", std=4.0, seed=1)(batch)
+    assert abs(float(prices.mean()) - 80) < 4 * 4 / 200
+    assert abs(float(prices.std()) / 4 - 1) < 4 / 283  # four standard errors
+    assert (NoisyCost("parameters", std=500.0)(batch) >= 0).all()
+
+
+def test_noise_follows_from_the_seed() -> None:
+    first, second = NoisyCost(costs.parameters, 3.0, seed=5), NoisyCost("parameters", 3.0, seed=8)
+    assert first(graph()) != second(graph())
+    first.seed(2)
+    second.seed(2)
+    assert [float(first(graph())) for _ in range(3)] == [float(second(graph())) for _ in range(3)]
+
+
+def test_noise_introduces_the_network_to_a_latency() -> None:
+    network, cost = TinySuperNetwork(), NoisyCost(Latency((5,), repeats=1), std=0.0)
+    cost.bind(network)
+    assert float(cost(network.wiring())) > 0
+    NoisyCost("parameters", std=1.0).bind(network)  # which needs no network
+    with pytest.raises(ValueError, match="std must not be negative"):
+        NoisyCost("parameters", std=-1.0)
+
+
+def test_names_stand_for_costs() -> None:
+    assert named_cost("parameters") is costs.parameters
+    assert named_cost("multiply_adds") is costs.multiply_adds
+    assert isinstance(named_cost("latency"), Latency)
+    assert int(named_cost("sequential_steps", machines=2)(graph())) == 3

@@ -1,0 +1,347 @@
+"""Budgeted Super Networks as a callback for any LightningModule."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from wiring_lightning.callbacks.own_parameters import (
+    average_over_ranks,
+    build_model,
+    copy_from_first_rank,
+    hide_from_reducer,
+    let_parameters_be_unused,
+    take_out,
+)
+from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.costs import ConfiguredCost, Cost, CostName, named_cost
+from wiring_lightning.functional import budgeted_objective, derived_seed
+from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
+from wiring_lightning.optim import Reinforce
+from wiring_lightning.wiring import SuperNetwork, Wiring
+
+
+class BudgetedSearch(WiringCallback):
+    """Search an architecture whose cost stays within a budget, while it trains (BSN).
+
+    In training mode a super-network draws one architecture per example. After each optimizer step
+    this callback moves the probabilities of the edges along the policy gradient of
+    `loss + penalty * max(0, cost - budget)` (`optim.Reinforce`), whatever the cost is. Accumulated
+    batches count as one step, and a step that a gradient scaler skips changes nothing. Under DDP
+    every rank draws architectures of its own for its own examples, and the gradients are averaged,
+    so that all ranks hold the same probabilities.
+
+    `training_step` has to return the loss of each example beside their mean:
+    `{"loss": losses.mean(), "losses": losses.detach()}`, as `ClassificationTask` does.
+
+    Logs after each epoch under `search/`:
+
+    - `entropy_bits`: entropy of the architecture that is drawn, and `entropy`, its share of the
+      largest possible: 1 if every edge is a coin, 0 if all is decided;
+    - `near_0`, `near_1`: share of probabilities below 0.05 and above 0.95;
+    - `cost_best`: cost of the most probable architecture, and `budget` to compare it with;
+    - `cost_sampled`, `within_budget`: mean cost of the architectures that were drawn in the epoch,
+      and share of them within the budget.
+
+    Args:
+        budget: the cost up to which an architecture pays nothing, in the units of the cost.
+        cost: `"multiply_adds"`, `"parameters"`, `"sequential_steps"` or `"latency"`, or anything
+            that prices a `Wiring`, such as `costs.SequentialSteps(machines=4)`.
+        penalty: lambda, what a unit of cost above the budget adds to the loss; follows from
+            `relative_penalty` if not given.
+        relative_penalty: lambda times 10^m, where m is the order of magnitude of the budget. The
+            paper tries values from 0.1 to 10.
+        lr: learning rate of the probabilities' logits. `PhaseSchedule` can change it.
+        warmup_epochs: number of epochs before the search, which train the whole super-network; the
+            paper takes 50.
+        freeze_epoch: from the start of this epoch the most probable architecture is the
+            architecture for good. Leave it out if a `PhaseSchedule` freezes, or to search to the
+            end.
+        machines: for `"sequential_steps"`, how many nodes can run at the same time.
+        baseline: whether to subtract the mean objective of the other examples.
+        seed: seed of the draws.
+
+    Raises:
+        MisconfigurationException: if a number is out of range, or the LightningModule has no
+            super-network, or more than one, or no optimizer, or returns no losses.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> search = BudgetedSearch(cost="parameters", budget=270_000, warmup_epochs=50)
+        >>> search.absolute_penalty
+        1e-05
+        >>> trainer = Trainer(callbacks=[search], logger=False, enable_checkpointing=False,
+        ...                   accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        budget: float,
+        cost: CostName | ConfiguredCost | Cost = "multiply_adds",
+        penalty: float | None = None,
+        relative_penalty: float = 1.0,
+        lr: float = 0.1,
+        warmup_epochs: int = 0,
+        freeze_epoch: int | None = None,
+        machines: int = 1,
+        baseline: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(freeze_epoch)
+        numbers = {"budget": budget, "relative_penalty": relative_penalty, "lr": lr,
+                   "penalty": 0 if penalty is None else penalty}  # fmt: skip
+        for name, number in numbers.items():
+            if not 0 <= number < math.inf:
+                raise MisconfigurationException(
+                    f"BudgetedSearch: {name} must be a number from 0 up, got {number}."
+                )
+        if penalty is None and budget == 0:
+            raise MisconfigurationException(
+                "BudgetedSearch: a budget of 0 has no order of magnitude; give an absolute penalty."
+            )
+        if warmup_epochs < 0 or (freeze_epoch is not None and freeze_epoch <= warmup_epochs):
+            raise MisconfigurationException(
+                "BudgetedSearch: the search lasts from the end of the warm-up to the freeze, but "
+                f"warmup_epochs is {warmup_epochs} and freeze_epoch is {freeze_epoch}."
+            )
+        try:
+            self._price = named_cost(cost, machines) if isinstance(cost, str) else cost
+        except ValueError as error:
+            raise MisconfigurationException(f"BudgetedSearch: {error}") from error
+        self.cost = cost
+        self.budget = budget
+        self.penalty = penalty
+        self.relative_penalty = relative_penalty
+        self.lr = lr
+        self.warmup_epochs = warmup_epochs
+        self.machines = machines
+        self.baseline = baseline
+        self.seed = seed
+        self.optimizer: Reinforce | None = None
+        self._searched: _Searched | None = None
+        self._hook: RemovableHandle | None = None
+        self._stepped = False
+        self._batches = 0
+        self._warned = False
+        self._sampled = Sampled()
+        self._restored: dict[str, Any] | None = None
+
+    @property
+    def absolute_penalty(self) -> float:
+        """Lambda: what a unit of cost above the budget adds to the loss."""
+        if self.penalty is not None:
+            return self.penalty
+        return self.relative_penalty / 10.0 ** math.floor(math.log10(self.budget))
+
+    @override
+    def set_lr(self, lr: float) -> None:
+        if self.optimizer is None:
+            self.lr = lr
+        else:
+            self.optimizer.group["lr"] = lr
+
+    @override
+    def freeze(self) -> None:
+        if self.optimizer is not None and not self.optimizer.frozen:
+            self.optimizer.freeze()
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        build_model(pl_module)
+        searched = _find_searched(pl_module)
+        hide_from_reducer(pl_module, [f"{searched.gate_name}.logits"])
+        let_parameters_be_unused(trainer)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        searched = self._searched = _find_searched(pl_module)
+        gate = searched.gate
+        self.optimizer = Reinforce([gate], self.lr, self.baseline)
+        self._batches, self._sampled, self._stepped, self._warned = 0, Sampled(), False, False
+        if self._restored is not None:
+            self.optimizer.load_state_dict(self._restored["optimizer"])
+            self._batches = self._restored["batches"]
+            self._sampled = Sampled(**self._restored["sampled"])
+            self._restored = None
+        copy_from_first_rank([gate.logits], trainer)
+        if isinstance(self._price, ConfiguredCost):
+            self._price.bind(searched.network)
+        followers = take_out(trainer.optimizers, [gate.logits], "BudgetedSearch")
+        owner = next(
+            optimizer for optimizer, own in zip(trainer.optimizers, followers, strict=True) if own
+        )
+        self._hook = owner.register_step_post_hook(self._after_step)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert self._searched is not None
+        gate, self._stepped = self._searched.gate, False
+        gate.sampling = trainer.current_epoch >= self.warmup_epochs
+        self._batches += 1
+        state = (self.seed, self._batches, trainer.global_rank)
+        gate.seed(derived_seed(*state, 0))
+        if isinstance(self._price, ConfiguredCost):
+            self._price.seed(derived_seed(*state, 1))
+
+    @override
+    def on_before_zero_grad(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        # A step that the gradient scaler skipped leaves what was observed behind.
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert self.optimizer is not None
+        assert self._searched is not None
+        gate = self._searched.gate
+        losses = _losses(outputs, pl_module)
+        if losses is None or not gate.learnable or not gate.sampling:
+            return
+        self._observe(losses)
+        if self._stepped:
+            assert gate.logits.grad is not None
+            average_over_ranks([gate.logits.grad], trainer)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._searched is not None
+        best = self._searched.network.wiring()
+        if not self._warned and not best.live_nodes.any():
+            self._warned = True
+            rank_zero_warn(
+                "BudgetedSearch: the most probable architecture does not connect the input to the "
+                "output; use a smaller penalty or learning rate, or a larger budget."
+            )
+        numbers = gate_numbers(self._searched.gate)
+        numbers |= {"cost_best": float(self._price(best)), "budget": self.budget}
+        drawn = self._sampled.means()
+        shared = trainer.world_size > 1
+        for values, sync in ((numbers, False), (drawn, shared)):
+            named = {f"search/{name}": value for name, value in values.items()}
+            pl_module.log_dict(named, on_step=False, on_epoch=True, sync_dist=sync)
+        self._sampled = Sampled()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self.optimizer is not None:
+            return {
+                "optimizer": self.optimizer.state_dict(),
+                "batches": self._batches,
+                "sampled": vars(self._sampled).copy(),
+            }
+        return {} if self._restored is None else self._restored
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Called before the network is on its device; `on_fit_start` takes it up.
+        self._restored = state_dict or None
+
+    @override
+    def let_go(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self._searched is not None:
+            self._searched.gate.sampling = True
+        self._searched = None
+        self._restored = None  # what a test loaded is not for the next fit
+
+    def _after_step(self, *_: Any) -> None:
+        """Runs after every real step of the user's optimizer, never after a skipped one."""
+        self._stepped = True
+
+    @torch.no_grad()
+    def _observe(self, losses: Tensor) -> None:
+        """Price what was drawn, and add its policy gradient to that of the step."""
+        assert self.optimizer is not None
+        assert self._searched is not None
+        gate = self._searched.gate
+        if gate.drawn is None or losses.shape != gate.drawn.shape[:1]:
+            drawn = 0 if gate.drawn is None else len(gate.drawn)
+            raise MisconfigurationException(
+                f"BudgetedSearch: architectures were drawn for {drawn} examples, but the losses "
+                f'that training_step returned have the shape {tuple(losses.shape)}; "losses" must '
+                "hold one number per example."
+            )
+        architectures = self._searched.architectures(gate.drawn)
+        prices = self._price(architectures)
+        if prices.shape != losses.shape:
+            raise MisconfigurationException(
+                f"BudgetedSearch: the cost {self.cost} gave the shape {tuple(prices.shape)} for "
+                f"{len(losses)} architectures; it must give one number for each."
+            )
+        self._sampled.add(prices, self.budget)
+        objective = budgeted_objective(losses, prices, self.budget, self.absolute_penalty)
+        self.optimizer.observe(objective)
+
+
+@dataclass(frozen=True, eq=False)
+class _Searched:
+    """The super-network of a module, its gate, and the candidates of its wiring."""
+
+    network: SuperNetwork
+    gate: BernoulliGate
+    gate_name: str
+    wiring: Wiring
+
+    def architectures(self, drawn: Tensor) -> Wiring:
+        """The batch of architectures with these edges of the gate."""
+        return self.wiring.with_active(self.network.active_edges(drawn))
+
+
+def _find_searched(module: LightningModule) -> _Searched:
+    name = type(module).__name__
+    gates = find_bernoulli_gates(module)
+    if len(gates) != 1:
+        found = "no gate to learn" if not gates else f"{len(gates)} gates"
+        raise MisconfigurationException(
+            f"BudgetedSearch found {found} in {name}: it searches one super-network, such as "
+            "`backbones.ResNetFabric`, or your own with one `nn.BernoulliGate`."
+        )
+    ((gate_name, gate),) = gates.items()
+    for child in module.modules():
+        if isinstance(child, SuperNetwork) and isinstance(child, nn.Module):
+            return _Searched(child, gate, gate_name, child.wiring())
+    raise MisconfigurationException(
+        f"BudgetedSearch cannot price the architectures of {name}: the network with the gate needs "
+        "the methods `wiring`, `compact` and `active_edges`."
+    )
+
+
+def _losses(outputs: Any, module: LightningModule) -> Tensor | None:
+    """The losses that a training step returned; `None` if it asked to skip its batch."""
+    if not outputs or (isinstance(outputs, Mapping) and outputs.get("loss", 0) is None):
+        return None
+    losses = outputs.get("losses") if isinstance(outputs, Mapping) else None
+    if not isinstance(losses, Tensor):
+        raise MisconfigurationException(
+            f"BudgetedSearch needs the loss of each example: let `training_step` of "
+            f'{type(module).__name__} return {{"loss": losses.mean(), "losses": losses.detach()}}, '
+            "with losses of shape [batch]."
+        )
+    return losses.detach()

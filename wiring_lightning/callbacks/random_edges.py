@@ -1,0 +1,76 @@
+"""A fixed random choice of weights for any LightningModule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
+from wiring_lightning.functional import derived_seed
+from wiring_lightning.optim import MaskedWeights, mask_largest
+
+
+class RandomEdges(SparseLayers):
+    """Keep k random weights from the start, and train only these (RG of DNW, Tables 1 to 3).
+
+    The paper's main baseline: every weight gets a random rank, and the k highest are the edges.
+    The other weights are zero and stay so. Graphs (`nn.Adjacency`) become frozen ones; a network
+    that is built with `wiring="random"` has such edges without this callback.
+
+    Args:
+        seed: seed of the choice.
+        choice: which weights are sparse: density, edges, layers, first_dense, groups, as for `DNW`.
+
+    Raises:
+        MisconfigurationException: as for `DNW`.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[RandomEdges(density=0.1, seed=3)], logger=False,
+        ...                   enable_checkpointing=False, accelerator="cpu")
+    """
+
+    def __init__(self, seed: int = 0, **choice: Any) -> None:
+        super().__init__(freeze_epoch=None, **choice)
+        self.seed = seed
+
+    @override
+    def freeze(self) -> None:
+        pass  # the edges never change
+
+    @override
+    def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> MaskedWeights:
+        for group in groups:
+            group.fill_in()
+        weights = [weight for group in groups for weight in group.weights]
+        masks: list[Tensor | None] = [None] * len(weights)
+        if self._restored is None:  # otherwise a resumed run brings them along
+            masks = [mask for group in groups for mask in self._draw(group)]
+        return MaskedWeights(optimizer, weights, masks)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        for graph in self._graphs:
+            graph.freeze()
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        for rule in self.rules_of(optimizer, MaskedWeights):
+            rule.mask_gradients()
+
+    def _draw(self, group: SparseGroup) -> list[Tensor]:
+        """For each parameter a mask of k random entries in the whole group."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, *group.name.encode()))
+        ranks = [
+            # On the CPU, so that all devices draw the same.
+            torch.rand(weight.shape, generator=generator).to(weight.device)
+            for weight in group.weights
+        ]
+        return mask_largest(ranks, group.k, group.usable)

@@ -1,0 +1,43 @@
+"""Starting a fit with the weights of another one."""
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from typing_extensions import override
+
+from wiring_lightning.checkpoints import load_weights
+
+
+class WarmStart(Callback):
+    """Load weights before a fit, which then begins at epoch 0 with its own optimizer.
+
+    The config that `wiring inspect --found` writes has it, so that training goes on with what the
+    search has learned. A run that resumes (`--ckpt_path`) gets the weights of its own checkpoint.
+
+    Args:
+        weights: file to load, a checkpoint of a network of the same structure. Without it the fit
+            starts from scratch.
+
+    Raises:
+        MisconfigurationException: if the network is built in `configure_model`, too late.
+        CheckpointError: in `setup`, if the file cannot be read, or belongs to another network.
+
+    Example:
+        >>> start = WarmStart("found/network.ckpt")
+        >>> trainer = Trainer(callbacks=[start], logger=False, enable_checkpointing=False,
+        ...                   accelerator="cpu")
+    """
+
+    def __init__(self, weights: str | None = None) -> None:
+        self.weights = weights
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or self.weights is None:
+            return
+        if is_overridden("configure_model", pl_module):
+            raise MisconfigurationException(
+                f"WarmStart: {type(pl_module).__name__} builds its network in configure_model, "
+                "after weights would be loaded; build it in __init__, or load them there."
+            )
+        load_weights(pl_module, self.weights)

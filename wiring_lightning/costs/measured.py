@@ -1,0 +1,160 @@
+"""The latency of an architecture, measured on this machine."""
+
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from wiring_lightning.costs.configured import ConfiguredCost
+from wiring_lightning.nn import find_bernoulli_gates
+from wiring_lightning.wiring import SuperNetwork, Wiring
+
+
+def latency(
+    wiring: Wiring, network: SuperNetwork, images: Tensor, repeats: int = 20, warmup: int = 3
+) -> Tensor:
+    """Measure the milliseconds that architectures take once they are compacted.
+
+    Args:
+        wiring: one architecture of the network, or a batch of them.
+        network: the network, on the device that is measured.
+        images: the input that is timed.
+        repeats: number of timed runs; their median counts.
+        warmup: number of runs before them.
+
+    Returns:
+        A float tensor, a scalar or `[...]` like the batch; 0 for an architecture that does not
+        connect its input to its output.
+
+    Raises:
+        ValueError: if the wiring is not one of this network.
+    """
+    cost = Latency(images.shape[1:], len(images), repeats, warmup)
+    cost.bind(network)
+    return cost(wiring)
+
+
+class Latency(ConfiguredCost):
+    """Measured latency as a cost for a search: remembers what each architecture took.
+
+    What is timed is the network that `compact()` leaves of an architecture, on the device of the
+    network, with random images. It says what this machine needs, with all of its noise: two
+    measurements of one architecture differ.
+
+    Args:
+        image_shape: channels, height and width of an image; by default those that the network is
+            given first.
+        batch_size: number of images.
+        repeats: number of timed runs; their median counts.
+        warmup: number of runs before them.
+
+    Raises:
+        ValueError: if a number is too small; when called, if no network or no shape is known, or
+            the wiring is not one of the network.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] | None = None,
+        batch_size: int = 1,
+        repeats: int = 20,
+        warmup: int = 3,
+    ) -> None:
+        if batch_size < 1 or repeats < 1 or warmup < 0:
+            raise ValueError(
+                "Latency needs at least one image and one timed run, got "
+                f"batch_size={batch_size}, repeats={repeats}, warmup={warmup}."
+            )
+        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.batch_size = batch_size
+        self.repeats = repeats
+        self.warmup = warmup
+        self._network: SuperNetwork | None = None
+        self._architectures: _Architectures | None = None
+        self._watch: RemovableHandle | None = None
+        self._known: dict[bytes, float] = {}
+
+    @override
+    def bind(self, network: SuperNetwork) -> None:
+        """Measure architectures of this network from now on."""
+        self._network, self._architectures = network, None
+        self._known.clear()
+        if self.image_shape is None and self._watch is None and isinstance(network, nn.Module):
+            self._watch = network.register_forward_pre_hook(self._see)
+
+    @override
+    def __call__(self, wiring: Wiring) -> Tensor:
+        """Price one architecture, or each of a batch."""
+        if self._network is None:
+            raise ValueError("Latency does not know the network yet: call `bind(network)` first.")
+        if self.image_shape is None:
+            raise ValueError("Latency does not know the size of an image: give `image_shape`.")
+        if self._architectures is None:
+            self._architectures = _Architectures(self._network)
+        alive = wiring.live_nodes.any(-1).flatten().tolist()
+        live_edges = wiring.live_edges.reshape(-1, len(wiring.source))
+        prices = []
+        for edges, connected in zip(live_edges, alive, strict=True):
+            key = edges.numpy().tobytes()
+            if key not in self._known:
+                self._known[key] = self._measure(edges) if connected else 0.0
+            prices.append(self._known[key])
+        return torch.tensor(prices).reshape(wiring.active.shape[:-1])
+
+    def __repr__(self) -> str:
+        return f"Latency(image_shape={self.image_shape}, batch_size={self.batch_size})"
+
+    def _see(self, _network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.image_shape = tuple(inputs[0].shape[1:])
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+
+    @torch.inference_mode()
+    def _measure(self, edges: Tensor) -> float:
+        assert self._architectures is not None
+        assert self.image_shape is not None
+        network = self._architectures.compact(edges).eval()
+        device = self._architectures.device
+        images = torch.randn(self.batch_size, *self.image_shape, device=device)
+        times = []
+        for _ in range(self.warmup + self.repeats):
+            _wait(device)
+            start = time.perf_counter()
+            network(images)
+            _wait(device)
+            times.append(1000 * (time.perf_counter() - start))
+        return median(times[self.warmup :])
+
+
+class _Architectures:
+    """Builds the compact network of any architecture, from a copy of the super-network."""
+
+    def __init__(self, network: SuperNetwork) -> None:
+        self.network = deepcopy(network)
+        assert isinstance(self.network, nn.Module)
+        (self.gate,) = find_bernoulli_gates(self.network).values()
+        self.gate.logits.requires_grad_(False)
+        self.device = self.gate.logits.device
+        drawn = torch.eye(len(self.gate.logits), dtype=torch.bool, device=self.device)
+        given = self.network.active_edges(torch.zeros_like(drawn[:1])).cpu()
+        self._own = self.network.active_edges(drawn).cpu() & ~given
+
+    def compact(self, edges: Tensor) -> nn.Module:
+        """The plain network with these `[edges]` of the wiring."""
+        if edges.shape == self._own.shape[1:]:
+            drawn = (edges | ~self._own).all(-1).to(self.device)
+            self.gate.logits.copy_(torch.where(drawn, 1.0, -1.0))
+            if torch.equal(self.network.wiring().live_edges, edges):
+                return self.network.compact()
+        raise ValueError("this wiring is no architecture of the network that Latency knows.")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,40 @@
+"""What a cost is, and those that have a name."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from wiring_lightning.costs.additive import multiply_adds, parameters
+from wiring_lightning.costs.measured import Latency
+from wiring_lightning.costs.scheduling import SequentialSteps
+from wiring_lightning.wiring import Wiring
+
+Cost = Callable[[Wiring], Tensor]
+CostName = Literal["multiply_adds", "parameters", "sequential_steps", "latency"]
+
+
+def named_cost(name: CostName, machines: int = 1) -> Cost:
+    """The cost of a name.
+
+    Args:
+        name: `"multiply_adds"`, `"parameters"`, `"sequential_steps"` or `"latency"`.
+        machines: for `"sequential_steps"`, how many nodes can run at the same time.
+
+    Raises:
+        ValueError: if there is no such cost, or it has no number of machines.
+
+    Example:
+        >>> named_cost("sequential_steps", machines=4)
+        SequentialSteps(machines=4, order='critical_path')
+    """
+    if name not in get_args(CostName):
+        known = ", ".join(get_args(CostName))
+        raise ValueError(f'there is no cost named "{name}"; the names are {known}.')
+    if name == "sequential_steps":
+        return SequentialSteps(machines)
+    if machines != 1:
+        raise ValueError(f'machines={machines} is for the cost "sequential_steps", not "{name}".')
+    if name == "latency":
+        return Latency()
+    return multiply_adds if name == "multiply_adds" else parameters

@@ -1,0 +1,65 @@
+"""A cost that is different each time, as the latency of a busy machine is."""
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from wiring_lightning.costs.configured import ConfiguredCost
+from wiring_lightning.costs.named import Cost, CostName, named_cost
+from wiring_lightning.wiring import SuperNetwork, Wiring
+
+
+class NoisyCost(ConfiguredCost):
+    """A cost with Gaussian noise, never below zero (BSN, appendix: stochastic costs).
+
+    The policy gradient needs no change for it: its expectation is then taken over the noise too.
+
+    Args:
+        cost: the cost without noise, or its name.
+        std: standard deviation of the noise, in the units of the cost.
+        seed: seed of the noise. `callbacks.BudgetedSearch` seeds anew in every step.
+
+    Raises:
+        ValueError: if `std` is negative.
+
+    Example:
+        >>> from wiring_lightning.costs import parameters
+        >>> from wiring_lightning.wiring import make_wiring
+        >>> wiring = make_wiring(["in", "out"], [0], [1], [True], parameters=[100, 100])
+        >>> NoisyCost(parameters, std=0.0)(wiring)
+        tensor(200.)
+        >>> noisy = NoisyCost(parameters, std=5.0)
+        >>> bool(noisy(wiring) == noisy(wiring))
+        False
+    """
+
+    def __init__(self, cost: CostName | ConfiguredCost | Cost, std: float, seed: int = 0) -> None:
+        if not std >= 0:
+            raise ValueError(f"std must not be negative, got {std}.")
+        self.cost = named_cost(cost) if isinstance(cost, str) else cost
+        self.std = std
+        self._generator = torch.Generator()
+        self.seed(seed)
+
+    @override
+    def seed(self, seed: int) -> None:
+        """Let the next noise come from this seed."""
+        self._generator.manual_seed(seed)
+        if isinstance(self.cost, ConfiguredCost):
+            self.cost.seed(seed)
+
+    @override
+    def bind(self, network: SuperNetwork) -> None:
+        """Introduce the network to the cost without noise."""
+        if isinstance(self.cost, ConfiguredCost):
+            self.cost.bind(network)
+
+    @override
+    def __call__(self, wiring: Wiring) -> Tensor:
+        """Price one architecture, or each of a batch."""
+        price = self.cost(wiring).float()
+        noise = torch.randn(price.shape, generator=self._generator)
+        return (price + self.std * noise).clamp_min(0)
+
+    def __repr__(self) -> str:
+        return f"NoisyCost({self.cost!r}, std={self.std})"

@@ -1,0 +1,180 @@
+"""Weights that stay at zero, behind any optimizer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from wiring_lightning.functional import LargestMagnitudes
+from wiring_lightning.optim.straight_through import EdgeSet
+
+
+class MaskedWeights:
+    """Keeps chosen entries of parameters, and the others at zero, behind any optimizer.
+
+    The other entries are set to zero at once and after every step, whatever momentum is left for
+    them. Call `mask_gradients` before a step if something looks at all gradients together, such as
+    clipping by their norm.
+
+    Args:
+        optimizer: the optimizer that holds the parameters.
+        weights: the parameters.
+        masks: for each parameter a mask of the entries to keep, or `None` to keep all.
+
+    Raises:
+        ValueError: if a mask has another shape than its parameter.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4]))
+        >>> sgd = torch.optim.SGD([weight], lr=1.0)
+        >>> rule = MaskedWeights(sgd, [weight], [torch.tensor([True, False])])
+        >>> weight.grad = torch.tensor([0.25, 0.25])
+        >>> sgd.step()
+        >>> weight.tolist()
+        [0.25, 0.0]
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, weights: Sequence[Tensor], masks: Sequence[Tensor | None]
+    ) -> None:
+        self.optimizer = optimizer
+        self.weights = list(weights)
+        self.masks: list[Tensor | None] = []
+        self.keep(masks)
+        self._hook = optimizer.register_step_post_hook(lambda *_: self._mask())
+
+    def keep(self, masks: Sequence[Tensor | None]) -> None:
+        """Keep other entries from now on; those that were zero so far start from there.
+
+        Raises:
+            ValueError: if a mask has another shape than its parameter.
+        """
+        if len(masks) != len(self.weights) or any(
+            mask is not None and mask.shape != weight.shape
+            for mask, weight in zip(masks, self.weights, strict=False)
+        ):
+            raise ValueError(
+                "the masks have other shapes than the sparse layers of this model: use the same "
+                "model and the same choice of layers as in the saved run."
+            )
+        self.masks = [
+            mask if mask is None else mask.to(weight.device)
+            for mask, weight in zip(masks, self.weights, strict=True)
+        ]
+        self._mask()
+
+    def mask_gradients(self) -> None:
+        """Set the gradients of absent entries to zero."""
+        mask_gradients(self.weights, self.masks)
+
+    @torch.no_grad()
+    def penalize(self, strength: float) -> None:
+        """Add the gradient of `strength` times the sum of all magnitudes (L1 regularization)."""
+        for weight in self.weights:
+            if weight.grad is not None:
+                weight.grad.add_(weight.sign(), alpha=strength)
+
+    def detach(self) -> None:
+        """Leave the optimizer; the parameters stay as they are."""
+        self._hook.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The masks."""
+        return {"masks": self.masks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the masks of a state.
+
+        Raises:
+            ValueError: if they belong to other weights.
+        """
+        self.keep(state["masks"])
+
+    @torch.no_grad()
+    def _mask(self) -> None:
+        for weight, mask in zip(self.weights, self.masks, strict=True):
+            if mask is not None:
+                weight.masked_fill_(~mask, 0)
+
+
+class PrunedWeights(MaskedWeights):
+    """Removes weights by magnitude behind any optimizer; what is removed does not come back.
+
+    Args:
+        optimizer: the optimizer that holds the parameters.
+        edge_sets: which weights, and how many of them are left in the end.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1, 0.2, -0.3]))
+        >>> sgd = torch.optim.SGD([weight], lr=1.0)
+        >>> rule = PrunedWeights(sgd, [EdgeSet([weight], k=1)])
+        >>> rule.prune(0.5)  # half of the way
+        >>> [round(value, 6) for value in weight.tolist()]
+        [0.5, -0.4, 0.0, 0.0, -0.3]
+    """
+
+    def __init__(self, optimizer: Optimizer, edge_sets: Sequence[EdgeSet]) -> None:
+        self.edge_sets = list(edge_sets)
+        weights = [weight for edges in self.edge_sets for weight in edges.weights]
+        usable = [mask for edges in self.edge_sets for mask in edges.usable]
+        super().__init__(optimizer, weights, usable)
+
+    def prune(self, progress: float) -> None:
+        """Leave as many weights as at a point of the way from all of them (0) to k (1)."""
+        rest, masks = iter(self.masks), list[Tensor]()
+        for edges in self.edge_sets:
+            own = [next(rest) for _ in edges.weights]
+            count = count_usable(edges.weights, edges.usable)
+            wanted = count - round((count - edges.k) * progress)
+            left = count_usable(edges.weights, own)
+            masks += mask_largest(edges.weights, min(wanted, left), own)
+        self.keep(masks)
+
+
+@torch.no_grad()
+def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
+    """Set the gradients of masked entries to zero, where there are gradients.
+
+    Args:
+        weights: parameters.
+        masks: for each parameter a mask of the entries whose gradient stays, or `None` for all.
+    """
+    for weight, mask in zip(weights, masks, strict=True):
+        if weight.grad is not None and mask is not None:
+            weight.grad.mul_(mask)
+
+
+@torch.no_grad()
+def mask_largest(
+    weights: Sequence[Tensor], k: int, usable: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """Mark the k entries of largest magnitude among those of several tensors.
+
+    Args:
+        weights: tensors of any shape; all their entries compete with each other.
+        k: how many to mark. Of equal magnitudes the one with the lower index wins.
+        usable: for each tensor a mask of the entries that can be marked, or `None`.
+
+    Returns:
+        A mask for each tensor.
+
+    Example:
+        >>> mask_largest([torch.tensor([0.1, -0.9]), torch.tensor([0.3])], 2, [None, None])
+        [tensor([False,  True]), tensor([True])]
+    """
+    flat = [
+        (weight if mask is None else weight.masked_fill(~mask, torch.nan)).reshape(-1)
+        for weight, mask in zip(weights, usable, strict=True)
+    ]
+    marked = LargestMagnitudes(k)(torch.cat(flat)).split([len(part) for part in flat])
+    return [part.view(weight.shape) for part, weight in zip(marked, weights, strict=True)]
+
+
+def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
+    """How many entries of some tensors their masks mark; `None` marks all."""
+    return sum(
+        weight.numel() if mask is None else int(mask.sum())
+        for weight, mask in zip(weights, usable, strict=True)
+    )

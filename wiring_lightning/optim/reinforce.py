@@ -1,0 +1,143 @@
+"""Policy gradient on the logits of drawn edges."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from wiring_lightning.functional import leave_one_out, policy_gradient
+from wiring_lightning.nn import BernoulliGate
+
+
+class Reinforce(Optimizer):
+    """Gradient descent on the probabilities of edges (BSN, Equation 7, first term).
+
+    A forward pass in training mode draws an architecture per example; `observe` takes what each of
+    them has to answer for, such as `functional.budgeted_objective`, and adds to the gradient of the
+    logits; `step` takes one step of plain gradient descent: no momentum, no weight decay. The
+    gradient is written down in closed form, so nothing is kept for a backward pass.
+
+    The baseline of an example is the mean objective of the *other* examples of its batch, so the
+    estimate is unbiased (see `functional.leave_one_out`); a batch of one example has no baseline.
+    Batches observed before one step count as one large batch, each with baselines of its own.
+    Entries whose gradient is not finite take no step.
+
+    Args:
+        gates: the gates to learn; frozen ones are passed over.
+        lr: learning rate.
+        baseline: whether to subtract the baseline. Without it the estimate is unbiased too, but
+            its variance is much larger.
+
+    Raises:
+        ValueError: if there is no gate or the learning rate is negative; from `observe`, if the
+            number of examples differs from that of the last draw, or nothing was drawn.
+
+    Example:
+        >>> gate = BernoulliGate(nodes=2, source=[0, 0], target=[1, 1], initial=0.0)
+        >>> gate.seed(0)
+        >>> optimizer = Reinforce([gate], lr=1.0)
+        >>> for _ in range(50):  # the first edge is worth more than it costs, the second is not
+        ...     drawn = gate.draw(batch=16).float()
+        ...     optimizer.observe(drawn @ torch.tensor([-2.0, 2.0]))
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> gate.best
+        tensor([ True, False])
+    """
+
+    def __init__(
+        self, gates: Iterable[BernoulliGate], lr: float = 0.1, baseline: bool = True
+    ) -> None:
+        self.gates = list(gates)
+        if not self.gates:
+            raise ValueError("Reinforce got no gate to learn.")
+        if not lr >= 0:
+            raise ValueError(f"lr must not be negative, got {lr}.")
+        defaults = {"lr": lr, "baseline": baseline}
+        super().__init__([gate.logits for gate in self.gates], defaults)
+        self._observed = 0
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "gates": self.gates, "_observed": self._observed}
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """Learning rate, and whether there is a baseline."""
+        return self.param_groups[0]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no gate learns any more."""
+        return not any(gate.learnable for gate in self.gates)
+
+    @torch.no_grad()
+    def observe(self, objective: Tensor) -> None:
+        """Add what the last draw of every gate has to answer for to the gradient.
+
+        Args:
+            objective: `[batch]` loss and penalty of every example; the batch of the last draw.
+        """
+        objective = objective.detach()
+        gates = [gate for gate in self.gates if gate.learnable]
+        for gate in gates:
+            _check(gate, objective)
+        if all(gate.logits.grad is None for gate in gates):
+            self._observed = 0  # somebody else has zeroed the gradients
+        advantage = leave_one_out(objective) if self.group["baseline"] else objective
+        self._observed += len(objective)
+        share = len(objective) / self._observed
+        for gate in gates:
+            assert gate.drawn is not None
+            assert gate.asked is not None
+            values = advantage.to(gate.logits.device)
+            gradient = policy_gradient(gate.logits, gate.drawn, gate.asked, values)
+            if gate.logits.grad is None:
+                gate.logits.grad = gradient
+            else:
+                gate.logits.grad.lerp_(gradient, share)
+
+    @override
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget what was observed."""
+        super().zero_grad(set_to_none)
+        self._observed = 0
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @override
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move the logits against their gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for gate in self.gates:
+            if gate.learnable and gate.logits.grad is not None:
+                gradient = gate.logits.grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                gate.logits.sub_(gradient, alpha=self.group["lr"])
+        return loss
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Make the most probable edges of every gate its edges for good."""
+        for gate in self.gates:
+            gate.freeze()
+
+
+def _check(gate: BernoulliGate, objective: Tensor) -> None:
+    if gate.drawn is None:
+        raise ValueError("nothing was drawn yet: run the network in training mode first.")
+    if objective.dim() != 1 or len(objective) != len(gate.drawn):
+        raise ValueError(
+            f"observe wants one number for each of the {len(gate.drawn)} examples of the last "
+            f"draw, got the shape {tuple(objective.shape)}."
+        )

@@ -1,0 +1,121 @@
+"""Accuracy over cost, with the models that a validation set selects."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
+
+from wiring_lightning.plots.style import DPI, INK, SERIES
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained network that could be chosen.
+
+    Args:
+        family: networks that are compared with each other, such as `"ResNetFabric, searched"`.
+        name: of the run.
+        cost: what the network costs.
+        validation: accuracy on the validation images, 0 to 1.
+        test: accuracy on the test images, 0 to 1; `None` if it was not measured.
+    """
+
+    family: str
+    name: str
+    cost: float
+    validation: float
+    test: float | None
+
+
+def select(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The Pareto front of every family: nothing else costs no more and validates better.
+
+    Test accuracies play no part. Of equal candidates the first one is kept.
+
+    Args:
+        candidates: in any order.
+
+    Returns:
+        The chosen ones by family, in order of their cost.
+
+    Example:
+        >>> runs = [Candidate("a", "cheap", 1, 0.7, 0.6), Candidate("a", "good", 3, 0.9, 0.8),
+        ...         Candidate("a", "beaten", 2, 0.6, 0.9), Candidate("b", "alone", 9, 0.1, 0.1)]
+        >>> [one.name for one in select(runs)]
+        ['cheap', 'good', 'alone']
+    """
+    families: dict[str, list[Candidate]] = defaultdict(list)
+    for one in candidates:
+        families[one.family].append(one)
+    chosen = []
+    for family in families.values():
+        best = float("-inf")
+        for one in sorted(family, key=lambda one: (one.cost, -one.validation)):
+            if one.validation > best:
+                best = one.validation
+                chosen.append(one)
+    return chosen
+
+
+def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = None) -> Figure:
+    """Draw accuracy over cost (BSN, Figures 2 and 7).
+
+    Circles are validation accuracies, and a line joins the full ones, which the front selects.
+    Crosses are the test accuracies of the selected networks. Every family has a colour.
+
+    Args:
+        candidates: in any order.
+        unit: what the cost counts.
+        title: a headline.
+
+    Raises:
+        ValueError: if there is no candidate.
+
+    Example:
+        >>> runs = [Candidate("a", "cheap", 1e6, 0.7, 0.6), Candidate("a", "good", 3e6, 0.9, 0.8)]
+        >>> draw_pareto(runs, "multiply-adds").axes[0].get_xlabel()
+        'multiply-adds'
+    """
+    if not candidates:
+        raise ValueError("There is no candidate to draw.")
+    chosen = select(candidates)
+    figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    families = list(dict.fromkeys(one.family for one in candidates))
+    for number, family in enumerate(families):
+        color = SERIES[number % len(SERIES)]
+        front = [one for one in chosen if one.family == family]
+        rest = [one for one in candidates if one.family == family and one not in front]
+        axes.plot([one.cost for one in rest], [100 * one.validation for one in rest], "o",
+                  color=color, markerfacecolor="white", markersize=5, alpha=0.7)  # fmt: skip
+        axes.plot([one.cost for one in front], [100 * one.validation for one in front], "-o",
+                  color=color, markersize=5, linewidth=1.2, label=family)  # fmt: skip
+        tested = [(one.cost, 100 * one.test) for one in front if one.test is not None]
+        axes.plot([cost for cost, _ in tested], [test for _, test in tested], "x",
+                  color=color, markersize=7, markeredgewidth=1.8)  # fmt: skip
+    costs = [one.cost for one in candidates]
+    if min(costs) > 0 and max(costs) > 20 * min(costs):
+        axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(unit, color=INK)
+    axes.set_ylabel("accuracy (%)", color=INK)
+    axes.grid(color="#E3E5E8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(0.06, 0.1)
+    axes.spines[["top", "right"]].set_visible(False)
+    if title:
+        axes.set_title(title, loc="left", size=11)
+    marks = [
+        Line2D([], [], color=INK, marker="o", linestyle="-", label="validation, selected"),
+        Line2D([], [], color=INK, marker="o", linestyle="", markerfacecolor="white",
+               label="validation, others"),
+        Line2D([], [], color=INK, marker="x", linestyle="", markeredgewidth=1.8, markersize=7,
+               label="test, selected"),
+    ]  # fmt: skip
+    handles, _ = axes.get_legend_handles_labels()
+    figure.legend(handles=[*handles, *marks], loc="outside lower center", ncols=3, frameon=False,
+                  fontsize=8.5)  # fmt: skip
+    return figure
