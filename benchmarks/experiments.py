@@ -107,13 +107,38 @@ def train(
         Phase(second, lr, freeze=learning),
         Phase(third, lr / 10),
     ]
-    curves = Curves()
     learners = [MaskConnect(seed=seed, **gate_options)] if learning else []
+    return fit(network, data, phases, learners, steps=steps, lr=lr, weight_decay=weight_decay)
+
+
+def fit(
+    network: nn.Module,
+    data: ImageDataModule,
+    phases: list[Phase],
+    callbacks: Sequence[Callback] = (),
+    *,
+    steps: int | None,
+    lr: float,
+    weight_decay: float,
+) -> tuple[float, list[Row]]:
+    """Test accuracy and curve of one run by SGD with Nesterov momentum.
+
+    Args:
+        network: a backbone.
+        data: where the images come from.
+        phases: epochs and learning rates.
+        callbacks: what learns the wiring.
+        steps: of an epoch; the whole data set if not given.
+        lr: what the optimizer starts with.
+        weight_decay: of the weights.
+    """
+    curves = Curves()
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        limit_train_batches=steps, limit_val_batches=40, max_epochs=sum(epochs),
-        callbacks=[PhaseSchedule(phases), curves, *learners],
+        limit_train_batches=steps, limit_val_batches=40,
+        max_epochs=sum(phase.epochs for phase in phases),
+        callbacks=[PhaseSchedule(phases), curves, *callbacks],
     )  # fmt: skip
     optimizer = partial(SGD, lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True)
     task = ClassificationTask(network, optimizer=optimizer)

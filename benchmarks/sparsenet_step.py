@@ -10,6 +10,8 @@ tensors hold, weights included.
 
 - kept:         `SparseNet` or, for `+depth`, `SparseResNet`
 - checkpointed: the same with `checkpointing=True`
+- own:          `SparseNet` with `shared_statistics=False`, where every layer computes the batch
+                statistics of all that it reads; a sum has one reader, so `+depth` shares nothing
 - list:         plain layers that keep outputs in a list and concatenate, or sum, what they read
 - list, last:   the same, given images in `channels_last`, which the package's networks switch to on
                 a CPU by themselves
@@ -44,8 +46,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     lines = ["# Step time and memory of SparseNet", "", _machine(options), "",
              "| network | batch | kept | kept / list | kept / list, last | checkpointed / list "
-             "| memory, list | kept / list | checkpointed / list |",
-             "|" + " --- |" * 9]  # fmt: skip
+             "| kept / own | memory, list | kept / list | checkpointed / list |",
+             "|" + " --- |" * 10]  # fmt: skip
     print("\n".join(lines), flush=True)
     for network in options.network:
         for batch in options.batch:
@@ -83,13 +85,16 @@ def _options() -> argparse.Namespace:
 
 def _row(options: argparse.Namespace, network: str, batch: int) -> str:
     makers = _steps(options, network, batch)
-    memory = {name: peak_memory(make(), options.device) for name, make in makers.items()}
+    memory = {
+        name: peak_memory(make(), options.device) for name, make in makers.items() if name != "own"
+    }
     times = time_steps(
         {name: make() for name, make in makers.items()}, options.rounds, options.device
     )
     cells = [network, batch, f"{statistics.median(times['kept']):.0f} ms",
              ratio(times["kept"], times["list"]), ratio(times["kept"], times["list, last"]),
-             ratio(times["checkpointed"], times["list"]), f"{memory['list']:.0f}",
+             ratio(times["checkpointed"], times["list"]), ratio(times["kept"], times.get("own")),
+             f"{memory['list']:.0f}",
              f"{memory['kept'] / memory['list']:.2f}",
              f"{memory['checkpointed'] / memory['list']:.2f}"]  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
@@ -107,10 +112,10 @@ def _steps(options: argparse.Namespace, network: str, batch: int) -> dict[str, C
         inputs = images.contiguous(memory_format=layout)
         return training_step(model.to(options.device), inputs, labels, options.amp)
 
-    return {
-        kind: lambda kind=kind: make(kind)  # type: ignore[misc]
-        for kind in ("kept", "checkpointed", "list", "list, last")
-    }
+    kinds = ["kept", "checkpointed", "list", "list, last"]
+    if not network.startswith("+"):
+        kinds.append("own")
+    return {kind: lambda kind=kind: make(kind) for kind in kinds}  # type: ignore[misc]
 
 
 def _ours(network: str, kind: str) -> nn.Module:
@@ -128,6 +133,7 @@ def _ours(network: str, kind: str) -> nn.Module:
         pattern=pattern,  # type: ignore[arg-type]
         num_classes=100,
         checkpointing=frugal,
+        shared_statistics=kind != "own",
     )
 
 
