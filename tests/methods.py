@@ -12,13 +12,14 @@ from torch.optim import SGD
 from wiring_lightning.backbones import (
     ConvFabric,
     DenseNet,
+    NeuralGraph,
     ResNet,
     ResNetFabric,
     ResNeXt,
     SparseNet,
     SparseResNet,
 )
-from wiring_lightning.callbacks import BudgetedSearch, MaskConnect
+from wiring_lightning.callbacks import DNW, BudgetedSearch, MaskConnect
 from wiring_lightning.data import Digits
 from wiring_lightning.tasks import ClassificationTask
 
@@ -64,6 +65,8 @@ _RESNET = {"depth": 20, "fan_in": 3, "in_channels": 1, "image_size": 8}
 _DENSENET = {"depth": 16, "growth": 4, "fan_in": 2, "in_channels": 1, "image_size": 8}
 _RESNET_FABRIC = {"width": 1, "in_channels": 1, "image_size": 8}
 _CONV_FABRIC = {"columns": 2, "channels": 16, "scales": 3, "in_channels": 1, "image_size": 8}
+_NEURAL_GRAPH = {"nodes": 80, "inputs": 8, "outputs": 24, "depth": 4, "edges": 500,
+                 "in_channels": 1, "strides": [1, 1], "image_size": 8}  # fmt: skip
 _SPARSENET = {"depth": 22, "growth": 4, "bottleneck": True, "in_channels": 1, "image_size": 8}
 
 METHODS = [
@@ -74,6 +77,7 @@ METHODS = [
     Method("resnet-learned", ResNet, _RESNET, ((MaskConnect, {"lr": 0.5}),)),
     Method("resnet-weighted", ResNet, _RESNET | {"weighted": True}, ((MaskConnect, {"lr": 0.5}),)),
     Method("densenet-learned", DenseNet, _DENSENET, ((MaskConnect, {"lr": 0.5}),)),
+    Method("neural-graph", NeuralGraph, _NEURAL_GRAPH, ((DNW, {}),)),
     Method("resnet-random", ResNet, _RESNET | {"wiring": "random"}),
     Method("resnet-previous", ResNet, _RESNET | {"wiring": "previous"}),
     Method("sparsenet", SparseNet, _SPARSENET),
@@ -94,6 +98,8 @@ METHODS = [
     ),
 ]
 LEARNING = [method for method in METHODS if method.callbacks]
+# In the others the weights are the scores, and the user's optimizer learns them.
+SCORED = [method for method in LEARNING if method.callbacks[0][0] is not DNW]
 
 
 def digits(batch_size: int = 64, augment: bool = True) -> Digits:

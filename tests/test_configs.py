@@ -19,6 +19,7 @@ from torch.optim import SGD
 from typing_extensions import override
 
 from tests.data.conftest import fake_cifar10, fake_cifar100  # noqa: F401  # fixtures
+from tests.data.test_part_labels import write_release
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNet, ResNeXt
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
@@ -350,18 +351,23 @@ def runs() -> list[tuple[str, ...]]:
 
 def tiny_data(config: str, request: pytest.FixtureRequest) -> list[str]:
     """Options for a few small images in the files of a config's data set."""
-    name = yaml.safe_load((ROOT / config).read_text())["data"]["class_path"]
+    data = yaml.safe_load((ROOT / config).read_text())["data"]
+    name = data["class_path"]
     if name in ("CIFAR10", "CIFAR100"):
-        return ["--data.root", str(request.getfixturevalue(f"fake_{name.lower()}"))]
+        root = str(request.getfixturevalue(f"fake_{name.lower()}"))
+        return ["--data.root", root, "--data.val_size", str(min(data["init_args"]["val_size"], 8))]
     if name == "Digits":
         return []
-    root: Path = request.getfixturevalue("photographs")
+    if name == "PartLabels":
+        release = write_release(request.getfixturevalue("tmp_path"))
+        return ["--data.root", str(release), "--model.backbone.channels", "2"]
+    photographs: Path = request.getfixturevalue("photographs")
     if name == "MiniImageNet":
         sizes = ["--data.train_per_class", "1", "--data.test_per_class", "1"]
-        return ["--data.root", str(root / "mini"), *sizes]
+        return ["--data.root", str(photographs / "mini"), *sizes]
     assert name == "ImageNet"
     sizes = ["--data.image_size", "32", "--data.resize", "32", "--data.num_workers", "0"]
-    return ["--data.root", str(root / "full"), *sizes]
+    return ["--data.root", str(photographs / "full"), *sizes]
 
 
 QUICK = [

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
-from wiring_lightning.nn import find_bernoulli_gates, find_gates
+from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates, find_gates
 
 
 def quiet_trainer(**kwargs: Any) -> Trainer:
@@ -25,16 +25,18 @@ def quiet_trainer(**kwargs: Any) -> Trainer:
     return Trainer(**{**defaults, **kwargs})
 
 
-def learned_parameters(module: LightningModule) -> list[Tensor]:
-    """What a callback learns about the wiring: scores of gates, logits of drawn edges."""
+def learned_parameters(module: nn.Module) -> list[Tensor]:
+    """What a callback learns about the wiring: scores of gates, logits of drawn edges, weights."""
     scores = [gate.scores for gate in find_gates(module).values()]
-    return scores + [gate.logits for gate in find_bernoulli_gates(module).values()]
+    scores += [gate.logits for gate in find_bernoulli_gates(module).values()]
+    return scores + [graph.weight for graph in find_adjacencies(module).values()]
 
 
-def active_edges(module: LightningModule) -> list[Tensor]:
+def active_edges(module: nn.Module) -> list[Tensor]:
     """The wiring of a batch; where every example draws its own, the most probable one."""
     active = [gate.active for gate in find_gates(module).values()]
-    return active + [gate.best for gate in find_bernoulli_gates(module).values()]
+    active += [gate.best for gate in find_bernoulli_gates(module).values()]
+    return active + [graph.weight != 0 for graph in find_adjacencies(module).values()]
 
 
 class Recorder(Callback):

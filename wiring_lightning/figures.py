@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 KINDS = {
     "connectivity": "the fixed wiring beside that of one run (MaskConnect, Figure 4)",
     "active": "live branches by depth, one series a run (MaskConnect, Figure 5)",
+    "graph": "the wiring of one run, as suits it: channels (DNW), modules or a fabric",
+    "degrees": "edges in and out of the channels of one run (DNW)",
     "accuracy": "test accuracy over the fan-in K (MaskConnect, Figures 2 and 3)",
     "efficiency": "test accuracy over parameters and multiply-adds (SparseNet, Figure 2)",
     "reuse": "how much each layer of one run uses earlier ones (SparseNet, Figure 3)",
@@ -33,10 +35,10 @@ kinds:
 {kinds}
 
 A RUN is a folder that `wiring fit` wrote, such as lightning_logs/version_0, or a folder above
-it that holds no other run. connectivity, active, efficiency and reuse read its last checkpoint,
-accuracy and efficiency the test accuracy in its event files. Runs that differ only in their
-seed become a mean with the standard deviation; full and previous wirings become horizontal
-lines. scaling takes no run: it measures untrained networks of many depths.
+it that holds no other run. connectivity, active, graph, degrees, efficiency and reuse read its
+last checkpoint, accuracy and efficiency the test accuracy in its event files. Runs that
+differ only in their seed become a mean with the standard deviation; full and previous wirings
+become horizontal lines. scaling takes no run: it measures untrained networks of many depths.
 """
 _EXAMPLES = """\
 examples:
@@ -95,7 +97,7 @@ def parse(arguments: Sequence[str]) -> Request:
         parser.error(f"scaling draws no run, but {len(given.runs)} are given")
     if given.kind != "scaling" and not given.runs:
         parser.error(f"{given.kind} needs the folder of a RUN")
-    if given.kind in ("connectivity", "reuse") and len(given.runs) > 1:
+    if given.kind in ("connectivity", "graph", "degrees", "reuse") and len(given.runs) > 1:
         parser.error(f"{given.kind} draws one run, but {len(given.runs)} are given")
     return Request(given.kind, tuple(given.runs), given.output or Path(f"{given.kind}.png"))
 
@@ -115,6 +117,8 @@ def make(request: Request) -> None:
     draw = {
         "connectivity": _connectivity,
         "active": _active,
+        "graph": _graph,
+        "degrees": _degrees,
         "accuracy": _accuracy,
         "efficiency": _efficiency,
         "reuse": _reuse,
@@ -140,6 +144,26 @@ def _active(runs: Sequence["Run"]) -> "Figure":
         words = run.label.removeprefix("learned, ")
         wirings[f"{words} ({name})" if words else name] = run.wiring
     return draw_active_by_depth(wirings)
+
+
+def _graph(runs: Sequence["Run"]) -> "Figure":
+    from wiring_lightning.plots import draw_architecture
+
+    (run,) = runs
+    return draw_architecture(run.wiring)
+
+
+def _degrees(runs: Sequence["Run"]) -> "Figure":
+    from wiring_lightning.plots import draw_degrees, is_channel_graph
+    from wiring_lightning.runs import RunError
+
+    (run,) = runs
+    if not is_channel_graph(run.wiring):
+        raise RunError(
+            f"The nodes of {run.folder} are no channels: use a run of NeuralGraph or "
+            "MobileNetV1DNW."
+        )
+    return draw_degrees(run.wiring)
 
 
 def _accuracy(runs: Sequence["Run"]) -> "Figure":

@@ -31,11 +31,21 @@ def summarize(wiring: Wiring) -> dict[str, Any]:
             "total": len(wiring.nodes) - 2,
             "live": int(wiring.live_nodes[inner].sum()),
         },
-        "sequential_steps": {
-            str(machines): int(costs.sequential_steps(wiring, machines)) for machines in (1, 2, 4)
-        },
+        "sequential_steps": _steps(wiring),
         "live_per_group": live_per_group(wiring),
     }
+
+
+def _steps(wiring: Wiring) -> dict[str, int]:
+    """Sequential steps by number of machines; none for a graph with cycles, which has no number."""
+    try:
+        return {
+            str(machines): int(costs.sequential_steps(wiring, machines)) for machines in (1, 2, 4)
+        }
+    except ValueError as error:
+        if "cycle" not in str(error):
+            raise
+        return {}
 
 
 def live_per_group(wiring: Wiring) -> dict[str, list[int]]:
@@ -61,8 +71,9 @@ def summary_rows(wiring: Wiring) -> list[tuple[str, str]]:
         rows.append((label, f"{total:,} -> {live:,} after pruning{share}"))
     edges = summary["edges"]
     rows.append(("edges", f"{edges['active']:,} active of {edges['candidate']:,} candidates"))
-    steps = ", ".join(f"{steps} on {n}" for n, steps in summary["sequential_steps"].items())
-    rows.append(("steps on n machines", steps))
+    if summary["sequential_steps"]:
+        steps = ", ".join(f"{steps} on {n}" for n, steps in summary["sequential_steps"].items())
+        rows.append(("steps on n machines", steps))
     if summary["live_per_group"]:
         counts = summary["live_per_group"].items()
         rows.append(

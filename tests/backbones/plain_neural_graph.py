@@ -1,5 +1,7 @@
 """Neural graphs written node by node and edge by edge, as the paper's equations read."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -47,13 +49,17 @@ def first_states(network: NeuralGraph, inputs: Tensor) -> list[Tensor]:
 
 
 def runge_kutta(network: NeuralGraph, states: list[Tensor], steps: int) -> list[Tensor]:
-    """The classical method of fourth order from 0 to 1."""
-    h = 1 / steps
+    """The classical method of fourth order from 0 to 1.
+
+    Steps are short at first: instance norm turns over when states leave zero.
+    """
+    times = [(step / steps) ** 3 for step in range(steps + 1)]
 
     def moved(by: float, along: list[Tensor]) -> list[Tensor]:
         return [state + by * slope for state, slope in zip(states, along, strict=True)]
 
-    for _ in range(steps):
+    for start, end in pairwise(times):
+        h = end - start
         a = change(network, states)
         b = change(network, moved(h / 2, a))
         c = change(network, moved(h / 2, b))

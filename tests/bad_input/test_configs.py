@@ -161,9 +161,9 @@ def test_damaged_data_is_refused(tmp_path: Path) -> None:
     assert "data_batch_1" in said
 
 
-def test_a_model_without_a_wiring_cannot_be_inspected(tmp_path: Path) -> None:
+def test_a_model_without_a_wiring_cannot_be_drawn(tmp_path: Path) -> None:
     config = config_with()
     plain = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 3}}
     config["model"]["init_args"]["backbone"] = plain
-    said = refused("inspect", "--config", write(config, tmp_path / "plain.yaml"))
+    said = refused("inspect", "--figure=x.png", "--config", write(config, tmp_path / "plain.yaml"))
     assert "ClassificationTask holds no network with a `wiring()`" in said

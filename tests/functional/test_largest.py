@@ -61,6 +61,76 @@ def test_a_warm_start_does_not_look_at_everything_again(monkeypatch: pytest.Monk
         largest(weights)
 
 
+def keep_by_sorting(parts: list[Tensor], masks: list[Tensor | None], k: int) -> list[Tensor]:
+    """The kept entries of several tensors, which are ranked together in logical order."""
+    usable = [
+        (part if mask is None else part.masked_fill(mask, 0)).flatten()
+        for part, mask in zip(parts, masks, strict=True)
+    ]
+    chosen = brute_force(torch.cat(usable), k)
+    flat = torch.cat([part.flatten() for part in parts])
+    kept = torch.tensor([i in chosen for i in range(len(flat))]) * flat
+    sizes = [part.numel() for part in parts]
+    return [values.view(p.shape) for values, p in zip(kept.split(sizes), parts, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("masked", [False, True])
+def test_several_tensors_are_kept_as_a_sort_would(
+    dtype: torch.dtype, layout: torch.memory_format, masked: bool
+) -> None:
+    """Whatever their layout; halves and bfloat16 make many ties."""
+    torch.manual_seed(0)
+    largest = LargestMagnitudes(130)
+    parts = [
+        torch.randn(6, 5, 3, 3, dtype=dtype).to(memory_format=layout),
+        torch.randn(90).to(dtype),
+    ]
+    masks: list[Tensor | None] = [torch.rand(6, 5, 3, 3) < 0.3 if masked else None, None]
+    for step in range(25):
+        kept = [torch.full_like(part, torch.nan) for part in parts]
+        largest.keep(parts, kept, masks if masked else ())
+        for ours, expected in zip(kept, keep_by_sorting(parts, masks, 130), strict=True):
+            assert torch.equal(ours, expected)
+        size = 0.002 if step % 8 else 1.0
+        parts = [part + size * torch.randn(part.shape).to(part) for part in parts]
+        if step % 5 == 4:
+            parts = [(part * 2).round() / 2 for part in parts]
+
+
+def test_a_tensor_with_gaps_is_kept_too() -> None:
+    torch.manual_seed(0)
+    largest = LargestMagnitudes(20)
+    for _ in range(3):
+        weights, kept = torch.randn(10, 12)[:, ::2], torch.empty(12, 10)[::2].t()
+        largest.keep([weights], [kept])
+        assert torch.equal(kept, keep_by_sorting([weights], [None], 20)[0])
+
+
+def test_numbers_that_are_none_end_a_run_with_one_clear_sentence() -> None:
+    largest, kept = LargestMagnitudes(50), torch.empty(100)
+    weights = torch.randn(100)
+    largest.keep([weights], [kept])
+    weights[:3] = torch.inf
+    largest.keep([weights], [kept])
+    assert int(kept.isinf().sum()) == 3
+    assert int(kept.count_nonzero()) == 50
+    weights[3:60] = torch.nan
+    with pytest.raises(ValueError, match="has the loss diverged"):
+        largest.keep([weights], [kept])
+
+
+def test_tiny_magnitudes_do_not_vanish() -> None:
+    torch.manual_seed(0)
+    largest = LargestMagnitudes(128)
+    for _ in range(3):
+        weights = 1e-30 * torch.randn(1024)
+        kept = torch.empty(1024)
+        largest.keep([weights], [kept])
+        assert torch.equal(kept, keep_by_sorting([weights], [None], 128)[0])
+
+
 def test_bad_numbers_get_one_clear_sentence() -> None:
     with pytest.raises(ValueError, match="must not be negative, got -1"):
         LargestMagnitudes(-1)

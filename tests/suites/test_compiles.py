@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
+from torch.optim import SGD
 
 from tests.methods import METHODS, Method
-from wiring_lightning.nn import find_gates
-from wiring_lightning.optim import GateSGD
+from tests.trainers import active_edges
+from wiring_lightning.nn import find_adjacencies, find_gates
+from wiring_lightning.optim import EdgeSet, GateSGD, StraightThrough
 
 
 @pytest.mark.parametrize(
@@ -18,15 +20,19 @@ def test_one_graph_for_all_wirings(method: Method) -> None:
     backbone = method.backbone(**method.arguments)
     gates = list(find_gates(backbone).values())
     optimizer = GateSGD(gates, lr=0.5) if gates else None
-    drawn = [torch.cat([gate.active.flatten() for gate in gates])] if gates else []
+    for graph in find_adjacencies(backbone).values():
+        optimizer = SGD([graph.weight], lr=0.5)
+        edges = EdgeSet([graph.weight], graph.edges, [graph.rankable], [graph.take_absent()])
+        StraightThrough(optimizer, [edges])
+    drawn = []
     compiled = torch.compile(backbone, backend=counter, fullgraph=True)
     for _ in range(6):
         compiled(torch.randn(8, 1, 8, 8)).square().sum().backward()
         if optimizer:
             optimizer.step()
-            drawn.append(torch.cat([gate.active.flatten() for gate in gates]))
+            drawn.append(torch.cat([edges.flatten() for edges in active_edges(backbone)]))
     assert counter.frame_count == 1
-    if method.name == "resnext-learned":
+    if method.name in ("resnext-learned", "neural-graph"):
         assert len({tuple(wiring.tolist()) for wiring in drawn}) > 3
 
 

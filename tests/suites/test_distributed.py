@@ -12,7 +12,7 @@ import torch.distributed
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
-from tests.methods import METHODS, Method, freeze_batch_norm
+from tests.methods import METHODS, SCORED, Method, freeze_batch_norm
 from tests.trainers import Recorder
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +101,8 @@ def test_two_ranks_agree_and_equal_one_rank_with_twice_the_batch(
     if method.callbacks:
         assert len(alone["scores"]) == 10  # five learning steps, and five after the freeze
         assert not torch.equal(alone["scores"][0], alone["scores"][4])
+        assert torch.equal(alone["active"][5], alone["active"][9])
+    if method in SCORED:
         assert torch.equal(alone["scores"][4], alone["scores"][9])
     if method.per_example:
         return  # the ranks have been compared with each other

@@ -76,7 +76,7 @@ class ChannelNetwork(nn.Module):
     def compact(self) -> "ChannelNetwork":
         """The same function in evaluation mode without dead nodes; edges are sparse matrices."""
         live = self._wiring(only_usable=True).live_nodes[1:]
-        first, graphs = 0, {}
+        first, graphs = 0, dict[str, nn.Module]()
         stem = _select_outputs(self.stem, live[: self.stem.out_channels])
         for name, stage in self._stages().items():
             graphs[name] = stage.compact(live[first : first + sum(stage.sizes)])
@@ -148,7 +148,7 @@ def _receivers(layer: Adjacency | SparseEdges) -> int:
 @torch.no_grad()
 def _select_outputs(stem: nn.Conv2d, kept: Tensor) -> nn.Conv2d:
     """The convolution to some of its channels, given as a mask."""
-    smaller = nn.Conv2d(stem.in_channels, int(kept.sum()), 3, stem.stride, padding=1, bias=False)
+    smaller = nn.Conv2d(stem.in_channels, int(kept.sum()), 3, stem.stride[0], padding=1, bias=False)
     smaller.weight = nn.Parameter(stem.weight[kept.to(stem.weight.device)])
     return smaller
 

@@ -91,18 +91,16 @@ class MobileNetV1(nn.Module):
     def wiring(self) -> Wiring:
         """Layers as nodes, a chain."""
         graph, side = WiringColumns(), self.image_size
-        last = None
+        reads: list[int] = []
         for name, part in (("stem", self.stem), *self.layers.items()):
             work = 0
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):
                     side = -(-side // module.stride[0])
                     work += module.weight.numel() * side * side
-            reads = [] if last is None else [last]
-            last = graph.add(name, count_parameters(part), work, reads)
-        assert last is not None
+            reads = [graph.add(name, count_parameters(part), work, reads)]
         size = count_parameters(self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), [last])
+        graph.add("classifier", size, self.classifier.weight.numel(), reads)
         return graph.wiring()
 
     def compact(self) -> "MobileNetV1":

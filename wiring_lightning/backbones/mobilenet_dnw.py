@@ -93,6 +93,7 @@ class MobileNetV1DNW(ChannelNetwork):
             classifier=classifier,
             image_size=image_size,
         )
+        self.num_classes = num_classes
 
     @property
     def edge_counts(self) -> dict[str, int]:

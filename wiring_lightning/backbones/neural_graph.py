@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from wiring_lightning.backbones.graph_columns import GraphColumns
 from wiring_lightning.backbones.wiring_columns import count_parameters
-from wiring_lightning.nn import Adjacency, AdjacencyMode, NodeOperations
+from wiring_lightning.nn import Adjacency, AdjacencyMode, NodeOperations, SparseEdges
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
 from wiring_lightning.nn.node_operations import FILTER_TAPS
 from wiring_lightning.wiring import Wiring
@@ -106,7 +106,7 @@ class NeuralGraph(nn.Module):
         self.image_size = image_size
         self.stem = Stem(in_channels, inputs, strides)
         self.operations = NodeOperations(nodes)
-        self.graph: Adjacency | KeptEdges = Adjacency(self._usable(), edges, wiring, rank_all)
+        self.graph: Adjacency | SparseEdges = Adjacency(self._usable(), edges, wiring, rank_all)
         self.classifier = nn.Linear(outputs, num_classes)
 
     @override
@@ -119,7 +119,7 @@ class NeuralGraph(nn.Module):
                 f"images of {images.shape[2]} x {images.shape[3]} leave maps of one pixel, which "
                 "instance norm makes constant: use larger images or smaller strides."
             )
-        maps = self._run(inputs, self.graph.matrix())
+        maps = self._run(inputs, _dense(self.graph))
         patch = maps[:, :, _second_quarter(height), _second_quarter(width)]
         logits: Tensor = self.classifier(patch.mean((2, 3)).t())
         return logits
@@ -146,13 +146,13 @@ class NeuralGraph(nn.Module):
         Multiply-adds are those of one image: in discrete time of all steps, as far as they are
         computed; in continuous time of one evaluation of the derivative.
         """
-        matrix, usable = self.graph.matrix().cpu(), self._usable()
+        matrix, usable = _dense(self.graph).cpu(), self._usable()
         receivers, senders = matrix.nonzero().unbind(1)
         carries = usable[receivers, senders]
         columns, head = GraphColumns(), self.classifier
         area, work = self.stem.multiply_adds(self.image_size)
         stem = columns.add("stem", self.stem.shared_parameters, work)
-        groups = []
+        groups: list[Tensor] = []
         for name, size in self._groups():
             later = bool(groups)
             width = 0 if later else self.stem.pointwise.in_channels  # of the stem's last layer
@@ -179,7 +179,7 @@ class NeuralGraph(nn.Module):
             targets,
             carries,
             score=matrix[receivers, senders].abs(),
-            learnable=self.graph.learnable,
+            learnable=self._learned,
             parameters=1,
             multiply_adds=area * self._uses(receivers, senders) * carries,
         )
@@ -201,15 +201,19 @@ class NeuralGraph(nn.Module):
         """
         wiring, nodes = self.wiring(), sum(self.sizes)
         live = wiring.live_nodes[1 : nodes + 1]
-        receivers, senders = self.graph.matrix().cpu().nonzero().unbind(1)
+        matrix = _dense(self.graph).cpu()
+        receivers, senders = matrix.nonzero().unbind(1)
         kept = wiring.live_edges[: len(receivers)]
         place = live.cumsum(0) - 1
         small = deepcopy(self)
-        small.graph = KeptEdges(
-            self.graph.matrix()[receivers[kept], senders[kept]],
+        count = int(live.sum())
+        small.graph = SparseEdges(
             place[receivers[kept]],
             place[senders[kept]],
-            int(live.sum()),
+            matrix[receivers[kept], senders[kept]],
+            count,
+            count,
+            self._learned,
         ).to(self.classifier.weight.device)
         small.operations.keep(live)
         small.stem.keep(live[: self.sizes[0]])
@@ -231,6 +235,11 @@ class NeuralGraph(nn.Module):
         silent = (senders >= self.sizes[0]).long()
         ignored = (receivers < sum(self.sizes) - self.outputs).long()
         return (self.depth - silent - ignored).clamp_min(0)
+
+    @property
+    def _learned(self) -> bool:
+        graph = self.graph
+        return graph.mode == "learned" if isinstance(graph, Adjacency) else graph.learned
 
     def _usable(self) -> Tensor:
         """`[receivers, senders]` which weights can carry something."""
@@ -265,7 +274,10 @@ class Stem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, in_channels, height, width]` -> `[batch, out_channels, ...]`, smaller."""
         hidden = functional.relu(self.norm(self.conv(images)), inplace=True)
-        maps: Tensor = self.out_norm(self.pointwise(self.depthwise(hidden)))
+        hidden = self.depthwise(hidden)
+        if self.pointwise.out_channels == 0:  # compacted, and no input node was read
+            return hidden[:, :0]
+        maps: Tensor = self.out_norm(self.pointwise(hidden))
         return maps
 
     @property
@@ -285,36 +297,17 @@ class Stem(nn.Module):
         for layer in (self.pointwise, self.out_norm):
             for name, value in list(layer.named_parameters()):
                 setattr(layer, name, nn.Parameter(value[channels].clone()))
-        self.out_norm.running_mean = self.out_norm.running_mean[channels]
-        self.out_norm.running_var = self.out_norm.running_var[channels]
+        for name in ("running_mean", "running_var"):
+            setattr(self.out_norm, name, getattr(self.out_norm, name)[channels])
         self.pointwise.out_channels = self.out_norm.num_features = int(channels.sum())
 
 
-class KeptEdges(nn.Module):
-    """The edges that `NeuralGraph.compact` leaves, in place of an `Adjacency`.
-
-    Args:
-        weights: `[edges]` the weight of every edge.
-        receivers: `[edges]` the node that it leads to.
-        senders: `[edges]` the node that it comes from.
-        nodes: number of nodes.
-    """
-
-    learnable = False
-    receivers: Tensor
-    senders: Tensor
-
-    def __init__(self, weights: Tensor, receivers: Tensor, senders: Tensor, nodes: int) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(weights.clone())
-        self.nodes = nodes
-        self.register_buffer("receivers", receivers)
-        self.register_buffer("senders", senders)
-
-    def matrix(self) -> Tensor:
-        """`[receivers, senders]` the weights, and zeros where there is no edge."""
-        empty = self.weights.new_zeros(self.nodes, self.nodes)
-        return empty.index_put((self.receivers, self.senders), self.weights)
+def _dense(edges: Adjacency | SparseEdges) -> Tensor:
+    """`[receivers, senders]` the weights, and zeros where there is no edge."""
+    if isinstance(edges, Adjacency):
+        return edges.matrix()
+    empty = edges.values.new_zeros(edges.receivers, edges.senders)
+    return empty.index_put((edges.row, edges.column), edges.values)
 
 
 def _reached(inputs: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:

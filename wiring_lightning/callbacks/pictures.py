@@ -71,8 +71,22 @@ def _active_nodes(subject: Subject) -> "Figure":
     return draw_active_nodes(subject.wiring)
 
 
+def _has_channels(subject: Subject) -> bool:
+    """Whether nodes are single channels, thousands of them."""
+    from wiring_lightning.plots import is_channel_graph
+
+    return is_channel_graph(subject.wiring)
+
+
+def _degrees(subject: Subject) -> "Figure":
+    from wiring_lightning.plots import draw_degrees
+
+    return draw_degrees(subject.wiring)
+
+
 def _learns(subject: Subject) -> bool:
-    return bool(subject.wiring.learnable.any()) and _in_rows(subject)
+    rows = _in_rows(subject) and not _has_channels(subject)
+    return rows and bool(subject.wiring.learnable.any())
 
 
 def _scores(subject: Subject) -> "Figure":
@@ -98,5 +112,6 @@ PICTURES = (
     Picture("graph", _graph),
     Picture("active_branches", _active_nodes, _in_rows),
     Picture("scores", _scores, _learns),
+    Picture("degrees", _degrees, _has_channels),
     Picture("feature_reuse", _feature_reuse, _concatenates),
 )

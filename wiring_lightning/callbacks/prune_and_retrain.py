@@ -85,9 +85,10 @@ class PruneAndRetrain(SparseLayers):
                 f"{type(others[0]).__name__} holds on to an optimizer that this callback replaces; "
                 "use one of the two."
             )
-        if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= self.dense_epochs:
+        last = -1 if trainer.fast_dev_run or trainer.max_epochs is None else trainer.max_epochs
+        if 0 <= last <= self.dense_epochs:
             raise self.mistake(
-                f"the trainer stops after {trainer.max_epochs} epochs, but the second training "
+                f"the trainer stops after {last} epochs, but the second training "
                 f"begins after {self.dense_epochs}: give it the max_epochs of both together."
             )
         super().on_fit_start(trainer, pl_module)

@@ -43,8 +43,9 @@ class WiringMonitor(Callback):
     - `live_nodes`, `live_edges`, `parameters_live`, `multiply_adds_live`: what is on an active path
       from the input to the output, and what it costs (see `costs`).
 
-    A `TensorBoardLogger` also gets the pictures `wiring/graph`, `wiring/active_branches` and
-    `wiring/scores` (see `plots`), and when the fit ends one row in the HPARAMS tab with what
+    A `TensorBoardLogger` also gets the pictures `wiring/graph`, `wiring/active_branches`,
+    `wiring/scores` and, of a network that concatenates, `wiring/feature_reuse` (see `plots` and
+    `callbacks.pictures`), and when the fit ends one row in the HPARAMS tab with what
     defines the run and its final metrics. TensorBoard keeps ten pictures per tag unless it is
     started with `--samples_per_plugin images=1000`.
 
@@ -148,7 +149,7 @@ class WiringMonitor(Callback):
         gates, network = find_gates(pl_module), find_wired(pl_module)
         wiring = None if network is None else network.wiring()
         edges = _edges(gates, wiring)
-        changed = {name: int((edges[name] & ~self._edges[name]).sum()) for name in edges}
+        changed = {name: _count_new(edges[name], self._edges[name]) for name in edges}
         self._edges = edges
         numbers = _network_numbers(edges, changed, wiring)
         live = {} if wiring is None else _live_by_module(wiring)
@@ -174,13 +175,27 @@ def _step(trainer: Trainer) -> int:
 
 
 def _edges(gates: dict[str, Gate], wiring: Wiring | None) -> dict[str, Tensor]:
-    """The edges that evaluation mode uses, by gate and for the network."""
+    """The edges that evaluation mode uses: a mask for every gate, and for the network numbers.
+
+    A graph of channels lists only the edges that it has, so edges are compared by their ends.
+    """
     edges = {name: gate.best.cpu() for name, gate in gates.items()}
-    return edges if wiring is None else {**edges, _NETWORK: wiring.active}
+    if wiring is not None:
+        ends = wiring.source * len(wiring.nodes) + wiring.target
+        edges[_NETWORK] = ends[wiring.active]
+    return edges
 
 
 def _fits(old: Tensor | None, new: Tensor) -> bool:
-    return old is not None and old.shape == new.shape
+    if old is None or old.dtype != new.dtype:
+        return False
+    return new.dtype != torch.bool or old.shape == new.shape
+
+
+def _count_new(edges: Tensor, before: Tensor) -> int:
+    """How many edges were not there before."""
+    new = edges & ~before if edges.dtype == torch.bool else ~torch.isin(edges, before)
+    return int(new.sum())
 
 
 def _network_numbers(

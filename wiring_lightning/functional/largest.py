@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -101,11 +102,13 @@ class LargestMagnitudes:
         assert self.threshold is not None
         high = self.threshold * (1 + self.width)
         low = self.threshold * (1 - self.width)
-        counts, bands = zip(*(part.split(high, low) for part in parts), strict=True)
-        above = int(torch.stack(counts).sum()) - sum(map(len, bands))
-        missing = self.k - above
+        numbers, bands = zip(*(part.split(high, low) for part in parts), strict=True)
+        number = float(torch.stack(numbers).sum())
         values = torch.cat([part.kept[band] for part, band in zip(parts, bands, strict=True)]).abs()
-        if not 1 <= missing <= len(values) or bool(values.isnan().any()):
+        if not math.isfinite(number) or bool(values.isnan().any()):
+            return False
+        missing = self.k - (int(number) - len(values))
+        if not 1 <= missing <= len(values):
             return False
         order = self._in_logical_order(parts, bands)
         ranked = values[order].sort(descending=True, stable=True)
@@ -182,21 +185,27 @@ class _Part:
 
         Shrinking is what a CPU does fastest: numbers in, numbers out, no branches and no booleans.
         """
-        size = _CHUNK if self.weights.device.type == "cpu" else max(1, len(self.weights))
-        scratch = self.weights.new_empty(min(size, len(self.weights)))
-        count = torch.zeros((), dtype=torch.long, device=self.weights.device)
-        bands = [count.new_empty(0)]
-        for start in range(0, len(self.weights), size):
-            kept = self.kept[start : start + size]
-            torch.hardshrink(self.weights[start : start + size], low, out=kept)
-            if self.never is not None:
-                kept.masked_fill_(self.never[start : start + size], 0)
+        count = max(1, len(self.weights))
+        size = min(_CHUNK, count) if self.weights.device.type == "cpu" else count
+        masks = repeat(None) if self.never is None else self.never.split(size)
+        scratch = self.weights.new_empty(size)
+        numbers, norms = [], []
+        for weights, kept, never in zip(
+            self.weights.split(size), self.kept.split(size), masks, strict=False
+        ):
+            torch.hardshrink(weights, low, out=kept)
+            if never is not None:
+                kept.masked_fill_(never, 0)
             other = scratch[: len(kept)]
-            count += _count(kept, other)
-            # Passes on what is between the bounds, and writes zeros elsewhere.
-            torch.ops.aten.hardtanh_backward(kept, kept, -high, high, grad_input=other)
-            bands.append(_nonzero(other) + start)
-        return count, torch.cat(bands)
+            numbers.append(_number(kept, other))
+            norms += _norms_of_rows(_only_below(high, kept, other))
+        rows = torch.cat(norms).nonzero()
+        index = (rows * _ROW + torch.arange(_ROW, device=rows.device)).flatten()
+        if len(self.weights) % _ROW:
+            index = index[index < len(self.weights)]
+        values = self.kept[index]
+        band = index[_only_below(high, values, torch.empty_like(values)) != 0]
+        return torch.stack(numbers).sum(dtype=torch.float64), band
 
     def logical(self, index: Tensor) -> Tensor:
         """From places in memory to indices."""
@@ -209,7 +218,8 @@ class _Part:
 
 def _in_order_of_memory(weight: Tensor, kept: Tensor, never: Tensor | None) -> _Part | None:
     """A tensor without gaps as it lies in memory; `None` for one with gaps."""
-    axes = sorted(range(weight.dim()), key=lambda axis: -weight.stride(axis))
+    steps = weight.stride()
+    axes = sorted(range(weight.dim()), key=lambda axis: -steps[axis])
     ordered = [tensor.detach().permute(axes) for tensor in (weight, kept)]
     if not all(tensor.is_contiguous() for tensor in ordered):
         return None
@@ -222,19 +232,24 @@ def _in_order_of_memory(weight: Tensor, kept: Tensor, never: Tensor | None) -> _
     return _Part(flat, into, mask, ordered[0].shape, [strides[axis] for axis in axes])
 
 
-def _count(values: Tensor, scratch: Tensor) -> Tensor:
-    """How many of a chunk's values are not zero."""
+def _only_below(high: float, values: Tensor, into: Tensor) -> Tensor:
+    """Values whose magnitude is below a bound, and zeros elsewhere."""
+    torch.ops.aten.hardtanh_backward(values, values, -high, high, grad_input=into)
+    return into
+
+
+def _number(values: Tensor, scratch: Tensor) -> Tensor:
+    """How many of a chunk's values are not zero; NaN if one is NaN."""
     if values.dtype not in (torch.float32, torch.float64) or values.device.type != "cpu":
         return values.count_nonzero()
     signs = torch.sign(values, out=scratch)
-    return signs.dot(signs).nan_to_num_(0).long()  # exact: ones, and fewer than 2 ** 24
+    return signs.dot(signs)  # exact: a sum of ones, fewer than 2 ** 24
 
 
-def _nonzero(values: Tensor) -> Tensor:
-    """Where few of many values are not zero; on a CPU whole rows are passed over at a time."""
-    if values.device.type != "cpu" or len(values) % _ROW:
-        return values.nonzero().flatten()
-    values = values.view(-1, _ROW)
-    rows = torch.linalg.vector_norm(values, dim=1).nonzero().flatten()
-    inside = values[rows].nonzero()
-    return rows[inside[:, 0]] * _ROW + inside[:, 1]
+def _norms_of_rows(values: Tensor) -> list[Tensor]:
+    """Zero for rows of zeros; the last row may be shorter."""
+    whole = len(values) // _ROW * _ROW
+    norms = [torch.linalg.vector_norm(values[:whole].view(-1, _ROW), dim=1)]
+    if whole < len(values):
+        norms.append(torch.linalg.vector_norm(values[whole:]).view(1))
+    return norms

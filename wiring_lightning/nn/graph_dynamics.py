@@ -37,7 +37,8 @@ def run_blocks(
     # Split once, so that the gradient of the weights is put together once.
     parts = [rows.split(sizes, 1) for rows in weights.split(sizes)]
     nodes = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
-    received, sent = inputs.flatten(1), list[Tensor]()
+    received = inputs.flatten(1)
+    sent: list[Tensor] = []
     for block, arriving in enumerate(parts):
         if block:
             received = arriving[0] @ sent[0]

@@ -8,7 +8,9 @@ from wiring_lightning.plots.accuracy import Measurement, draw_accuracy
 from wiring_lightning.plots.active_by_depth import draw_active_by_depth
 from wiring_lightning.plots.active_nodes import draw_active_nodes
 from wiring_lightning.plots.architecture import draw_architecture
+from wiring_lightning.plots.channels import draw_channels, is_channel_graph
 from wiring_lightning.plots.connectivity import draw_connectivity
+from wiring_lightning.plots.degrees import draw_degrees
 from wiring_lightning.plots.efficiency import Efficiency, draw_efficiency
 from wiring_lightning.plots.fabric import draw_fabric, is_fabric
 from wiring_lightning.plots.feature_reuse import ReusesFeatures, draw_feature_reuse
@@ -29,7 +31,9 @@ __all__ = [
     "draw_active_by_depth",
     "draw_active_nodes",
     "draw_architecture",
+    "draw_channels",
     "draw_connectivity",
+    "draw_degrees",
     "draw_efficiency",
     "draw_fabric",
     "draw_feature_reuse",
@@ -38,6 +42,7 @@ __all__ = [
     "draw_scaling",
     "draw_scores",
     "draw_wiring",
+    "is_channel_graph",
     "is_fabric",
     "save_figure",
     "select",

@@ -31,7 +31,8 @@ _HEIGHT, _PITCH = 7.0, 1.7  # inches of a column, and between two of them
 _RADIUS = 4.0  # inches of a circle
 _GAP = 0.04  # of the circle, between two groups
 _INK = 260.0  # lines per group that may be drawn fully opaque
-_MAX_ALPHA, _FAINT = 0.7, 0.15
+_MAX_ALPHA, _MIN_ALPHA = 0.7, 0.03
+_FAINT = 0.1  # edges that are given
 _MAX_PER_GROUP = 8_000  # the strongest are drawn; more would only darken the background
 
 
@@ -51,9 +52,9 @@ def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
 
     Nodes of a block stand in a column, and blocks from left to right. A group whose nodes feed each
     other takes several columns: a node stands behind all those of its group that it hears from.
-    Where edges lead back, as in discrete and continuous time, all nodes stand on a circle. A line is
-    an active edge, the more opaque the larger its weight. Hollow nodes are dead: no active path from
-    the input to the output leads through them, and their edges are pale.
+    Where edges lead back, as in discrete and continuous time, all nodes stand on a circle. A line
+    is an active edge, the more opaque the larger its weight. Hollow nodes are dead: no active path
+    from the input to the output leads through them, and their edges are pale.
 
     Args:
         wiring: one architecture.
@@ -196,7 +197,7 @@ def _opacity(wiring: Wiring, edges: Tensor) -> Tensor:
         own = own[:_MAX_PER_GROUP]
         largest = score[own[len(own) // 100]].clamp_min(1e-12)
         ink = (score[own] / largest).clamp(0, 1) ** 3  # most weights are of much the same size
-        opacity[own] = ink * min(_MAX_ALPHA, _INK / float(ink.sum()))
+        opacity[own] = (ink * min(_MAX_ALPHA, _INK / float(ink.sum()))).clamp_min(_MIN_ALPHA)
     return opacity
 
 
@@ -204,11 +205,15 @@ def _draw_nodes(axes: Axes, wiring: Wiring, places: Points) -> None:
     live, inner = wiring.live_nodes.numpy(), inner_nodes(wiring).numpy()
     distance = _HEIGHT / max(float(wiring.nodes.group.bincount().max()), 1.0)  # roughly, in inches
     area = float(np.clip(72 * distance, 1.2, 5.0)) ** 2
-    style = {"linewidths": 0.6, "rasterized": True, "zorder": 3}
-    dead = places[inner & ~live]
-    axes.scatter(*dead.T, s=area, facecolors="white", edgecolors=PRUNED, **style)
-    axes.scatter(*places[inner & live].T, s=area, color=LIVE, **style)
-    axes.scatter(*places[~inner].T, s=30, color=END, **style)
+    for chosen, size, face, edge in (
+        (inner & ~live, area, "white", PRUNED),
+        (inner & live, area, LIVE, LIVE),
+        (~inner, 30.0, END, END),
+    ):
+        x, y = places[chosen].T
+        axes.scatter(
+            x, y, size, facecolors=face, edgecolors=edge, linewidths=0.6, rasterized=True, zorder=3
+        )
 
 
 def _summary(wiring: Wiring, drawn: int) -> str:

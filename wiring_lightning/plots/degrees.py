@@ -81,16 +81,15 @@ def _histogram(axes: Axes, degree: NDArray[np.int64], label: str) -> None:
     step = max(1, -(-largest // _BINS))
     edges = np.arange(1, largest + step + 1, step)
     some = degree[degree > 0]
-    axes.hist(some, edges, color=LIVE)
+    axes.hist(some, edges.tolist(), color=LIVE)
     none = len(degree) - len(some)
     if none:
         axes.bar(-0.5 * step, none, 0.9 * step, color=PRUNED)
-        axes.annotate(f"{none:,} with none", (-0.5 * step, none), (2, 2), size=8, color=INK,
-                      textcoords="offset points")  # fmt: skip
     if len(some):
         mean = float(some.mean())
         axes.axvline(mean, color=LEARNED, linestyle="--", linewidth=1)
-        axes.set_title(f"mean {mean:.1f}, largest {largest:,}", loc="right", size=9, color=INK)
+        text = f"mean {mean:.1f}, largest {largest:,}, {none:,} with none"
+        axes.set_title(text, loc="left", size=9, color=INK)
     axes.set_xlabel(label)
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.spines[["top", "right"]].set_visible(False)

@@ -65,7 +65,7 @@ class ClassificationTask(SupervisedTask):
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
         if self.decay_norms:
             return super().parameter_groups()
-        norms = [
+        norms: list[nn.Parameter] = [
             parameter
             for module in self.modules()
             if isinstance(module, _NORMS)
@@ -73,7 +73,11 @@ class ClassificationTask(SupervisedTask):
         ]
         chosen = {id(parameter) for parameter in norms}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in chosen]
-        return [{"params": rest}, {"params": norms, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": rest},
+            {"params": norms, "weight_decay": 0.0},
+        ]
+        return groups
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:

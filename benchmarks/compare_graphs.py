@@ -1,0 +1,179 @@
+"""Learned against random edges in the tiny neural graphs of DNW (Table 1), on CIFAR-10.
+
+    python -m benchmarks.compare_graphs --root DIR
+
+DIR holds cifar-10-batches-py. Both graphs have the same nodes, number of edges, seeds and schedule;
+one learns its edges with the callback DNW, the other keeps random ones. The recipe is the authors'
+but for its length and batch size: SGD with Nesterov momentum 0.9, weight decay 1e-4, a learning
+rate that is divided by 10 after half and after three quarters of the epochs, crops and mirroring.
+Writes NAME.md (the table), NAME.csv (all curves) and NAME.png after every run.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from benchmarks.experiments import Row, fit, make_data
+from benchmarks.machine import describe, keep_freed_memory
+from wiring_lightning.backbones import NeuralGraph
+from wiring_lightning.callbacks import DNW, Phase
+from wiring_lightning.nn import Adjacency, AdjacencyMode
+from wiring_lightning.plots import save_figure
+
+_WIRINGS: tuple[AdjacencyMode, ...] = ("learned", "random")
+_COLORS = {"learned": "#D55E00", "random": "#0072B2"}
+_PAPER = {
+    ("static", "learned"): "80.9 ± 0.6", ("static", "random"): "76.1 ± 0.5",
+    ("discrete", "learned"): "82.3 ± 0.6", ("discrete", "random"): "77.3 ± 0.7",
+    ("continuous", "learned"): "83.1 ± 0.3", ("continuous", "random"): "78.5 ± 1.2",
+}  # fmt: skip
+
+
+def main() -> None:
+    keep_freed_memory()
+    options = _options()
+    torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision(options.precision)
+    results: dict[str, list[Row]] = defaultdict(list)
+    curves: list[Row] = []
+    for seed in range(options.seeds):
+        for wiring in _WIRINGS:
+            result, rows = _run(options, wiring, seed)
+            results[wiring].append(result)
+            curves += rows
+            print(f"{wiring}, seed {seed}: {result}", flush=True)
+            _write(options, results, curves)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", default="data", help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--dynamics", choices=["static", "discrete", "continuous"],
+                        default="static")  # fmt: skip
+    parser.add_argument("--rank-all", action="store_true", help="see NeuralGraph")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--steps", type=int, help="steps of one epoch; all images by default")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=["highest", "medium"], default="highest",
+                        help="medium: matrix products in bfloat16")  # fmt: skip
+    parser.add_argument("--name", default="results/compare_graphs")
+    return parser.parse_args()
+
+
+class Edges(Callback):
+    """Counts how many of the first edges are still there after every epoch."""
+
+    def __init__(self) -> None:
+        self.first = torch.empty(0)
+        self.kept: list[float] = []
+
+    def on_train_start(self, _trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the first edges."""
+        self.first = _edges(pl_module)
+
+    def on_train_epoch_end(self, _trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare."""
+        now = _edges(pl_module)
+        self.kept.append(float((self.first & now).sum() / self.first.sum()))
+
+
+def _edges(module: LightningModule) -> Tensor:
+    network = module.backbone
+    assert isinstance(network, NeuralGraph)
+    assert isinstance(network.graph, Adjacency)
+    return network.graph.matrix().detach() != 0
+
+
+def _run(options: argparse.Namespace, wiring: AdjacencyMode, seed: int) -> tuple[Row, list[Row]]:
+    """What the table says about one training, and its curve."""
+    data = make_data("cifar10", options.root, options.batch, seed)
+    torch.manual_seed(seed)
+    network = NeuralGraph(options.dynamics, wiring=wiring, rank_all=options.rank_all)
+    ends = [options.epochs // 2, options.epochs * 3 // 4, options.epochs]
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    phases = [Phase(length, options.lr / 10**i) for i, length in enumerate(lengths) if length]
+    edges = Edges()
+    start = time.perf_counter()
+    tested, rows = fit(
+        network, data, phases, [*([DNW()] if wiring == "learned" else []), edges],
+        steps=options.steps, lr=options.lr, weight_decay=1e-4,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    columns = zip(rows, edges.kept, strict=True)
+    curve = [
+        {"wiring": wiring, "seed": seed, "epoch": row["epoch"], "val_acc": row["val_acc"],
+         "first_edges": kept}
+        for row, kept in columns
+    ]  # fmt: skip
+    return {"accuracy": tested, "seconds": seconds, "first_edges": edges.kept[-1]}, curve
+
+
+def _write(
+    options: argparse.Namespace, results: Mapping[str, Sequence[Row]], curves: Sequence[Row]
+) -> None:
+    steps = "" if options.steps is None else f" of {options.steps} steps"
+    lines = [
+        f"CIFAR-10, {options.dynamics} graph of 800 nodes and 32,000 edges"
+        f"{', all weights ranked' if options.rank_all else ''}, {options.epochs} epochs{steps}, "
+        f"batch {options.batch}, lr {options.lr} divided by 10 after 1/2 and 3/4, matrix products "
+        f"in {options.precision} precision. {describe('cpu', options.threads)}.", "",
+        "| edges | test accuracy, mean ± std (n) | paper, 160 epochs | first edges still there "
+        "| seconds an epoch |",
+        "| --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for wiring, runs in results.items():
+        values = [100 * run["accuracy"] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+        kept = statistics.mean(run["first_edges"] for run in runs)
+        seconds = statistics.mean(run["seconds"] for run in runs) / options.epochs
+        lines.append(
+            f"| {wiring} | {statistics.mean(values):.2f} ± {spread:.2f} ({len(values)}) "
+            f"| {_PAPER[options.dynamics, wiring]} | {kept:.0%} | {seconds:.0f} |"
+        )
+    base = Path(options.name)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    base.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with base.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, curves[0].keys())
+        writer.writeheader()
+        writer.writerows(curves)
+    save_figure(_figure(curves), base.with_suffix(".png"))
+
+
+def _figure(curves: Sequence[Row]) -> Figure:
+    """Mean of the seeds as a line, the seeds themselves faintly."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for wiring, color in _COLORS.items():
+        by_seed: dict[int, list[float]] = defaultdict(list)
+        for row in curves:
+            if row["wiring"] == wiring:
+                by_seed[row["seed"]].append(100 * row["val_acc"])
+        for values in by_seed.values():
+            epochs = range(1, len(values) + 1)
+            axes.plot(epochs, values, color=color, linewidth=0.8, alpha=0.35)
+        means = [statistics.mean(values) for values in zip(*by_seed.values(), strict=True)]
+        if means:
+            epochs = range(1, len(means) + 1)
+            axes.plot(epochs, means, color=color, linewidth=2, label=f"{wiring} edges")
+    axes.set(xlabel="epoch", ylabel="validation accuracy, %")
+    axes.legend(loc="lower right", frameon=False)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

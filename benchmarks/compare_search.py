@@ -1,0 +1,220 @@
+"""A searched architecture against random ones of the same cost on real images, several seeds.
+
+    python -m benchmarks.compare_search --root DIR
+    python -m benchmarks.compare_search --data digits --seeds 1 --name results/try
+    python -m benchmarks.compare_search --data faces --root DIR --name results/search_faces
+
+Every seed searches a small ConvFabric within a budget (a share of the whole fabric's cost) and then
+trains from scratch, all for the same number of epochs: the architecture that it found, random
+architectures that cost as much as the found one and, with `--whole`, the whole fabric. For cifar10,
+DIR holds cifar-10-batches-py; for faces, it holds the folders images and masks, and the pixels of a
+mask are numbers of classes. Images are made smaller (`--size`), so that the comparison fits a small
+machine. Writes NAME.md (the table), NAME.csv (all curves), NAME.png (the curves) and NAME_SEED.png
+(the picture of what was found).
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule
+from matplotlib.figure import Figure
+from torch import nn
+
+from benchmarks.experiments import Row, Shrink, make_data
+from benchmarks.searches import random_architectures, train
+from wiring_lightning import costs
+from wiring_lightning.backbones import ConvFabric
+from wiring_lightning.callbacks import BudgetedSearch, Phase
+from wiring_lightning.data import ImageMaskFolder
+from wiring_lightning.plots import draw_fabric, save_figure
+
+_COLORS = {"search": "#0072B2", "found, from scratch": "#D55E00",
+           "random, from scratch": "#999999", "whole, from scratch": "#009E73"}  # fmt: skip
+
+
+@dataclass
+class Case:
+    """What became of one kind of network, one entry for each training."""
+
+    cost: list[int] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    cases: dict[str, Case] = defaultdict(Case)
+    curves: list[Row] = []
+    for seed in range(options.seeds):
+        data, start = _data(options, seed), time.perf_counter()
+        whole = int(costs.multiply_adds(_build(options, data, "full").wiring()))
+        for name, network, accuracy, rows in _trainings(options, data, whole, seed):
+            cost, case = int(costs.multiply_adds(network.wiring())), cases[name]
+            case.cost.append(cost)
+            case.accuracy.append(accuracy)
+            case.entropy += [rows[-1]["entropy"]] if name == "search" else []
+            run = len(case.cost)
+            curves += [{"case": name, "seed": seed, "run": run, **row} for row in rows]
+            print(
+                f"seed {seed}, {name}: {cost:,} multiply-adds, test {accuracy:.4f}, entropy "
+                f"{rows[-1]['entropy'] or 0:.3f}, {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
+            _write(options, whole, cases, curves)
+            start = time.perf_counter()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=["digits", "cifar10", "faces"], default="cifar10")
+    parser.add_argument("--root", default="data", help="folder of the data, see above")
+    parser.add_argument("--classes", nargs="+", default=["background", "skin", "hair"],
+                        help="of the faces")  # fmt: skip
+    parser.add_argument("--images", type=int, default=9600, help="training images of an epoch")
+    parser.add_argument("--size", type=int, default=16, help="average images down to this size")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--random", type=int, default=2, help="random architectures for each seed")
+    parser.add_argument("--whole", action="store_true", help="train the whole fabric, too")
+    parser.add_argument("--columns", type=int, default=4)
+    parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument("--scales", type=int, default=4)
+    parser.add_argument("--budget", type=float, default=0.5, help="share of the whole cost")
+    parser.add_argument("--epochs", type=int, nargs=3, default=[4, 12, 6],
+                        help="of the warm-up, the search, and with a tenth of lr")  # fmt: skip
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--gate-lr", type=float, default=5.0)
+    parser.add_argument("--penalty", type=float, default=0.3, help="relative to 1 / 10^m")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", default="results/compare_search")
+    return parser.parse_args()
+
+
+def _trainings(
+    options: argparse.Namespace, data: LightningDataModule, whole: int, seed: int
+) -> Iterator[tuple[str, ConvFabric, float, list[Row]]]:
+    """Name, network, test accuracy and curve of every training of a seed."""
+    torch.manual_seed(seed)
+    network = _build(options, data, "search")
+    search = BudgetedSearch(
+        budget=options.budget * whole, relative_penalty=options.penalty, lr=options.gate_lr,
+        warmup_epochs=options.epochs[0], seed=seed,
+    )  # fmt: skip
+    yield "search", network, *_train(options, network, data, search)
+    save_figure(draw_fabric(network.wiring()), f"{options.name}_{seed}.png")
+    cost = int(costs.multiply_adds(network.wiring()))
+    names = ["found", *["random"] * options.random, *["whole"] * options.whole]
+    others = random_architectures(network, cost, options.random, seed)
+    for name, architecture in zip(
+        names, [network.architecture_names, *others, "full"], strict=False
+    ):
+        torch.manual_seed(seed)
+        fixed = _build(options, data, architecture)
+        yield f"{name}, from scratch", fixed, *_train(options, fixed, data)
+
+
+def _data(options: argparse.Namespace, seed: int) -> LightningDataModule:
+    if options.data != "faces":
+        return make_data(options.data, options.root, options.batch, seed)
+    data = ImageMaskFolder(
+        options.classes, root=options.root, image_size=options.size, batch_size=options.batch,
+        seed=seed,
+    )  # fmt: skip
+    data.setup("fit")
+    return data
+
+
+def _build(
+    options: argparse.Namespace, data: LightningDataModule, architecture: str | list[str]
+) -> ConvFabric:
+    return ConvFabric(
+        options.columns, options.channels, options.scales, data.num_classes,
+        task="segmentation" if options.data == "faces" else "classification",
+        in_channels=data.image_shape[0], image_size=options.size, architecture=architecture,
+    )  # fmt: skip
+
+
+def _train(
+    options: argparse.Namespace,
+    network: nn.Module,
+    data: LightningDataModule,
+    search: BudgetedSearch | None = None,
+) -> tuple[float, list[Row]]:
+    warm, middle, last = options.epochs
+    searched = search is not None
+    phases = [Phase(warm + middle, options.lr), Phase(last, options.lr / 10, freeze=searched)]
+    faces = options.data == "faces"
+    return train(
+        network if faces else Shrink(network, options.size), data, phases, search,
+        segmentation=faces, steps=options.images // options.batch or None, lr=options.lr,
+        weight_decay=1e-4,
+    )  # fmt: skip
+
+
+def _write(
+    options: argparse.Namespace, whole: int, cases: dict[str, Case], curves: list[Row]
+) -> None:
+    lines = [
+        f"{options.data}, ConvFabric of {options.columns} columns, {options.scales} scales and "
+        f"{options.channels} channels, {options.size} pixels, {options.images or 'all'} images an "
+        f"epoch, epochs {options.epochs}, lr {options.lr}, gate lr {options.gate_lr}, lambda "
+        f"{options.penalty} / 10^m, batch {options.batch}", "",
+        f"The whole fabric takes {whole:,} multiply-adds, the budget is {options.budget:.0%} of "
+        "them. Entropy is that of the probabilities at the end, in bits for each edge.", "",
+        "| network | multiply-adds, mean (most) | entropy, mean | test accuracy, mean ± std (n) |",
+        "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for name, case in cases.items():
+        spread = statistics.stdev(case.accuracy) if len(case.accuracy) > 1 else float("nan")
+        entropy = f"{statistics.mean(case.entropy):.3f}" if case.entropy else ""
+        lines.append(
+            f"| {name} | {statistics.mean(case.cost):,.0f} ({max(case.cost):,}) | {entropy} | "
+            f"{100 * statistics.mean(case.accuracy):.2f} ± {100 * spread:.2f} "
+            f"({len(case.accuracy)}) |"
+        )
+    base = Path(options.name)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    base.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with base.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, curves[0].keys())
+        writer.writeheader()
+        writer.writerows(curves)
+    save_figure(_figure(curves, options.budget * whole), base.with_suffix(".png"))
+
+
+def _figure(curves: list[Row], budget: float) -> Figure:
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    accuracy, cost, entropy = figure.subplots(1, 3)
+    runs = defaultdict(list)
+    for row in curves:
+        runs[row["case"], row["seed"], row["run"]].append(row)
+    named: set[str] = set()
+    for (case, *_), rows in runs.items():
+        label = None if case in named else case
+        named.add(case)
+        epochs = [row["epoch"] + 1 for row in rows]
+        accuracy.plot(epochs, [100 * row["val"] for row in rows], color=_COLORS[case], label=label)
+        if case == "search":
+            for axes, key in ((cost, "cost_best"), (entropy, "entropy")):
+                axes.plot(epochs, [row[key] for row in rows], color=_COLORS[case])
+    cost.axhline(budget, color="#999999", linestyle="--", label="budget")
+    accuracy.set(xlabel="epoch", ylabel="validation accuracy, %")
+    cost.set(xlabel="epoch", ylabel="multiply-adds of the most probable architecture")
+    entropy.set(xlabel="epoch", ylabel="entropy of the search, bits per edge")
+    for axes in (accuracy, cost):
+        axes.legend(fontsize=8)
+    for axes in (accuracy, cost, entropy):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
