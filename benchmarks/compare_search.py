@@ -21,9 +21,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -32,8 +32,11 @@ from benchmarks.searches import random_architectures, train
 from wiring_lightning import costs
 from wiring_lightning.backbones import ConvFabric
 from wiring_lightning.callbacks import BudgetedSearch, Phase
-from wiring_lightning.data import ImageMaskFolder
+from wiring_lightning.data import ImageDataModule, ImageMaskFolder
 from wiring_lightning.plots import draw_fabric, save_figure
+
+Data = ImageDataModule | ImageMaskFolder
+Architecture = Literal["search", "full"] | list[str]
 
 _COLORS = {"search": "#0072B2", "found, from scratch": "#D55E00",
            "random, from scratch": "#999999", "whole, from scratch": "#009E73"}  # fmt: skip
@@ -63,9 +66,10 @@ def main() -> None:
             case.entropy += [rows[-1]["entropy"]] if name == "search" else []
             run = len(case.cost)
             curves += [{"case": name, "seed": seed, "run": run, **row} for row in rows]
+            entropy = f", entropy {rows[-1]['entropy']:.3f}" if name == "search" else ""
             print(
-                f"seed {seed}, {name}: {cost:,} multiply-adds, test {accuracy:.4f}, entropy "
-                f"{rows[-1]['entropy'] or 0:.3f}, {time.perf_counter() - start:.0f} s",
+                f"seed {seed}, {name}: {cost:,} multiply-adds, test {accuracy:.4f}{entropy}, "
+                f"{time.perf_counter() - start:.0f} s",
                 flush=True,
             )
             _write(options, whole, cases, curves)
@@ -91,7 +95,7 @@ def _options() -> argparse.Namespace:
                         help="of the warm-up, the search, and with a tenth of lr")  # fmt: skip
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--gate-lr", type=float, default=5.0)
-    parser.add_argument("--penalty", type=float, default=0.3, help="relative to 1 / 10^m")
+    parser.add_argument("--penalty", type=float, default=0.1, help="relative to 1 / 10^m")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", default="results/compare_search")
@@ -99,7 +103,7 @@ def _options() -> argparse.Namespace:
 
 
 def _trainings(
-    options: argparse.Namespace, data: LightningDataModule, whole: int, seed: int
+    options: argparse.Namespace, data: Data, whole: int, seed: int
 ) -> Iterator[tuple[str, ConvFabric, float, list[Row]]]:
     """Name, network, test accuracy and curve of every training of a seed."""
     torch.manual_seed(seed)
@@ -113,15 +117,14 @@ def _trainings(
     cost = int(costs.multiply_adds(network.wiring()))
     names = ["found", *["random"] * options.random, *["whole"] * options.whole]
     others = random_architectures(network, cost, options.random, seed)
-    for name, architecture in zip(
-        names, [network.architecture_names, *others, "full"], strict=False
-    ):
+    architectures: list[Architecture] = [network.architecture_names, *others, "full"]
+    for name, architecture in zip(names, architectures, strict=False):
         torch.manual_seed(seed)
         fixed = _build(options, data, architecture)
         yield f"{name}, from scratch", fixed, *_train(options, fixed, data)
 
 
-def _data(options: argparse.Namespace, seed: int) -> LightningDataModule:
+def _data(options: argparse.Namespace, seed: int) -> Data:
     if options.data != "faces":
         return make_data(options.data, options.root, options.batch, seed)
     data = ImageMaskFolder(
@@ -132,9 +135,7 @@ def _data(options: argparse.Namespace, seed: int) -> LightningDataModule:
     return data
 
 
-def _build(
-    options: argparse.Namespace, data: LightningDataModule, architecture: str | list[str]
-) -> ConvFabric:
+def _build(options: argparse.Namespace, data: Data, architecture: Architecture) -> ConvFabric:
     return ConvFabric(
         options.columns, options.channels, options.scales, data.num_classes,
         task="segmentation" if options.data == "faces" else "classification",
@@ -145,7 +146,7 @@ def _build(
 def _train(
     options: argparse.Namespace,
     network: nn.Module,
-    data: LightningDataModule,
+    data: Data,
     search: BudgetedSearch | None = None,
 ) -> tuple[float, list[Row]]:
     warm, middle, last = options.epochs

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,7 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def settings(row: Row, cli: Built) -> dict[str, object]:
+def settings(row: Row, cli: Built) -> dict[str, Any]:
     """The arguments of the backbone in a row's command."""
     cli.parse_arguments(cli.parser, list(row.command))
     return vars(cli.given("model", "init_args", "backbone", "init_args"))
@@ -138,15 +139,15 @@ def test_a_fixed_network_costs_what_the_paper_prints(row: Row, commands: Built) 
         data, name, machines = TABLES[same.table]
         printed = float(same.cost) * same.unit
         if name == "sequential_steps":
-            order = "reverse_postorder"  # that of the paper
-            assert int(costs.sequential_steps(wiring, machines, order)) == printed, same
+            price = costs.SequentialSteps(machines, order="reverse_postorder")  # as the paper
+            assert int(price(wiring)) == printed, same
             continue
-        price = float(getattr(costs, name)(wiring))
+        size = float(getattr(costs, name)(wiring))
         if data is CIFAR100:
-            price -= 90 * 64  # the paper prints what the network takes for ten classes
+            size -= 90 * 64  # the paper prints what the network takes for ten classes
         # Up or down in the last printed digit that is no zero.
         decimals = len(same.cost.partition(".")[2].rstrip("0"))
-        assert abs(price - printed) <= same.unit / 10**decimals, same
+        assert abs(size - printed) <= same.unit / 10**decimals, same
 
 
 @pytest.mark.parametrize("row", SEARCHED_SHAPES, ids=str)

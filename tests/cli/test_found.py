@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from tests.cli.commands import BASE, checkpoint_in, refused, succeed, weights_in, wiring, write
 from wiring_lightning.backbones import ConvFabric

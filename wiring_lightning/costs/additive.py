@@ -30,8 +30,9 @@ def parameters(wiring: Wiring, live: bool = True) -> Tensor:
 def multiply_adds(wiring: Wiring, live: bool = True) -> Tensor:
     """Count multiply-adds for one example.
 
-    Convolutions and linear layers are counted; batch norms, activations and the additions that
-    gates select are free, as in the papers. Arguments and result as for `parameters`.
+    Convolutions and linear layers are counted; batch norms and activations are free, and so are the
+    additions that gates select, as in the papers. A fabric counts the additions of its sums, as its
+    paper does. Arguments and result as for `parameters`.
     """
     nodes = wiring.nodes
     return _additive(

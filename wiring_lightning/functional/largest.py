@@ -39,8 +39,10 @@ class LargestMagnitudes:
             raise ValueError(f"k must not be negative, got {k}.")
         self.k = k
         self.threshold: float | None = None
-        # Relative half width of the band; follows how far the threshold moves.
+        # Relative half width of the band; follows how far the threshold is from where it was
+        # expected, which is where another step like the last one leads.
         self.width = 0.02
+        self._pace = 1.0
 
     def __call__(self, weights: Tensor) -> Tensor:
         """Mark entries of a flat tensor.
@@ -100,8 +102,8 @@ class LargestMagnitudes:
     def _near(self, parts: Sequence["_Part"]) -> bool:
         """Keep with the help of the last threshold; `False` if it has moved too far."""
         assert self.threshold is not None
-        high = self.threshold * (1 + self.width)
-        low = self.threshold * (1 - self.width)
+        high = self.threshold * self._pace * (1 + self.width)
+        low = self.threshold * self._pace * (1 - self.width)
         numbers, bands = zip(*(part.split(high, low) for part in parts), strict=True)
         number = float(torch.stack(numbers).sum())
         values = torch.cat([part.kept[band] for part, band in zip(parts, bands, strict=True)]).abs()
@@ -150,8 +152,10 @@ class LargestMagnitudes:
 
     def _remember(self, threshold: float) -> None:
         if self.threshold is not None:
-            moved = abs(threshold / self.threshold - 1)
-            self.width = min(0.5, max(4 * moved, 0.7 * self.width, 1e-4))
+            moved = threshold / self.threshold
+            missed = abs(moved / self._pace - 1)
+            self.width = min(0.5, max(4 * missed, 0.7 * self.width, 1e-4))
+            self._pace = min(max(moved, 0.8), 1.25)
         self.threshold = threshold if _SMALLEST < threshold < math.inf else None
 
 
@@ -199,13 +203,23 @@ class _Part:
             other = scratch[: len(kept)]
             numbers.append(_number(kept, other))
             norms += _norms_of_rows(_only_below(high, kept, other))
-        rows = torch.cat(norms).nonzero()
-        index = (rows * _ROW + torch.arange(_ROW, device=rows.device)).flatten()
-        if len(self.weights) % _ROW:
-            index = index[index < len(self.weights)]
-        values = self.kept[index]
-        band = index[_only_below(high, values, torch.empty_like(values)) != 0]
-        return torch.stack(numbers).sum(dtype=torch.float64), band
+        rows = torch.cat(norms).nonzero().flatten()
+        return torch.stack(numbers).sum(dtype=torch.float64), self._inside(rows, high)
+
+    def _inside(self, rows: Tensor, high: float) -> Tensor:
+        """Where in some rows of what is kept the values are below a bound."""
+        count = len(self.kept)
+        rest = count % _ROW
+        last = count // _ROW  # a row that is not whole, if there is a rest
+        whole = rows[rows < last]
+        values = self.kept[: count - rest].view(-1, _ROW)[whole]
+        row, column = _only_below(high, values, values).nonzero(as_tuple=True)
+        index = whole[row] * _ROW + column
+        if not rest or len(whole) == len(rows):
+            return index
+        tail = self.kept[count - rest :].clone()
+        tail = _only_below(high, tail, tail).nonzero().flatten()
+        return torch.cat([index, tail + (count - rest)])
 
     def logical(self, index: Tensor) -> Tensor:
         """From places in memory to indices."""
