@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.machine import describe, keep_freed_memory
-from benchmarks.steps import Step, peak_memory, ratio, time_steps, top_operators
+from benchmarks.steps import Step, ratio, time_steps, top_operators
 from wiring_lightning.backbones import MobileNetV1DNW, NeuralGraph
 from wiring_lightning.nn import find_adjacencies
 from wiring_lightning.optim import EdgeSet, StraightThrough
@@ -47,17 +47,17 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     command = f"`python -m benchmarks.dnw_step {' '.join(sys.argv[1:])}`"
-    lines = ["# Step time and memory of DNW's rule", "",
+    lines = ["# Step time of DNW's rule", "",
              f"{describe(options.device, options.threads)}, float32, 32x32 images, {command}", "",
-             "| network | batch | weights | edges | with the rule | without | ratio "
-             "| memory, with the rule | without |", "|" + " --- |" * 9]  # fmt: skip
+             "| network | batch | weights | edges | with the rule | without | ratio |",
+             "|" + " --- |" * 7]  # fmt: skip
     print("\n".join(lines), flush=True)
     for name in options.networks:
         for batch in options.batch:
             lines.append(_row(options, name, batch))
             print(lines[-1], flush=True)
     lines += ["", "Medians; the ratio is the median within a round (smallest to largest), "
-              f"{options.rounds} rounds. Memory in MiB."]  # fmt: skip
+              f"{options.rounds} rounds."]  # fmt: skip
     print(lines[-1])
     if options.profile:
         step = _step(options, options.networks[0], options.batch[0], rule=True)
@@ -83,9 +83,6 @@ def _options() -> argparse.Namespace:
 
 
 def _row(options: argparse.Namespace, name: str, batch: int) -> str:
-    memory = [
-        peak_memory(_step(options, name, batch, rule), options.device) for rule in (True, False)
-    ]
     steps = {rule: _step(options, name, batch, rule == "with") for rule in ("with", "without")}
     for _ in range(_WARM_UP):  # until the threshold moves as it does in training
         steps["with"]()
@@ -99,7 +96,6 @@ def _row(options: argparse.Namespace, name: str, batch: int) -> str:
         f"{sum(each.k for each in sets):,}",
         *(f"{statistics.median(times[rule]):.0f} ms" for rule in ("with", "without")),
         ratio(times["with"], times["without"]),
-        *(f"{size:.0f}" for size in memory),
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 

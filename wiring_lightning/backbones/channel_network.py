@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.channel_columns import ChannelColumns
+from wiring_lightning.backbones.graph_columns import GraphColumns
 from wiring_lightning.nn import (
     Adjacency,
     CompactGraphStage,
@@ -14,7 +14,7 @@ from wiring_lightning.nn import (
     preferred_layout,
     select_norm,
 )
-from wiring_lightning.nn.graph_edges import edges_of
+from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.wiring import Wiring
 
 _FILTER = 9  # weights of a node's filter
@@ -101,10 +101,11 @@ class ChannelNetwork(nn.Module):
 
     @torch.no_grad()
     def _wiring(self, only_usable: bool) -> Wiring:
-        columns, device = ChannelColumns("image"), torch.device("cpu")
+        columns, device, unlisted = GraphColumns(), torch.device("cpu"), 0
+        image = columns.add("image", steps=0)
         side = -(-self.image_size // self.stem.stride[0])
         inputs, per_input = 1 + torch.arange(self.stem.out_channels), self.stem.weight[0].numel()
-        columns.given(0, inputs, per_input, per_input * side**2)
+        columns.connect(image, inputs, parameters=per_input, multiply_adds=per_input * side**2)
         fed = [inputs]
         for name, stage in self._stages().items():
             edges, numbers = stage.edges(), stage.numbers.to(device)
@@ -113,32 +114,40 @@ class ChannelNetwork(nn.Module):
                 edges = edges.select(flows)
                 flows = edges.usable
             side = -(-side // stage.stride)
-            first = columns.nodes(name, numbers, _FILTER + _NORM, _FILTER * side**2)
-            columns.edges(first, edges, side**2)
+            first = len(columns)
+            columns.add_group(name, numbers, _FILTER + _NORM, _FILTER * side**2)
+            _connect(columns, first, edges, side**2)
+            unlisted += edges.unlisted
             fed.append(first + edges.target[flows])
-        first = columns.nodes("features", self.numbers.to(device), _NORM, 0, steps=0)
-        count = first + len(self.numbers)
+        features = columns.add_group("features", self.numbers.to(device), _NORM, steps=0)
         # A node that nobody feeds still sends what batch norm makes of zero.
-        starved = torch.ones(count, dtype=torch.bool)
-        starved[0] = False
+        starved = torch.ones(len(columns), dtype=torch.bool)
+        starved[image] = False
         starved[torch.cat(fed)] = False
-        columns.given(0, starved.nonzero().flatten(), 0, 0)
-        self._add_classifier(columns, first)
-        return columns.wiring()
-
-    def _add_classifier(self, columns: ChannelColumns, first: int) -> None:
-        """The edges from features, the first of which has the number `first`, to the logits."""
+        columns.connect(image, starved.nonzero().flatten())
         classifier = self.classifier
-        features = first + torch.arange(len(self.numbers))
         if isinstance(classifier, nn.Linear):
-            last = columns.node("classifier", classifier.bias.numel())
-            columns.given(features, last, classifier.out_features, classifier.out_features)
-            return
-        count = _receivers(classifier)
-        columns.nodes("classes", torch.arange(count), 0, 0)
-        columns.edges(first, edges_of(classifier, len(features)), 1)
-        last = columns.node("classifier", steps=0)
-        columns.given(torch.arange(last - count, last), last, 0, 0)
+            last, size = columns.add("classifier", len(classifier.bias)), classifier.out_features
+            columns.connect(features, last, parameters=size, multiply_adds=size)
+        else:
+            first, edges = len(columns) - len(features), edges_of(classifier, len(features))
+            classes = columns.add_group("classes", _receivers(classifier))
+            _connect(columns, first, edges, 1)
+            unlisted += edges.unlisted
+            columns.connect(classes, columns.add("classifier", steps=0))
+        return columns.wiring(unlisted)
+
+
+def _connect(columns: GraphColumns, first: int, edges: GraphEdges, multiply_adds: int) -> None:
+    """Add the edges of a graph whose node 0 has the number `first`."""
+    columns.connect(
+        first + edges.source,
+        first + edges.target,
+        score=edges.weight.abs(),
+        learnable=edges.learned,
+        parameters=1,
+        multiply_adds=multiply_adds,
+    )
 
 
 def _receivers(layer: Adjacency | SparseEdges) -> int:

@@ -29,24 +29,34 @@ class GraphColumns:
         self._nodes: dict[str, list[int]] = {"parameters": [], "multiply_adds": [], "steps": []}
         self._edges: list[tuple[Tensor, ...]] = []
 
-    def add(self, name: str, parameters: int = 0, multiply_adds: int = 0) -> Tensor:
+    def __len__(self) -> int:
+        """Number of nodes so far, which is the number that the next one gets."""
+        return len(self._names)
+
+    def add(self, name: str, parameters: int = 0, multiply_adds: int = 0, steps: int = 1) -> Tensor:
         """Add a node that is a group of its own, and return its number as `[1]`."""
-        return self._add([name], parameters, multiply_adds, 1)
+        return self._add([name], parameters, multiply_adds, steps)
 
     def add_group(
-        self, name: str, size: int, parameters: int = 0, multiply_adds: int = 0, steps: int = 1
+        self,
+        name: str,
+        nodes: int | Tensor,
+        parameters: int = 0,
+        multiply_adds: int = 0,
+        steps: int = 1,
     ) -> Tensor:
-        """Add a group of equal nodes, and return their numbers `[size]`.
+        """Add a group of equal nodes, and return their numbers `[nodes]`.
 
         Args:
             name: of the group.
-            size: number of nodes.
+            nodes: how many, or what they are called in their group.
             parameters: of each node.
             multiply_adds: of each node.
             steps: 1, or 0 for nodes that do nothing.
         """
+        called = range(nodes) if isinstance(nodes, int) else nodes.tolist()
         return self._add(
-            [f"{name}.node{node}" for node in range(size)], parameters, multiply_adds, steps
+            [f"{name}.node{node}" for node in called], parameters, multiply_adds, steps
         )
 
     def connect(

@@ -19,8 +19,8 @@ class LargestMagnitudes:
 
     While a network trains, the k-th largest magnitude moves little from one step to the next. So
     entries well above the last threshold are in, entries well below are out, and only the thin band
-    around it is sorted. If the threshold has left the band, the call starts over with all entries:
-    the answer is exact in any case. Of equal magnitudes the one with the lower index wins.
+    around it is sorted. If the threshold has left a wider band, too, the call starts over with all
+    entries: the answer is exact in any case. Of equal magnitudes the one with the lower index wins.
 
     Args:
         k: how many entries to keep.
@@ -101,9 +101,13 @@ class LargestMagnitudes:
 
     def _near(self, parts: Sequence["_Part"]) -> bool:
         """Keep with the help of the last threshold; `False` if it has moved too far."""
+        return any(self._within(parts, min(0.5, factor * self.width)) for factor in (1, 8))
+
+    def _within(self, parts: Sequence["_Part"], width: float) -> bool:
+        """Keep if the threshold is in a band of this width around where it is expected."""
         assert self.threshold is not None
-        high = self.threshold * self._pace * (1 + self.width)
-        low = self.threshold * self._pace * (1 - self.width)
+        high = self.threshold * self._pace * (1 + width)
+        low = self.threshold * self._pace * (1 - width)
         numbers, bands = zip(*(part.split(high, low) for part in parts), strict=True)
         number = float(torch.stack(numbers).sum())
         values = torch.cat([part.kept[band] for part, band in zip(parts, bands, strict=True)]).abs()
@@ -154,7 +158,7 @@ class LargestMagnitudes:
         if self.threshold is not None:
             moved = threshold / self.threshold
             missed = abs(moved / self._pace - 1)
-            self.width = min(0.5, max(4 * missed, 0.7 * self.width, 1e-4))
+            self.width = min(0.5, max(5 * missed, 0.7 * self.width, 1e-4))
             self._pace = min(max(moved, 0.8), 1.25)
         self.threshold = threshold if _SMALLEST < threshold < math.inf else None
 
