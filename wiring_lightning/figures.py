@@ -44,6 +44,8 @@ _EXAMPLES = """\
 examples:
   wiring figure connectivity lightning_logs/version_0
   wiring figure active lightning_logs/version_0 lightning_logs/version_1 -o depth.svg
+  wiring figure graph lightning_logs/version_0
+  wiring figure degrees lightning_logs/version_0
   wiring figure accuracy lightning_logs/version_*
   wiring figure efficiency lightning_logs/version_*
   wiring figure reuse lightning_logs/version_0
