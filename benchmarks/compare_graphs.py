@@ -10,24 +10,21 @@ Writes NAME.md (the table), NAME.csv (all curves) and NAME.png after every run.
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.experiments import Row, fit, make_data
+from benchmarks.experiments import Row, fit, make_data, write_results
 from benchmarks.machine import describe, keep_freed_memory
 from wiring_lightning.backbones import NeuralGraph
 from wiring_lightning.callbacks import DNW, Phase
 from wiring_lightning.nn import Adjacency, AdjacencyMode
-from wiring_lightning.plots import save_figure
 
 _WIRINGS: tuple[AdjacencyMode, ...] = ("learned", "random")
 _COLORS = {"learned": "#D55E00", "random": "#0072B2"}
@@ -142,14 +139,7 @@ def _write(
             f"| {wiring} | {statistics.mean(values):.2f} ± {spread:.2f} ({len(values)}) "
             f"| {_PAPER[options.dynamics, wiring]} | {kept:.0%} | {seconds:.0f} |"
         )
-    base = Path(options.name)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    base.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with base.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, curves[0].keys())
-        writer.writeheader()
-        writer.writerows(curves)
-    save_figure(_figure(curves), base.with_suffix(".png"))
+    write_results(options.name, lines, curves, _figure(curves))
 
 
 def _figure(curves: Sequence[Row]) -> Figure:

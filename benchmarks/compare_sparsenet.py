@@ -10,7 +10,6 @@ NAME.md (the table), NAME.csv (all curves) and NAME.png after every run.
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections import defaultdict
@@ -20,12 +19,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.experiments import Row, Shrink, fit, make_data
+from benchmarks.experiments import Row, Shrink, fit, make_data, write_results
 from benchmarks.machine import describe, keep_freed_memory
 from wiring_lightning import costs
 from wiring_lightning.backbones import SparseNet
 from wiring_lightning.callbacks import Phase
-from wiring_lightning.plots import save_figure
 
 _COLORS = ("#D55E00", "#0072B2", "#009E73")
 
@@ -128,14 +126,7 @@ def _write(
             f"| {runs[0]['parameters']:,} | {runs[0]['multiply_adds'] / 1e6:.1f}M "
             f"| {seconds:.0f} |"
         )
-    base = Path(options.name)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    base.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with base.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, curves[0].keys())
-        writer.writeheader()
-        writer.writerows(curves)
-    save_figure(_figure(curves), base.with_suffix(".png"))
+    write_results(options.name, lines, curves, _figure(curves))
 
 
 def _figure(curves: Sequence[Row]) -> Figure:

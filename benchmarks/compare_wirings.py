@@ -9,20 +9,17 @@ comparison fits a small machine. Writes NAME.md (the table), NAME.csv (all curve
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.experiments import Row, Shrink, make_data, train
+from benchmarks.experiments import Row, Shrink, make_data, train, write_results
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNeXt
-from wiring_lightning.plots import save_figure
 
 
 def main() -> None:
@@ -112,14 +109,7 @@ def _write(
             f"| {wiring} | {fan_in} | {100 * statistics.mean(values):.2f} ± {100 * spread:.2f} "
             f"({len(values)}) | {live:.0%} |"
         )
-    base = Path(options.name)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    base.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with base.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, curves[0].keys())
-        writer.writeheader()
-        writer.writerows(curves)
-    save_figure(_figure(curves), base.with_suffix(".png"))
+    write_results(options.name, lines, curves, _figure(curves))
 
 
 def _figure(curves: list[Row]) -> Figure:

@@ -1,11 +1,14 @@
 """Training on real images, small enough for a small machine: what the comparisons share."""
 
+import csv
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD
@@ -14,6 +17,7 @@ from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
 from wiring_lightning.data import CIFAR10, Digits, ImageDataModule
 from wiring_lightning.functional import normalize_scores
 from wiring_lightning.nn import Gate, find_gates
+from wiring_lightning.plots import save_figure
 from wiring_lightning.tasks import ClassificationTask
 
 Row = dict[str, Any]
@@ -145,3 +149,17 @@ def fit(
     trainer.fit(task, data)
     tested = trainer.test(task, data, verbose=False)[0]["test/acc"]
     return tested, curves.rows
+
+
+def write_results(
+    name: str, lines: Sequence[str], curves: Sequence[Mapping[str, Any]], figure: Figure
+) -> None:
+    """Write a table `name.md`, curves `name.csv` and their picture `name.png`."""
+    base = Path(name)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    base.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with base.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, curves[0].keys())
+        writer.writeheader()
+        writer.writerows(curves)
+    save_figure(figure, base.with_suffix(".png"))
