@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wiring_lightning.functional import LargestMagnitudes
+from wiring_lightning.functional import Choice, LargestMagnitudes, keep_largest
 
 
 def brute_force(weights: Tensor, k: int) -> set[int]:
@@ -119,6 +119,38 @@ def test_numbers_that_are_none_end_a_run_with_one_clear_sentence() -> None:
     weights[3:60] = torch.nan
     with pytest.raises(ValueError, match="has the loss diverged"):
         largest.keep([weights], [kept])
+
+
+def test_many_choices_at_once_are_those_of_a_sort_each() -> None:
+    """Of several types, layouts and sizes, some of which jump while the others drift."""
+    torch.manual_seed(0)
+    shapes = [[(70,)], [(6, 4, 3, 3), (65,)], [(40, 50)], [(3,)], [(200,)], [(64, 9)]]
+    numbers = [0, 90, 1_000, 3, 20, 500]
+    searches = [LargestMagnitudes(k) for k in numbers]
+    weights = [[torch.randn(shape) for shape in own] for own in shapes]
+    weights[1][0] = weights[1][0].to(memory_format=torch.channels_last)
+    weights[4] = [each.double() for each in weights[4]]
+    for step in range(30):
+        kept = [[torch.full_like(each, torch.nan) for each in own] for own in weights]
+        keep_largest([Choice(*columns) for columns in zip(searches, weights, kept, strict=True)])
+        for own, ours, k in zip(weights, kept, numbers, strict=True):
+            expected = keep_by_sorting(own, [None] * len(own), k)
+            for mine, theirs in zip(ours, expected, strict=True):
+                assert torch.equal(mine, theirs)
+        for index, own in enumerate(weights):
+            size = 1.0 if (step + index) % 7 == 0 else 1e-3
+            weights[index] = [each + size * torch.randn(each.shape).to(each) for each in own]
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1e-4, 1e-3, 0.02, 0.2])
+def test_a_band_may_hold_everything(spread: float) -> None:
+    """However many entries lie beside each other near the threshold, none is miscounted."""
+    torch.manual_seed(0)
+    largest, kept = LargestMagnitudes(1_500), torch.empty(3_000)
+    for _ in range(10):
+        weights = (1 + spread * torch.rand(3_000)) * torch.randn(3_000).sign()
+        largest.keep([weights], [kept])
+        assert torch.equal(kept, keep_by_sorting([weights], [None], 1_500)[0])
 
 
 def test_tiny_magnitudes_do_not_vanish() -> None:

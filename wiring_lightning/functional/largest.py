@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from itertools import repeat
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Entries that are looked at together on a CPU: what is computed from them stays in the cache.
-_CHUNK = 2**17
-# Entries of a chunk that are looked at as one when few of them matter, by their norm.
-_ROW = 64
+from wiring_lightning.functional.threshold_band import Group, Part, keep_within_bands
+
 _SMALLEST = 1e-15  # below this threshold, squares could vanish from a norm
+_NARROWEST, _WIDEST = 4e-4, 0.5  # half widths of the band around a threshold
 
 
 class LargestMagnitudes:
@@ -60,7 +59,7 @@ class LargestMagnitudes:
         if self.threshold is not None:
             numbers = weights.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
             kept = torch.empty_like(numbers)
-            if self._near([_Part(numbers, kept, None)]):
+            if not _not_within_bands([Choice(self, [numbers], [kept])]):
                 return kept != 0  # the threshold is above zero
         return self._anywhere(weights.abs())
 
@@ -84,58 +83,14 @@ class LargestMagnitudes:
         Raises:
             ValueError: if fewer than `k` entries can be kept.
         """
-        masks = never or [None] * len(weights)
-        if self.threshold is not None:
-            columns = zip(weights, kept, masks, strict=True)
-            parts = [part for column in columns if (part := _in_order_of_memory(*column))]
-            if len(parts) == len(weights) and self._near(parts):
-                return
-        flat = [
-            (w if mask is None else w.masked_fill(mask, torch.nan)).reshape(-1)
-            for w, mask in zip(weights, masks, strict=True)
-        ]
-        marked = self._anywhere(torch.cat(flat).abs())
-        sizes = [weight.numel() for weight in weights]
-        for w, into, mark in zip(weights, kept, marked.split(sizes), strict=True):
-            into.copy_(torch.where(mark.view(w.shape), w, 0))
+        keep_largest([Choice(self, weights, kept, never)])
 
-    def _near(self, parts: Sequence["_Part"]) -> bool:
-        """Keep with the help of the last threshold; `False` if it has moved too far."""
-        return any(self._within(parts, min(0.5, factor * self.width)) for factor in (1, 8))
-
-    def _within(self, parts: Sequence["_Part"], width: float) -> bool:
-        """Keep if the threshold is in a band of this width around where it is expected."""
+    def _band(self, widening: float) -> tuple[float, float]:
+        """Where the threshold is expected."""
         assert self.threshold is not None
-        high = self.threshold * self._pace * (1 + width)
-        low = self.threshold * self._pace * (1 - width)
-        numbers, bands = zip(*(part.split(high, low) for part in parts), strict=True)
-        number = float(torch.stack(numbers).sum())
-        values = torch.cat([part.kept[band] for part, band in zip(parts, bands, strict=True)]).abs()
-        if not math.isfinite(number) or bool(values.isnan().any()):
-            return False
-        missing = self.k - (int(number) - len(values))
-        if not 1 <= missing <= len(values):
-            return False
-        order = self._in_logical_order(parts, bands)
-        ranked = values[order].sort(descending=True, stable=True)
-        self._remember(float(ranked.values[missing - 1]))
-        dropped = torch.ones_like(values, dtype=torch.bool)
-        dropped[order[ranked.indices[:missing]]] = False
-        sizes = [len(band) for band in bands]
-        for part, band, drop in zip(parts, bands, dropped.split(sizes), strict=True):
-            part.kept[band[drop]] = 0
-        return True
-
-    @staticmethod
-    def _in_logical_order(parts: Sequence["_Part"], bands: Sequence[Tensor]) -> Tensor:
-        """How to sort the entries of all bands by their index."""
-        if not any(part.strides for part in parts):
-            return torch.arange(sum(map(len, bands)), device=bands[0].device)
-        offset, index = 0, []
-        for part, band in zip(parts, bands, strict=True):
-            index.append(offset + part.logical(band))
-            offset += len(part.kept)
-        return torch.cat(index).argsort()
+        width = min(_WIDEST, widening * self.width)
+        expected = self.threshold * self._pace
+        return expected * (1 - width), expected * (1 + width)
 
     def _anywhere(self, magnitudes: Tensor) -> Tensor:
         """Mark without knowing anything."""
@@ -158,116 +113,93 @@ class LargestMagnitudes:
         if self.threshold is not None:
             moved = threshold / self.threshold
             missed = abs(moved / self._pace - 1)
-            self.width = min(0.5, max(5 * missed, 0.7 * self.width, 1e-4))
+            self.width = min(_WIDEST, max(4 * missed, 0.6 * self.width, _NARROWEST))
             self._pace = min(max(moved, 0.8), 1.25)
         self.threshold = threshold if _SMALLEST < threshold < math.inf else None
 
 
-class _Part:
-    """One tensor in the order of its memory, and where its result is written.
+@dataclass(eq=False)
+class Choice:
+    """What is kept of several tensors whose entries compete with each other.
 
     Args:
-        weights: `[n]`.
-        kept: `[n]` the result.
-        never: `[n]` entries that are not kept, or `None`.
-        shape: lengths of the axes in the order of memory.
-        strides: how far the index moves along each of these axes; none if it is that of memory.
+        largest: how many, and where their threshold was.
+        weights: tensors of any shape.
+        kept: a tensor of the same shape for each, which is written.
+        never: for each a mask of entries that are not kept, or `None`.
     """
 
-    def __init__(
-        self,
-        weights: Tensor,
-        kept: Tensor,
-        never: Tensor | None,
-        shape: Sequence[int] = (),
-        strides: Sequence[int] = (),
-    ) -> None:
-        self.weights = weights
-        self.kept = kept
-        self.never = never
-        self.shape = tuple(shape)
-        self.strides = tuple(strides)
+    largest: LargestMagnitudes
+    weights: Sequence[Tensor]
+    kept: Sequence[Tensor]
+    never: Sequence[Tensor | None] = ()
 
-    def split(self, high: float, low: float) -> tuple[Tensor, Tensor]:
-        """Keep all above `low`; how many they are, and where those are that are below `high`.
+    def __post_init__(self) -> None:
+        self.never = self.never or [None] * len(self.weights)
 
-        Shrinking is what a CPU does fastest: numbers in, numbers out, no branches and no booleans.
-        """
-        count = max(1, len(self.weights))
-        size = min(_CHUNK, count) if self.weights.device.type == "cpu" else count
-        masks = repeat(None) if self.never is None else self.never.split(size)
-        scratch = self.weights.new_empty(size)
-        numbers, norms = [], []
-        for weights, kept, never in zip(
-            self.weights.split(size), self.kept.split(size), masks, strict=False
-        ):
-            torch.hardshrink(weights, low, out=kept)
-            if never is not None:
-                kept.masked_fill_(never, 0)
-            other = scratch[: len(kept)]
-            numbers.append(_number(kept, other))
-            norms += _norms_of_rows(_only_below(high, kept, other))
-        rows = torch.cat(norms).nonzero().flatten()
-        return torch.stack(numbers).sum(dtype=torch.float64), self._inside(rows, high)
+    def group(self, widening: float) -> Group | None:
+        """For a search near the last threshold; `None` if there is none, or for odd tensors."""
+        columns = zip(self.weights, self.kept, self.never, strict=True)
+        parts = [part for column in columns if (part := Part.of(*column)) is not None]
+        if self.largest.threshold is None or len(parts) < len(self.weights):
+            return None
+        # What is compared with weights must be a number of their type.
+        low, high = torch.tensor(self.largest._band(widening), dtype=parts[0].weights.dtype)
+        return Group(parts, self.largest.k, low.item(), high.item())
 
-    def _inside(self, rows: Tensor, high: float) -> Tensor:
-        """Where in some rows of what is kept the values are below a bound."""
-        count = len(self.kept)
-        rest = count % _ROW
-        last = count // _ROW  # a row that is not whole, if there is a rest
-        whole = rows[rows < last]
-        values = self.kept[: count - rest].view(-1, _ROW)[whole]
-        row, column = _only_below(high, values, values).nonzero(as_tuple=True)
-        index = whole[row] * _ROW + column
-        if not rest or len(whole) == len(rows):
-            return index
-        tail = self.kept[count - rest :].clone()
-        tail = _only_below(high, tail, tail).nonzero().flatten()
-        return torch.cat([index, tail + (count - rest)])
-
-    def logical(self, index: Tensor) -> Tensor:
-        """From places in memory to indices."""
-        if not self.strides:
-            return index
-        axes = torch.unravel_index(index, self.shape)
-        terms = [axis * stride for axis, stride in zip(axes, self.strides, strict=True)]
-        return torch.stack(terms).sum(0)
+    def start_over(self) -> None:
+        """Keep without knowing anything."""
+        flat = [
+            (w if mask is None else w.masked_fill(mask, torch.nan)).reshape(-1)
+            for w, mask in zip(self.weights, self.never, strict=True)
+        ]
+        marked = self.largest._anywhere(torch.cat(flat).abs())
+        sizes = [weight.numel() for weight in self.weights]
+        for w, into, mark in zip(self.weights, self.kept, marked.split(sizes), strict=True):
+            into.copy_(torch.where(mark.view(w.shape), w, 0))
 
 
-def _in_order_of_memory(weight: Tensor, kept: Tensor, never: Tensor | None) -> _Part | None:
-    """A tensor without gaps as it lies in memory; `None` for one with gaps."""
-    steps = weight.stride()
-    axes = sorted(range(weight.dim()), key=lambda axis: -steps[axis])
-    ordered = [tensor.detach().permute(axes) for tensor in (weight, kept)]
-    if not all(tensor.is_contiguous() for tensor in ordered):
-        return None
-    flat, into = (tensor.view(-1) for tensor in ordered)
-    mask = None if never is None else never.permute(axes).reshape(-1)
-    if weight.is_contiguous():
-        return _Part(flat, into, mask)
-    lengths = [1, *weight.shape[:0:-1]]
-    strides = torch.tensor(lengths).cumprod(0).flip(0).tolist()
-    return _Part(flat, into, mask, ordered[0].shape, [strides[axis] for axis in axes])
+@torch.no_grad()
+def keep_largest(choices: Sequence[Choice]) -> None:
+    """Let every choice keep its k largest entries, and write zeros elsewhere.
+
+    The same as `LargestMagnitudes.keep` for each of them, but with fewer, larger operations.
+
+    Args:
+        choices: any number.
+
+    Raises:
+        ValueError: if a choice has fewer entries than it should keep.
+
+    Example:
+        >>> first, second = torch.tensor([0.1, -0.9, 0.3]), torch.tensor([0.2, 0.4])
+        >>> kept = [torch.empty(3), torch.empty(2)]
+        >>> keep_largest([
+        ...     Choice(LargestMagnitudes(2), [first], kept[:1]),
+        ...     Choice(LargestMagnitudes(1), [second], kept[1:]),
+        ... ])
+        >>> [[round(value, 1) for value in each.tolist()] for each in kept]
+        [[0.0, -0.9, 0.3], [0.0, 0.4]]
+    """
+    for choice in _not_within_bands(choices):
+        choice.start_over()
 
 
-def _only_below(high: float, values: Tensor, into: Tensor) -> Tensor:
-    """Values whose magnitude is below a bound, and zeros elsewhere."""
-    torch.ops.aten.hardtanh_backward(values, values, -high, high, grad_input=into)
-    return into
-
-
-def _number(values: Tensor, scratch: Tensor) -> Tensor:
-    """How many of a chunk's values are not zero; NaN if one is NaN."""
-    if values.dtype not in (torch.float32, torch.float64) or values.device.type != "cpu":
-        return values.count_nonzero()
-    signs = torch.sign(values, out=scratch)
-    return signs.dot(signs)  # exact: a sum of ones, fewer than 2 ** 24
-
-
-def _norms_of_rows(values: Tensor) -> list[Tensor]:
-    """Zero for rows of zeros; the last row may be shorter."""
-    whole = len(values) // _ROW * _ROW
-    norms = [torch.linalg.vector_norm(values[:whole].view(-1, _ROW), dim=1)]
-    if whole < len(values):
-        norms.append(torch.linalg.vector_norm(values[whole:]).view(1))
-    return norms
+def _not_within_bands(choices: Sequence[Choice]) -> list[Choice]:
+    """Keep near the last thresholds; the choices whose threshold has moved too far."""
+    left = list(choices)
+    for widening in (1.0, 8.0):
+        alike: dict[tuple[torch.dtype, torch.device], list[tuple[Choice, Group]]] = {}
+        for choice in left:
+            if group := choice.group(widening):
+                weights = group.parts[0].weights
+                alike.setdefault((weights.dtype, weights.device), []).append((choice, group))
+        done = set()
+        for pairs in alike.values():
+            thresholds = keep_within_bands([group for _, group in pairs])
+            for (choice, _), threshold in zip(pairs, thresholds, strict=True):
+                if threshold is not None:
+                    choice.largest._remember(threshold)
+                    done.add(choice)
+        left = [choice for choice in left if choice not in done]
+    return left

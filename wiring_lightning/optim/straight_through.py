@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import LargestMagnitudes
+from wiring_lightning.functional import Choice, LargestMagnitudes, keep_largest
 
 
 @dataclass(eq=False)
@@ -62,7 +62,11 @@ class EdgeSet:
 
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
-        self.largest.keep(latent, self.weights, self._never)
+        keep_largest([self.choice(latent)])
+
+    def choice(self, latent: Sequence[Tensor]) -> Choice:
+        """The `k` largest of the latent weights, which the parameters are to hold."""
+        return Choice(self.largest, latent, self.weights, self._never)
 
 
 class StraightThrough:
@@ -216,5 +220,9 @@ class StraightThrough:
                 torch.mul(latent, mask, out=weight)
             return
         latents = iter(self.latent)
-        for edges in self.edge_sets:
-            edges.keep_largest([next(latents) for _ in edges.weights])
+        self._keep([[next(latents) for _ in edges.weights] for edges in self.edge_sets])
+
+    def _keep(self, latents: Sequence[Sequence[Tensor]]) -> None:
+        """Write the edges of all sets."""
+        pairs = zip(self.edge_sets, latents, strict=True)
+        keep_largest([edges.choice(own) for edges, own in pairs])

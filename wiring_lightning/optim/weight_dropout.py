@@ -168,6 +168,11 @@ class WeightDropout(StraightThrough):
             self._write_sparse()
 
     @override
+    def _keep(self, latents: Sequence[Sequence[Tensor]]) -> None:
+        for edges, own in zip(self.edge_sets, latents, strict=True):
+            edges.keep_largest(own)
+
+    @override
     def _after_step(self, *arguments: Any) -> None:
         for edges in self.dropped_sets:
             edges.draw += 1
