@@ -113,7 +113,7 @@ class LargestMagnitudes:
         if self.threshold is not None:
             moved = threshold / self.threshold
             missed = abs(moved / self._pace - 1)
-            self.width = min(_WIDEST, max(4 * missed, 0.6 * self.width, _NARROWEST))
+            self.width = min(_WIDEST, max(5 * missed, 0.7 * self.width, _NARROWEST))
             self._pace = min(max(moved, 0.8), 1.25)
         self.threshold = threshold if _SMALLEST < threshold < math.inf else None
 
@@ -143,9 +143,11 @@ class Choice:
         parts = [part for column in columns if (part := Part.of(*column)) is not None]
         if self.largest.threshold is None or len(parts) < len(self.weights):
             return None
-        # What is compared with weights must be a number of their type.
-        low, high = torch.tensor(self.largest._band(widening), dtype=parts[0].weights.dtype)
-        return Group(parts, self.largest.k, low.item(), high.item())
+        low, high = self.largest._band(widening)
+        if (dtype := parts[0].weights.dtype).itemsize < 4:
+            # So coarse that a bound has to be one of its numbers.
+            low, high = torch.tensor([low, high], dtype=dtype).tolist()
+        return Group(parts, self.largest.k, low, high)
 
     def start_over(self) -> None:
         """Keep without knowing anything."""
