@@ -82,6 +82,41 @@ def test_multiply_adds_of_the_first_wiring_are_the_authors(ranked: MobileNetV1DN
     assert int(costs.parameters(wiring)) - norms == pytest.approx(1.228e6, rel=0.01)
 
 
+def authors_first_edges(network: MobileNetV1DNW, seed: int) -> None:
+    """Let the first edges be those of the authors' network, which draws in another order."""
+    torch.manual_seed(seed)
+    nn.Conv2d(3, 32, 3, bias=False)
+    for stage in stages(network):
+        inputs, width, *others = stage.sizes
+        nn.Conv2d(inputs, inputs, 3, groups=inputs, bias=False)
+        if hidden := width * len(others):
+            nn.Conv2d(hidden, hidden, 3, groups=hidden, bias=False)
+        senders, receivers = inputs + hidden, width + hidden
+        weight = nn.Conv2d(senders, receivers, 1, bias=False).weight.detach()[:, :, 0, 0]
+        kept = weight.abs().flatten().topk(stage.adjacency.edges).indices
+        edges = torch.zeros(weight.numel()).index_fill_(0, kept, 1).view_as(weight)
+        stage.adjacency.weight.data = weight * edges
+
+
+@pytest.mark.parametrize(
+    ("width", "small", "seed", "profile"),
+    [(0.225, False, 0, 55.7), (0.225, True, 2, 55.8), (0.15, True, 2, 37.9),
+     (0.3, False, 0, 77.9), (0.49, False, 0, 158.8)],
+)  # fmt: skip
+def test_from_their_first_edges_the_work_is_that_of_the_authors(
+    width: float, small: bool, seed: int, profile: float
+) -> None:
+    """Their profiles before training, in millions.
+
+    Up to width 0.225 they depend on the draw, by as much as 5 %: an input node without an edge
+    saves 0.45M. Which draw the small networks had is not known; the test takes the first one that
+    gives both.
+    """
+    network = MobileNetV1DNW(width, small=small, rank_all=True, **IMAGENET)
+    authors_first_edges(network, seed)
+    assert int(costs.multiply_adds(network.wiring())) == pytest.approx(1e6 * profile, rel=0.01)
+
+
 def test_a_wiring_takes_well_below_a_second(ranked: MobileNetV1DNW) -> None:
     start = time.thread_time()
     wiring = ranked.wiring()
