@@ -25,18 +25,25 @@ def quiet_trainer(**kwargs: Any) -> Trainer:
     return Trainer(**{**defaults, **kwargs})
 
 
+def sparse_weights(module: nn.Module) -> list[Tensor]:
+    """The weights of graphs that learn their edges, and of layers that a callback made sparse."""
+    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    weights = [graph.weight for graph in find_adjacencies(module).values()]
+    return weights + [layer.weight for layer in layers if (layer.weight == 0).any()]
+
+
 def learned_parameters(module: nn.Module) -> list[Tensor]:
     """What a callback learns about the wiring: scores of gates, logits of drawn edges, weights."""
     scores = [gate.scores for gate in find_gates(module).values()]
     scores += [gate.logits for gate in find_bernoulli_gates(module).values()]
-    return scores + [graph.weight for graph in find_adjacencies(module).values()]
+    return scores + sparse_weights(module)
 
 
 def active_edges(module: nn.Module) -> list[Tensor]:
     """The wiring of a batch; where every example draws its own, the most probable one."""
     active = [gate.active for gate in find_gates(module).values()]
     active += [gate.best for gate in find_bernoulli_gates(module).values()]
-    return active + [graph.weight != 0 for graph in find_adjacencies(module).values()]
+    return active + [weight != 0 for weight in sparse_weights(module)]
 
 
 class Recorder(Callback):
