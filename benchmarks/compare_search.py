@@ -6,7 +6,8 @@
 
 Every seed searches a small ConvFabric within a budget (a share of the whole fabric's cost) and then
 trains from scratch, all for the same number of epochs: the architecture that it found, random
-architectures that cost as much as the found one and, with `--whole`, the whole fabric. For cifar10,
+architectures that cost as much as the found one and, with `--whole`, the whole fabric. The cost is
+the number of parameters or of multiply-adds. For cifar10,
 DIR holds cifar-10-batches-py; for faces, it holds the folders images and masks, and the pixels of a
 mask are numbers of classes. Images are made smaller (`--size`), so that the comparison fits a small
 machine. Writes NAME.md (the table), NAME.csv (all curves), NAME.png (the curves) and NAME_SEED.png
@@ -20,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +40,7 @@ from wiring_lightning.plots import draw_fabric, save_figure
 Data = ImageDataModule | ImageMaskFolder
 Architecture = Literal["search", "full"] | list[str]
 
+_PRICES = {"parameters": costs.parameters, "multiply_adds": costs.multiply_adds}
 _COLORS = {"search": "#0072B2", "found, from scratch": "#D55E00",
            "random, from scratch": "#999999", "whole, from scratch": "#009E73"}  # fmt: skip
 
@@ -58,9 +61,10 @@ def main() -> None:
     curves: list[Row] = []
     for seed in range(options.seeds):
         data, start = _data(options, seed), time.perf_counter()
-        whole = int(costs.multiply_adds(_build(options, data, "full").wiring()))
+        price = _PRICES[options.cost]
+        whole = int(price(_build(options, data, "full").wiring()))
         for name, network, accuracy, rows in _trainings(options, data, whole, seed):
-            cost, case = int(costs.multiply_adds(network.wiring())), cases[name]
+            cost, case = int(price(network.wiring())), cases[name]
             case.cost.append(cost)
             case.accuracy.append(accuracy)
             case.entropy += [rows[-1]["entropy"]] if name == "search" else []
@@ -68,7 +72,7 @@ def main() -> None:
             curves += [{"case": name, "seed": seed, "run": run, **row} for row in rows]
             entropy = f", entropy {rows[-1]['entropy']:.3f}" if name == "search" else ""
             print(
-                f"seed {seed}, {name}: {cost:,} multiply-adds, test {accuracy:.4f}{entropy}, "
+                f"seed {seed}, {name}: {cost:,} {options.cost}, test {accuracy:.4f}{entropy}, "
                 f"{time.perf_counter() - start:.0f} s",
                 flush=True,
             )
@@ -85,17 +89,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=9600, help="training images of an epoch")
     parser.add_argument("--size", type=int, default=16, help="average images down to this size")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--random", type=int, default=2, help="random architectures for each seed")
+    parser.add_argument("--random", type=int, default=4, help="random architectures for each seed")
     parser.add_argument("--whole", action="store_true", help="train the whole fabric, too")
-    parser.add_argument("--columns", type=int, default=4)
+    parser.add_argument("--columns", type=int, default=6)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--scales", type=int, default=4)
-    parser.add_argument("--budget", type=float, default=0.5, help="share of the whole cost")
-    parser.add_argument("--epochs", type=int, nargs=3, default=[4, 12, 6],
+    parser.add_argument("--cost", choices=list(_PRICES), default="parameters")
+    parser.add_argument("--budget", type=float, default=0.26, help="share of the whole cost")
+    parser.add_argument("--epochs", type=int, nargs=3, default=[3, 14, 4],
                         help="of the warm-up, the search, and with a tenth of lr")  # fmt: skip
     parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--gate-lr", type=float, default=5.0)
-    parser.add_argument("--penalty", type=float, default=0.1, help="relative to 1 / 10^m")
+    parser.add_argument("--gate-lr", type=float, nargs="+", default=[1.0, 5.0],
+                        help="of the search; with several, each for an equal part")  # fmt: skip
+    parser.add_argument("--penalty", type=float, default=0.2, help="relative to 1 / 10^m")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", default="results/compare_search")
@@ -109,14 +115,14 @@ def _trainings(
     torch.manual_seed(seed)
     network = _build(options, data, "search")
     search = BudgetedSearch(
-        budget=options.budget * whole, relative_penalty=options.penalty, lr=options.gate_lr,
-        warmup_epochs=options.epochs[0], seed=seed,
+        budget=options.budget * whole, cost=options.cost, relative_penalty=options.penalty,
+        lr=options.gate_lr[0], warmup_epochs=options.epochs[0], seed=seed,
     )  # fmt: skip
     yield "search", network, *_train(options, network, data, search)
     save_figure(draw_fabric(network.wiring()), f"{options.name}_{seed}.png")
-    cost = int(costs.multiply_adds(network.wiring()))
+    price = _PRICES[options.cost]
     names = ["found", *["random"] * options.random, *["whole"] * options.whole]
-    others = random_architectures(network, cost, options.random, seed)
+    others = random_architectures(network, price, options.random, seed)
     architectures: list[Architecture] = [network.architecture_names, *others, "full"]
     for name, architecture in zip(names, architectures, strict=False):
         torch.manual_seed(seed)
@@ -150,14 +156,24 @@ def _train(
     search: BudgetedSearch | None = None,
 ) -> tuple[float, list[Row]]:
     warm, middle, last = options.epochs
-    searched = search is not None
-    phases = [Phase(warm + middle, options.lr), Phase(last, options.lr / 10, freeze=searched)]
+    phases = [Phase(warm, options.lr), *_search_phases(options, middle, search is not None)]
+    phases.append(Phase(last, options.lr / 10, freeze=search is not None))
     faces = options.data == "faces"
     return train(
         network if faces else Shrink(network, options.size), data, phases, search,
         segmentation=faces, steps=options.images // options.batch or None, lr=options.lr,
         weight_decay=1e-4,
     )  # fmt: skip
+
+
+def _search_phases(options: argparse.Namespace, epochs: int, searched: bool) -> list[Phase]:
+    if not searched:
+        return [Phase(epochs, options.lr)]
+    parts = len(options.gate_lr)
+    ends = [epochs * part // parts for part in range(parts + 1)]
+    lengths = [after - before for before, after in pairwise(ends)]
+    pairs = zip(lengths, options.gate_lr, strict=True)
+    return [Phase(length, options.lr, gate_lr) for length, gate_lr in pairs if length]
 
 
 def _write(
@@ -168,9 +184,10 @@ def _write(
         f"{options.channels} channels, {options.size} pixels, {options.images or 'all'} images an "
         f"epoch, epochs {options.epochs}, lr {options.lr}, gate lr {options.gate_lr}, lambda "
         f"{options.penalty} / 10^m, batch {options.batch}", "",
-        f"The whole fabric takes {whole:,} multiply-adds, the budget is {options.budget:.0%} of "
+        f"The whole fabric takes {whole:,} {options.cost}, the budget is {options.budget:.0%} of "
         "them. Entropy is that of the probabilities at the end, in bits for each edge.", "",
-        "| network | multiply-adds, mean (most) | entropy, mean | test accuracy, mean ± std (n) |",
+        f"| network | {options.cost}, mean (most) | entropy, mean "
+        "| test accuracy, mean ± std (n) |",
         "| --- | --- | --- | --- |",
     ]  # fmt: skip
     for name, case in cases.items():
@@ -188,10 +205,10 @@ def _write(
         writer = csv.DictWriter(file, curves[0].keys())
         writer.writeheader()
         writer.writerows(curves)
-    save_figure(_figure(curves, options.budget * whole), base.with_suffix(".png"))
+    save_figure(_figure(curves, options.cost, options.budget * whole), base.with_suffix(".png"))
 
 
-def _figure(curves: list[Row], budget: float) -> Figure:
+def _figure(curves: list[Row], name: str, budget: float) -> Figure:
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     accuracy, cost, entropy = figure.subplots(1, 3)
     runs = defaultdict(list)
@@ -208,7 +225,7 @@ def _figure(curves: list[Row], budget: float) -> Figure:
                 axes.plot(epochs, [row[key] for row in rows], color=_COLORS[case])
     cost.axhline(budget, color="#999999", linestyle="--", label="budget")
     accuracy.set(xlabel="epoch", ylabel="validation accuracy, %")
-    cost.set(xlabel="epoch", ylabel="multiply-adds of the most probable architecture")
+    cost.set(xlabel="epoch", ylabel=f"{name} of the most probable architecture")
     entropy.set(xlabel="epoch", ylabel="entropy of the search, bits per edge")
     for axes in (accuracy, cost):
         axes.legend(fontsize=8)

@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import SGD
 
 from benchmarks.experiments import Row
-from wiring_lightning import costs
 from wiring_lightning.backbones.fabric_network import FabricNetwork
 from wiring_lightning.callbacks import BudgetedSearch, Phase, PhaseSchedule
+from wiring_lightning.costs import Cost
 from wiring_lightning.tasks import ClassificationTask, SegmentationTask
 
 _DRAWS = 1000
@@ -76,28 +76,30 @@ def train(
 
 
 def random_architectures(
-    network: FabricNetwork, cost: int, count: int, seed: int, tolerance: float = 0.03
+    network: FabricNetwork, price: Cost, count: int, seed: int, tolerance: float = 0.03
 ) -> Iterator[list[str]]:
-    """Names of the edges of random architectures that cost about as much as another one.
+    """Names of the edges of different random architectures that cost about as much as a network's.
 
     Every edge is there with the same probability, another one for each architecture, and what is
     on no path from the input to the output is left out.
 
     Args:
-        network: the super-network.
-        cost: the multiply-adds that they should have.
+        network: the super-network with the architecture to match.
+        price: the cost in which they should match.
         count: how many.
         seed: of the draws.
         tolerance: by which share of the cost they may differ from it.
     """
     generator = torch.Generator().manual_seed(seed)
-    fabric, wiring = network.fabric, network.wiring()
-    while count:
+    fabric, wiring, cost = network.fabric, network.wiring(), float(price(network.wiring()))
+    seen: set[tuple[bool, ...]] = set()
+    while len(seen) < count:
         share = torch.rand(_DRAWS, 1, generator=generator)
         heads = torch.rand(_DRAWS, len(fabric.names), generator=generator) < share
         live = fabric.topology.live(heads & fabric.topology.asked(heads))
-        prices = costs.multiply_adds(wiring.with_active(network.active_edges(live)))
+        prices = torch.as_tensor(price(wiring.with_active(network.active_edges(live))))
         near = live.any(1) & ((prices - cost).abs() <= tolerance * cost)
-        for edges in live[near][:count].tolist():
-            count -= 1
+        new = [edges for edges in map(tuple, live[near].tolist()) if edges not in seen]
+        for edges in dict.fromkeys(new[: count - len(seen)]):
+            seen.add(edges)
             yield [name for name, there in zip(fabric.names, edges, strict=True) if there]

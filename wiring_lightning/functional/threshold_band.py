@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # Entries that are worked on together on a CPU: what is computed from them stays in the cache.
 _CHUNK = 2**18
@@ -123,9 +124,9 @@ class Group:
 def keep_within_bands(groups: Sequence[Group]) -> list[float | None]:
     """Write the k largest entries of every group, and zeros elsewhere.
 
-    Entries above a group's band are in, entries below are out, and only the few inside are sorted:
-    those of all groups together, because many small calls cost more than one large one. Of equal
-    magnitudes the one with the lower index wins.
+    Entries above a group's band are in, entries below are out, and only the few inside are sorted.
+    What can be done for all groups at once is, because many small calls cost more than one large
+    one. Of equal magnitudes the one with the lower index wins.
 
     Args:
         groups: of one dtype, on one device.
@@ -243,13 +244,8 @@ def _drop(staying: Tensor, places: Tensor, counts: Sequence[int], parts: Sequenc
         parts: what is written.
     """
     dropped = torch.ones_like(places, dtype=torch.bool).index_fill_(0, staying, False)
-    numbers = [
-        0,
-        *torch.cat([dropped.new_zeros(1), dropped])
-        .cumsum(0)[torch.tensor(counts, device=places.device).cumsum(0)]
-        .tolist(),
-    ]
-    lengths = [after - before for before, after in pairwise(numbers)]
+    before = functional.pad(dropped.cumsum(0), (1, 0))
+    lengths = before[_starts(counts, places.device)].diff().tolist()
     for part, zeros in zip(parts, places[dropped].split(lengths), strict=True):
         part.kept.index_fill_(0, zeros, 0)
 
