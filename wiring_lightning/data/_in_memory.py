@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from typing_extensions import override
 
+from wiring_lightning.data._position import PositionedDataModule
 from wiring_lightning.data.augment import CropFlip, Mirror
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.normalize import Normalization, Normalizer
@@ -41,7 +41,7 @@ class _Splits:
         )
 
 
-class InMemoryDataModule(LightningDataModule, ABC):
+class InMemoryDataModule(PositionedDataModule, ABC):
     """Base of the data modules that read all images once and keep them in memory.
 
     A data set needs the two attributes below and one method, :meth:`read_splits`.
@@ -81,8 +81,6 @@ class InMemoryDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.drop_last = drop_last
         self._splits: _Splits | None = None
-        self._train_loader: TrainLoader | None = None
-        self._resume_state: dict[str, Any] = {}
 
     @property
     @abstractmethod
@@ -115,7 +113,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
         """Return a loader of this process's share of the training images, in random order."""
         splits = self._placed()
         trainer = self.trainer
-        self._train_loader = TrainLoader(
+        loader = TrainLoader(
             trainer,
             *splits.train,
             self.batch_size,
@@ -125,10 +123,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
             drop_last=self.drop_last,
             **self._common_options(),
         )
-        if self._resume_state:
-            self._train_loader.load_state_dict(self._resume_state)
-            self._resume_state = {}
-        return self._train_loader
+        return self._continued(loader)
 
     @override
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
@@ -145,29 +140,6 @@ class InMemoryDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> BatchLoader:
         """Return the test loader: on one process, predictions come in the test images' order."""
         return self.test_dataloader()
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position in the training images, for the checkpoint."""
-        return {} if self._train_loader is None else self._train_loader.state_dict()
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue training from a position.
-
-        Lightning hands a stateful loader its state as well, but not if ``configure_optimizers``
-        asked for ``trainer.estimated_stepping_batches``: the loader then exists before the
-        checkpoint's loader states are known, and they are dropped without a word
-        (Lightning-AI/pytorch-lightning#20550). The state of a data module always arrives.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
-        if self.trainer is not None and not self.trainer.training:
-            return
-        self._resume_state = state_dict
-        if self._train_loader is not None:
-            self._train_loader.load_state_dict(state_dict)
 
     def __str__(self) -> str:
         """Say what was loaded; Lightning's version expects torch's own data loaders."""

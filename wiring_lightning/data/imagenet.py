@@ -2,11 +2,10 @@
 
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from typing_extensions import override
 
 from wiring_lightning.data._file_loader import FileLoader
@@ -16,6 +15,7 @@ from wiring_lightning.data._image_folders import (
     class_names,
     require_same_classes,
 )
+from wiring_lightning.data._position import PositionedDataModule
 from wiring_lightning.data._views import CentreView, RandomView, View
 from wiring_lightning.data.normalize import Normalizer
 
@@ -26,7 +26,7 @@ _MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 _STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 
 
-class ImageNet(LightningDataModule):
+class ImageNet(PositionedDataModule):
     """ImageNet (ILSVRC 2012): 1.28 million training and 50,000 validation photographs.
 
     ``root`` holds the folders ``train`` and ``val``, and each of them one folder of image files
@@ -97,8 +97,6 @@ class ImageNet(LightningDataModule):
         self.seed = seed
         self.image_shape = (3, image_size, image_size)
         self._files: tuple[ClassFiles, ClassFiles] | None = None
-        self._train_loader: FileLoader | None = None
-        self._resume_state: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
@@ -133,17 +131,14 @@ class ImageNet(LightningDataModule):
         """Return a loader of this process's share of the training images, in random order."""
         train, _ = self._listed()
         trainer = self.trainer
-        self._train_loader = self._loader(
+        loader = self._loader(
             train,
             RandomView(self.image_size),
             fit_trainer=trainer,
             # Overfitting a few batches on purpose needs the same ones in each epoch.
             shuffle=not getattr(trainer, "overfit_batches", 0),
         )
-        if self._resume_state:
-            self._train_loader.load_state_dict(self._resume_state)
-            self._resume_state = {}
-        return self._train_loader
+        return self._continued(loader)
 
     @override
     def val_dataloader(self) -> FileLoader:
@@ -161,24 +156,6 @@ class ImageNet(LightningDataModule):
     def predict_dataloader(self) -> FileLoader:
         """Return the test loader: on one process, predictions come in the order of the files."""
         return self.test_dataloader()
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position in the training images, for the checkpoint."""
-        return {} if self._train_loader is None else self._train_loader.state_dict()
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue training from a position.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
-        if self.trainer is not None and not self.trainer.training:
-            return
-        self._resume_state = state_dict
-        if self._train_loader is not None:
-            self._train_loader.load_state_dict(state_dict)
 
     def __str__(self) -> str:
         """Say what was found; Lightning's version expects torch's own data loaders."""
