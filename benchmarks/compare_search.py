@@ -15,21 +15,19 @@ machine. Writes NAME.md (the table), NAME.csv (all curves), NAME.png (the curves
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from benchmarks.experiments import Row, Shrink, make_data
+from benchmarks.experiments import Row, Shrink, make_data, write_results
 from benchmarks.searches import random_architectures, train
 from wiring_lightning import costs
 from wiring_lightning.backbones import ConvFabric
@@ -198,14 +196,8 @@ def _write(
             f"{100 * statistics.mean(case.accuracy):.2f} ± {100 * spread:.2f} "
             f"({len(case.accuracy)}) |"
         )
-    base = Path(options.name)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    base.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with base.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, curves[0].keys())
-        writer.writeheader()
-        writer.writerows(curves)
-    save_figure(_figure(curves, options.cost, options.budget * whole), base.with_suffix(".png"))
+    figure = _figure(curves, options.cost, options.budget * whole)
+    write_results(options.name, lines, curves, figure)
 
 
 def _figure(curves: list[Row], name: str, budget: float) -> Figure:
