@@ -47,6 +47,7 @@ _COLORS = {"search": "#0072B2", "found, from scratch": "#D55E00",
 class Case:
     """What became of one kind of network, one entry for each training."""
 
+    seed: list[int] = field(default_factory=list)
     cost: list[int] = field(default_factory=list)
     entropy: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
@@ -63,6 +64,7 @@ def main() -> None:
         whole = int(price(_build(options, data, "full").wiring()))
         for name, network, accuracy, rows in _trainings(options, data, whole, seed):
             cost, case = int(price(network.wiring())), cases[name]
+            case.seed.append(seed)
             case.cost.append(cost)
             case.accuracy.append(accuracy)
             case.entropy += [rows[-1]["entropy"]] if name == "search" else []
@@ -196,8 +198,25 @@ def _write(
             f"{100 * statistics.mean(case.accuracy):.2f} ± {100 * spread:.2f} "
             f"({len(case.accuracy)}) |"
         )
+    if gains := _gains(cases):
+        each = ", ".join(f"{gain:+.1f}" for gain in gains)
+        error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+        lines += ["", "Found less the mean of the random ones, points by seed: "
+                  f"{each}; on average {statistics.mean(gains):+.1f} ± {error:.1f} (standard "
+                  "error)."]  # fmt: skip
     figure = _figure(curves, options.cost, options.budget * whole)
     write_results(options.name, lines, curves, figure)
+
+
+def _gains(cases: dict[str, Case]) -> list[float]:
+    """For every seed by how many points the found architecture beats random ones on average."""
+    found, others = cases["found, from scratch"], cases["random, from scratch"]
+    gains = []
+    for seed, accuracy in zip(found.seed, found.accuracy, strict=True):
+        pairs = zip(others.seed, others.accuracy, strict=True)
+        if rivals := [other for its_seed, other in pairs if its_seed == seed]:
+            gains.append(100 * (accuracy - statistics.mean(rivals)))
+    return gains
 
 
 def _figure(curves: list[Row], name: str, budget: float) -> Figure:
@@ -206,15 +225,17 @@ def _figure(curves: list[Row], name: str, budget: float) -> Figure:
     runs = defaultdict(list)
     for row in curves:
         runs[row["case"], row["seed"], row["run"]].append(row)
-    named: set[str] = set()
+    means: dict[str, list[list[float]]] = defaultdict(list)
     for (case, *_), rows in runs.items():
-        label = None if case in named else case
-        named.add(case)
         epochs = [row["epoch"] + 1 for row in rows]
-        accuracy.plot(epochs, [100 * row["val"] for row in rows], color=_COLORS[case], label=label)
+        means[case].append([100 * row["val"] for row in rows])
+        accuracy.plot(epochs, means[case][-1], color=_COLORS[case], linewidth=0.7, alpha=0.3)
         if case == "search":
             for axes, key in ((cost, "cost_best"), (entropy, "entropy")):
                 axes.plot(epochs, [row[key] for row in rows], color=_COLORS[case])
+    for case, curve in means.items():
+        mean = [statistics.mean(values) for values in zip(*curve, strict=True)]
+        accuracy.plot(range(1, len(mean) + 1), mean, color=_COLORS[case], linewidth=2, label=case)
     cost.axhline(budget, color="#999999", linestyle="--", label="budget")
     accuracy.set(xlabel="epoch", ylabel="validation accuracy, %")
     cost.set(xlabel="epoch", ylabel=f"{name} of the most probable architecture")
