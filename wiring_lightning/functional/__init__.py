@@ -10,7 +10,7 @@ from wiring_lightning.functional.architecture import (
 from wiring_lightning.functional.batch_norm import fold_batch_norm, update_running_statistics
 from wiring_lightning.functional.block_products import pointwise_product, rows_of_blocks
 from wiring_lightning.functional.block_sums import BlockSums, PlainBlockSums, Space, lift
-from wiring_lightning.functional.largest import Choice, LargestMagnitudes, keep_largest
+from wiring_lightning.functional.largest import LargestMagnitudes, Selection, keep_largest
 from wiring_lightning.functional.offsets import (
     Pattern,
     check_pattern,
@@ -35,10 +35,10 @@ from wiring_lightning.functional.sparse_product import sparse_product
 
 __all__ = [
     "BlockSums",
-    "Choice",
     "LargestMagnitudes",
     "Pattern",
     "PlainBlockSums",
+    "Selection",
     "Space",
     "Statistics",
     "Topology",

@@ -59,7 +59,7 @@ class LargestMagnitudes:
         if self.threshold is not None:
             numbers = weights.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
             kept = torch.empty_like(numbers)
-            if not _not_within_bands([Choice(self, [numbers], [kept])]):
+            if not _not_within_bands([Selection(self, [numbers], [kept])]):
                 return kept != 0  # the threshold is above zero
         return self._anywhere(weights.abs())
 
@@ -83,7 +83,7 @@ class LargestMagnitudes:
         Raises:
             ValueError: if fewer than `k` entries can be kept.
         """
-        keep_largest([Choice(self, weights, kept, never)])
+        keep_largest([Selection(self, weights, kept, never)])
 
     def _band(self, widening: float) -> tuple[float, float]:
         """Where the threshold is expected."""
@@ -119,7 +119,7 @@ class LargestMagnitudes:
 
 
 @dataclass(eq=False)
-class Choice:
+class Selection:
     """What is kept of several tensors whose entries compete with each other.
 
     Args:
@@ -162,46 +162,46 @@ class Choice:
 
 
 @torch.no_grad()
-def keep_largest(choices: Sequence[Choice]) -> None:
-    """Let every choice keep its k largest entries, and write zeros elsewhere.
+def keep_largest(selections: Sequence[Selection]) -> None:
+    """Let every selection keep its k largest entries, and write zeros elsewhere.
 
     The same as `LargestMagnitudes.keep` for each of them, but with fewer, larger operations.
 
     Args:
-        choices: any number.
+        selections: any number.
 
     Raises:
-        ValueError: if a choice has fewer entries than it should keep.
+        ValueError: if a selection has fewer entries than it should keep.
 
     Example:
         >>> first, second = torch.tensor([0.1, -0.9, 0.3]), torch.tensor([0.2, 0.4])
         >>> kept = [torch.empty(3), torch.empty(2)]
         >>> keep_largest([
-        ...     Choice(LargestMagnitudes(2), [first], kept[:1]),
-        ...     Choice(LargestMagnitudes(1), [second], kept[1:]),
+        ...     Selection(LargestMagnitudes(2), [first], kept[:1]),
+        ...     Selection(LargestMagnitudes(1), [second], kept[1:]),
         ... ])
         >>> [[round(value, 1) for value in each.tolist()] for each in kept]
         [[0.0, -0.9, 0.3], [0.0, 0.4]]
     """
-    for choice in _not_within_bands(choices):
-        choice.start_over()
+    for selection in _not_within_bands(selections):
+        selection.start_over()
 
 
-def _not_within_bands(choices: Sequence[Choice]) -> list[Choice]:
-    """Keep near the last thresholds; the choices whose threshold has moved too far."""
-    left = list(choices)
+def _not_within_bands(selections: Sequence[Selection]) -> list[Selection]:
+    """Keep near the last thresholds; the selections whose threshold has moved too far."""
+    left = list(selections)
     for widening in (1.0, 8.0):
-        alike: dict[tuple[torch.dtype, torch.device], list[tuple[Choice, Group]]] = {}
-        for choice in left:
-            if group := choice.group(widening):
+        alike: dict[tuple[torch.dtype, torch.device], list[tuple[Selection, Group]]] = {}
+        for selection in left:
+            if group := selection.group(widening):
                 weights = group.parts[0].weights
-                alike.setdefault((weights.dtype, weights.device), []).append((choice, group))
+                alike.setdefault((weights.dtype, weights.device), []).append((selection, group))
         done = set()
         for pairs in alike.values():
             thresholds = keep_within_bands([group for _, group in pairs])
-            for (choice, _), threshold in zip(pairs, thresholds, strict=True):
+            for (selection, _), threshold in zip(pairs, thresholds, strict=True):
                 if threshold is not None:
-                    choice.largest._remember(threshold)
-                    done.add(choice)
-        left = [choice for choice in left if choice not in done]
+                    selection.largest._remember(threshold)
+                    done.add(selection)
+        left = [selection for selection in left if selection not in done]
     return left

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import Choice, LargestMagnitudes, keep_largest
+from wiring_lightning.functional import LargestMagnitudes, Selection, keep_largest
 
 
 @dataclass(eq=False)
@@ -62,11 +62,11 @@ class EdgeSet:
 
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
-        keep_largest([self.choice(latent)])
+        keep_largest([self.selection(latent)])
 
-    def choice(self, latent: Sequence[Tensor]) -> Choice:
+    def selection(self, latent: Sequence[Tensor]) -> Selection:
         """The `k` largest of the latent weights, which the parameters are to hold."""
-        return Choice(self.largest, latent, self.weights, self._never)
+        return Selection(self.largest, latent, self.weights, self._never)
 
 
 class StraightThrough:
@@ -225,4 +225,4 @@ class StraightThrough:
     def _keep(self, latents: Sequence[Sequence[Tensor]]) -> None:
         """Write the edges of all sets."""
         pairs = zip(self.edge_sets, latents, strict=True)
-        keep_largest([edges.choice(own) for edges, own in pairs])
+        keep_largest([edges.selection(own) for edges, own in pairs])
