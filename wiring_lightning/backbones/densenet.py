@@ -9,7 +9,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.backbones.stems import StemName, stem_plan
-from wiring_lightning.backbones.wiring_columns import Selection, WiringColumns, count_parameters
+from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
 from wiring_lightning.nn import DenseLayer, Gate
 from wiring_lightning.wiring import Wiring
 
@@ -172,12 +172,12 @@ class DenseNet(nn.Module):
         assert isinstance(gate, Gate)
         return gate.weights()
 
-    def _choice(self, stage: str, layer: int) -> Selection | None:
+    def _choice(self, stage: str, layer: int) -> Choice | None:
         if stage not in self.connections:
             return None
         gate = self.connections[stage]
         assert isinstance(gate, Gate)
-        return Selection(
+        return Choice(
             gate.best[layer, : layer + 1].tolist(),
             gate.scores.detach()[layer, : layer + 1].tolist(),
             gate.mode == "learned" and layer + 1 > gate.fan_in,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.backbones.wiring_columns import Selection, WiringColumns, count_parameters
+from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
 from wiring_lightning.functional import BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
 from wiring_lightning.wiring import Wiring
@@ -126,7 +126,7 @@ class ResidualNetwork(nn.Module):
         graph.add("classifier", size, self.classifier.weight.numel(), [last])
         return graph.wiring()
 
-    def _choice(self, j: int) -> Selection | None:
+    def _choice(self, j: int) -> Choice | None:
         """What the connection says about the edges into block j, counted from 0."""
         selection = self._selection()
         if selection is None:
@@ -134,7 +134,7 @@ class ResidualNetwork(nn.Module):
         gate = self.connection if isinstance(self.connection, Gate) else None
         active = selection.matrix != 0 if gate is None else gate.best
         learnable = gate is not None and gate.mode != "random" and j > self.fan_in
-        return Selection(active[j - 1, :j].tolist(), selection.score[j - 1, :j].tolist(), learnable)
+        return Choice(active[j - 1, :j].tolist(), selection.score[j - 1, :j].tolist(), learnable)
 
     def compact(self) -> "ResidualNetwork":
         """The same function in evaluation mode, without unused blocks and without gates."""

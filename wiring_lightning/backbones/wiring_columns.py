@@ -9,7 +9,7 @@ from wiring_lightning.wiring import Wiring, make_wiring
 
 
 @dataclass(frozen=True)
-class Selection:
+class Choice:
     """What a gate says about the edges into one node."""
 
     active: Sequence[bool]
@@ -50,7 +50,7 @@ class WiringColumns:
         multiply_adds: int,
         reads: Iterable[int] = (),
         costs: Iterable[tuple[int, int]] | None = None,
-        choice: Selection | None = None,
+        choice: Choice | None = None,
     ) -> int:
         """Add a node and the edges into it, and return its number.
 
@@ -77,7 +77,7 @@ class WiringColumns:
         self._source += reads
         self._target += [number] * len(reads)
         if choice is None:
-            choice = Selection([True] * len(reads), [1.0] * len(reads), learnable=False)
+            choice = Choice([True] * len(reads), [1.0] * len(reads), learnable=False)
         self._active += choice.active
         self._score += choice.score
         self._learnable += [choice.learnable] * len(reads)
