@@ -210,7 +210,7 @@ def _write(
 
 def _gains(cases: dict[str, Case]) -> list[float]:
     """For every seed by how many points the found architecture beats random ones on average."""
-    found, others = cases["found, from scratch"], cases["random, from scratch"]
+    found, others = (cases.get(f"{name}, from scratch", Case()) for name in ("found", "random"))
     gains = []
     for seed, accuracy in zip(found.seed, found.accuracy, strict=True):
         pairs = zip(others.seed, others.accuracy, strict=True)
