@@ -12,7 +12,6 @@ from torch.optim import SGD
 from wiring_lightning.backbones import (
     ConvFabric,
     DenseNet,
-    MobileNetV1DNW,
     NeuralGraph,
     ResNet,
     ResNetFabric,
@@ -68,7 +67,6 @@ _RESNET_FABRIC = {"width": 1, "in_channels": 1, "image_size": 8}
 _CONV_FABRIC = {"columns": 2, "channels": 16, "scales": 3, "in_channels": 1, "image_size": 8}
 _NEURAL_GRAPH = {"nodes": 80, "inputs": 8, "outputs": 24, "depth": 4, "edges": 500,
                  "in_channels": 1, "strides": [1, 1], "image_size": 8}  # fmt: skip
-_MOBILENET = {"width": 0.5, "stem_channels": 2, "in_channels": 1, "image_size": 8}
 _SPARSENET = {"depth": 22, "growth": 4, "bottleneck": True, "in_channels": 1, "image_size": 8}
 
 METHODS = [
@@ -80,7 +78,6 @@ METHODS = [
     Method("resnet-weighted", ResNet, _RESNET | {"weighted": True}, ((MaskConnect, {"lr": 0.5}),)),
     Method("densenet-learned", DenseNet, _DENSENET, ((MaskConnect, {"lr": 0.5}),)),
     Method("neural-graph", NeuralGraph, _NEURAL_GRAPH, ((DNW, {}),)),
-    Method("mobilenet-dnw", MobileNetV1DNW, _MOBILENET, ((DNW, {}),)),
     Method(
         "sparse-layers",
         ResNeXt,
