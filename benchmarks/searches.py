@@ -14,7 +14,8 @@ from wiring_lightning.callbacks import BudgetedSearch, Phase, PhaseSchedule
 from wiring_lightning.costs import Cost
 from wiring_lightning.tasks import ClassificationTask, SegmentationTask
 
-_DRAWS = 1000
+_DRAWS = 1000  # architectures at a time
+_ROUNDS = 1000  # until it gives up
 
 
 class SearchCurve(Callback):
@@ -89,11 +90,16 @@ def random_architectures(
         count: how many.
         seed: of the draws.
         tolerance: by which share of the cost they may differ from it.
+
+    Raises:
+        RuntimeError: if there seem to be fewer such architectures.
     """
     generator = torch.Generator().manual_seed(seed)
     fabric, wiring, cost = network.fabric, network.wiring(), float(price(network.wiring()))
     seen: set[tuple[bool, ...]] = set()
-    while len(seen) < count:
+    for _ in range(_ROUNDS):
+        if len(seen) == count:
+            return
         share = torch.rand(_DRAWS, 1, generator=generator)
         heads = torch.rand(_DRAWS, len(fabric.names), generator=generator) < share
         live = fabric.topology.live(heads & fabric.topology.asked(heads))
@@ -103,3 +109,7 @@ def random_architectures(
         for edges in dict.fromkeys(new[: count - len(seen)]):
             seen.add(edges)
             yield [name for name, there in zip(fabric.names, edges, strict=True) if there]
+    raise RuntimeError(
+        f"only {len(seen)} of {count} different random architectures cost about {cost:,.0f}; "
+        "ask for fewer (--random), or choose another budget."
+    )
