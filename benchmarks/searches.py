@@ -99,7 +99,7 @@ def random_architectures(
     seen: set[tuple[bool, ...]] = set()
     for _ in range(_ROUNDS):
         if len(seen) == count:
-            return
+            break
         share = torch.rand(_DRAWS, 1, generator=generator)
         heads = torch.rand(_DRAWS, len(fabric.names), generator=generator) < share
         live = fabric.topology.live(heads & fabric.topology.asked(heads))
@@ -109,7 +109,8 @@ def random_architectures(
         for edges in dict.fromkeys(new[: count - len(seen)]):
             seen.add(edges)
             yield [name for name, there in zip(fabric.names, edges, strict=True) if there]
-    raise RuntimeError(
-        f"only {len(seen)} of {count} different random architectures cost about {cost:,.0f}; "
-        "ask for fewer (--random), or choose another budget."
-    )
+    if len(seen) < count:
+        raise RuntimeError(
+            f"only {len(seen)} of {count} different random architectures cost about {cost:,.0f}; "
+            "ask for fewer (--random), or choose another budget."
+        )
