@@ -8,9 +8,9 @@ Every seed searches a small ConvFabric within a budget (a share of the whole fab
 trains from scratch, all for the same number of epochs: the architecture that it found, random
 architectures that cost as much as the found one and, with `--whole`, the whole fabric. The cost is
 the number of parameters or of multiply-adds. For cifar10, DIR holds cifar-10-batches-py; for faces,
-it holds the folders images and masks, and the pixels of a mask are numbers of classes. Images are made smaller (`--size`), so that the comparison fits a small
-machine. Writes NAME.md (the table), NAME.csv (all curves), NAME.png (the curves) and NAME_SEED.png
-(the picture of what was found).
+it holds the folders images and masks, and the pixels of a mask are numbers of classes. Images are
+made smaller (`--size`), so that the comparison fits a small machine. Writes NAME.md (the table),
+NAME.csv (all curves), NAME.png (the curves) and NAME_SEED.png (the picture of what was found).
 """
 
 import argparse
