@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wiring_lightning.functional import LargestMagnitudes, Selection, keep_largest
+from wiring_lightning.functional import JointSelection, LargestMagnitudes, Selection
 
 
 def brute_force(weights: Tensor, k: int) -> set[int]:
@@ -132,7 +132,8 @@ def test_many_choices_at_once_are_those_of_a_sort_each() -> None:
     weights[4] = [each.double() for each in weights[4]]
     for step in range(30):
         kept = [[torch.full_like(each, torch.nan) for each in own] for own in weights]
-        keep_largest([Selection(*columns) for columns in zip(searches, weights, kept, strict=True)])
+        selections = map(Selection, searches, weights, kept)
+        JointSelection(list(selections)).keep()
         for own, ours, k in zip(weights, kept, numbers, strict=True):
             expected = keep_by_sorting(own, [None] * len(own), k)
             for mine, theirs in zip(ours, expected, strict=True):

@@ -10,7 +10,7 @@ from wiring_lightning.functional.architecture import (
 from wiring_lightning.functional.batch_norm import fold_batch_norm, update_running_statistics
 from wiring_lightning.functional.block_products import pointwise_product, rows_of_blocks
 from wiring_lightning.functional.block_sums import BlockSums, PlainBlockSums, Space, lift
-from wiring_lightning.functional.largest import LargestMagnitudes, Selection, keep_largest
+from wiring_lightning.functional.largest import JointSelection, LargestMagnitudes, Selection
 from wiring_lightning.functional.offsets import (
     Pattern,
     check_pattern,
@@ -35,6 +35,7 @@ from wiring_lightning.functional.sparse_product import sparse_product
 
 __all__ = [
     "BlockSums",
+    "JointSelection",
     "LargestMagnitudes",
     "Pattern",
     "PlainBlockSums",
@@ -49,7 +50,6 @@ __all__ = [
     "draw_edges",
     "fold_batch_norm",
     "gated_sum",
-    "keep_largest",
     "last_reader",
     "leave_one_out",
     "lift",

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from wiring_lightning.functional.threshold_band import Group, Part, keep_within_bands
+from wiring_lightning.functional.threshold_band import Band, BandSearch, Part
 
 _SMALLEST = 1e-15  # below this threshold, squares could vanish from a norm
 _NARROWEST, _WIDEST = 4e-4, 0.5  # half widths of the band around a threshold
@@ -59,7 +60,7 @@ class LargestMagnitudes:
         if self.threshold is not None:
             numbers = weights.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
             kept = torch.empty_like(numbers)
-            if not _not_within_bands([Selection(self, [numbers], [kept])]):
+            if not JointSelection([Selection(self, [numbers], [kept])]).keep_near():
                 return kept != 0  # the threshold is above zero
         return self._anywhere(weights.abs())
 
@@ -83,7 +84,7 @@ class LargestMagnitudes:
         Raises:
             ValueError: if fewer than `k` entries can be kept.
         """
-        keep_largest([Selection(self, weights, kept, never)])
+        JointSelection([Selection(self, weights, kept, never)]).keep()
 
     def _band(self, widening: float) -> tuple[float, float]:
         """Where the threshold is expected."""
@@ -137,17 +138,20 @@ class Selection:
     def __post_init__(self) -> None:
         self.never = self.never or [None] * len(self.weights)
 
-    def group(self, widening: float) -> Group | None:
-        """For a search near the last threshold; `None` if there is none, or for odd tensors."""
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The tensors as they lie in memory; none if one of them lies oddly."""
         columns = zip(self.weights, self.kept, self.never, strict=True)
         parts = [part for column in columns if (part := Part.of(*column)) is not None]
-        if self.largest.threshold is None or len(parts) < len(self.weights):
-            return None
+        return parts if len(parts) == len(self.weights) else []
+
+    def band(self, widening: float) -> Band:
+        """Where the threshold is expected."""
         low, high = self.largest._band(widening)
-        if (dtype := parts[0].weights.dtype).itemsize < 4:
+        if (dtype := self.weights[0].dtype).itemsize < 4:
             # So coarse that a bound has to be one of its numbers.
             low, high = torch.tensor([low, high], dtype=dtype).tolist()
-        return Group(parts, self.largest.k, low, high)
+        return Band(self.largest.k, low, high)
 
     def start_over(self) -> None:
         """Keep without knowing anything."""
@@ -161,47 +165,71 @@ class Selection:
             into.copy_(torch.where(mark.view(w.shape), w, 0))
 
 
-@torch.no_grad()
-def keep_largest(selections: Sequence[Selection]) -> None:
-    """Let every selection keep its k largest entries, and write zeros elsewhere.
+class JointSelection:
+    """Lets many selections keep their k largest entries, with few, large operations.
 
-    The same as `LargestMagnitudes.keep` for each of them, but with fewer, larger operations.
+    Make it once for as long as the tensors stay where they are, and call it after every change.
 
     Args:
         selections: any number.
 
-    Raises:
-        ValueError: if a selection has fewer entries than it should keep.
-
     Example:
         >>> first, second = torch.tensor([0.1, -0.9, 0.3]), torch.tensor([0.2, 0.4])
         >>> kept = [torch.empty(3), torch.empty(2)]
-        >>> keep_largest([
+        >>> joint = JointSelection([
         ...     Selection(LargestMagnitudes(2), [first], kept[:1]),
         ...     Selection(LargestMagnitudes(1), [second], kept[1:]),
         ... ])
+        >>> joint.keep()
         >>> [[round(value, 1) for value in each.tolist()] for each in kept]
         [[0.0, -0.9, 0.3], [0.0, 0.4]]
     """
-    for selection in _not_within_bands(selections):
-        selection.start_over()
+
+    def __init__(self, selections: Sequence[Selection]) -> None:
+        self._selections = list(selections)
+        self._searches: dict[tuple[Selection, ...], BandSearch] = {}
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Write the largest entries of every selection, and zeros elsewhere.
+
+        Raises:
+            ValueError: if a selection has fewer entries than it should keep.
+        """
+        for selection in self.keep_near():
+            selection.start_over()
+
+    def keep_near(self) -> list[Selection]:
+        """Keep near the last thresholds; the selections whose threshold has moved too far."""
+        left = self._selections
+        for widening in (1.0, 8.0):
+            done = set()
+            for alike in _alike(left):
+                # Only the first search is the same one again and again.
+                search = self._prepared(alike) if widening == 1 else _search(alike)
+                thresholds = search.keep([selection.band(widening) for selection in alike])
+                for selection, threshold in zip(alike, thresholds, strict=True):
+                    if threshold is not None:
+                        selection.largest._remember(threshold)
+                        done.add(selection)
+            left = [selection for selection in left if selection not in done]
+        return left
+
+    def _prepared(self, selections: tuple[Selection, ...]) -> BandSearch:
+        if selections not in self._searches:
+            self._searches[selections] = _search(selections)
+        return self._searches[selections]
 
 
-def _not_within_bands(selections: Sequence[Selection]) -> list[Selection]:
-    """Keep near the last thresholds; the selections whose threshold has moved too far."""
-    left = list(selections)
-    for widening in (1.0, 8.0):
-        alike: dict[tuple[torch.dtype, torch.device], list[tuple[Selection, Group]]] = {}
-        for selection in left:
-            if group := selection.group(widening):
-                weights = group.parts[0].weights
-                alike.setdefault((weights.dtype, weights.device), []).append((selection, group))
-        done = set()
-        for pairs in alike.values():
-            thresholds = keep_within_bands([group for _, group in pairs])
-            for (selection, _), threshold in zip(pairs, thresholds, strict=True):
-                if threshold is not None:
-                    selection.largest._remember(threshold)
-                    done.add(selection)
-        left = [selection for selection in left if selection not in done]
-    return left
+def _search(selections: Sequence[Selection]) -> BandSearch:
+    return BandSearch([selection.parts for selection in selections])
+
+
+def _alike(selections: Sequence[Selection]) -> list[tuple[Selection, ...]]:
+    """Those that know a threshold, by type and device."""
+    alike: dict[tuple[torch.dtype, torch.device], list[Selection]] = {}
+    for selection in selections:
+        if selection.largest.threshold is not None and selection.parts:
+            weights = selection.parts[0].weights
+            alike.setdefault((weights.dtype, weights.device), []).append(selection)
+    return [tuple(each) for each in alike.values()]

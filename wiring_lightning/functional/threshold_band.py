@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 # Entries that are worked on together on a CPU: what is computed from them stays in the cache.
-_CHUNK = 2**18
+_CHUNK = 2**17
 _LONGEST_ROW = 64
 # By how much the square of a row's norm may miss a whole number through rounding.
 _TOLERANCE = 1e-4
@@ -40,6 +40,7 @@ class Part:
         self.never = never
         self.shape = tuple(shape)
         self.strides = tuple(strides)
+        self.size = len(weights)
 
     @classmethod
     def of(cls, weight: Tensor, kept: Tensor, never: Tensor | None) -> "Part | None":
@@ -57,34 +58,6 @@ class Part:
         strides = torch.tensor(lengths).cumprod(0).flip(0).tolist()
         return cls(flat, into, mask, ordered[0].shape, [strides[axis] for axis in axes])
 
-    def shrink(self, low: float, high: float, row: int) -> Tensor:
-        """Keep all above `low`; for every whole row the sum of `min(|kept| / high, 1) ** 2`.
-
-        Three passes over what the cache holds, each one of the fastest there are.
-        """
-        count = len(self.weights)
-        size = min(_CHUNK, count) if self.weights.device.type == "cpu" else count
-        dtype = torch.promote_types(self.weights.dtype, torch.float32)
-        norms = self.weights.new_empty(count // row, dtype=dtype)
-        scratch = self.weights.new_empty(size)
-        for start in range(0, count, max(size, 1)):
-            chunk = slice(start, start + size)
-            kept = torch.hardshrink(self.weights[chunk], low, out=self.kept[chunk])
-            if self.never is not None:
-                kept.masked_fill_(self.never[chunk], 0)
-            into = norms[start // row : (start + size) // row]
-            limited = torch.clamp(kept, -high, high, out=scratch[: len(kept)])
-            rows = limited[: len(into) * row].view(-1, row)
-            torch.linalg.vector_norm(rows, dim=1, dtype=dtype, out=into)
-        return norms.div_(high).square_()
-
-    def gather(self, rows: Tensor, row: int) -> Tensor:
-        """What is kept in some of the whole rows, and in the rest that fills no row."""
-        rest = len(self.kept) % row
-        whole = self.kept[: len(self.kept) - rest].view(-1, row)
-        values = whole.index_select(0, rows).view(-1)
-        return torch.cat([values, self.kept[-rest:]]) if rest else values
-
     def logical(self, index: Tensor) -> Tensor:
         """From places in memory to indices."""
         if not self.strides:
@@ -94,162 +67,288 @@ class Part:
         return torch.stack(terms).sum(0)
 
 
-@dataclass(eq=False)
-class Group:
-    """Tensors whose entries compete for k places.
+@dataclass(frozen=True)
+class Band:
+    """Where the threshold between the k largest entries of a group and the others is expected.
 
     Args:
-        parts: the tensors.
-        k: number of places.
+        k: number of entries that are kept.
         low: what is not larger is out.
         high: what is not smaller is in.
-
-    Attributes:
-        row: how many entries are looked at as one: so few that all of them together cannot miss a
-            whole entry. The sum of their squares then says how many there are, and whether one of
-            them lies between `low` and `high`.
     """
 
-    parts: Sequence[Part]
     k: int
     low: float
     high: float
-    row: int = field(init=False)
 
-    def __post_init__(self) -> None:
+    @property
+    def row(self) -> int:
+        """How many entries are looked at as one.
+
+        So few that all of them together cannot miss a whole entry: the sum of their squares then
+        says how many there are, and whether one of them lies between `low` and `high`.
+        """
         missed = max(1e-9, 1 - (self.low / self.high) ** 2)
-        self.row = min(_LONGEST_ROW, 2 ** int(math.log2(max(1, 0.9 / missed))))
+        return min(_LONGEST_ROW, 2 ** int(math.log2(max(1, 0.9 / missed))))
 
 
-def keep_within_bands(groups: Sequence[Group]) -> list[float | None]:
-    """Write the k largest entries of every group, and zeros elsewhere.
+class BandSearch:
+    """Writes the k largest entries of every group of tensors, and zeros elsewhere.
 
     Entries above a group's band are in, entries below are out, and only the few inside are sorted.
     What can be done for all groups at once is, because many small calls cost more than one large
-    one. Of equal magnitudes the one with the lower index wins.
+    one, and what follows from where the tensors lie is prepared once for many searches.
 
     Args:
-        groups: of one dtype, on one device.
-
-    Returns:
-        For every group the magnitude of the smallest entry that it keeps; `None` if that is not
-        inside its band, and then what was written is of no use.
+        groups: tensors of one dtype, on one device; those of a group compete with each other. Of
+            equal magnitudes the one with the lower index wins.
     """
-    parts = [part for group in groups for part in group.parts]
-    owners = [group for group in groups for _ in group.parts]
-    sure, rows = _look_at_rows(parts, owners)
-    gathered = [p.gather(r, g.row) for p, g, r in zip(parts, owners, rows, strict=True)]
-    sizes = [len(values) for values in gathered]
-    values = torch.cat(gathered).abs_()
-    pieces = zip(values.split(sizes), owners, strict=True)
-    above = torch.cat([piece >= group.high for piece, group in pieces])
-    sure += torch.stack([piece.count_nonzero() for piece in above.split(sizes)])
-    inside = ((values > 0) & ~above).nonzero().flatten()
-    ends = torch.searchsorted(inside, _starts(sizes, inside.device))
-    table = torch.stack([sure, ends.diff()], 1).tolist()
-    if len(values) and values.amax().isnan():
-        return [None] * len(groups)
 
-    counts = [int(count) for _, count in table]
-    places = _places(inside, sizes, parts, owners, rows)
-    columns = zip(table, places.split(counts), values[inside].split(counts), strict=True)
-    first, staying, thresholds = 0, [], []
-    for group in groups:
-        numbers, where, magnitudes = zip(*islice(columns, len(group.parts)), strict=True)
-        missing = group.k - int(sum(number for number, _ in numbers))
-        order, ranked = _rank(group.parts, where, magnitudes)
-        possible = 1 <= missing <= len(order)
-        thresholds.append(ranked[missing - 1] if possible else values.new_zeros(()))
-        staying.append(order[: max(0, missing)] + first)
-        first += len(order)
-    _drop(torch.cat(staying), places, counts, parts)
-    return [
-        # What was taken for as large as `high` must surely be above the threshold.
-        smallest if 0 < smallest < group.high * (1 - _TOLERANCE) else None
-        for group, smallest in zip(groups, torch.stack(thresholds).tolist(), strict=True)
-    ]
+    def __init__(self, groups: Sequence[Sequence[Part]]) -> None:
+        self._parts = [part for group in groups for part in group]
+        self._sizes = [len(group) for group in groups]
+        weights = self._parts[0].weights
+        self._group = torch.arange(len(groups), device=weights.device).repeat_interleave(
+            torch.tensor(self._sizes, device=weights.device)
+        )
+        offsets = [accumulate((part.size for part in group), initial=0) for group in groups]
+        firsts = [list(offset)[:-1] for offset in offsets]
+        self._first = torch.tensor(list(chain(*firsts)), device=weights.device)
+        self._rows: dict[tuple[int, int], _Rows] = {}
+        longest = max(part.size for part in self._parts)
+        on_cpu = weights.device.type == "cpu"
+        self._scratch = weights.new_empty(min(_CHUNK, longest) if on_cpu else longest)
+
+    def keep(self, bands: Sequence[Band]) -> list[float | None]:
+        """Write what the bands of this moment say.
+
+        Args:
+            bands: one for every group.
+
+        Returns:
+            For every group the magnitude of the smallest entry that it keeps; `None` if that is not
+            inside its band, and then what was written is of no use.
+        """
+        owners = [band for band, size in zip(bands, self._sizes, strict=True) for _ in range(size)]
+        parts = [self._in_rows(index, band.row) for index, band in enumerate(owners)]
+        near = _near(parts, owners)
+        levels = self._levels(near, [band.k for band in bands])
+        self._drop(near, ~self._staying(near, levels))
+        return [
+            # What was taken for as large as `high` must surely be above the threshold.
+            smallest if 0 < smallest < band.high * (1 - _TOLERANCE) else None
+            for band, smallest in zip(bands, levels.smallest.tolist(), strict=True)
+        ]
+
+    def _in_rows(self, index: int, length: int) -> "_Rows":
+        if (index, length) not in self._rows:
+            self._rows[index, length] = _Rows(self._parts[index], length, self._scratch)
+        return self._rows[index, length]
+
+    def _levels(self, near: "_Near", numbers: Sequence[int]) -> "_Levels":
+        """Where the thresholds are."""
+        known = torch.stack([near.sure, near.owner.bincount(minlength=len(self._parts))])
+        totals = known.new_zeros(2, len(numbers)).index_add_(1, self._group, known)
+        sure, counts = totals.tolist()
+        counts = [int(count) for count in counts]
+        missing = [
+            0 if math.isnan(above) else k - int(above)
+            for k, above in zip(numbers, sure, strict=True)
+        ]
+        none = near.magnitudes.new_zeros(())
+        smallest = [
+            piece.kthvalue(count - rank + 1).values if 1 <= rank <= count else none
+            for piece, count, rank in zip(
+                near.magnitudes.split(counts), counts, missing, strict=True
+            )
+        ]
+        return _Levels(torch.stack(smallest), torch.tensor(missing, device=none.device))
+
+    def _staying(self, near: "_Near", levels: "_Levels") -> Tensor:
+        """Mark the entries inside the bands that are kept: of equal ones those of lowest index."""
+        group = self._group[near.owner]
+        level = levels.smallest[group]
+        staying = near.magnitudes > level
+        room = levels.missing - group[staying].bincount(minlength=len(levels.missing))
+        equal = (near.magnitudes == level).nonzero().flatten()
+        equal = equal[self._index(near, equal).argsort()]
+        order = group[equal].argsort(stable=True)
+        equal = equal[order]
+        group = group[equal]
+        starts = functional.pad(group.bincount(minlength=len(room)).cumsum(0), (1, 0))
+        rank = torch.arange(len(equal), device=equal.device) - starts[group]
+        return staying.index_fill_(0, equal[rank < room[group]], True)
+
+    def _index(self, near: "_Near", entries: Tensor) -> Tensor:
+        """Of some entries the indices, counted through all parts of their group."""
+        owner, index = near.owner[entries], near.places[entries]
+        for number, part in enumerate(self._parts):
+            if part.strides:
+                mine = owner == number
+                index[mine] = part.logical(index[mine])
+        return index + self._first[owner]
+
+    def _drop(self, near: "_Near", dropped: Tensor) -> None:
+        """Write zeros over entries inside the bands."""
+        counts = near.owner[dropped].bincount(minlength=len(self._parts)).tolist()
+        for part, zeros in zip(self._parts, near.places[dropped].split(counts), strict=True):
+            part.kept.index_fill_(0, zeros, 0)
 
 
-def _look_at_rows(
-    parts: Sequence[Part], owners: Sequence[Group]
-) -> tuple[Tensor, Sequence[Tensor]]:
-    """Shrink; for every part how many entries are surely in, and the rows to look at closely.
+class _Rows:
+    """A part cut into rows, and into chunks that the cache holds.
 
-    The number is that of all other rows.
+    Args:
+        part: the part.
+        length: entries of a row. What is left at the end is a shorter row.
+        scratch: as much memory as one chunk needs.
+
+    Attributes:
+        length: entries of a row.
+        count: how many rows there are.
+        whole: `[rows, length]` what is kept, but for the shorter row.
+        shorter: entries of the shorter row, or 0.
     """
-    squares = [p.shrink(g.low, g.high, g.row) for p, g in zip(parts, owners, strict=True)]
-    lengths = [len(square) for square in squares]
-    joined = torch.cat(squares)
-    whole = joined.round()
-    unclear = ~((joined - whole).abs_() <= _TOLERANCE)  # also what is not a number
-    whole.masked_fill_(unclear, 0)
-    sure = torch.stack([each.sum(dtype=torch.float64) for each in whole.split(lengths)])
+
+    def __init__(self, part: Part, length: int, scratch: Tensor) -> None:
+        self.length = length
+        whole, self.shorter = divmod(part.size, length)
+        self.count = whole + (self.shorter > 0)
+        self.whole = part.kept[: whole * length].view(whole, length)
+        self._rest = part.kept[whole * length :]
+        self._chunks = []
+        for start in range(0, part.size, max(1, len(scratch))):
+            chunk = slice(start, start + len(scratch))
+            kept = part.kept[chunk]
+            never = None if part.never is None else part.never[chunk]
+            limited = scratch[: len(kept)]
+            rows = limited[: len(kept) // length * length].view(-1, length)
+            into = slice(start // length, start // length + len(rows))
+            self._chunks.append((part.weights[chunk], kept, never, limited, rows, into))
+
+    def shrink(self, low: float, high: float, norms: Tensor) -> None:
+        """Keep all above `low`; write the norm of every row of `min(|kept|, high)`.
+
+        Three passes over what the cache holds, each one of the fastest there are.
+        """
+        for weights, kept, never, limited, rows, into in self._chunks:
+            torch.hardshrink(weights, low, out=kept)
+            if never is not None:
+                kept.masked_fill_(never, 0)
+            torch.clamp(kept, -high, high, out=limited)
+            torch.linalg.vector_norm(rows, dim=1, dtype=norms.dtype, out=norms[into])
+        if self.shorter:
+            limited = self._rest.clamp(-high, high).view(1, -1)
+            torch.linalg.vector_norm(limited, dim=1, dtype=norms.dtype, out=norms[-1:])
+
+    def inside(self, rows: Tensor, high: float, values: Tensor) -> None:
+        """Write the entries of some rows; zeros in place of those from `high`.
+
+        Args:
+            rows: which, in ascending order; the shorter one is always among them.
+            high: the upper end of the band.
+            values: `[size_of(number of rows)]` where they are written.
+        """
+        whole = values
+        if self.shorter:
+            values[-self.shorter :] = self._rest
+            rows, whole = rows[:-1], values[: -self.shorter]
+        torch.index_select(self.whole, 0, rows, out=whole.view(-1, self.length))
+        # The gradient of a clamp is zero where it clamps: one pass for two comparisons.
+        torch.ops.aten.hardtanh_backward.grad_input(values, values, -high, high, grad_input=values)
+
+    def size_of(self, rows: int) -> int:
+        """How many entries some rows have, the shorter one among them."""
+        return rows * self.length - (self.length - self.shorter if self.shorter else 0)
+
+
+@dataclass(frozen=True)
+class _Near:
+    """What is known once every part has been looked at.
+
+    Args:
+        sure: `[parts]` how many entries of each part are as large as its band's `high`.
+        owner: `[n]` the parts of the entries inside the bands, in ascending order.
+        places: `[n]` where these entries lie in the memory of their part.
+        magnitudes: `[n]` how large they are.
+    """
+
+    sure: Tensor
+    owner: Tensor
+    places: Tensor
+    magnitudes: Tensor
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The thresholds of all groups.
+
+    Args:
+        smallest: `[groups]` the magnitude of the smallest entry that is kept, or 0.
+        missing: `[groups]` how many entries inside the band are kept.
+    """
+
+    smallest: Tensor
+    missing: Tensor
+
+
+def _near(parts: Sequence[_Rows], owners: Sequence[Band]) -> _Near:
+    """Keep all above `low`, and find what lies inside the bands."""
+    lengths = [part.count for part in parts]
+    squares = _sums_of_squares(parts, owners, lengths)
+    # Whole numbers come out as themselves plus the tolerance, up to as much again.
+    whole = squares.add_(_TOLERANCE).floor()
+    missed = squares.sub_(whole)
+    unclear = missed > 2 * _TOLERANCE
+    starts = _starts(lengths, unclear.device)
+    if any(part.shorter for part in parts):
+        shorter = torch.tensor([part.shorter > 0 for part in parts], device=unclear.device)
+        unclear.index_fill_(0, starts[1:][shorter] - 1, True)
     rows = unclear.nonzero().flatten()
-    starts = _starts(lengths, joined.device)
-    cuts = torch.searchsorted(rows, starts[1:-1]).tolist()
-    pieces = zip(rows.tensor_split(cuts), starts.tolist(), strict=False)
-    return sure, [piece - start for piece, start in pieces]
+
+    counts = torch.searchsorted(rows, starts).diff()
+    numbers = counts.tolist()
+    own = rows - starts[:-1].repeat_interleave(counts, output_size=len(rows))
+    sizes = [part.size_of(number) for part, number in zip(parts, numbers, strict=True)]
+    values = parts[0].whole.new_empty(sum(sizes))
+    pieces = zip(parts, owners, own.split(numbers), values.split(sizes), strict=True)
+    for part, band, some, into in pieces:
+        part.inside(some, band.high, into)
+    found = values.nonzero().flatten()
+    magnitudes = values[found].abs_()
+
+    starts = _starts(sizes, found.device)
+    owner = torch.bucketize(found, starts[1:], right=True)
+    offset = found - starts[owner]
+    length = found.new_tensor([part.length for part in parts])[owner]
+    row = functional.pad(counts.cumsum(0), (1, 0))[owner] + offset // length
+    places = own[row] * length + offset % length
+
+    # What is not inside its band is whole, in these rows too.
+    high = squares.new_tensor([band.high for band in owners])[owner]
+    inside = torch.zeros_like(rows, dtype=squares.dtype)
+    inside.index_add_(0, row, (magnitudes / high).square_())
+    rest = (whole[rows] + missed[rows] - _TOLERANCE - inside).round_()
+    whole.index_copy_(0, rows, rest)
+    # A sum in float32 counts exactly up to 2 ** 24.
+    dtype = torch.float32 if max(lengths) < 2**24 // _LONGEST_ROW else torch.float64
+    sure = torch.stack([piece.sum(dtype=dtype) for piece in whole.split(lengths)])
+    return _Near(sure, owner, places, magnitudes)
 
 
-def _places(
-    inside: Tensor,
-    sizes: Sequence[int],
-    parts: Sequence[Part],
-    owners: Sequence[Group],
-    rows: Sequence[Tensor],
+def _sums_of_squares(
+    parts: Sequence[_Rows], owners: Sequence[Band], lengths: Sequence[int]
 ) -> Tensor:
-    """Where entries lie in the memory of their part, from where they lie among the gathered."""
-    device = inside.device
-    starts = _starts(sizes, device)
-    part = torch.bucketize(inside, starts[1:], right=True)
-    offset = inside - starts[part]
-    # The rest of a part was gathered after its rows, as if it were its last row.
-    rests = torch.tensor([len(p.kept) // g.row for p, g in zip(parts, owners, strict=True)])
-    pairs = zip(rows, rests.to(device).split(1), strict=True)
-    known = torch.cat([piece for pair in pairs for piece in pair])
-    first = _starts([len(each) + 1 for each in rows], device)
-    length = torch.tensor([group.row for group in owners], device=device)[part]
-    return known[first[part] + offset // length] * length + offset % length
-
-
-def _rank(
-    parts: Sequence[Part], places: Sequence[Tensor], magnitudes: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """How to sort the entries of a band, the largest first, then by index; and the sorted band."""
-    values = torch.cat(list(magnitudes)) if len(magnitudes) > 1 else magnitudes[0]
-    if not any(part.strides for part in parts):
-        ranked = values.sort(descending=True, stable=True)
-        return ranked.indices, ranked.values
-    order = _in_logical_order(parts, places)
-    ranked = values[order].sort(descending=True, stable=True)
-    return order[ranked.indices], ranked.values
-
-
-def _in_logical_order(parts: Sequence[Part], places: Sequence[Tensor]) -> Tensor:
-    """How to sort entries of several parts by their index."""
-    offset, index = 0, []
-    for part, place in zip(parts, places, strict=True):
-        index.append(offset + part.logical(place))
-        offset += len(part.kept)
-    return torch.cat(index).argsort()
-
-
-def _drop(staying: Tensor, places: Tensor, counts: Sequence[int], parts: Sequence[Part]) -> None:
-    """Write zeros over all entries of the bands that do not stay.
-
-    Args:
-        staying: which of all these entries stay.
-        places: where each of them is in its part.
-        counts: how many of them each part has.
-        parts: what is written.
-    """
-    dropped = torch.ones_like(places, dtype=torch.bool).index_fill_(0, staying, False)
-    before = functional.pad(dropped.cumsum(0), (1, 0))
-    lengths = before[_starts(counts, places.device)].diff().tolist()
-    for part, zeros in zip(parts, places[dropped].split(lengths), strict=True):
-        part.kept.index_fill_(0, zeros, 0)
+    """Shrink all parts; `[rows]` the sums of `min(|kept| / high, 1) ** 2`, part after part."""
+    kept = parts[0].whole
+    norms = kept.new_empty(sum(lengths), dtype=torch.promote_types(kept.dtype, torch.float32))
+    pieces = norms.split(lengths)
+    for part, band, piece in zip(parts, owners, pieces, strict=True):
+        part.shrink(band.low, band.high, piece)
+    torch._foreach_div_(pieces, [band.high for band in owners])
+    return norms.square_()
 
 
 def _starts(lengths: Sequence[int], device: torch.device) -> Tensor:
     """Where pieces of these lengths start, one after another, and where the last one ends."""
-    return torch.tensor([0, *lengths], device=device).cumsum(0)
+    return torch.tensor(list(accumulate(lengths, initial=0)), device=device)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import LargestMagnitudes, Selection, keep_largest
+from wiring_lightning.functional import JointSelection, LargestMagnitudes, Selection
 
 
 @dataclass(eq=False)
@@ -62,7 +63,7 @@ class EdgeSet:
 
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
-        keep_largest([self.selection(latent)])
+        JointSelection([self.selection(latent)]).keep()
 
     def selection(self, latent: Sequence[Tensor]) -> Selection:
         """The `k` largest of the latent weights, which the parameters are to hold."""
@@ -115,6 +116,8 @@ class StraightThrough:
         self._fixed: list[Tensor] = []  # the edges, once they are frozen
         # The parameters' own memory, while the latent weights stand in for it.
         self._lent: list[Tensor] = []
+        self._choice = JointSelection([])
+        self._memory: list[int] = []  # where the weights lay when the choice was prepared
         self._swap_in()
         self._swap_out()
         self._hooks = [
@@ -224,5 +227,9 @@ class StraightThrough:
 
     def _keep(self, latents: Sequence[Sequence[Tensor]]) -> None:
         """Write the edges of all sets."""
-        pairs = zip(self.edge_sets, latents, strict=True)
-        keep_largest([edges.selection(own) for edges, own in pairs])
+        memory = [tensor.data_ptr() for tensor in (*self._weights, *chain(*latents))]
+        if memory != self._memory:  # as after a move to another device
+            self._memory = memory
+            pairs = zip(self.edge_sets, latents, strict=True)
+            self._choice = JointSelection([edges.selection(own) for edges, own in pairs])
+        self._choice.keep()
