@@ -234,6 +234,26 @@ def test_channels_last_and_contiguous_weights_agree() -> None:
     assert int((conv.weight != 0).sum()) == 50
 
 
+def test_weights_may_move_to_other_memory_between_steps() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, bias=False)
+    moving = deepcopy(conv)
+    pairs = []
+    for layer in (conv, moving):
+        sgd = SGD(layer.parameters(), lr=0.1)
+        pairs.append((layer, sgd, StraightThrough(sgd, [EdgeSet([layer.weight], 50)])))
+    layouts = [torch.channels_last, torch.channels_last, torch.contiguous_format] * 3
+    for step, layout in enumerate(layouts):
+        gradient = torch.randn(conv.weight.shape)
+        for layer, sgd, _ in pairs:
+            layer.weight.grad = gradient.clone()
+            sgd.step()
+        assert torch.equal(conv.weight, moving.weight), step
+        assert int((moving.weight != 0).sum()) == 50
+        moving.to(memory_format=layout)
+        pairs[1][2].latent[0] = pairs[1][2].latent[0].clone()
+
+
 def test_a_group_shares_one_count() -> None:
     small, large = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
     with torch.no_grad():

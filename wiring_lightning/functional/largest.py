@@ -11,7 +11,7 @@ from torch import Tensor
 from wiring_lightning.functional.threshold_band import Band, BandSearch, Part
 
 _SMALLEST = 1e-15  # below this threshold, squares could vanish from a norm
-_NARROWEST, _WIDEST = 4e-4, 0.5  # half widths of the band around a threshold
+_NARROWEST, _WIDEST = 1e-4, 0.5  # half widths of the band around a threshold
 
 
 class LargestMagnitudes:
@@ -149,8 +149,10 @@ class Selection:
         """Where the threshold is expected."""
         low, high = self.largest._band(widening)
         if (dtype := self.weights[0].dtype).itemsize < 4:
-            # So coarse that a bound has to be one of its numbers.
-            low, high = torch.tensor([low, high], dtype=dtype).tolist()
+            # So coarse that a bound has to be one of its numbers, and the threshold between them.
+            coarse = torch.finfo(dtype).eps
+            bounds = [low * (1 - coarse), high * (1 + coarse)]
+            low, high = torch.tensor(bounds, dtype=dtype).tolist()
         return Band(self.largest.k, low, high)
 
     def start_over(self) -> None:

@@ -11,9 +11,12 @@ from torch.nn import functional
 
 # Entries that are worked on together on a CPU: what is computed from them stays in the cache.
 _CHUNK = 2**17
-_LONGEST_ROW = 64
-# By how much the square of a row's norm may miss a whole number through rounding.
-_TOLERANCE = 1e-4
+_LONGEST_ROW = 128
+# By how much the sum of a row's squares may miss a whole number and still counts as one, and by how
+# much, relative to it, an entry that was counted as a whole one may be smaller: half as much, and
+# half of what rounding in a row can do.
+_TOLERANCE = 1e-5
+_MARGIN = 4e-5
 
 
 class Part:
@@ -74,7 +77,7 @@ class Band:
     Args:
         k: number of entries that are kept.
         low: what is not larger is out.
-        high: what is not smaller is in.
+        high: what is not smaller is in; larger than `low`.
     """
 
     k: int
@@ -86,10 +89,13 @@ class Band:
         """How many entries are looked at as one.
 
         So few that all of them together cannot miss a whole entry: the sum of their squares then
-        says how many there are, and whether one of them lies between `low` and `high`.
+        says how many there are, and whether one of them lies between `low` and `high`. And so few
+        that most rows have none there, for those are looked at entry by entry.
         """
-        missed = max(1e-9, 1 - (self.low / self.high) ** 2)
-        return min(_LONGEST_ROW, 2 ** int(math.log2(max(1, 0.9 / missed))))
+        width = (self.high - self.low) / (self.high + self.low)
+        missed = 1 - (self.low / self.high) ** 2
+        longest = min(_LONGEST_ROW, 0.9 / missed, 2.5 / math.sqrt(width))
+        return 2 ** int(math.log2(max(1, longest)))
 
 
 class BandSearch:
@@ -136,7 +142,7 @@ class BandSearch:
         self._drop(near, ~self._staying(near, levels))
         return [
             # What was taken for as large as `high` must surely be above the threshold.
-            smallest if 0 < smallest < band.high * (1 - _TOLERANCE) else None
+            smallest if 0 < smallest < band.high * (1 - _MARGIN) else None
             for band, smallest in zip(bands, levels.smallest.tolist(), strict=True)
         ]
 
