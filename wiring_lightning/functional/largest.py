@@ -115,7 +115,7 @@ class LargestMagnitudes:
             moved = threshold / self.threshold
             missed = abs(moved / self._pace - 1)
             self.width = min(_WIDEST, max(5 * missed, 0.7 * self.width, _NARROWEST))
-            self._pace = min(max(moved, 0.8), 1.25)
+            self._pace = min(max(moved**0.9, 0.8), 1.25)  # a little less than the last step
         self.threshold = threshold if _SMALLEST < threshold < math.inf else None
 
 
