@@ -140,9 +140,9 @@ def test_peak_memory_against_lists_and_plain_layers(pattern: str) -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("depth", [1001, pytest.param(2000, marks=pytest.mark.slow)])
 def test_very_deep_networks_run_forward_and_backward(depth: int, checkpointing: bool) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     network = SparseResNet(depth, checkpointing=checkpointing)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     network(torch.randn(1, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
@@ -190,9 +190,9 @@ def test_edges_are_those_of_the_paper_and_start_anew_in_each_stage(pattern: str)
 def test_2000_layers_are_summarized_in_seconds(pattern: str) -> None:
     with torch.device("meta"):
         network = SparseResNet(2000, pattern)
-    start = time.perf_counter()
+    start = time.process_time()
     summary = summarize(network.wiring())
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert summary["live_per_group"] == {f"stage{stage}": [223, 223] for stage in (1, 2, 3)}
 
 

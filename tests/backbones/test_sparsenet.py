@@ -261,9 +261,9 @@ def test_peak_memory_against_a_list_with_concatenations(name: str) -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_1001_layers_run_forward_and_backward(checkpointing: bool) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     network = SparseNet(1001, 12, **BC, checkpointing=checkpointing)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     network(torch.randn(1, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
@@ -318,9 +318,9 @@ def test_edges_are_those_of_equation_2_and_start_anew_in_each_stage() -> None:
 def test_1001_layers_are_summarized_in_seconds() -> None:
     with torch.device("meta"):
         network = SparseNet(1001, 12, **BC)
-    start = time.perf_counter()
+    start = time.process_time()
     summary = summarize(network.wiring())
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert summary["modules"] == {"total": 3 * 166 + 2, "live": 3 * 166 + 2}
     assert summary["live_per_group"]["stage3"] == [166, 166]
 

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,14 @@ BACKBONE = "--model.backbone."
 
 def test_help_is_fast_and_does_not_load_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from wiring_lightning.__main__ import main; main(['--help']); "
+        "import sys, time; from wiring_lightning.__main__ import main; main(['--help']); "
+        "print(time.process_time(), file=sys.stderr); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'matplotlib')))"
     )
-    start = time.perf_counter()
     running = process("-c", code, folder=tmp_path)
     out, err = running.communicate(timeout=60)
-    assert time.perf_counter() - start < 3
     assert running.returncode == 0, err
+    assert float(err.split()[-1]) < 3  # seconds of its own, whatever else the machine does
     assert all(re.search(rf"^  {name} ", out, re.MULTILINE) for name in SUBCOMMANDS)
 
 
