@@ -153,7 +153,7 @@ class BandSearch:
 
     def _levels(self, near: "_Near", numbers: Sequence[int]) -> "_Levels":
         """Where the thresholds are."""
-        known = torch.stack([near.sure, near.owner.bincount(minlength=len(self._parts))])
+        known = torch.stack([near.sure, near.owner.bincount(minlength=len(self._parts)).double()])
         totals = known.new_zeros(2, len(numbers)).index_add_(1, self._group, known)
         sure, counts = totals.tolist()
         counts = [int(count) for count in counts]
@@ -163,7 +163,7 @@ class BandSearch:
         ]
         none = near.magnitudes.new_zeros(())
         smallest = [
-            piece.kthvalue(count - rank + 1).values if 1 <= rank <= count else none
+            piece.topk(rank, sorted=False).values.amin() if 1 <= rank <= count else none
             for piece, count, rank in zip(
                 near.magnitudes.split(counts), counts, missing, strict=True
             )
@@ -338,7 +338,7 @@ def _near(parts: Sequence[_Rows], owners: Sequence[Band]) -> _Near:
     whole.index_copy_(0, rows, rest)
     # A sum in float32 counts exactly up to 2 ** 24.
     dtype = torch.float32 if max(lengths) < 2**24 // _LONGEST_ROW else torch.float64
-    sure = torch.stack([piece.sum(dtype=dtype) for piece in whole.split(lengths)])
+    sure = torch.stack([piece.sum(dtype=dtype) for piece in whole.split(lengths)]).double()
     return _Near(sure, owner, places, magnitudes)
 
 
