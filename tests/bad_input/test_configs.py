@@ -131,6 +131,10 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
         backbone(num_classes=7),
         ["The data has 10 classes, but the backbone ends in 7: set num_classes=10"],
     ),
+    "number of channels": (
+        backbone(in_channels=3),
+        ["The images have 1 channels, but the backbone takes 3: set in_channels=1"],
+    ),
     "missing data": (
         unknown_class("data", "CIFAR10"),
         ["CIFAR10 is not in 'data/cifar-10-batches-py'", "--data.download=true", "--data.root"],

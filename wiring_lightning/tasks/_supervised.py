@@ -3,6 +3,7 @@
 The file is private so that the command line does not offer its base class as a task.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Literal, NoReturn
@@ -78,8 +79,21 @@ class SupervisedTask(LightningModule, ABC):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        """Images `[batch, channels, height, width]` -> logits."""
-        logits: Tensor = self.backbone(images)
+        """Images `[batch, channels, height, width]` -> logits.
+
+        Raises:
+            ValueError: if the backbone is made for another number of channels.
+        """
+        try:
+            logits: Tensor = self.backbone(images)
+        except RuntimeError as error:
+            channels = images.shape[1]
+            if wanted := re.search(rf"to have (\d+) channels, but got {channels} ", str(error)):
+                raise ValueError(
+                    f"The images have {channels} channels, but the backbone takes {wanted[1]}: set "
+                    f"in_channels={channels} of the backbone."
+                ) from error
+            raise
         return logits
 
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
