@@ -19,7 +19,7 @@ class LargestMagnitudes:
 
     While a network trains, the k-th largest magnitude moves little from one step to the next. So
     entries well above the last threshold are in, entries well below are out, and only the thin band
-    around it is sorted. If the threshold has left a wider band, too, the call starts over with all
+    around it is ranked. If the threshold has left a wider band, too, the call starts over with all
     entries: the answer is exact in any case. Of equal magnitudes the one with the lower index wins.
 
     Args:

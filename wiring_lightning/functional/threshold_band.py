@@ -101,7 +101,7 @@ class Band:
 class BandSearch:
     """Writes the k largest entries of every group of tensors, and zeros elsewhere.
 
-    Entries above a group's band are in, entries below are out, and only the few inside are sorted.
+    Entries above a group's band are in, entries below are out, and only the few inside are ranked.
     What can be done for all groups at once is, because many small calls cost more than one large
     one, and what follows from where the tensors lie is prepared once for many searches.
 
