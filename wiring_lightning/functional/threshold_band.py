@@ -211,7 +211,7 @@ class _Rows:
 
     Attributes:
         length: entries of a row.
-        count: how many rows there are.
+        count: how many rows there are, the shorter one among them.
         whole: `[rows, length]` what is kept, but for the shorter row.
         shorter: entries of the shorter row, or 0.
     """
@@ -302,35 +302,19 @@ def _near(parts: Sequence[_Rows], owners: Sequence[Band]) -> _Near:
     """Keep all above `low`, and find what lies inside the bands."""
     lengths = [part.count for part in parts]
     squares = _sums_of_squares(parts, owners, lengths)
-    # Whole numbers come out as themselves plus the tolerance, up to as much again.
+    # A whole number ends up between 0 and twice the tolerance above itself.
     whole = squares.add_(_TOLERANCE).floor()
     missed = squares.sub_(whole)
-    unclear = missed > 2 * _TOLERANCE
-    starts = _starts(lengths, unclear.device)
-    if any(part.shorter for part in parts):
-        shorter = torch.tensor([part.shorter > 0 for part in parts], device=unclear.device)
-        unclear.index_fill_(0, starts[1:][shorter] - 1, True)
-    rows = unclear.nonzero().flatten()
+    rows, own, counts = _unclear_rows(missed > 2 * _TOLERANCE, parts, lengths)
+    found, starts, magnitudes = _inside(parts, owners, own, counts.tolist())
 
-    counts = torch.searchsorted(rows, starts).diff()
-    numbers = counts.tolist()
-    own = rows - starts[:-1].repeat_interleave(counts, output_size=len(rows))
-    sizes = [part.size_of(number) for part, number in zip(parts, numbers, strict=True)]
-    values = parts[0].whole.new_empty(sum(sizes))
-    pieces = zip(parts, owners, own.split(numbers), values.split(sizes), strict=True)
-    for part, band, some, into in pieces:
-        part.inside(some, band.high, into)
-    found = values.nonzero().flatten()
-    magnitudes = values[found].abs_()
-
-    starts = _starts(sizes, found.device)
     owner = torch.bucketize(found, starts[1:], right=True)
     offset = found - starts[owner]
     length = found.new_tensor([part.length for part in parts])[owner]
     row = functional.pad(counts.cumsum(0), (1, 0))[owner] + offset // length
     places = own[row] * length + offset % length
 
-    # What is not inside its band is whole, in these rows too.
+    # Without what is inside its band, the sum of these rows is whole, too.
     high = squares.new_tensor([band.high for band in owners])[owner]
     inside = torch.zeros_like(rows, dtype=squares.dtype)
     inside.index_add_(0, row, (magnitudes / high).square_())
@@ -340,6 +324,47 @@ def _near(parts: Sequence[_Rows], owners: Sequence[Band]) -> _Near:
     dtype = torch.float32 if max(lengths) < 2**24 // _LONGEST_ROW else torch.float64
     sure = torch.stack([piece.sum(dtype=dtype) for piece in whole.split(lengths)]).double()
     return _Near(sure, owner, places, magnitudes)
+
+
+def _unclear_rows(
+    unclear: Tensor, parts: Sequence[_Rows], lengths: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows to look at entry by entry, those that are shorter among them.
+
+    Args:
+        unclear: `[rows]` marks them, part after part; is changed.
+        parts: the parts.
+        lengths: how many rows each has.
+
+    Returns:
+        Which of all rows, which of the rows of their part, and `[parts]` how many.
+    """
+    starts = _starts(lengths, unclear.device)
+    if any(part.shorter for part in parts):
+        shorter = torch.tensor([part.shorter > 0 for part in parts], device=unclear.device)
+        unclear.index_fill_(0, starts[1:][shorter] - 1, True)
+    rows = unclear.nonzero().flatten()
+    counts = torch.searchsorted(rows, starts).diff()
+    own = rows - starts[:-1].repeat_interleave(counts, output_size=len(rows))
+    return rows, own, counts
+
+
+def _inside(
+    parts: Sequence[_Rows], owners: Sequence[Band], rows: Tensor, counts: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What lies inside the bands in some rows, `counts` of each part.
+
+    Returns:
+        Where among the entries of all these rows, where those of each part start, and `[n]` the
+        magnitudes of what was found.
+    """
+    sizes = [part.size_of(count) for part, count in zip(parts, counts, strict=True)]
+    values = parts[0].whole.new_empty(sum(sizes))
+    pieces = zip(parts, owners, rows.split(counts), values.split(sizes), strict=True)
+    for part, band, some, into in pieces:
+        part.inside(some, band.high, into)
+    found = values.nonzero().flatten()
+    return found, _starts(sizes, found.device), values[found].abs_()
 
 
 def _sums_of_squares(
