@@ -4,22 +4,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from wiring_lightning.functional import gated_sum, rectified
+from wiring_lightning.functional import aggregation, gated_sum, rectified
 from wiring_lightning.functional.rectified import rectified_gated_sum
 
 
-def case(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def case(dtype: torch.dtype = torch.float64, batch: int = 7) -> tuple[Tensor, Tensor]:
     gates = torch.randn(3, 5, dtype=dtype, requires_grad=True)
-    return gates, torch.randn(7, 5, 11, dtype=dtype, requires_grad=True)
+    return gates, torch.randn(batch, 5, 12, dtype=dtype, requires_grad=True)
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 3 * 11 * 8 * 2, 2**20])  # one example, two, all
+@pytest.mark.parametrize("long", [8, 2**15])  # features in parts, or at once
+@pytest.mark.parametrize("batch", [0, 7])
+@pytest.mark.parametrize("chunk_bytes", [1, 3 * 12 * 8 * 2, 2**20])  # one example, two, all
 def test_outputs_and_gradients_are_those_of_the_composition(
-    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+    chunk_bytes: int, batch: int, long: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rectified, "_CHUNK_BYTES", chunk_bytes)
-    gates, sources = case()
-    upstream = torch.randn(7, 3, 11, dtype=torch.float64)
+    monkeypatch.setattr(aggregation, "_LONG", long)
+    monkeypatch.setattr(aggregation, "_PART", 4)
+    gates, sources = case(batch=batch)
+    upstream = torch.randn(batch, 3, 12, dtype=torch.float64)
     plain = gated_sum(gates, sources).relu()
     expected = torch.autograd.grad(plain, (gates, sources), upstream)
     fused = rectified_gated_sum(gates, sources)

@@ -28,14 +28,65 @@ def straight_through(value: Tensor, scores: Tensor) -> Tensor:
     return value.to(scores.dtype) + (scores - scores.detach())
 
 
-# Features of one part of a long dot product.
-_PART = 1024
+# A few rows times more columns than this leave a core idle, so they are multiplied in parts.
+_LONG, _PART = 2**15, 2**10
+
+
+class PairProducts:
+    """Adds up the dot products of every row of one tensor with every row of another.
+
+    All views are prepared at once, because they take as long as small products do.
+
+    Args:
+        left: `[count, a, features]`, memory through which all examples pass, `count` at a time.
+        right: `[batch, b, features]`.
+
+    Example:
+        >>> left = torch.empty(1, 1, 3)
+        >>> products = PairProducts(left, torch.tensor([[[1.0] * 3], [[2.0] * 3]]))
+        >>> for chunk in range(2):
+        ...     _ = left.fill_(chunk + 1)
+        ...     products.add(chunk)
+        >>> products.total()
+        tensor([[15.]])
+    """
+
+    def __init__(self, left: Tensor, right: Tensor) -> None:
+        count, rows, features = left.shape
+        dtype = torch.promote_types(left.dtype, torch.float32)
+        self._alike = left.dtype == right.dtype == dtype
+        on_cpu = left.device.type == "cpu"
+        if on_cpu and features > _LONG and features % _PART == 0:
+            shape = (features // _PART, -1)
+            self._sums = left.new_zeros(shape[0], rows, right.shape[1], dtype=dtype)
+            lefts = left.unflatten(2, shape).transpose(1, 2).unbind()
+            rights = right.unflatten(2, shape).permute(0, 2, 3, 1).unbind()
+            self._chunks = [
+                [(self._sums, *pair) for pair in zip(lefts, rights[start:], strict=False)]
+                for start in range(0, max(1, len(right)), count)
+            ]
+        else:
+            self._sums = left.new_zeros(count, rows, right.shape[1], dtype=dtype)
+            self._chunks = [
+                [(self._sums[: len(piece)], left[: len(piece)], piece)]
+                for piece in right.transpose(1, 2).split(count)
+            ]
+
+    def add(self, chunk: int) -> None:
+        """Add the products of what `left` holds now with the chunk of `right` of that number."""
+        for sums, mine, yours in self._chunks[chunk]:
+            if self._alike:
+                sums.baddbmm_(mine, yours)
+            else:
+                sums.baddbmm_(mine.to(sums.dtype), yours.to(sums.dtype))
+
+    def total(self) -> Tensor:
+        """`[a, b]`, float32 or better."""
+        return self._sums.sum(0)
 
 
 def products_of_pairs(left: Tensor, right: Tensor) -> Tensor:
     """The dot product of every row of `left` with every row of `right`, summed over the batch.
-
-    A few rows times many thousand columns leave a core idle, so the features go in parts.
 
     Args:
         left: `[batch, a, features]`.
@@ -48,15 +99,9 @@ def products_of_pairs(left: Tensor, right: Tensor) -> Tensor:
         >>> products_of_pairs(torch.ones(2, 1, 3), torch.tensor([[[1.0, 2.0, 3.0]]] * 2))
         tensor([[12.]])
     """
-    features = left.shape[2]
-    parts = features // _PART if features % _PART == 0 else 1
-    dtype = torch.promote_types(left.dtype, torch.float32)
-    total = left.new_zeros(parts, left.shape[1], right.shape[1], dtype=dtype)
-    rows = left.unflatten(2, (parts, -1)).transpose(1, 2)
-    columns = right.unflatten(2, (parts, -1)).permute(0, 2, 3, 1)
-    for mine, yours in zip(rows, columns, strict=True):
-        total += torch.bmm(mine, yours.to(mine.dtype))
-    return total.sum(0)
+    products = PairProducts(left, right)
+    products.add(0)
+    return products.total()
 
 
 def gated_sum(gates: Tensor, sources: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from wiring_lightning.functional.aggregation import gated_sum, products_of_pairs
+from wiring_lightning.functional.aggregation import PairProducts, gated_sum
 
 # Bytes of the gradient that are worked on at a time: a few fit into the cache of one core.
 _CHUNK_BYTES = 4 * 2**20
@@ -54,14 +54,19 @@ class _RectifiedGatedSum(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         gates, sources, outputs = ctx.saved_tensors
         batch, targets, features = outputs.shape
+        size = max(1, min(batch, _CHUNK_BYTES // (targets * features * outputs.element_size())))
         back = gates.t().to(gradient.dtype)
-        size = max(1, _CHUNK_BYTES // (targets * features * outputs.element_size()))
-        to_gates = None if sources is None else torch.zeros_like(gates)
         to_sources = gradient.new_empty(batch, gates.shape[1], features)
-        for start in range(0, batch, size):
-            chunk = slice(start, start + size)
-            inner = torch.ops.aten.threshold_backward(gradient[chunk], outputs[chunk], 0)
-            torch.bmm(back.expand(len(inner), *back.shape), inner, out=to_sources[chunk])
-            if to_gates is not None:
-                to_gates += products_of_pairs(inner, sources[chunk])
+        # The same memory for every chunk, because it is in the cache already.
+        scratch = gradient.new_empty(size, targets, features)
+        products = None if sources is None else PairProducts(scratch, sources)
+        chunked = (gradient, outputs, back.expand(batch, *back.shape), to_sources)
+        chunks = zip(*(tensor.split(size) for tensor in chunked), strict=True)
+        for number, (arrived, rectified, weights, to_chunk) in enumerate(chunks):
+            inner = scratch[: len(arrived)]
+            torch.ops.aten.threshold_backward.grad_input(arrived, rectified, 0, grad_input=inner)
+            torch.bmm(weights, inner, out=to_chunk)
+            if products is not None:
+                products.add(number)
+        to_gates = None if products is None else products.total().to(gates.dtype)
         return to_gates, to_sources.to(ctx.source_dtype)
