@@ -12,6 +12,8 @@ from torch.nn import functional
 # Entries that are worked on together on a CPU: what is computed from them stays in the cache.
 _CHUNK = 2**17
 _LONGEST_ROW = 128
+# Rows that are summed up together: their number of entries is exact in float32.
+_BLOCK = 256
 # By how much the sum of a row's squares may miss a whole number and still counts as one, and by how
 # much, relative to it, an entry that was counted as a whole one may be smaller: half as much, and
 # half of what rounding in a row can do.
@@ -214,6 +216,7 @@ class _Rows:
         count: how many rows there are, the shorter one among them.
         whole: `[rows, length]` what is kept, but for the shorter row.
         shorter: entries of the shorter row, or 0.
+        norms: `[blocks, _BLOCK]` of every row the norm of `min(|kept|, high)`; zeros at the end.
     """
 
     def __init__(self, part: Part, length: int, scratch: Tensor) -> None:
@@ -222,6 +225,9 @@ class _Rows:
         self.count = whole + (self.shorter > 0)
         self.whole = part.kept[: whole * length].view(whole, length)
         self._rest = part.kept[whole * length :]
+        dtype = torch.promote_types(part.kept.dtype, torch.float32)
+        self.norms = part.kept.new_zeros(-(-self.count // _BLOCK), _BLOCK, dtype=dtype)
+        self._last = self.norms.view(-1)[whole : self.count]
         self._chunks = []
         for start in range(0, part.size, max(1, len(scratch))):
             chunk = slice(start, start + len(scratch))
@@ -229,23 +235,24 @@ class _Rows:
             never = None if part.never is None else part.never[chunk]
             limited = scratch[: len(kept)]
             rows = limited[: len(kept) // length * length].view(-1, length)
-            into = slice(start // length, start // length + len(rows))
-            self._chunks.append((part.weights[chunk], kept, never, limited, rows, into))
+            norms = self.norms.view(-1)[start // length :][: len(rows)]
+            self._chunks.append((part.weights[chunk], kept, never, limited, rows, norms))
 
-    def shrink(self, low: float, high: float, norms: Tensor) -> None:
-        """Keep all above `low`; write the norm of every row of `min(|kept|, high)`.
+    def shrink(self, low: float, high: float) -> None:
+        """Keep all above `low`, and write the norms.
 
         Three passes over what the cache holds, each one of the fastest there are.
         """
-        for weights, kept, never, limited, rows, into in self._chunks:
+        dtype = self.norms.dtype
+        for weights, kept, never, limited, rows, norms in self._chunks:
             torch.hardshrink(weights, low, out=kept)
             if never is not None:
                 kept.masked_fill_(never, 0)
             torch.clamp(kept, -high, high, out=limited)
-            torch.linalg.vector_norm(rows, dim=1, dtype=norms.dtype, out=norms[into])
+            torch.linalg.vector_norm(rows, dim=1, dtype=dtype, out=norms)
         if self.shorter:
             limited = self._rest.clamp(-high, high).view(1, -1)
-            torch.linalg.vector_norm(limited, dim=1, dtype=norms.dtype, out=norms[-1:])
+            torch.linalg.vector_norm(limited, dim=1, dtype=dtype, out=self._last)
 
     def inside(self, rows: Tensor, high: float, values: Tensor) -> None:
         """Write the entries of some rows; zeros in place of those from `high`.
@@ -300,49 +307,54 @@ class _Levels:
 
 def _near(parts: Sequence[_Rows], owners: Sequence[Band]) -> _Near:
     """Keep all above `low`, and find what lies inside the bands."""
-    lengths = [part.count for part in parts]
-    squares = _sums_of_squares(parts, owners, lengths)
+    for part, band in zip(parts, owners, strict=True):
+        part.shrink(band.low, band.high)
+    blocks = [len(part.norms) for part in parts]
+    norms = torch.cat([part.norms for part in parts])
+    block_owner = torch.arange(len(parts), device=norms.device).repeat_interleave(
+        torch.tensor(blocks, device=norms.device), output_size=len(norms)
+    )
+    highs = norms.new_tensor([band.high for band in owners])
+    squares = norms.div_(highs[block_owner].unsqueeze(1)).square_().view(-1)
     # A whole number ends up between 0 and twice the tolerance above itself.
     whole = squares.add_(_TOLERANCE).floor()
     missed = squares.sub_(whole)
-    rows, own, counts = _unclear_rows(missed > 2 * _TOLERANCE, parts, lengths)
-    found, starts, magnitudes = _inside(parts, owners, own, counts.tolist())
+    starts = _starts([_BLOCK * count for count in blocks], norms.device)
+    rows, own, counts = _unclear_rows(missed > 2 * _TOLERANCE, parts, starts)
+    found, entries, magnitudes = _inside(parts, owners, own, counts.tolist())
 
-    owner = torch.bucketize(found, starts[1:], right=True)
-    offset = found - starts[owner]
+    owner = torch.bucketize(found, entries[1:], right=True)
+    offset = found - entries[owner]
     length = found.new_tensor([part.length for part in parts])[owner]
     row = functional.pad(counts.cumsum(0), (1, 0))[owner] + offset // length
     places = own[row] * length + offset % length
 
     # Without what is inside its band, the sum of these rows is whole, too.
-    high = squares.new_tensor([band.high for band in owners])[owner]
     inside = torch.zeros_like(rows, dtype=squares.dtype)
-    inside.index_add_(0, row, (magnitudes / high).square_())
+    inside.index_add_(0, row, (magnitudes / highs[owner]).square_())
     rest = (whole[rows] + missed[rows] - _TOLERANCE - inside).round_()
-    whole.index_copy_(0, rows, rest)
-    # A sum in float32 counts exactly up to 2 ** 24.
-    dtype = torch.float32 if max(lengths) < 2**24 // _LONGEST_ROW else torch.float64
-    sure = torch.stack([piece.sum(dtype=dtype) for piece in whole.split(lengths)]).double()
+    sums = whole.index_copy_(0, rows, rest).view(-1, _BLOCK).sum(1).double()
+    sure = sums.new_zeros(len(parts)).index_add_(0, block_owner, sums)
     return _Near(sure, owner, places, magnitudes)
 
 
 def _unclear_rows(
-    unclear: Tensor, parts: Sequence[_Rows], lengths: Sequence[int]
+    unclear: Tensor, parts: Sequence[_Rows], starts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The rows to look at entry by entry, those that are shorter among them.
 
     Args:
         unclear: `[rows]` marks them, part after part; is changed.
         parts: the parts.
-        lengths: how many rows each has.
+        starts: `[parts + 1]` where the rows of each part start.
 
     Returns:
         Which of all rows, which of the rows of their part, and `[parts]` how many.
     """
-    starts = _starts(lengths, unclear.device)
-    if any(part.shorter for part in parts):
-        shorter = torch.tensor([part.shorter > 0 for part in parts], device=unclear.device)
-        unclear.index_fill_(0, starts[1:][shorter] - 1, True)
+    ends = [part.count - 1 if part.shorter else -1 for part in parts]
+    if max(ends) >= 0:
+        last = torch.tensor(ends, device=unclear.device)
+        unclear.index_fill_(0, (starts[:-1] + last)[last >= 0], True)
     rows = unclear.nonzero().flatten()
     counts = torch.searchsorted(rows, starts).diff()
     own = rows - starts[:-1].repeat_interleave(counts, output_size=len(rows))
@@ -365,19 +377,6 @@ def _inside(
         part.inside(some, band.high, into)
     found = values.nonzero().flatten()
     return found, _starts(sizes, found.device), values[found].abs_()
-
-
-def _sums_of_squares(
-    parts: Sequence[_Rows], owners: Sequence[Band], lengths: Sequence[int]
-) -> Tensor:
-    """Shrink all parts; `[rows]` the sums of `min(|kept| / high, 1) ** 2`, part after part."""
-    kept = parts[0].whole
-    norms = kept.new_empty(sum(lengths), dtype=torch.promote_types(kept.dtype, torch.float32))
-    pieces = norms.split(lengths)
-    for part, band, piece in zip(parts, owners, pieces, strict=True):
-        part.shrink(band.low, band.high, piece)
-    torch._foreach_div_(pieces, [band.high for band in owners])
-    return norms.square_()
 
 
 def _starts(lengths: Sequence[int], device: torch.device) -> Tensor:
