@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from wiring_lightning.functional import JointSelection, LargestMagnitudes, Selection
+from wiring_lightning.functional.threshold_band import Band, BandSearch, Part
 
 
 def brute_force(weights: Tensor, k: int) -> set[int]:
@@ -152,6 +153,18 @@ def test_a_band_may_hold_everything(spread: float) -> None:
         weights = (1 + spread * torch.rand(3_000)) * torch.randn(3_000).sign()
         largest.keep([weights], [kept])
         assert torch.equal(kept, keep_by_sorting([weights], [None], 1_500)[0])
+
+
+def test_searches_of_all_widths_leave_little_memory_behind() -> None:
+    weights = torch.rand(2**16) + 0.5
+    kept = torch.empty_like(weights)
+    search = BandSearch([[Part(weights, kept, None)]])
+    threshold = float(weights.topk(2**15).values.min())
+    for width in (0.5, 0.1, 0.02, 0.01, 1e-3, 1e-4):
+        search.keep([Band(2**15, threshold * (1 - width), threshold * (1 + width))])
+        assert int(kept.count_nonzero()) == 2**15
+    held = sum(rows.norms.numel() for rows in search._rows.values())
+    assert 0 < held < weights.numel() / 5
 
 
 def test_tiny_magnitudes_do_not_vanish() -> None:

@@ -12,6 +12,9 @@ from torch.nn import functional
 # Entries that are worked on together on a CPU: what is computed from them stays in the cache.
 _CHUNK = 2**17
 _LONGEST_ROW = 128
+# Rows that are shorter are prepared for one search only: the norms of many short rows take up as
+# much memory as the weights.
+_SHORTEST_KEPT_ROW = 16
 # Rows that are summed up together: their number of entries is exact in float32.
 _BLOCK = 256
 # By how much the sum of a row's squares may miss a whole number and still counts as one, and by how
@@ -149,9 +152,12 @@ class BandSearch:
         ]
 
     def _in_rows(self, index: int, length: int) -> "_Rows":
-        if (index, length) not in self._rows:
-            self._rows[index, length] = _Rows(self._parts[index], length, self._scratch)
-        return self._rows[index, length]
+        rows = self._rows.get((index, length))
+        if rows is None:
+            rows = _Rows(self._parts[index], length, self._scratch)
+            if length >= _SHORTEST_KEPT_ROW:
+                self._rows[index, length] = rows
+        return rows
 
     def _levels(self, near: "_Near", numbers: Sequence[int]) -> "_Levels":
         """Where the thresholds are."""
