@@ -56,7 +56,7 @@ def main() -> None:
         for batch in options.batch:
             lines.append(_row(options, name, batch))
             print(lines[-1], flush=True)
-    lines += ["", "Medians; the ratio is the median within a round (smallest to largest), "
+    lines += ["", "Medians; the ratio is the median within a round (95 % interval of it), "
               f"{options.rounds} rounds."]  # fmt: skip
     print(lines[-1])
     if options.profile:
@@ -72,7 +72,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=list(_NETWORKS), default=list(_NETWORKS))
     parser.add_argument("--batch", type=int, nargs="+", default=[32])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(

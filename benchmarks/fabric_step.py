@@ -58,7 +58,7 @@ def main() -> None:
             lines.append(row)
             print(row, flush=True)
             curves.setdefault(_NETWORKS[name][0], []).append((probability, times))
-    lines += ["", "Median of the ratios within a round (smallest to largest ratio), "
+    lines += ["", "Median of the ratios within a round (95 % interval of the median), "
               f"{options.rounds} rounds. Memory in MiB: the peak over a step of what tensors hold. "
               "Multiply-adds used are the mean over the drawn architectures."]  # fmt: skip
     print(lines[-1])

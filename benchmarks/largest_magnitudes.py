@@ -42,7 +42,7 @@ def main() -> None:
     for density in options.densities:
         lines.append(_row(options, density))
         print(lines[-1], flush=True)
-    lines += ["", f"Medians (smallest to largest ratio), {options.rounds} rounds."]
+    lines += ["", f"Medians (95 % interval of the ratio), {options.rounds} rounds."]
     if options.markdown:
         Path(options.markdown).write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -54,7 +54,7 @@ def main() -> None:
             for batch in options.batch:
                 lines.append(_row(options, depth, fan_in, batch))
                 print(lines[-1], flush=True)
-    lines += ["", "Median of the ratios within a round (smallest to largest ratio), "
+    lines += ["", "Median of the ratios within a round (95 % interval of the median), "
               f"{options.rounds} rounds. Memory in MiB."]  # fmt: skip
     print(lines[-1])
     if options.profile:

@@ -103,7 +103,7 @@ def main() -> None:
                     ("frozen", "loop", "full", "plain", "dense")]  # fmt: skip
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
-    lines += ["", "Median of the ratios within a round (smallest to largest ratio), "
+    lines += ["", "Median of the ratios within a round (95 % interval of the median), "
               f"{options.rounds} rounds."]  # fmt: skip
     print(lines[-1])
     if options.profile:
@@ -122,7 +122,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--cardinality", type=int, nargs="+", default=[8])
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 64])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")

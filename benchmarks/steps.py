@@ -1,5 +1,7 @@
 """Training steps of several networks, timed in turn, and the ratios of their times."""
 
+import math
+import random
 import statistics
 import sys
 import time
@@ -41,14 +43,16 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor, amp: bool 
 def time_steps(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
     """Milliseconds of every step, `rounds` times each, after two warm-up rounds.
 
-    Per round every network takes one step, in turn, so that a machine that slows down slows all.
+    Per round every network takes one step, so that a machine that slows down slows all; in another
+    order every round, so that what a step leaves in the caches favours no network.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
+    order = random.Random(0)
     for number in _progress(rounds + 2):
-        for name, step in steps.items():
+        for name in order.sample(list(steps), len(steps)):
             synchronize(device)
             start = time.perf_counter()
-            step()
+            steps[name]()
             synchronize(device)
             if number >= 2:
                 times[name].append((time.perf_counter() - start) * 1e3)
@@ -56,11 +60,18 @@ def time_steps(steps: dict[str, Step], rounds: int, device: str) -> dict[str, li
 
 
 def ratio(times: Sequence[float], others: Sequence[float] | None) -> str:
-    """Median of the ratios within a round, with the smallest and the largest."""
+    """Median of the ratios within a round, with its 95 % interval.
+
+    The interval reaches from one order statistic to another, so it supposes nothing of how the
+    ratios are distributed (the sign test, turned around).
+    """
     if others is None:
         return "-"
     ratios = sorted(a / b for a, b in zip(times, others, strict=True))
-    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    half = 0.98 * math.sqrt(len(ratios))
+    low = ratios[max(0, math.floor(len(ratios) / 2 - half) - 1)]
+    high = ratios[min(len(ratios) - 1, math.ceil(len(ratios) / 2 + half))]
+    return f"{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
 
 
 def peak_memory(step: Step, device: str) -> float:

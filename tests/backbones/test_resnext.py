@@ -1,5 +1,6 @@
 """The architecture of the ResNeXt."""
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -7,10 +8,13 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.hooks import RemovableHandle
 
 from tests.backbones.small_resnext import DEPTH, WIDTH, WIRINGS, C, own_parameters
 from wiring_lightning import costs
-from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.backbones import ResNeXt, multi_branch
+from wiring_lightning.functional import rectified_gated_sum
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
@@ -128,3 +132,39 @@ def test_all_wirings_start_from_the_same_weights_for_a_seed() -> None:
 def test_bad_arguments_are_named(options: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         ResNeXt(**options)
+
+
+def nothing(network: ResNeXt) -> None:
+    """No hook."""
+
+
+def on_a_block(network: ResNeXt) -> RemovableHandle:
+    return network.blocks["module1"].register_forward_hook(lambda *_: None)
+
+
+def on_a_part(network: ResNeXt) -> RemovableHandle:
+    return network.blocks["module1"].expand_norm.register_forward_hook(lambda *_: None)
+
+
+def on_all_modules(network: ResNeXt) -> RemovableHandle:
+    return register_module_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize("watch", [nothing, on_a_block, on_a_part, on_all_modules])
+def test_what_a_forward_hook_can_hold_outlives_the_backward_pass(
+    watch: Callable[[ResNeXt], RemovableHandle | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = ResNeXt(11, WIDTH, C, 2)
+    held = []
+
+    def hold(gates: Tensor, sources: Tensor, consume: bool) -> Tensor:
+        held.append((sources.detach(), sources.detach().clone()))
+        return rectified_gated_sum(gates, sources, consume)
+
+    monkeypatch.setattr(multi_branch, "rectified_gated_sum", hold)
+    handle = watch(network)
+    network(torch.randn(2, 3, 32, 32)).sum().backward()
+    if handle is not None:
+        handle.remove()
+    now, before = held[0]
+    assert torch.equal(now, before) is (handle is not None)

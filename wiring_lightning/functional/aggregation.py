@@ -1,6 +1,7 @@
 """Summing the sources that a target listens to, with a gradient for every gate."""
 
 import math
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def straight_through(value: Tensor, scores: Tensor) -> Tensor:
 
 
 # A few rows times more columns than this leave a core idle, so they are multiplied in parts.
-_LONG, _PART = 2**15, 2**10
+_LONG, _PART = 2**14, 2**10
 
 
 class PairProducts:
@@ -53,28 +54,27 @@ class PairProducts:
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
         count, rows, features = left.shape
+        batch, columns, _ = right.shape
         dtype = torch.promote_types(left.dtype, torch.float32)
         self._alike = left.dtype == right.dtype == dtype
-        on_cpu = left.device.type == "cpu"
-        if on_cpu and features > _LONG and features % _PART == 0:
-            shape = (features // _PART, -1)
-            self._sums = left.new_zeros(shape[0], rows, right.shape[1], dtype=dtype)
-            lefts = left.unflatten(2, shape).transpose(1, 2).unbind()
-            rights = right.unflatten(2, shape).permute(0, 2, 3, 1).unbind()
-            self._chunks = [
-                [(self._sums, *pair) for pair in zip(lefts, rights[start:], strict=False)]
-                for start in range(0, max(1, len(right)), count)
-            ]
+        if left.device.type == "cpu" and features > _LONG and features % _PART == 0:
+            parts = features // _PART
+            self._sums = left.new_zeros(parts, rows, columns, dtype=dtype)
+            lefts = left.view(count, rows, parts, _PART).transpose(1, 2).unbind()
+            rights = right.view(batch, columns, parts, _PART).permute(0, 2, 3, 1).unbind()
+            pairs = list(zip(cycle(lefts), rights, strict=False))
+            starts = range(0, max(1, batch), count)
+            self._chunks = [pairs[start : start + count] for start in starts]
         else:
-            self._sums = left.new_zeros(count, rows, right.shape[1], dtype=dtype)
-            self._chunks = [
-                [(self._sums[: len(piece)], left[: len(piece)], piece)]
-                for piece in right.transpose(1, 2).split(count)
-            ]
+            self._sums = left.new_zeros(count, rows, columns, dtype=dtype)
+            self._chunks = [[(left, piece)] for piece in right.transpose(1, 2).split(count)]
 
     def add(self, chunk: int) -> None:
         """Add the products of what `left` holds now with the chunk of `right` of that number."""
-        for sums, mine, yours in self._chunks[chunk]:
+        for mine, yours in self._chunks[chunk]:
+            sums = self._sums
+            if len(yours) < len(sums):  # the last examples are fewer
+                sums, mine = sums[: len(yours)], mine[: len(yours)]
             if self._alike:
                 sums.baddbmm_(mine, yours)
             else:

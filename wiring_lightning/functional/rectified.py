@@ -14,7 +14,7 @@ from wiring_lightning.functional.aggregation import PairProducts, gated_sum
 _CHUNK_BYTES = 4 * 2**20
 
 
-def rectified_gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
+def rectified_gated_sum(gates: Tensor, sources: Tensor, consume: bool = False) -> Tensor:
     """`relu(gated_sum(gates, sources))`, the input of every block in ResNet and ResNeXt.
 
     On a CPU the three parts of the backward pass (through the ReLU, to the sources, to the gates)
@@ -24,6 +24,9 @@ def rectified_gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
     Args:
         gates: `[targets, candidates]`.
         sources: `[batch, candidates, features]`.
+        consume: whether the backward pass may write the gradient of the sources over them: nobody
+            reads them afterwards. They are in the cache then, and other memory is not. A retained
+            graph keeps them in any case.
 
     Returns:
         `[batch, targets, features]`.
@@ -35,28 +38,32 @@ def rectified_gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
     """
     if sources.device.type != "cpu" or torch.compiler.is_compiling():
         return gated_sum(gates, sources).relu_()
-    return _RectifiedGatedSum.apply(gates, sources)
+    return _RectifiedGatedSum.apply(gates, sources, consume)
 
 
 class _RectifiedGatedSum(Function):
     @staticmethod
     @override
-    def forward(ctx: Any, gates: Tensor, sources: Tensor) -> Tensor:
+    def forward(ctx: Any, gates: Tensor, sources: Tensor, consume: bool) -> Tensor:
         outputs = gated_sum(gates, sources).relu_()
         # Only the gradient of the gates needs the sources: frozen gates let their memory go.
         ctx.save_for_backward(gates, sources if ctx.needs_input_grad[0] else None, outputs)
         ctx.source_dtype = sources.dtype
+        ctx.consume = consume and sources.is_contiguous()
         return outputs
 
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         gates, sources, outputs = ctx.saved_tensors
         batch, targets, features = outputs.shape
         size = max(1, min(batch, _CHUNK_BYTES // (targets * features * outputs.element_size())))
         back = gates.t().to(gradient.dtype)
-        to_sources = gradient.new_empty(batch, gates.shape[1], features)
+        if sources is not None and ctx.consume and not _graph_is_retained():
+            to_sources = sources.detach()
+        else:
+            to_sources = gradient.new_empty(batch, gates.shape[1], features)
         # The same memory for every chunk, because it is in the cache already.
         scratch = gradient.new_empty(size, targets, features)
         products = None if sources is None else PairProducts(scratch, sources)
@@ -65,8 +72,13 @@ class _RectifiedGatedSum(Function):
         for number, (arrived, rectified, weights, to_chunk) in enumerate(chunks):
             inner = scratch[: len(arrived)]
             torch.ops.aten.threshold_backward.grad_input(arrived, rectified, 0, grad_input=inner)
-            torch.bmm(weights, inner, out=to_chunk)
-            if products is not None:
+            if products is not None:  # before its sources may be overwritten
                 products.add(number)
+            torch.bmm(weights, inner, out=to_chunk)
         to_gates = None if products is None else products.total().to(gates.dtype)
-        return to_gates, to_sources.to(ctx.source_dtype)
+        return to_gates, to_sources.to(ctx.source_dtype), None
+
+
+def _graph_is_retained() -> bool:
+    """Whether this backward pass may be followed by another one through the same graph."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()

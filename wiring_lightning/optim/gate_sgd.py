@@ -156,9 +156,9 @@ class _Rows:
     def __init__(self, gates: Sequence[Gate]) -> None:
         self.gates = gates
         device = gates[0].scores.device
-        targets = [gate.targets for gate in gates]
+        self.targets = [gate.targets for gate in gates]
         lengths = torch.tensor([gate.candidates for gate in gates]).repeat_interleave(
-            torch.tensor(targets)
+            torch.tensor(self.targets)
         )
         self.shape = (len(lengths), int(lengths.max()))
         self.sizes = [gate.scores.numel() for gate in gates]
@@ -173,17 +173,18 @@ class _Rows:
 
     def read(self, tensors: Sequence[Tensor | None], padding: float = -1.0) -> Tensor:
         """One `[rows, longest row]` tensor; slots beyond a row's end hold `padding`."""
-        flat = torch.cat([tensor.flatten() for tensor in tensors if tensor is not None])
+        given = [tensor for tensor in tensors if tensor is not None]
         if self.even:
-            return flat.view(self.shape)
+            return torch.cat(given)
+        flat = torch.cat([tensor.flatten() for tensor in given])
         padded = flat.new_full((self.shape[0] * self.shape[1],), padding)
         return padded.index_copy(0, self.slots, flat).view(self.shape)
 
     def write(self, tensors: Sequence[Tensor], values: Tensor) -> None:
         """Copy the rows back in place, so that compiled graphs keep reading the same memory."""
-        flat = values.flatten() if self.even else values.flatten()[self.slots]
-        parts = [
-            part.view_as(tensor)
-            for part, tensor in zip(flat.split(self.sizes), tensors, strict=True)
-        ]
+        if self.even:
+            parts = list(values.split(self.targets))
+        else:
+            flat = values.flatten()[self.slots].split(self.sizes)
+            parts = [part.view_as(tensor) for part, tensor in zip(flat, tensors, strict=True)]
         torch._foreach_copy_(list(tensors), parts)
