@@ -5,9 +5,9 @@
     python -m benchmarks.resnext_step --device cuda --amp --markdown results/resnext_step_gpu.md
 
 A step is forward, backward and the optimizer's update; learning adds the update of all scores and
-the draw of the next wiring. Per round every network takes one step, in turn, so that a machine
-that slows down slows all of them; a ratio is the median over the rounds of the ratio within a
-round.
+the draw of the next wiring. Per round every network takes one step, in random order, so that a
+machine that slows down slows all of them; a ratio is the median over the rounds of the ratio within
+a round.
 
 - learning: `ResNeXt(wiring="learned")` with `GateSGD`
 - frozen:   the same network, gates frozen, nothing removed
