@@ -76,14 +76,18 @@ def test_frozen_gates_get_no_gradient_and_keep_no_sources() -> None:
     torch.testing.assert_close(sources.grad, plain)
 
 
-def test_bfloat16_sources_with_float32_gates_as_under_autocast() -> None:
+@pytest.mark.parametrize("consume", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_sources_of_either_type_with_float32_gates_as_under_autocast(
+    dtype: torch.dtype, consume: bool
+) -> None:
     gates, sources = case(torch.float32)
-    half = sources.detach().bfloat16().requires_grad_()
+    own = sources.detach().to(dtype, copy=True).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        fused = rectified_gated_sum(gates, half)
+        fused = rectified_gated_sum(gates, own, consume)
     assert fused.dtype == torch.bfloat16
-    gate_grad, source_grad = torch.autograd.grad(fused.float().square().sum(), (gates, half))
-    assert (gate_grad.dtype, source_grad.dtype) == (torch.float32, torch.bfloat16)
+    gate_grad, source_grad = torch.autograd.grad(fused.float().square().sum(), (gates, own))
+    assert (gate_grad.dtype, source_grad.dtype) == (torch.float32, dtype)
     plain = gated_sum(gates, sources).relu()
     expected = torch.autograd.grad(plain.square().sum(), gates)[0]
     assert (gate_grad - expected).norm() < 0.05 * expected.norm()

@@ -24,9 +24,9 @@ def rectified_gated_sum(gates: Tensor, sources: Tensor, consume: bool = False) -
     Args:
         gates: `[targets, candidates]`.
         sources: `[batch, candidates, features]`.
-        consume: whether the backward pass may write the gradient of the sources over them: nobody
-            reads them afterwards. They are in the cache then, and other memory is not. A retained
-            graph keeps them in any case.
+        consume: whether the backward pass may write the gradient of the sources over them, because
+            nobody reads them afterwards: they are in the cache then, which new memory is not. A
+            retained graph keeps them in any case.
 
     Returns:
         `[batch, targets, features]`.
@@ -60,7 +60,8 @@ class _RectifiedGatedSum(Function):
         batch, targets, features = outputs.shape
         size = max(1, min(batch, _CHUNK_BYTES // (targets * features * outputs.element_size())))
         back = gates.t().to(gradient.dtype)
-        if sources is not None and ctx.consume and not _graph_is_retained():
+        alike = sources is not None and sources.dtype == gradient.dtype
+        if ctx.consume and alike and not _graph_is_retained():
             to_sources = sources.detach()
         else:
             to_sources = gradient.new_empty(batch, gates.shape[1], features)
