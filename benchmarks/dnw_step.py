@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.machine import describe, keep_freed_memory
-from benchmarks.steps import Step, ratio, time_steps, top_operators
+from benchmarks.steps import Step, caption, ratio, time_steps, top_operators
 from wiring_lightning.backbones import MobileNetV1DNW, NeuralGraph
 from wiring_lightning.nn import find_adjacencies
 from wiring_lightning.optim import EdgeSet, StraightThrough
@@ -58,8 +58,7 @@ def main() -> None:
         for batch in options.batch:
             lines.append(_row(options, name, batch))
             print(lines[-1], flush=True)
-    lines += ["", "Medians; the ratio is the median within a round (95 % interval of it), "
-              f"{options.rounds} rounds."]  # fmt: skip
+    lines += ["", caption(options.rounds)]
     print(lines[-1])
     if options.profile:
         step = _step(options, options.networks[0], options.batch[0], rule=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.machine import describe, keep_freed_memory
-from benchmarks.steps import Step, peak_memory, ratio, time_steps, top_operators
+from benchmarks.steps import Step, caption, peak_memory, ratio, time_steps, top_operators
 from wiring_lightning import costs
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
 from wiring_lightning.backbones.fabric_network import FabricNetwork
@@ -58,8 +58,8 @@ def main() -> None:
             lines.append(row)
             print(row, flush=True)
             curves.setdefault(_NETWORKS[name][0], []).append((probability, times))
-    lines += ["", "Median of the ratios within a round (95 % interval of the median), "
-              f"{options.rounds} rounds. Memory in MiB: the peak over a step of what tensors hold. "
+    lines += ["", f"{caption(options.rounds)} "
+              "Memory in MiB: the peak over a step of what tensors hold. "
               "Multiply-adds used are the mean over the drawn architectures."]  # fmt: skip
     print(lines[-1])
     if options.profile:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe, keep_freed_memory, synchronize
-from benchmarks.steps import ratio
+from benchmarks.steps import caption, ratio
 from wiring_lightning.functional import LargestMagnitudes
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     for density in options.densities:
         lines.append(_row(options, density))
         print(lines[-1], flush=True)
-    lines += ["", f"Medians (95 % interval of the ratio), {options.rounds} rounds."]
+    lines += ["", caption(options.rounds)]
     if options.markdown:
         Path(options.markdown).write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -27,6 +27,7 @@ from torch import nn
 from benchmarks.machine import describe, keep_freed_memory
 from benchmarks.steps import (
     Step,
+    caption,
     peak_memory,
     ratio,
     time_steps,
@@ -54,8 +55,7 @@ def main() -> None:
             for batch in options.batch:
                 lines.append(_row(options, depth, fan_in, batch))
                 print(lines[-1], flush=True)
-    lines += ["", "Median of the ratios within a round (95 % interval of the median), "
-              f"{options.rounds} rounds. Memory in MiB."]  # fmt: skip
+    lines += ["", f"{caption(options.rounds)} Memory in MiB."]
     print(lines[-1])
     if options.profile:
         depth, batch = options.depth[0], options.batch[0]

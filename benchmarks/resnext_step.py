@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.machine import describe, keep_freed_memory
-from benchmarks.steps import Step, ratio, time_steps, top_operators, training_step
+from benchmarks.steps import Step, caption, ratio, time_steps, top_operators, training_step
 from tests.backbones.plain_resnext import LoopGateConnect, copy_weights, network_pairs
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import find_gates
@@ -103,8 +103,7 @@ def main() -> None:
                     ("frozen", "loop", "full", "plain", "dense")]  # fmt: skip
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
-    lines += ["", "Median of the ratios within a round (95 % interval of the median), "
-              f"{options.rounds} rounds."]  # fmt: skip
+    lines += ["", caption(options.rounds)]
     print(lines[-1])
     if options.profile:
         cardinality, batch = options.cardinality[0], options.batch[0]

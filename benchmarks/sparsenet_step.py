@@ -30,6 +30,7 @@ from torch import nn
 from benchmarks.machine import describe, keep_freed_memory
 from benchmarks.steps import (
     Step,
+    caption,
     peak_memory,
     ratio,
     time_steps,
@@ -53,8 +54,7 @@ def main() -> None:
         for batch in options.batch:
             lines.append(_row(options, network, batch))
             print(lines[-1], flush=True)
-    lines += ["", "Median of the ratios within a round (95 % interval of the median), "
-              f"{options.rounds} rounds. Memory in MiB."]  # fmt: skip
+    lines += ["", f"{caption(options.rounds)} Memory in MiB."]
     print(lines[-1])
     if options.profile:
         network, batch = options.network[0], options.batch[0]

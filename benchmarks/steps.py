@@ -1,4 +1,4 @@
-"""Training steps of several networks, timed in turn, and the ratios of their times."""
+"""Training steps of several networks, timed in random order, and the ratios of their times."""
 
 import math
 import random
@@ -74,6 +74,11 @@ def ratio(times: Sequence[float], others: Sequence[float] | None) -> str:
     rank = max(1, sum(tail <= 0.025 * 2 ** len(ratios) for tail in tails))
     low, high = ratios[rank - 1], ratios[-rank]
     return f"{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
+
+
+def caption(rounds: int) -> str:
+    """What `ratio` prints, in words."""
+    return f"Median of the ratios within a round (95 % interval of the median), {rounds} rounds."
 
 
 def peak_memory(step: Step, device: str) -> float:

@@ -142,6 +142,14 @@ def on_a_block(network: ResNeXt) -> RemovableHandle:
     return network.blocks["module1"].register_forward_hook(lambda *_: None)
 
 
+def once(network: ResNeXt) -> RemovableHandle:
+    def leave(*_: Any) -> None:
+        handle.remove()
+
+    handle = network.blocks["module1"].register_forward_hook(leave)
+    return handle
+
+
 def on_a_part(network: ResNeXt) -> RemovableHandle:
     return network.blocks["module1"].expand_norm.register_forward_hook(lambda *_: None)
 
@@ -150,7 +158,7 @@ def on_all_modules(network: ResNeXt) -> RemovableHandle:
     return register_module_forward_hook(lambda *_: None)
 
 
-@pytest.mark.parametrize("watch", [nothing, on_a_block, on_a_part, on_all_modules])
+@pytest.mark.parametrize("watch", [nothing, on_a_block, once, on_a_part, on_all_modules])
 def test_what_a_forward_hook_can_hold_outlives_the_backward_pass(
     watch: Callable[[ResNeXt], RemovableHandle | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,8 +55,8 @@ class MultiBranchNetwork(nn.Module):
         for name, block in self.blocks.items():
             if name in self.connections:
                 state = _connect(self.connections[name], state, consume=not watched)
+            watched = _is_watched(block)  # before the call: a hook may remove itself
             state = block(state)
-            watched = _is_watched(block)
             if block.merge:
                 state = state.relu_()
         logits: Tensor = self.classifier(state.squeeze(1).mean((2, 3)))
