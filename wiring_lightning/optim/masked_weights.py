@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wiring_lightning.functional import LargestMagnitudes
-from wiring_lightning.optim.straight_through import EdgeSet
+from wiring_lightning.optim.dnw import EdgeSet
 
 
 class MaskedWeights:

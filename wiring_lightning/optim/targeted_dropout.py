@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional import LargestMagnitudes, derived_seed
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
 from wiring_lightning.optim.masked_weights import count_usable, mask_gradients
-from wiring_lightning.optim.straight_through import EdgeSet, StraightThrough
 
 
 @dataclass(eq=False)
