@@ -1,11 +1,14 @@
 """How the package is put together: what imports what, when, and under which names."""
 
+import ast
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import ROOT
+import wiring_lightning as wl
+from tests.cli.commands import ROOT, process
 from tests.source import imported_names
 from wiring_lightning.cli.commands import FILES
 
@@ -44,3 +47,81 @@ def test_no_two_modules_import_each_other() -> None:
 
 def test_few_files_lie_at_the_top() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 4
+
+
+# When it is imported
+
+HEAVY = {"torch", "numpy", "lightning", "matplotlib", "torchvision", "sklearn"}
+
+
+def run(code: str, folder: Path) -> str:
+    running = process("-c", code, folder=folder)
+    out, err = running.communicate(timeout=100)
+    assert running.returncode == 0, err
+    return out
+
+
+@pytest.mark.parametrize(
+    ("modules", "allowed"),
+    [
+        (("", ".cli"), set()),
+        ((".wiring", ".functional", ".nn", ".costs", ".backbones", ".optim"), {"torch", "numpy"}),
+    ],
+)
+def test_an_import_brings_only_what_it_needs(
+    modules: tuple[str, ...], allowed: set[str], tmp_path: Path
+) -> None:
+    names = ", ".join(f"wiring_lightning{module}" for module in modules)
+    out = run(f"import sys, {names}; print(*sys.modules)", tmp_path)
+    assert HEAVY & {*out.split()} == allowed
+
+
+def test_what_needs_lightning_adds_no_pictures_and_no_data_sets(tmp_path: Path) -> None:
+    """Lightning itself imports matplotlib and torchvision, so they are taken away after it."""
+    code = """
+import sys, lightning.pytorch
+for name in [*sys.modules, "matplotlib", "torchvision"]:
+    if name.partition(".")[0] in ("matplotlib", "torchvision"):
+        sys.modules[name] = None  # an import of it fails now
+import wiring_lightning.callbacks, wiring_lightning.tasks
+assert not {"wiring_lightning.plots", "wiring_lightning.data"} & sys.modules.keys()
+"""
+    run(code, tmp_path)
+
+
+# Under which names
+
+
+def test_the_front_door_is_complete() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"_names"}
+    files = {path.stem for path in PACKAGE.glob("[a-z]*.py")}
+    assert folders | files <= {*dir(wl)}
+    assert dir(wl) == sorted(wl.__all__)
+    for name in dir(wl):
+        assert getattr(wl, name) is not None
+    assert wl.callbacks.DNW.__name__ in dir(wl.callbacks)
+    assert wl.Wiring is wl.wiring.Wiring
+    with pytest.raises(AttributeError, match="'wiring_lightning' has no attribute 'Wirng'"):
+        wl.Wirng  # noqa: B018
+
+
+def test_the_names_of_the_command_line_are_where_they_were() -> None:
+    names = ("WiringCLI", "WiringTrainer", "main", "run")
+    assert dir(wl.cli) == sorted(names)
+    for name in names:
+        assert getattr(wl.cli, name).__name__ == name
+
+
+def test_the_version_is_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"]["attr"] == (
+        "wiring_lightning.__version__"
+    )
+    (value,) = (
+        node.value
+        for node in ast.parse((PACKAGE / "__init__.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
+    )
+    assert ast.literal_eval(value) == wl.__version__  # setuptools reads a literal only
