@@ -16,7 +16,7 @@ Example:
 
 from typing import TYPE_CHECKING
 
-from wiring_lightning._names import lazy_names
+from wiring_lightning._names import follow_moves, lazy_names
 
 __version__ = "0.1.0"  # the only place; pyproject.toml reads it from here
 
@@ -61,3 +61,5 @@ else:
         ("Wired", "Wiring", "find_wired", "make_wiring"), "wiring_lightning.wiring"
     )
     __getattr__, __dir__ = lazy_names(__name__, __all__, _HOMES)
+
+follow_moves()
