@@ -1,12 +1,13 @@
-"""One sentence out of the many lines that jsonargparse says about an argument or a config."""
+"""How the command line says that something is wrong: in one sentence, with exit code 2."""
 
+import os
 import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
-
-import wiring_lightning.backbones
-import wiring_lightning.callbacks
-import wiring_lightning.data
-import wiring_lightning.tasks
+from typing import NoReturn
 
 # What jsonargparse says about the other types that a value could have had.
 _ASIDES = (
@@ -20,6 +21,37 @@ _ASIDES = (
     "a class path (str)",
     "a dict with",
 )
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn a problem that the user can solve into one sentence; others keep their traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("wiring: interrupted\n")
+        raise SystemExit(1) from None
+    except Exception as error:
+        if os.environ.get("WIRING_DEBUG") or not _is_for_users(error):
+            raise
+        fail(one_line(str(error)))
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, and end the process."""
+    sys.stderr.write(f"wiring: error: {message}\n")
+    raise SystemExit(2) from None
+
+
+def _is_for_users(error: Exception) -> bool:
+    """Whether an error is worded for users, as a `RuntimeError` is if this package raised it."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    if isinstance(error, (FloatingPointError, MisconfigurationException, OSError, ValueError)):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = str(frames[-1].f_globals.get("__name__")).startswith("wiring_lightning.")
+    return ours and isinstance(error, RuntimeError)
 
 
 def one_line(message: str) -> str:
@@ -55,12 +87,9 @@ def one_line(message: str) -> str:
 
 
 def _unknown_class(name: str) -> str:
-    packages = (
-        wiring_lightning.backbones,
-        wiring_lightning.callbacks,
-        wiring_lightning.data,
-        wiring_lightning.tasks,
-    )
+    from wiring_lightning import backbones, callbacks, data, tasks
+
+    packages = (backbones, callbacks, data, tasks)
     known = {known.lower(): known for package in packages for known in package.__all__}
     close = [known[match] for match in get_close_matches(name.lower(), known)]
     hint = "give its import path, package.module.Class"

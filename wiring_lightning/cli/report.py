@@ -1,7 +1,10 @@
-"""What a wiring costs, in words and numbers."""
+"""What a network costs, in words and numbers: its wiring, or its weights if it has none."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor, nn
 
 from wiring_lightning import costs
 from wiring_lightning.wiring import Wiring
@@ -82,6 +85,65 @@ def summary_rows(wiring: Wiring) -> list[tuple[str, str]]:
     return rows
 
 
+def summarize_weights(module: nn.Module) -> dict[str, Any]:
+    """Parameters of a network, and how many weights of each layer are not zero.
+
+    A layer is a module whose own `weight` connects inputs to outputs: it has at least two axes.
+
+    Returns:
+        Plain values: `params` and `weights` with their `total` and `nonzero`, and `layers` with the
+        same by the name of the layer.
+
+    Example:
+        >>> layer = nn.Linear(4, 2)
+        >>> layer.weight.data[0] = 0
+        >>> summary = summarize_weights(nn.Sequential(layer))
+        >>> summary["params"]["total"], summary["layers"]
+        (10, {'0': {'total': 8, 'nonzero': 4}})
+    """
+    layers = {}
+    for name, layer in module.named_modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() >= 2:
+            layers[name] = {"total": weight.numel(), "nonzero": int(weight.count_nonzero())}
+    parameters = list(module.parameters())
+    return {
+        "params": {
+            "total": sum(parameter.numel() for parameter in parameters),
+            "nonzero": sum(int(parameter.count_nonzero()) for parameter in parameters),
+        },
+        "weights": {
+            key: sum(layer[key] for layer in layers.values()) for key in ("total", "nonzero")
+        },
+        "layers": layers,
+    }
+
+
+def weight_rows(module: nn.Module) -> list[tuple[str, str]]:
+    """The rows of the table that a person reads; layers are listed if some weights are zero.
+
+    Example:
+        >>> layer = nn.Linear(4, 2)
+        >>> layer.weight.data[0] = 0
+        >>> weight_rows(nn.Sequential(layer))[1:]
+        [('weights', '8, 4 of them not zero (50.0%)'), ('kept by layer', '0 50.0%')]
+    """
+    summary = summarize_weights(module)
+    weights = summary["weights"]
+    rows = [("parameters", f"{summary['params']['total']:,}")]
+    if weights["total"]:
+        share = weights["nonzero"] / weights["total"]
+        text = f"{weights['total']:,}, {weights['nonzero']:,} of them not zero ({share:.1%})"
+        rows.append(("weights", text))
+    if weights["nonzero"] < weights["total"]:
+        shares = [
+            f"{name} {layer['nonzero'] / layer['total']:.1%}"
+            for name, layer in summary["layers"].items()
+        ]
+        rows.append(("kept by layer", ", ".join(shares)))
+    return rows
+
+
 def format_table(rows: Sequence[tuple[str, str]], width: int = 100) -> str:
     """Two aligned columns; long cells continue on the next line at a comma.
 
@@ -94,15 +156,13 @@ def format_table(rows: Sequence[tuple[str, str]], width: int = 100) -> str:
     first = max(len(label) for label, _ in rows) + 2
     lines = []
     for label, text in rows:
-        line = f"{label:<{first}}"
-        for number, part in enumerate(text.split(", ")):
-            piece = part if number == 0 else f" {part}"
-            last = number == text.count(", ")
-            if number and len(line) + len(piece) + (not last) > width:
+        start, *others = re.split("(?<=,) ", text)
+        line = f"{label:<{first}}{start}"
+        for part in others:
+            if len(line) + 1 + len(part) > width:
                 lines.append(line)
                 line = " " * first + part
             else:
-                line += piece
-            line += "" if last else ","
+                line += f" {part}"
         lines.append(line)
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """A found architecture as a config and a checkpoint of its own."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
 from wiring_lightning.callbacks import BudgetedSearch, PhaseSchedule, WarmStart
+from wiring_lightning.cli.runs import class_name, classes_in
 
 _FABRICS = (ConvFabric, ResNetFabric)
 _KEPT = ("seed_everything", "trainer", "model", "data")
@@ -73,13 +74,14 @@ def found_config(
 'init_args': {'weights': 'network.ckpt'}}])
     """
     found = {key: deepcopy(config[key]) for key in _KEPT if key in config}
-    for part in _classes(found.get("model"), *(kind.__name__ for kind in _FABRICS)):
-        part.setdefault("init_args", {})["architecture"] = architecture
-    for part in _classes(found.get("trainer"), PhaseSchedule.__name__):
-        phases = part.get("init_args", {}).get("phases", [])
-        part["init_args"]["phases"] = [
-            {key: value for key, value in phase.items() if key not in _STEERING} for phase in phases
-        ]
+    for part in classes_in(found.get("model")):
+        if class_name(part) in [kind.__name__ for kind in _FABRICS]:
+            part.setdefault("init_args", {})["architecture"] = architecture
+    for part in classes_in(found.get("trainer")):
+        if class_name(part) == PhaseSchedule.__name__:
+            for phase in part.get("init_args", {}).get("phases", []):
+                for key in _STEERING:
+                    phase.pop(key, None)
     trainer = found.setdefault("trainer", {})
     given = trainer.get("callbacks") or []
     removed = (BudgetedSearch.__name__, WarmStart.__name__)
@@ -88,7 +90,7 @@ def found_config(
         "init_args": {"weights": str(weights)},
     }
     callbacks = given if isinstance(given, list) else [given]
-    trainer["callbacks"] = [part for part in callbacks if _short(part) not in removed] + [start]
+    trainer["callbacks"] = [part for part in callbacks if class_name(part) not in removed] + [start]
     return found
 
 
@@ -98,20 +100,3 @@ def _fabric_of(module: LightningModule) -> tuple[str, ConvFabric | ResNetFabric 
         if isinstance(child, _FABRICS):
             return f"{name}.", child
     return "", None
-
-
-def _classes(config: Any, *names: str) -> Iterator[dict[str, Any]]:
-    """Everything in a config that is one of some classes."""
-    if isinstance(config, dict):
-        if _short(config) in names:
-            yield config
-        for value in config.values():
-            yield from _classes(value, *names)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _classes(value, *names)
-
-
-def _short(config: Any) -> str:
-    path = config.get("class_path") if isinstance(config, Mapping) else None
-    return str(path or "").rpartition(".")[2]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.pytorch import LightningModule
@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
-from wiring_lightning.messages import one_line
+from wiring_lightning.cli.messages import one_line
 from wiring_lightning.nn import Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Wired, Wiring, find_wired
 
@@ -100,8 +100,7 @@ class Run:
 
         How the network is connected is left out.
         """
-        data = self.config.get("data")
-        name = _short(data.get("class_path")) if isinstance(data, Mapping) else ""
+        name = class_name(self.config.get("data"))
         arguments = {k: v for k, v in self._architecture.items() if k not in _CONNECTION}
         return {"data": name, **arguments}
 
@@ -146,32 +145,24 @@ class Run:
             return None
         return float(self._events.Scalars(tag)[-1].value)
 
-    def validation_accuracy(self) -> float:
-        """The last `val/acc` in the event files, 0 to 1.
+    def accuracy(self, split: Literal["val", "test"]) -> float:
+        """The last accuracy on the validation or the test images in the event files, 0 to 1.
 
         Raises:
             RunError: if there is none.
         """
-        accuracy = self.last_number("val/acc")
+        accuracy = self.last_number(f"{split}/acc")
         if accuracy is None:
+            missing = f"no {split}/acc in a TensorBoard event file"
+            if split == "val":
+                raise RunError(
+                    f"The run {self.folder} has no validation accuracy ({missing}): train with "
+                    "validation images (the data's val_size) and a logger."
+                )
             raise RunError(
-                f"The run {self.folder} has no validation accuracy (no val/acc in a TensorBoard "
-                "event file): train with validation images (the data's val_size) and a logger."
-            )
-        return accuracy
-
-    def test_accuracy(self) -> float:
-        """The last `test/acc` in the event files, 0 to 1.
-
-        Raises:
-            RunError: if there is none.
-        """
-        accuracy = self.last_number("test/acc")
-        if accuracy is None:
-            raise RunError(
-                f"The run {self.folder} has no test accuracy (no test/acc in a TensorBoard event "
-                f"file): run `wiring test --config {self.folder / _CONFIG} --ckpt_path FILE` and "
-                "give the folder that it writes."
+                f"The run {self.folder} has no test accuracy ({missing}): run `wiring test "
+                f"--config {self.folder / _CONFIG} --ckpt_path FILE` and give the folder that it "
+                "writes."
             )
         return accuracy
 
@@ -187,7 +178,11 @@ class Run:
     @cached_property
     def _architecture(self) -> Mapping[str, Any]:
         """Name and arguments of the first class in the config that has a wiring or a fan-in."""
-        return next(_classes_with(self.config["model"], _CONNECTION), {})
+        for part in classes_in(self.config["model"]):
+            arguments = part.get("init_args") or {}
+            if any(name in arguments for name in _CONNECTION):
+                return {"network": class_name(part), **arguments}
+        return {}
 
 
 def find_run(path: str | Path) -> Run:
@@ -203,10 +198,10 @@ def find_run(path: str | Path) -> Run:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {found}: give the folder of a run, such as {_EXAMPLE}.")
-    if (path / _CONFIG).is_file():
-        return Run(path, _read_config(path / _CONFIG))
     below = (path.glob("*/" * depth + _CONFIG) for depth in range(1, _DEPTH + 1))
     folders = sorted(file.parent for files in below for file in files)
+    if (path / _CONFIG).is_file():
+        folders = [path]
     if not folders:
         raise RunError(
             f"{path} is no run folder, it holds no {_CONFIG}: give one that `wiring fit` wrote, "
@@ -230,6 +225,28 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
         if count > 1:
             raise RunError(f"The run {folder} is given {count} times: give it once.")
     return runs
+
+
+def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
+    """Refuse runs that differ in what they must share.
+
+    Args:
+        runs: at least one.
+        names: keys of `Run.setting`.
+        advice: which runs to give instead, such as "on one data set".
+
+    Raises:
+        RunError: for the first run that differs from the first one.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for name in names:
+            here, there = first.setting.get(name), run.setting.get(name)
+            if here != there:
+                raise RunError(
+                    f"The runs {first.folder} and {run.folder} differ in {name} ({here} and "
+                    f"{there}): give runs {advice}."
+                )
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -268,15 +285,18 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _classes_with(config: Any, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Name and arguments of the classes that have one of some arguments, the outermost first."""
-    if isinstance(config, Mapping):
-        arguments = config.get("init_args") or {}
-        if any(name in arguments for name in names):
-            yield {"network": _short(config.get("class_path")), **arguments}
-        for value in config.values():
-            yield from _classes_with(value, names)
+def classes_in(config: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a config that name a class, the outermost first."""
+    if isinstance(config, dict):
+        if "class_path" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from classes_in(value)
 
 
-def _short(class_path: str | None) -> str:
-    return (class_path or "").rpartition(".")[2]
+def class_name(config: Any) -> str:
+    """The class that a part of a config names, without its module; empty if it names none."""
+    path = config.get("class_path") if isinstance(config, Mapping) else None
+    return str(path or "").rpartition(".")[2]

@@ -1,14 +1,11 @@
-"""The command line: LightningCLI with this package's classes, an `inspect` and a final report."""
+"""LightningCLI with this package's classes, an `inspect` and a final report."""
 
-import json
 import os
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -22,68 +19,20 @@ from typing_extensions import override
 
 # Imported so that configs can name these classes without their module.
 import wiring_lightning.backbones
-import wiring_lightning.callbacks
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
-from wiring_lightning import pareto
-from wiring_lightning.__main__ import SUBCOMMANDS
 from wiring_lightning.callbacks import PredictionWriter, WiringCallback
-from wiring_lightning.checkpoints import (
-    AtomicCheckpointIO,
-    check_checkpoint,
-    load_checkpoint,
-    load_weights,
-)
-from wiring_lightning.figures import Request, make
-from wiring_lightning.found import write_found
-from wiring_lightning.messages import one_line
-from wiring_lightning.report import format_table, summarize, summary_rows
-from wiring_lightning.short_names import prefer_own_classes
-from wiring_lightning.sparsity import summarize_weights, weight_rows
-from wiring_lightning.wiring import Wired, find_wired
+from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
+from wiring_lightning.cli.found import write_found
+from wiring_lightning.cli.inspect import WiringTrainer
+from wiring_lightning.cli.messages import fail, one_line
+from wiring_lightning.cli.report import format_table, summary_rows, weight_rows
+from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.plots import draw_architecture, save_figure
+from wiring_lightning.wiring import find_wired
 
 # What `ckpt_path` may be instead of a file, for the trainer to find.
 _CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
-
-
-class WiringTrainer(Trainer):
-    """Lightning's Trainer, and one more entry point for the command line."""
-
-    def inspect(
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule | None = None,  # noqa: ARG002
-        ckpt_path: str | None = None,
-        format: Literal["table", "json"] = "table",
-        figure: str | None = None,
-        found: str | None = None,  # noqa: ARG002
-        weights_only: bool | None = None,  # noqa: ARG002
-    ) -> None:
-        """Show what a network's wiring costs, all candidates against what is live.
-
-        Of a network that does not tell a wiring, show which share of its weights is not zero.
-
-        Args:
-            model: the model of the config.
-            datamodule: not used; a config for training may name one.
-            ckpt_path: checkpoint whose weights and wiring are shown; a fresh network if not given.
-            format: a table for people or JSON for programs.
-            figure: file to draw the wiring into, such as wiring.png or wiring.svg.
-            found: folder to write the architecture into that a search has found in a fabric: a
-                config and a checkpoint of its own.
-            weights_only: not used; the config that a run saves names it.
-        """
-        if ckpt_path is not None:
-            load_weights(model, ckpt_path)
-        network = find_wired(model) if figure is None else _wired(model)
-        wiring = None if network is None else network.wiring()
-        if format == "json":
-            summary = summarize_weights(model) if wiring is None else summarize(wiring)
-            print(json.dumps(summary, indent=2))
-        else:
-            print(format_table(weight_rows(model) if wiring is None else summary_rows(wiring)))
-        if figure is not None and network is not None:
-            _draw(network, Path(figure))
 
 
 class WiringCLI(LightningCLI):
@@ -111,7 +60,7 @@ class WiringCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         inherited = LightningCLI.subcommands()
         inherited["inspect"] = {"model", "datamodule"}
-        return {name: inherited[name] for name in SUBCOMMANDS if name in inherited}
+        return inherited
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -184,42 +133,16 @@ class WiringCLI(LightningCLI):
             rows += weight_rows(self.model)
         else:
             rows += summary_rows(network.wiring())
-            rows.append(("picture", str(_draw(network, folder / "wiring.png"))))
+            save_figure(draw_architecture(network.wiring()), folder / "wiring.png")
+            rows.append(("picture", str(folder / "wiring.png")))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
             rows.append(("curves", f"tensorboard --logdir {folder}"))
         print(f"\n{format_table(rows)}")
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one command of Lightning's; see `run_figure` for how problems end."""
-    with _one_sentence():
-        WiringCLI(list(arguments))
-
-
-def run_figure(request: Request) -> None:
-    """Draw a figure; a problem that the user can solve ends in one sentence and exit code 2."""
-    with _one_sentence():
-        make(request)
-
-
-def run_pareto(request: pareto.Request) -> None:
-    """Select the best networks at every cost; problems end as in `run_figure`."""
-    with _one_sentence():
-        pareto.make(request)
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write("wiring: interrupted\n")
-        raise SystemExit(1) from None
-    except Exception as error:
-        known = (FloatingPointError, MisconfigurationException, OSError, ValueError)
-        if os.environ.get("WIRING_DEBUG") or not (isinstance(error, known) or _is_ours(error)):
-            raise
-        _fail(one_line(str(error)))
+    """Run one command of Lightning's; the first argument is its name."""
+    WiringCLI(list(arguments))
 
 
 class _Parser(LightningArgumentParser):
@@ -230,22 +153,9 @@ class _Parser(LightningArgumentParser):
         if not self.exit_on_error or os.environ.get("WIRING_DEBUG"):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        subcommand = parser.prog.split()[-1]
-        command = f"wiring {subcommand}" if subcommand in SUBCOMMANDS else "wiring"
-        _fail(f"{one_line(message)} (see {command} --help)")
-
-
-def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"wiring: error: {message}\n")
-    raise SystemExit(2) from None
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether this package raised a `RuntimeError`, and so has worded it for users."""
-    if not isinstance(error, RuntimeError):
-        return False
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return str(frames[-1].f_globals.get("__name__")).startswith("wiring_lightning.")
+        name = parser.prog.split()[-1]
+        command = f"wiring {name}" if name in WiringCLI.subcommands() else "wiring"
+        fail(f"{one_line(message)} (see {command} --help)")
 
 
 def _check_learners(callbacks: Any) -> None:
@@ -257,21 +167,3 @@ def _check_learners(callbacks: Any) -> None:
             raise MisconfigurationException(
                 f"The trainer has {count} {name} callbacks: leave one, it learns all gates."
             )
-
-
-def _wired(model: LightningModule) -> Wired:
-    network = find_wired(model)
-    if network is None:
-        raise MisconfigurationException(
-            f"{type(model).__name__} holds no network with a `wiring()`, so there is no "
-            "picture of one; leave --figure out, or use one of wiring_lightning.backbones or your "
-            "own with that method."
-        )
-    return network
-
-
-def _draw(network: Wired, path: Path) -> Path:
-    from wiring_lightning.plots import draw_architecture, save_figure
-
-    save_figure(draw_architecture(network.wiring()), path)
-    return path
