@@ -1,65 +1,21 @@
-"""Pictures hold what the wiring holds: nodes, edges and scores are counted in the figures."""
+"""Pictures hold what the wiring holds: nodes and edges are counted in the figures."""
 
 import math
-import sys
 
-import networkx
 import numpy as np
 import pytest
 import torch
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
+from tests.plots.wirings import chain, learned, live_nodes, skipping
 from wiring_lightning.backbones import ResNeXt
-from wiring_lightning.nn import Gate
-from wiring_lightning.plots import draw_active_nodes, draw_scores, draw_wiring, save_figure
-from wiring_lightning.plots.layout import Layout
+from wiring_lightning.plots import draw_connectivity, draw_wiring
+from wiring_lightning.plots.graph import fixed_wiring
+from wiring_lightning.plots.rows import Layout
 from wiring_lightning.plots.style import END, LEARNED, LIVE
-from wiring_lightning.wiring import Wiring, make_wiring
-
-
-def learned(**arguments) -> Wiring:
-    """A ResNeXt whose scores are random."""
-    network = ResNeXt(**arguments)
-    for module in network.modules():
-        if isinstance(module, Gate) and module.mode == "learned":
-            module.scores.data.copy_(torch.rand_like(module.scores) ** 3)
-    return network.wiring()
-
-
-def chain(length: int) -> Wiring:
-    """Blocks one after the other; the first also feeds the last but one."""
-    names = ["in", *(f"block{i}" for i in range(1, length - 1)), "out"]
-    source = [*range(length - 1), 1]
-    target = [*range(1, length), length - 2]
-    return make_wiring(names, source, target, [True] * length)
-
-
-def skipping() -> Wiring:
-    """Four blocks, each of which chooses among all earlier ones."""
-    pairs = [(i, j) for j in range(1, 5) for i in range(j)]
-    source, target = zip(*pairs, strict=True)
-    active = [(i, j) in {(0, 1), (0, 2), (1, 3), (2, 4)} for i, j in pairs]
-    score = [0.1 * (i + 1) for i, _ in pairs]
-    names = ["in", "block1", "block2", "block3", "out"]
-    return make_wiring(names, source, target, active, score=score, learnable=[True] * len(pairs))
-
-
-WIRINGS = {
-    "3 modules x 4 branches": lambda: learned(depth=11, cardinality=4, fan_in=1),
-    "9 modules x 8 branches": lambda: learned(depth=29, cardinality=8, fan_in=2),
-    "fixed random": lambda: learned(depth=20, fan_in=1, wiring="random"),
-    "full": lambda: learned(depth=20, fan_in=8, wiring="full"),
-    "real": lambda: learned(depth=20, fan_in=4, wiring="real"),
-    "chain": lambda: chain(10),
-    "skipping": skipping,
-}
-
-
-@pytest.fixture(params=WIRINGS, name="wiring")
-def any_wiring(request) -> Wiring:
-    return WIRINGS[request.param]()
+from wiring_lightning.wiring import make_wiring
 
 
 def squares(figure: Figure, kind: str) -> PathCollection | None:
@@ -70,15 +26,6 @@ def squares(figure: Figure, kind: str) -> PathCollection | None:
 def lines(figure: Figure, kind: str) -> LineCollection | None:
     found = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
     return next((c for c in found if str(c.get_label()).startswith(kind)), None)
-
-
-def live_nodes(wiring: Wiring) -> set[str]:
-    """Nodes on an active path, by networkx."""
-    graph = wiring.to_networkx()
-    graph.remove_edges_from([(u, v) for u, v, on in graph.edges(data="active") if not on])
-    first, last = wiring.nodes.names[0], wiring.nodes.names[-1]
-    reached = networkx.descendants(graph, first) | {first}
-    return reached & (networkx.ancestors(graph, last) | {last})
 
 
 def test_every_node_is_drawn_as_what_it_is(wiring):
@@ -209,90 +156,109 @@ def test_all_rows_of_the_largest_network_fit_on_a_page():
 
 def test_a_wiring_without_any_active_edge_can_be_drawn():
     wiring = skipping()
-    wiring = wiring.with_active(torch.zeros_like(wiring.active))
-    for draw in (draw_wiring, draw_active_nodes, draw_scores):
-        draw(wiring).canvas.draw()
-    assert len(squares(draw_wiring(wiring), "pruned").get_offsets()) == 3
+    figure = draw_wiring(wiring.with_active(torch.zeros_like(wiring.active)))
+    figure.canvas.draw()
+    assert len(squares(figure, "pruned").get_offsets()) == 3
 
 
-def test_active_nodes_are_counted_by_depth(wiring):
-    live = live_nodes(wiring)
-    rows = range(1, int(wiring.nodes.group.max()))
-    expected, total = [], []
-    for row in rows:
-        members = [wiring.nodes.names[i] for i in (wiring.nodes.group == row).nonzero().flatten()]
-        expected.append(len(live & set(members)))
-        total.append(len(members))
-    axes = draw_active_nodes(wiring).axes[0]
-    assert [round(bar.get_height()) for bar in axes.containers[0]] == expected
-    assert [round(bar.get_center()[0]) for bar in axes.containers[0]] == list(rows)
-    assert [round(value) for value in axes.patches[-1].get_data().values] == total
+# Fixed and learned connectivity, side by side
 
 
-def test_active_nodes_of_a_long_chain_are_one_shape():
-    axes = draw_active_nodes(chain(2000)).axes[0]
-    assert len(axes.patches) == 2
-    assert axes.patches[0].get_data().values.sum() == 1998
+def drawn(side: SubFigure, kind: str) -> int:
+    """How many squares or lines of a kind there are."""
+    found = 0
+    for collection in side.axes[0].collections:
+        if str(collection.get_label()).startswith(kind):
+            if isinstance(collection, PathCollection):
+                found += len(collection.get_offsets())
+            else:
+                found += len(collection.get_segments())
+    return found
 
 
-def test_score_panels_hold_scores_and_mark_active_edges():
-    torch.manual_seed(1)
-    network = ResNeXt(depth=20, cardinality=4, fan_in=2)
-    for name, gate in network.connections.items():
-        gate.scores.data.copy_(torch.rand_like(gate.scores) * (0.9 if name == "module3" else 0.5))
-    figure = draw_scores(network.wiring(), title="scores")
-    panels = figure.axes[:-1]  # the last one is the colour bar
-    assert [axes.get_title() for axes in panels] == list(network.connections)
-    assert len({axes.images[0].get_clim() for axes in panels}) == 1
-    top = max(float(gate.scores.detach().max()) for gate in network.connections.values())
-    assert panels[0].images[0].get_clim() == (0, pytest.approx(top))
-    for axes, gate in zip(panels, network.connections.values(), strict=True):
-        assert np.array_equal(axes.images[0].get_array(), gate.scores.detach().numpy())
-        dots = torch.zeros(4, 4, dtype=torch.bool)
-        for column, row in axes.collections[0].get_offsets():
-            dots[int(row), int(column)] = True
-        assert torch.equal(dots, gate.best)
+def headings(figure: Figure) -> list[str]:
+    return [side.texts[0].get_text() for side in figure.subfigs]
 
 
-def test_blocks_of_one_node_share_a_ragged_panel():
-    figure = draw_scores(skipping())
-    assert len(figure.axes) == 2
-    image = figure.axes[0].images[0].get_array()
-    assert np.ma.getmaskarray(image).tolist() == [[j > i for j in range(4)] for i in range(4)]
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
-        "block1",
-        "block2",
-        "block3",
-        "out",
+def test_the_left_is_full_and_the_right_is_the_wiring():
+    wiring = learned(depth=20, cardinality=4, fan_in=1)
+    figure = draw_connectivity(wiring, "learned, K = 1")
+    left, right = figure.subfigs
+    assert headings(figure) == ["fixed (full)", "learned, K = 1"]
+    assert (drawn(left, "live"), drawn(left, "pruned")) == (6 * 4, 0)
+    assert drawn(left, "given") == 4 + 5 * 4 * 4 + 4
+    assert drawn(left, "learned") == drawn(left, "edge of a pruned") == 0
+    live = len(live_nodes(wiring)) - 2
+    assert live < 6 * 4
+    assert (drawn(right, "live"), drawn(right, "pruned")) == (live, 6 * 4 - live)
+    assert drawn(right, "learned") == int((wiring.live_edges & wiring.learnable).sum())
+
+
+def test_both_sides_show_a_node_in_the_same_place():
+    for wiring in (learned(depth=11, fan_in=2), skipping()):
+        figure = draw_connectivity(wiring)
+        low = []
+        for side in figure.subfigs:
+            axes = side.axes[0]
+            places = np.concatenate(
+                [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)]
+            )
+            on_page = axes.transData.transform(places)
+            low.append(sorted(on_page[:, 1].round(3).tolist()))
+        assert low[0] == low[1]
+
+
+def test_all_kinds_share_one_legend():
+    figure = draw_connectivity(learned(depth=11, cardinality=4, fan_in=1))
+    (legend,) = figure.legends
+    texts = [text.get_text().strip() for text in legend.get_texts()]
+    assert sorted(filter(None, texts)) == [
+        "edge of a pruned branch",
+        "given edge",
+        "input and output",
+        "learned edge",
+        "live branch",
+        "pruned branch",
     ]
+    assert not any(side.legends for side in figure.subfigs)
 
 
-def test_a_large_grid_of_panels_leaves_no_empty_axes():
-    figure = draw_scores(learned(depth=56, cardinality=2, fan_in=1))
-    assert len(figure.axes) == 17 + 1
-
-
-def test_a_wiring_without_scores_says_so():
-    figure = draw_scores(chain(5))
-    assert figure.texts[0].get_text() == "This wiring has no learnable edges."
-
-
-@pytest.mark.parametrize("draw", [draw_wiring, draw_active_nodes, draw_scores])
-def test_a_batch_of_architectures_is_refused(draw):
+def test_single_blocks_read_the_one_before_on_the_left():
     wiring = skipping()
-    with pytest.raises(ValueError, match=r"one architecture.*shape \(3,\).*with_active"):
-        draw(wiring.with_active(wiring.active.expand(3, -1)))
+    figure = draw_connectivity(wiring)
+    left, right = figure.subfigs
+    assert headings(figure) == ["fixed (previous)", "learned"]
+    assert (drawn(left, "live"), drawn(left, "given")) == (3, 4)
+    assert (drawn(right, "live"), drawn(right, "pruned")) == (1, 2)  # in, block2, out
+    edges = fixed_wiring(wiring)
+    pairs = zip(edges.source.tolist(), edges.target.tolist(), edges.active.tolist(), strict=True)
+    assert [(i, j) for i, j, active in pairs if active] == [(0, 1), (1, 2), (2, 3), (3, 4)]
 
 
-@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
-def test_figures_are_saved_into_new_folders(tmp_path, ending):
-    path = tmp_path / "new" / "folder" / f"wiring.{ending}"
-    save_figure(draw_wiring(skipping()), path)
-    start = path.read_bytes()[:5]
-    assert {"png": b"\x89PNG", "pdf": b"%PDF-", "svg": b"<?xml"}[ending] in start
+def test_arcs_grow_with_the_distance_and_leave_sideways():
+    pairs = [(i, j) for j in range(1, 12) for i in range(j)]
+    source, target = zip(*pairs, strict=True)
+    names = ["in", *(f"block{i}" for i in range(1, 11)), "out"]
+    wiring = make_wiring(names, source, target, [True] * len(pairs), learnable=[True] * len(pairs))
+    right = draw_connectivity(wiring).subfigs[1]
+    (arcs,) = [c for c in right.axes[0].collections if isinstance(c, LineCollection)]
+    heights: dict[int, float] = {}
+    for line in arcs.get_segments():
+        distance = round(abs(line[-1][1] - line[0][1]) / 0.8)
+        if distance > 1:
+            heights[distance] = float(line[:, 0].max())
+            first = line[1] - line[0]
+            assert abs(first[0]) > 5 * abs(first[1])
+    assert sorted(heights) == list(range(2, 12))
+    ordered = [heights[distance] for distance in sorted(heights)]
+    assert ordered == sorted(ordered)
+    assert len({round(height, 6) for height in ordered}) == len(ordered)
 
 
-def test_drawing_leaves_no_global_state():
-    before = "matplotlib.pyplot" in sys.modules
-    draw_wiring(skipping())
-    assert ("matplotlib.pyplot" in sys.modules) == before
+def test_the_fixed_wiring_is_that_of_the_plain_network():
+    fixed = fixed_wiring(learned(depth=20, cardinality=4, fan_in=1))
+    plain = ResNeXt(depth=20, cardinality=4, wiring="full").wiring()
+    assert torch.equal(fixed.active, plain.active)
+    assert torch.equal(fixed.source, plain.source)
+    assert not fixed.learnable.any()
+    assert fixed.live_nodes.all()
