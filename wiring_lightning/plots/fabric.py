@@ -126,11 +126,11 @@ def lay_out(wiring: Wiring) -> FabricLayout | None:
     # Groups without nodes, as in a compact network, are no states.
     _, state = wiring.nodes.group.unique(return_inverse=True)
     last = dict(zip(state.tolist(), wiring.nodes.names, strict=True))
-    _, *names, output = [last[number].removesuffix(".sum") for number in range(len(last))]
+    names = [last[number].removesuffix(".sum") for number in range(len(last))]
     for pattern, place_all in ((_GRID, _grid), (_SNAKE, _snake)):
-        found = [pattern.fullmatch(name) for name in names]
+        found = [pattern.fullmatch(name) for name in names[1:-1]]
         numbers = [(int(match[1]), int(match[2])) for match in found if match]
-        if output == "classifier" and numbers and len(numbers) == len(found):
+        if names[-1] == "classifier" and numbers and len(numbers) == len(found):
             return place_all(state.numpy(), numbers)
     return None
 

@@ -80,9 +80,9 @@ def draw_scaling(curves: Mapping[str, Sequence[Scaling]], title: str | None = No
     for axes, (name, field) in zip(panels, _PROPERTIES.items(), strict=True):
         for index, (label, curve) in enumerate(curves.items()):
             color, marker = style.series(index)
-            depth, value = zip(*((one.depth, getattr(one, field)) for one in curve), strict=True)
-            axes.plot(depth, value, color=color, marker=marker, markersize=4.5, linewidth=1.4,
-                      label=label)  # fmt: skip
+            values = [getattr(one, field) for one in curve]
+            axes.plot([one.depth for one in curve], values, color=color, marker=marker,
+                      markersize=4.5, linewidth=1.4, label=label)  # fmt: skip
         axes.set(xscale="log", yscale="log")
         style.use_sizes(axes.xaxis, axes.yaxis)
         style.set_axes(axes, "depth N", name, grid="both")
