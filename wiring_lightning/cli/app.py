@@ -1,11 +1,10 @@
 """LightningCLI with this package's classes, an `inspect` and a final report."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -23,16 +22,25 @@ import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning.callbacks import PredictionWriter, WiringCallback
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
+from wiring_lightning.cli.arguments import TRUST
 from wiring_lightning.cli.found import write_found
-from wiring_lightning.cli.inspect import WiringTrainer
-from wiring_lightning.cli.messages import fail, one_line
+from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
+from wiring_lightning.cli.messages import fail
+from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.report import format_table, summary_rows, weight_rows
 from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.cli.trust import build_only_known_kinds
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
 
 # What `ckpt_path` may be instead of a file, for the trainer to find.
 _CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
+
+_WEIGHTS_ONLY = (
+    "true, as by default: the checkpoint may hold tensors and plain values only. false lets it name "
+    "any function, which is called while it is read: only for a file that you trust, and that your "
+    "own callbacks have put objects into"
+)
 
 
 class WiringCLI(LightningCLI):
@@ -41,13 +49,14 @@ class WiringCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
         prefer_own_classes()
+        build_only_known_kinds()
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=WiringTrainer,
-            parser_class=_Parser,
+            parser_class=WiringParser,
             parser_kwargs={"prog": "wiring"},  # however Python was told to run it
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},  # a resumed run writes into the same folder
@@ -63,10 +72,41 @@ class WiringCLI(LightningCLI):
         return inherited
 
     @override
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        self.parser_class = InspectParser if subcommand == "inspect" else WiringParser
+        if subcommand == "inspect":
+            kwargs["description"] += UNUSED
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:
+            if action.dest == "weights_only" and subcommand != "inspect":
+                action.help = _WEIGHTS_ONLY
+        return parser
+
+    @override
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        assert isinstance(parser, WiringParser)
+        if isinstance(parser, InspectParser):
+            parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+            parser.add_argument("--trust", action="store_true", help=TRUST)
+        else:
+            super().add_core_arguments_to_parser(parser)
+        parser.keep_whole_numbers()
+
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Without Lightning's warning about arguments that come from a Python call.
-        assert args is None or isinstance(args, list)
-        self.config = parser.parse_args(args)
+        given = list(sys.argv[1:]) if args is None else args
+        assert isinstance(given, list)
+        if "inspect" in given:
+            if given[0] != "inspect":
+                fail("the subcommand comes first: wiring inspect --config FILE")
+            given = without_unused(given)
+            inspect_parser = self._parser("inspect")
+            assert isinstance(inspect_parser, InspectParser)
+            inspect_parser.trust = "--trust" in given
+        self.config = parser.parse_args(given)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -110,8 +150,9 @@ class WiringCLI(LightningCLI):
         folder = self.config.inspect.found
         if folder is not None:
             parser = self._parser("inspect")
-            config = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
-            path = write_found(self.model, config, Path(folder))
+            assert isinstance(parser, InspectParser)
+            built = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
+            path = write_found(self.model, parser.whole_config(built["model"]), Path(folder))
             sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
 
     def after_fit(self) -> None:
@@ -143,19 +184,6 @@ class WiringCLI(LightningCLI):
 def run(arguments: Sequence[str]) -> None:
     """Run one command of Lightning's; the first argument is its name."""
     WiringCLI(list(arguments))
-
-
-class _Parser(LightningArgumentParser):
-    """Says in one line what is wrong with an argument or a config."""
-
-    @override
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error or os.environ.get("WIRING_DEBUG"):
-            super().error(message, ex)
-        parser = getattr(ex, "subcommand_parser", None) or self
-        name = parser.prog.split()[-1]
-        command = f"wiring {name}" if name in WiringCLI.subcommands() else "wiring"
-        fail(f"{one_line(message)} (see {command} --help)")
 
 
 def _check_learners(callbacks: Any) -> None:

@@ -12,6 +12,11 @@ RUN = """\
 A RUN is a folder that `wiring fit` wrote, such as lightning_logs/version_0, or a folder above
 it that holds no other run."""
 
+TRUST = (
+    "also build a network that is not of this package, which runs its code (by default only the "
+    "backbones of this package are built)"
+)
+
 
 class RunsParser(ArgumentParser):
     """Arguments of `wiring NAME`; says in one line what is wrong, as the other subcommands do.
@@ -37,6 +42,10 @@ class RunsParser(ArgumentParser):
     def add_runs(self, number: Literal["*", "+"]) -> None:
         """Add `runs`, folders of any number of runs or of at least one."""
         self.add_argument("runs", metavar="RUN", nargs=number, type=Path, help="folder of a run")
+
+    def add_trust(self) -> None:
+        """Add `--trust`."""
+        self.add_argument("--trust", action="store_true", help=TRUST)
 
     def add_picture(self, default: str) -> None:
         """Add `--output`; without it, it is `None`, and the help says what is written then."""
