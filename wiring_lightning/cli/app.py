@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning.callbacks import PredictionWriter, WiringCallback
+from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
 from wiring_lightning.cli.messages import fail
 from wiring_lightning.cli.parser import WiringParser
-from wiring_lightning.cli.report import format_table, summary_rows, weight_rows
+from wiring_lightning.cli.report import format_table, network_rows
+from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import prefer_own_classes
 from wiring_lightning.cli.trust import build_only_known_kinds
 from wiring_lightning.plots import draw_architecture, save_figure
@@ -160,25 +162,53 @@ class WiringCLI(LightningCLI):
         trainer = self.trainer
         if trainer.fast_dev_run or trainer.interrupted:
             return
-        tested = trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if trainer.global_step == 0:
+            raise MisconfigurationException(
+                "No step was trained, so there is nothing to test: max_epochs, max_steps or "
+                "limit_train_batches is 0."
+            )
+        tested, problem = self._test()
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
-        if not trainer.is_global_zero:
-            return
-        rows = [
-            (name.replace("/", " "), f"{value:.4f}")
-            for metrics in tested
-            for name, value in metrics.items()
-        ]
-        network = find_wired(self.model)
-        if network is None:
-            rows += weight_rows(self.model)
-        else:
-            rows += summary_rows(network.wiring())
-            save_figure(draw_architecture(network.wiring()), folder / "wiring.png")
-            rows.append(("picture", str(folder / "wiring.png")))
-        if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        if trainer.is_global_zero and tested:
+            self._report(tested, folder)
+        if problem is not None:
+            raise problem
+
+    def _test(self) -> tuple[dict[str, float], OSError | None]:
+        """What the test measured, also if it could not be written, as on a full disk."""
+        try:
+            tested = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        except OSError as error:
+            measured = self.trainer.callback_metrics.items()
+            return {name: float(v) for name, v in measured if name.startswith("test/")}, error
+        return {name: value for metrics in tested for name, value in metrics.items()}, None
+
+    def _report(self, tested: Mapping[str, float], folder: Path) -> None:
+        """Print first, then draw: a full disk must not lose what was measured."""
+        rows = [(name.replace("/", " "), f"{value:.4f}") for name, value in tested.items()]
+        rows += [("steps", self._steps())]
+        rows += [*network_rows(self.model), *score_rows(self.model)]
+        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
             rows.append(("curves", f"tensorboard --logdir {folder}"))
-        print(f"\n{format_table(rows)}")
+        width = max(len(label) for label, _ in rows)
+        print(f"\n{format_table(rows)}", flush=True)
+        if (network := find_wired(self.model)) is not None:
+            save_figure(draw_architecture(network.wiring()), folder / "wiring.png")
+            print(format_table([("picture", str(folder / "wiring.png"))], first=width))
+        if close_to_chance(self.model):
+            print(CHANCE)
+
+    def _steps(self) -> str:
+        """How many steps the weights have learned, and how many each wiring."""
+        callbacks: Sequence[Any] = self.trainer.callbacks
+        learned = [
+            f"{type(callback).__name__} learned in {callback.optimizer.group['steps']:,}"
+            for callback in callbacks
+            if isinstance(callback, GateLearner)
+            and callback.optimizer is not None
+            and "steps" in callback.optimizer.group
+        ]
+        return ", ".join([f"{self.trainer.global_step:,}", *learned])
 
 
 def run(arguments: Sequence[str]) -> None:

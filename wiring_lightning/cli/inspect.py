@@ -15,14 +15,10 @@ from typing_extensions import override
 from wiring_lightning.checkpoints import load_weights
 from wiring_lightning.cli.messages import fail
 from wiring_lightning.cli.parser import WiringParser
-from wiring_lightning.cli.report import (
-    format_table,
-    summarize,
-    summarize_weights,
-    summary_rows,
-    weight_rows,
-)
+from wiring_lightning.cli.report import format_table, network_rows, summarize, summarize_weights
+from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
+from wiring_lightning.nn import find_bernoulli_gates
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
 
@@ -138,10 +134,19 @@ class WiringTrainer(Trainer):
                 "your own with that method."
             )
         if format == "json":
-            summary = summarize_weights(model) if network is None else summarize(network.wiring())
+            searched = bool(find_bernoulli_gates(model))
+            summary = (
+                summarize_weights(model)
+                if network is None
+                else summarize(network.wiring(), searched)
+            )
             print(json.dumps(summary, indent=2))
         else:
-            rows = weight_rows(model) if network is None else summary_rows(network.wiring())
+            rows = network_rows(model)
+            if ckpt_path is not None:  # the scores of a fresh network say nothing
+                rows += score_rows(model)
             print(format_table(rows))
+            if ckpt_path is not None and close_to_chance(model):
+                print(CHANCE)
         if network is not None and figure is not None:
             save_figure(draw_architecture(network.wiring()), Path(figure))
