@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import nn
 
+from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork, TaskName
 from wiring_lightning.functional import Space
@@ -74,7 +75,14 @@ class ConvFabric(FabricNetwork):
         initial: float = 3.0,
         architecture: Literal["search", "full"] | Sequence[str] = "search",
     ) -> None:
-        _check(columns, channels, scales, task, image_size, doubling)
+        check_counts(
+            channels=channels,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+        check_finite("ConvFabric", {"initial": initial}, ValueError)
+        _check(columns, scales, task, image_size, doubling)
         # Nodes are numbered column by column, the last column towards the output.
         order = [(column, scale) for column in range(columns) for scale in range(scales)]
         upward = task == "segmentation"
@@ -114,12 +122,8 @@ def _edge(channels: int, coarser: int, doubling: Doubling) -> nn.Sequential:
     return layers
 
 
-def _check(
-    columns: int, channels: int, scales: int, task: TaskName, image_size: int, doubling: Doubling
-) -> None:
-    for name, value in (("columns", columns), ("channels", channels), ("scales", scales)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+def _check(columns: int, scales: int, task: TaskName, image_size: int, doubling: Doubling) -> None:
+    check_counts(most=1000, columns=columns, scales=scales)
     if task not in ("classification", "segmentation"):
         raise ValueError(f'task must be "classification" or "segmentation", got "{task}".')
     if doubling not in ("last", "first"):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.stems import StemName, stem_plan
 from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
 from wiring_lightning.nn import DenseLayer, Gate
@@ -67,12 +68,14 @@ class DenseNet(nn.Module):
             raise ValueError('DenseNet has the stems "cifar" and "mini_imagenet", got "imagenet".')
         if wiring not in ("learned", "dense", "random"):
             raise ValueError(f'wiring must be "learned", "dense" or "random", got "{wiring}".')
+        check_counts(
+            growth=growth, num_classes=num_classes, in_channels=in_channels, image_size=image_size
+        )
+        check_counts(most=MOST_LAYERS, depth=depth)
         if depth < 7 or (depth - 4) % 3:
             raise ValueError(
                 f"depth must be 3n + 4 (7, 10, 40, 100, ...) for three equal stages, got {depth}."
             )
-        if growth < 1:
-            raise ValueError(f"growth must be at least 1, got {growth}.")
         count = (depth - 4) // 3
         if wiring != "dense" and not 1 <= fan_in <= count:
             raise ValueError(

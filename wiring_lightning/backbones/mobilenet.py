@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts, check_number
 from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
 from wiring_lightning.nn import preferred_layout
 from wiring_lightning.wiring import Wiring
@@ -63,6 +64,8 @@ class MobileNetV1(nn.Module):
     ) -> None:
         super().__init__()
         stride, self.image_size = stem_facts(stem, image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_number("width", width, above=0, below=1000)
         if int(width * _CHANNELS) < 1:
             raise ValueError(
                 f"width must be at least {1 / _CHANNELS}, one channel in the stem, got {width}."

@@ -6,6 +6,7 @@ from fractions import Fraction
 import torch
 from torch import nn
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.backbones.channel_network import ChannelNetwork
 from wiring_lightning.backbones.mobilenet import MobileNetStem, stem_facts
 from wiring_lightning.nn import Adjacency, AdjacencyMode, GraphStage
@@ -71,6 +72,12 @@ class MobileNetV1DNW(ChannelNetwork):
         image_size: int | None = None,
     ) -> None:
         stride, image_size = stem_facts(stem, image_size)
+        check_counts(
+            stem_channels=stem_channels,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+        )
         if not 0 < width <= 1:
             raise ValueError(f"width must be above 0 and at most 1, got {width}.")
         share = Fraction(str(width))  # exact: 0.3 is three tenths

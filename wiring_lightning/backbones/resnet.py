@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.residual_network import ResidualNetwork
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.functional import Space
@@ -82,6 +83,8 @@ class ResNet(ResidualNetwork):
             raise ValueError(f'wiring must be "learned", "previous" or "random", got "{wiring}".')
         if identity not in ("mean", "sum"):
             raise ValueError(f'identity must be "mean" or "sum", got "{identity}".')
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=MOST_LAYERS, depth=depth)
         kind, stages = _stages(depth, stem)
         total = sum(stages)
         if wiring != "previous" and not 1 <= fan_in <= total - 1:

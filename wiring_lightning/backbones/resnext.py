@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import nn
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.multi_branch import MultiBranchNetwork
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.nn import Branches, Gate, Selection
@@ -81,9 +82,10 @@ class ResNeXt(MultiBranchNetwork):
             )
         if identity not in ("mean", "sum"):
             raise ValueError(f'identity must be "mean" or "sum", got "{identity}".')
-        for name, value in (("width", width), ("cardinality", cardinality)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_counts(
+            width=width, num_classes=num_classes, in_channels=in_channels, image_size=image_size
+        )
+        check_counts(most=MOST_LAYERS, depth=depth, cardinality=cardinality)
         if wiring != "full" and not 1 <= fan_in <= cardinality:
             raise ValueError(
                 f"fan_in (K) must be between 1 and the cardinality (C = {cardinality}), "

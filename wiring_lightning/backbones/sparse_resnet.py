@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
 from wiring_lightning.functional import Pattern, check_pattern
@@ -76,6 +77,8 @@ class SparseResNet(nn.Module):
             raise ValueError(
                 'SparseResNet has the stems "cifar" and "mini_imagenet", got "imagenet".'
             )
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=MOST_LAYERS, depth=depth)
         check_pattern(pattern, base)
         if depth < 11 or (depth - 2) % 9:
             raise ValueError(

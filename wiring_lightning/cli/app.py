@@ -20,6 +20,7 @@ from typing_extensions import override
 import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks import PredictionWriter, WiringCallback
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
@@ -39,9 +40,9 @@ from wiring_lightning.wiring import find_wired
 _CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 
 _WEIGHTS_ONLY = (
-    "true, as by default: the checkpoint may hold tensors and plain values only. false lets it name "
-    "any function, which is called while it is read: only for a file that you trust, and that your "
-    "own callbacks have put objects into"
+    "true, as by default: the checkpoint may hold tensors and plain values only. false lets it "
+    "name any function, which is called while it is read: only for a file that you trust, and that "
+    "your own callbacks have put objects into"
 )
 
 
@@ -109,6 +110,13 @@ class WiringCLI(LightningCLI):
             assert isinstance(inspect_parser, InspectParser)
             inspect_parser.trust = "--trust" in given
         self.config = parser.parse_args(given)
+
+    @override
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool):
+            check_counts(0, most=2**32 - 1, seed_everything=seed)
+        super()._set_seed()
 
     @override
     def _parse_ckpt_path(self) -> None:

@@ -285,8 +285,8 @@ def _without_unfinished(given: Sequence[Given], read: Callable[[Given], Run]) ->
             unfinished.append(error)
     if unfinished and not runs:
         raise unfinished[0]
-    for error in unfinished:
-        note(f"skipped, as not finished: {error}")
+    for problem in unfinished:
+        note(f"skipped, as not finished: {problem}")
     return runs
 
 

@@ -36,8 +36,8 @@ def score_rows(module: nn.Module) -> list[tuple[str, str]]:
 def close_to_chance(module: nn.Module) -> bool:
     """Whether noise could have left scores like those that the edges were chosen by.
 
-    In every row of n scores, k are chosen: the largest. They lie above the others in noise, too. How
-    far, in standard deviations of the row, is compared with rows of independent normal numbers,
+    In every row of n scores, k are chosen: the largest. They lie above the others in noise, too.
+    How far, in standard deviations of the row, is compared with rows of independent normal numbers,
     over all rows together. Rows of two scores say nothing.
 
     Example:
@@ -66,7 +66,7 @@ def close_to_chance(module: nn.Module) -> bool:
 
 
 def _learned(module: nn.Module) -> list[tuple[Tensor, int]]:
-    """`[targets, candidates]` scores and k of every gate that chooses, without rows of no choice."""
+    """`[targets, candidates]` scores and k of every learned gate, without rows of no choice."""
     found = []
     for gate in find_gates(module).values():
         if gate.mode == "learned":

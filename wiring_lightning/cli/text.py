@@ -5,8 +5,8 @@ def shorten(text: str, most: int) -> str:
     """A text on one line, cut in the middle if it is long.
 
     Example:
-        >>> shorten("one line\\nand another", 100)
-        'one line and another'
+        >>> shorten("one  line", 100)
+        'one line'
         >>> shorten("x" * 50, 20)
         'xxxxxxxxxxxx...xxxxx'
     """

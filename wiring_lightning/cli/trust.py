@@ -140,5 +140,5 @@ def _refuse_unless(trust: bool, path: str, where: str, kind: str) -> None:
         raise UntrustedError(f"{where}: {unknown_class(path)}")
     if not trust:
         raise UntrustedError(
-            f"{where} names {path}, which is no {kind} of this package, so it is not built: {_ALLOW}."
+            f"{where} names {path}, which is no {kind} of this package and is not built: {_ALLOW}."
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.data._position import PositionedDataModule
 from wiring_lightning.data.augment import CropFlip, Mirror
 from wiring_lightning.data.loader import BatchLoader
@@ -73,8 +74,7 @@ class InMemoryDataModule(PositionedDataModule, ABC):
         drop_last: bool,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_counts(batch_size=batch_size)
         self.batch_size = batch_size
         self.augment = augment
         self.normalization = normalization

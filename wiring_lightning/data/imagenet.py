@@ -8,6 +8,7 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import Trainer
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.data._file_loader import FileLoader
 from wiring_lightning.data._image_folders import (
     ClassFiles,
@@ -82,13 +83,10 @@ class ImageNet(PositionedDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in (("batch_size", batch_size), ("image_size", image_size)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}.")
+        check_counts(batch_size=batch_size, image_size=image_size, resize=resize)
         if resize < image_size:
             raise ValueError(f"resize must be at least image_size = {image_size}, got {resize}.")
-        if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
+        check_counts(least=0, most=1000, num_workers=num_workers)
         self.root = root
         self.batch_size = batch_size
         self.num_workers = num_workers
