@@ -53,6 +53,10 @@ class WiringCLI(LightningCLI):
         self._checkpoint: dict[str, Any] | None = None
         prefer_own_classes()
         build_only_known_kinds()
+        given = args if isinstance(args, list) else sys.argv[1:]
+        if given and given[0] in (known := self.subcommands()):
+            # The parser of each takes a while to make, so only that of the first word is made.
+            self.subcommands = lambda: {given[0]: known[given[0]]}  # type: ignore[method-assign]
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,

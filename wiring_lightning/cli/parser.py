@@ -73,10 +73,11 @@ class WiringParser(LightningArgumentParser):
     ) -> Any:
         if isinstance(value, float) and math.isnan(value):
             raise TypeError(f'Parser key "{key}": must be a number, got nan')
-        if isinstance(action, _ActionConfigLoad) and not isinstance(
-            value, str | dict | Namespace | None
-        ):
-            raise TypeError(f"Parser key \"{key}\": Expected a <class 'dict'>. Got value: {value}")
+        if isinstance(action, _ActionConfigLoad):
+            value = {} if value is None else value  # a key with nothing below it
+            if not isinstance(value, str | dict | Namespace):
+                got = f"Expected a <class 'dict'>. Got value: {value}"
+                raise TypeError(f'Parser key "{key}": {got}')
         if isinstance(action, ActionConfigFile) and not isinstance(value, str | list | None):
             raise TypeError(f'Parser key "{key}": must be the path of a file, got {value}')
         if value is None and isinstance(action, ActionTypeHint) and action.default is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from jsonargparse import _typehints
+from jsonargparse import Namespace, _typehints
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.loggers import Logger
@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 
 from wiring_lightning import backbones, tasks
+from wiring_lightning._checks import check_finite
 from wiring_lightning.cli.parse_errors import unknown_class
 from wiring_lightning.costs import ConfiguredCost
 
@@ -58,6 +59,9 @@ def _adapt_checked(value: Any, *arguments: Any, **settings: Any) -> Any:
         named = _typehints.import_object(path)
         if not inspect.isclass(named):
             raise ImportError(f"{path} is no class, and nothing else is built from a config")
+        given = getattr(value, "init_args", None)
+        if issubclass(named, (Optimizer, LRScheduler)) and isinstance(given, Namespace | dict):
+            check_finite(named.__name__, dict(given.items()), ValueError)
     return _adapt_class_type(value, *arguments, **settings)
 
 

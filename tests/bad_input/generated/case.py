@@ -67,6 +67,8 @@ def complaint(case: Case, folder: Path) -> str | None:
     *_, last = run.err.splitlines() or [""]
     if not last.startswith("wiring: error: ") or run.err.count("wiring: error: ") != 1:
         return f"does not end in one sentence: {run.err[-300:]}"
+    if "WIRING_DEBUG" in last:  # the last net: nobody has worded it
+        return f"ends in no sentence of its own: {last}"
     if not 20 < len(last) < 400 or "usage:" in run.err:
         return f"does not end in one short sentence: {run.err[:600]}"
     return None

@@ -15,13 +15,20 @@ Spoil = Callable[[Config, Random], str]
 
 # What stands where something else should be.
 _VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 7, 0.5, 1.0, -0.5, 3.7, 1e-300, 1e300, 10**9, 10**18, -(10**18),
+    None, True, False, 0, 1, -1, 2, 7, 0.5, 1.0, -0.5, 3.7, 1e-300, 1e300, 10**12, -(10**18),
     float("nan"), float("inf"), float("-inf"), "", " ", "text", "null", "nan", "1", "1e3", "one",
     "1,000", "../..", "/", "a.b.c", "\u0663", "\u2014", "x" * 3000, "a: b", "{", "${x}", "!!int 3",
     [], [[]], [None], [0], [1, 2], ["a", "b"], [{}], {}, {"a": 1}, {"class_path": None},
     {"class_path": ""}, {"init_args": {}}, {"class_path": "torch.nn.Identity"}, {None: None},
     {1: 2}, {"": ""},
 )  # fmt: skip
+# Numbers that are none, out of every range, or on its edge.
+_NUMBERS: tuple[Any, ...] = (
+    None, True, 0, -1, -0.5, 1e-300, 1e300, 10**12, 10**18, -(10**12), 10**400, 0.999, 1.0, 1.001,
+    float("nan"), float("inf"), float("-inf"), "0", "-1", ".inf", "1e400", 3, 17,
+)  # fmt: skip
+# What keeps a run short, and on this machine.
+_KEPT = ("fast_dev_run", "enable_progress_bar", "accelerator", "devices")
 _COMMAND = {"command": f"touch {RAN}"}
 # Classes and functions that are not what is asked for, whatever that is.
 _CLASSES: tuple[Any, ...] = (
@@ -40,7 +47,7 @@ _CLASSES: tuple[Any, ...] = (
 )  # fmt: skip
 _TRAINER: dict[str, tuple[Any, ...]] = {
     "accelerator": ("tpu", "gpu", "nothing", 1, None, ["cpu"]),
-    "devices": (0, -2, "all", "a,b", [], [5], 10**9, {}, 1.5),
+    "devices": (0, -2, "all", "a,b", [], [5], {}, 1.5),
     "strategy": ("nothing", "ddp_nothing", 3, {"class_path": "os.getcwd"}),
     "precision": ("8", "half", 17, None, "16-nothing", [16]),
     "logger": ("x", 3, [], [None], {"class_path": "CSVLogger", "init_args": {"name": 1}}),
@@ -103,15 +110,25 @@ def _said(path: Path) -> str:
 
 
 def _some_path(config: Config, random: Random) -> Path:
-    # What keeps a run short stays.
-    kept = ("fast_dev_run", "enable_progress_bar", "accelerator", "devices")
-    return random.choice([path for path in _paths(config) if path[-1] not in kept])
+    return random.choice([path for path in _paths(config) if path[-1] not in _KEPT])
+
+
+def _number_paths(config: Config) -> list[Path]:
+    numbers = [path for path in _paths(config) if isinstance(_value(config, path), (int, float))]
+    return [path for path in numbers if path[-1] not in _KEPT]
 
 
 def _other_value(config: Config, random: Random) -> str:
     path, value = _some_path(config, random), deepcopy(random.choice(_VALUES))
     _parent(config, path)[path[-1]] = value
     return f"{_said(path)} is {str(value)[:30]!r}"
+
+
+def _other_number(config: Config, random: Random) -> str:
+    path = random.choice(_number_paths(config))
+    value = random.choice(_NUMBERS)
+    _parent(config, path)[path[-1]] = value
+    return f"{_said(path)} is {value}"
 
 
 def _wrapped_value(config: Config, random: Random) -> str:
@@ -123,9 +140,7 @@ def _wrapped_value(config: Config, random: Random) -> str:
 
 
 def _number_as_text(config: Config, random: Random) -> str:
-    numbers = [path for path in _paths(config) if isinstance(_value(config, path), (int, float))]
-    numbers = [path for path in numbers if path[-1] != "fast_dev_run"]
-    path = random.choice(numbers)
+    path = random.choice(_number_paths(config))
     value = _value(config, path)
     texts = (f"{value} ", f"'{value}'", f"{value}%", f"{value},0", f"{value}k", f"~{value}",
              f"{value}/2", f"0x{value}", f"{value}_0", f"{value}..2", f"about {value}")  # fmt: skip
@@ -197,7 +212,8 @@ def _trainer(config: Config, random: Random) -> str:
 
 
 _SPOILS: tuple[tuple[Spoil, int], ...] = (
-    (_other_value, 30),
+    (_other_number, 25),
+    (_other_value, 25),
     (_wrapped_value, 6),
     (_number_as_text, 6),
     (_no_key, 6),
@@ -262,6 +278,16 @@ def _spoil_text(text: str, random: Random) -> tuple[str, bytes]:
     return name, changes[name]
 
 
+def spoil_config(config: Config, random: Random) -> str:
+    """Change one thing in a config, and say which."""
+    spoils, weights = zip(*_SPOILS, strict=True)
+    (spoil,) = random.choices(spoils, weights)
+    try:
+        return spoil(config, random)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return "nothing more"  # an earlier change has removed what this one wants
+
+
 _SUBCOMMANDS = ("fit", "fit", "fit", "fit", "fit", "test", "validate", "predict", "inspect")
 
 
@@ -269,15 +295,9 @@ def spoilt_values(count: int, seed: int) -> list[Case]:
     """Configs with one thing wrong, or two."""
     random = Random(seed)
     bases, cases = [*tiny(), *tiny(), *tiny(), *tiny(), *shipped()], []
-    spoils, weights = zip(*_SPOILS, strict=True)
     for number in range(count):
         config = deepcopy(random.choice(bases))
-        said = []
-        for spoil in random.choices(spoils, weights, k=random.choice([1, 1, 1, 2])):
-            try:
-                said.append(spoil(config, random))
-            except (AttributeError, IndexError, KeyError, TypeError):
-                continue  # the first change has removed what the second one wants
+        said = [spoil_config(config, random) for _ in range(random.choice([1, 1, 1, 2]))]
         content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
         command = (random.choice(_SUBCOMMANDS), "--config", "config.yaml")
         cases.append(Case(f"{number}: {' and '.join(said)}", command, {"config.yaml": content}))
