@@ -64,6 +64,7 @@ class DenseNet(nn.Module):
     ) -> None:
         super().__init__()
         plan = stem_plan(stem)
+        image_size = plan.image_size if image_size is None else image_size
         if stem == "imagenet":
             raise ValueError('DenseNet has the stems "cifar" and "mini_imagenet", got "imagenet".')
         if wiring not in ("learned", "dense", "random"):
@@ -82,7 +83,7 @@ class DenseNet(nn.Module):
                 f"fan_in (K) must be between 1 and {count}, the number of layers per stage, "
                 f"got {fan_in}."
             )
-        self.image_size = plan.image_size if image_size is None else image_size
+        self.image_size = image_size
         self.reduction = plan.reduction
         conv = nn.Conv2d(in_channels, 2 * growth, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

@@ -79,6 +79,7 @@ class ResNet(ResidualNetwork):
         image_size: int | None = None,
     ) -> None:
         plan = stem_plan(stem)
+        image_size = plan.image_size if image_size is None else image_size
         if wiring not in ("learned", "previous", "random"):
             raise ValueError(f'wiring must be "learned", "previous" or "random", got "{wiring}".')
         if identity not in ("mean", "sum"):
@@ -119,7 +120,7 @@ class ResNet(ResidualNetwork):
             identity == "mean",
             spaces,
             classifier,
-            plan.image_size if image_size is None else image_size,
+            image_size,
         )
 
 

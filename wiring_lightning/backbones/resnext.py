@@ -76,6 +76,7 @@ class ResNeXt(MultiBranchNetwork):
         image_size: int | None = None,
     ) -> None:
         plan = stem_plan(stem)
+        image_size = plan.image_size if image_size is None else image_size
         if wiring not in ("learned", "full", "random", "real"):
             raise ValueError(
                 f'wiring must be "learned", "full", "random" or "real", got "{wiring}".'
@@ -134,7 +135,7 @@ class ResNeXt(MultiBranchNetwork):
             blocks,
             connections,
             classifier,
-            image_size=plan.image_size if image_size is None else image_size,
+            image_size=image_size,
             reduction=plan.reduction,
         )
 

@@ -73,6 +73,7 @@ class SparseResNet(nn.Module):
     ) -> None:
         super().__init__()
         plan = stem_plan(stem)
+        image_size = plan.image_size if image_size is None else image_size
         if stem == "imagenet":
             raise ValueError(
                 'SparseResNet has the stems "cifar" and "mini_imagenet", got "imagenet".'
@@ -85,7 +86,7 @@ class SparseResNet(nn.Module):
                 f"depth must be 9n + 2 (11, 20, 56, 110, 200, 1001, ...) for three equal stages of "
                 f"three-layer blocks, got {depth}."
             )
-        self.image_size = plan.image_size if image_size is None else image_size
+        self.image_size = image_size
         self.reduction = plan.reduction
         self.pattern = pattern
         self.plan = StagePlan((depth - 2) // 9, pattern, base)

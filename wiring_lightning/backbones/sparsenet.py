@@ -93,6 +93,7 @@ class SparseNet(nn.Module):
     ) -> None:
         super().__init__()
         plan = stem_plan(stem)
+        image_size = plan.image_size if image_size is None else image_size
         check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
         check_counts(most=MOST_LAYERS, depth=depth)
         check_pattern(pattern, base)
@@ -100,7 +101,7 @@ class SparseNet(nn.Module):
         rates = _growth_per_stage(growth, len(counts))
         if not 0 < compression <= 1:
             raise ValueError(f"compression must be above 0 and at most 1, got {compression}.")
-        self.image_size = plan.image_size if image_size is None else image_size
+        self.image_size = image_size
         self.pattern = pattern
         self.shared_statistics = shared_statistics
         channels = 2 * rates[0]
