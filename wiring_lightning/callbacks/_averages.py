@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 from torch.utils.hooks import RemovableHandle
 
 
@@ -70,6 +71,10 @@ class Averages:
         self._before: list[tuple[Tensor, Tensor]] = []
         self._hooks: list[RemovableHandle] = []
         self._hook(settler.places())
+        for callback in trainer.callbacks:
+            for value in vars(callback).values():
+                if isinstance(value, AveragedModel):
+                    _copy_marks(value)
 
     def find(self, known: Sequence[str] = ()) -> None:
         """Look for copies; those whose names are known need not have the same weights any more."""
@@ -232,6 +237,23 @@ class _Nothing:
 
 def _averages(callback: Any) -> bool:
     return isinstance(callback, WeightAveraging | StochasticWeightAveraging)
+
+
+def _copy_marks(average: AveragedModel) -> None:
+    """Let an average take over booleans, such as a wiring; torch would calculate with them."""
+    many = average.multi_avg_fn
+    if many is None:
+        one = average.avg_fn or get_swa_avg_fn()
+        average.avg_fn = lambda a, b, n: b if a.dtype == torch.bool else one(a, b, n)
+        return
+
+    def update(averages: Any, values: Any, count: Any) -> None:  # all of one type
+        if averages[0].dtype == torch.bool:
+            torch._foreach_copy_(averages, values)
+        else:
+            many(averages, values, count)
+
+    average.multi_avg_fn = update
 
 
 def _has_updated_norms(averaging: StochasticWeightAveraging, epochs: int) -> bool:

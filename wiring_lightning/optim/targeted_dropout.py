@@ -143,7 +143,7 @@ class WeightDropout(StraightThrough):
         number = 0
         for edges in self.dropped_sets:
             own = values[0].data_ptr() == edges.weights[0].data_ptr()
-            if number == first and own and not self.frozen:
+            if number == first and own and edges.dropping:
                 return edges.largest_of(self.latent[first : first + len(values)])
             number += len(edges.weights)
         return super().settled(first, values)
@@ -168,8 +168,14 @@ class WeightDropout(StraightThrough):
         changed = [edges for edges in self.dropped_sets if edges.dropping != dropping]
         for edges in changed:
             edges.dropping = dropping
-        if changed:
+        if changed and self._is_own():
             self._write_sparse()
+
+    @torch.no_grad()
+    def _is_own(self) -> bool:
+        """Whether the parameters hold latent weights and zeros, and no average of many steps."""
+        pairs = zip(self._weights, self.latent, strict=True)
+        return all(torch.equal(w, torch.where(w == 0, w, latent)) for w, latent in pairs)
 
     @override
     def _after_step(self, *arguments: Any) -> None:
