@@ -78,7 +78,7 @@ class Averages:
 
     def find(self, known: Sequence[str] = ()) -> None:
         """Look for copies; those whose names are known need not have the same weights any more."""
-        for name, copy, live, sure in self._candidates():
+        for name, copy, live, sure in _candidates(self._trainer, self._module):
             if name in self.copies:
                 continue
             if sure or name in known or self._is_equal(copy, live):
@@ -148,36 +148,6 @@ class Averages:
                 hook = _SettledState(self._settler, number, group, index)
                 self._hooks.append(place.owner.register_state_dict_post_hook(hook))
 
-    def _candidates(self) -> Iterator[tuple[str, nn.Module, nn.Module, bool]]:
-        """Modules that no optimizer holds: name, module, of what it may be a copy, if surely."""
-        learned = {
-            id(parameter)
-            for optimizer in self._trainer.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        }
-
-        def learns(module: nn.Module) -> bool:
-            return any(id(parameter) in learned for parameter in module.parameters())
-
-        live = [module for module in self._module.modules() if learns(module)]
-        waiting: list[tuple[str, nn.Module, bool]] = [("module", self._module, False)]
-        for callback in self._trainer.callbacks:
-            for key, value in vars(callback).items():
-                if isinstance(value, nn.Module) and value is not self._module:
-                    name = f"{type(callback).__name__}.{key}"
-                    waiting.append((name, value, _averages(callback)))
-        while waiting:
-            name, module, sure = waiting.pop()
-            if next(module.parameters(), None) is None:
-                continue
-            twins = [] if learns(module) else [m for m in live if _is_alike(m, module)]
-            if twins:
-                yield name, module, twins[0], sure
-            else:
-                children = module.named_children()
-                waiting += [(f"{name}.{key}", child, sure) for key, child in children]
-
     def _is_equal(self, copy: nn.Module, live: nn.Module) -> bool:
         """Whether a module holds the weights of another, but for those that are absent there."""
         own = {p.tensor.data_ptr() for group in self._settler.places() for p in group}
@@ -203,6 +173,53 @@ class Averages:
                 places.append(Place(copy.get_submodule(inside), place.key))
             groups.append(places if len(places) == len(group) else [])
         return groups
+
+
+def copies_inside(trainer: Trainer, module: LightningModule) -> list[nn.Module]:
+    """Parts of a module that start as copies of others and that no optimizer holds."""
+    return [
+        copy
+        for name, copy, live, _ in _candidates(trainer, module)
+        if name.startswith("module.")
+        and all(map(_equal_somewhere, copy.state_dict().values(), live.state_dict().values()))
+    ]
+
+
+def _equal_somewhere(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first.to(second.device), second)
+
+
+def _candidates(
+    trainer: Trainer, network: LightningModule
+) -> Iterator[tuple[str, nn.Module, nn.Module, bool]]:
+    """Modules that no optimizer holds: name, module, of what it may be a copy, if surely."""
+    learned = {
+        id(parameter)
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+    def learns(module: nn.Module) -> bool:
+        return any(id(parameter) in learned for parameter in module.parameters())
+
+    live = [module for module in network.modules() if learns(module)]
+    waiting: list[tuple[str, nn.Module, bool]] = [("module", network, False)]
+    for callback in trainer.callbacks:
+        for key, value in vars(callback).items():
+            if isinstance(value, nn.Module) and value is not network:
+                name = f"{type(callback).__name__}.{key}"
+                waiting.append((name, value, _averages(callback)))
+    while waiting:
+        name, module, sure = waiting.pop()
+        if next(module.parameters(), None) is None:
+            continue
+        twins = [] if learns(module) else [m for m in live if _is_alike(m, module)]
+        if twins:
+            yield name, module, twins[0], sure
+        else:
+            children = module.named_children()
+            waiting += [(f"{name}.{key}", child, sure) for key, child in children]
 
 
 class _SettledState:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Group, Place
+from wiring_lightning.callbacks._averages import Group, Place, copies_inside
 from wiring_lightning.callbacks.own_parameters import copy_from_first_rank, take_out
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
 from wiring_lightning.optim import GateSGD, Reinforce
 
+SomeGate = TypeVar("SomeGate", bound=nn.Module)
 SomeOptimizer = TypeVar("SomeOptimizer", GateSGD, Reinforce)
 
 
@@ -62,6 +63,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
+            refuse_a_second(self, trainer)
             self.optimizer, self._held = None, []  # of an earlier fit
 
     @override
@@ -98,6 +100,16 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     @override
     def let_go(self) -> None:
         self._restored = None  # what a test loaded is not for the next fit
+
+    @staticmethod
+    def own_gates(
+        gates: dict[str, SomeGate], trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, SomeGate]:
+        """The gates that are not in a copy of the network, such as a moving average."""
+        copied = {
+            id(child) for copy in copies_inside(trainer, pl_module) for child in copy.modules()
+        }
+        return {name: gate for name, gate in gates.items() if id(gate) not in copied}
 
     def take_over(self, trainer: Trainer) -> list[list[Tensor]]:
         """Take what the gates learn out of the user's optimizers; see `take_out`."""

@@ -13,7 +13,7 @@ from wiring_lightning.nn import Adjacency, Gate, find_adjacencies
 from wiring_lightning.optim import EdgeSet
 
 # Layers whose weights are chosen if nobody says which; their subclasses, too.
-_USUAL = ("Conv1d", "Conv2d", "Conv3d", "Linear", "Conv1D")  # the last one is that of transformers
+_USUAL = ("_ConvNd", "Linear", "Conv1D")  # of torch, and the linear layer of some transformers
 
 
 @dataclass(frozen=True, eq=False)

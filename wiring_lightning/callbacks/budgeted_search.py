@@ -334,11 +334,9 @@ class _Searched:
 
 def _find_searched(module: LightningModule) -> _Searched:
     name = type(module).__name__
-    gates = {
-        name: gate
-        for name, gate in find_bernoulli_gates(module).items()
-        if gate.learnable or gate.frozen  # others are in a copy, such as a moving average
-    }
+    found = find_bernoulli_gates(module)
+    # A gate that neither learns nor is frozen is in a copy of the network, such as an average.
+    gates = {name: gate for name, gate in found.items() if gate.learnable or gate.frozen} or found
     if len(gates) != 1:
         found = "no gate to learn" if not gates else f"{len(gates)} gates"
         raise MisconfigurationException(

@@ -95,11 +95,11 @@ class L1Anneal(SparseLayers):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         # A run that resumes skips the start of its first epoch.
-        self._anneal(trainer.current_epoch)
+        self._anneal(trainer)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._anneal(trainer.current_epoch)
+        self._anneal(trainer)
 
     @override
     def on_before_optimizer_step(
@@ -109,8 +109,11 @@ class L1Anneal(SparseLayers):
             rule.penalize(self.penalty)
             rule.mask_gradients()
 
-    def _anneal(self, epoch: int) -> None:
+    def _anneal(self, trainer: Trainer) -> None:
+        epoch = trainer.current_epoch
         if epoch >= self._last_epoch:
+            if not self._annealed:
+                self.remember_checkpoints(trainer)
             self.freeze()
             return
         for rule in self._rules:

@@ -115,11 +115,7 @@ class MaskConnect(GateLearner[GateSGD]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = {
-            name: gate
-            for name, gate in find_gates(pl_module).items()
-            if gate.learnable or gate.frozen  # others are in a copy, such as a moving average
-        }
+        found = self.own_gates(find_gates(pl_module), trainer, pl_module)
         self._trainer, self._names, gates = trainer, list(found), list(found.values())
         self.optimizer = GateSGD(gates, self.lr, self.normalize, self.low, self.high, self.seed)
         if self._restored is not None:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
 
 # What Lightning sets when a trainer is given neither max_epochs nor max_steps.
 _LIGHTNING_DEFAULT_EPOCHS = 1000
@@ -82,6 +82,7 @@ class PhaseSchedule(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        refuse_a_second(self, trainer)
         steers = any(phase.freeze or phase.gate_lr is not None for phase in self.phases)
         if steers and not _learners(trainer):
             raise MisconfigurationException(
@@ -106,6 +107,13 @@ class PhaseSchedule(Callback):
                 "PhaseSchedule sets the learning rate of each phase, but the model also has a "
                 "learning rate scheduler, which would overwrite it: remove one of the two."
             )
+        begin = 0
+        for phase in self.phases:
+            if phase.freeze:
+                for learner in _learners(trainer):
+                    learner.check_freeze(begin)
+                break
+            begin += phase.epochs
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -154,6 +154,7 @@ class PruneAndRetrain(SparseLayers):
 
     def _begin_again(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune, and start the second training."""
+        self.remember_checkpoints(trainer)
         _renew_optimizers(trainer, self.lr)
         for rule in self._rules:
             rule.detach()

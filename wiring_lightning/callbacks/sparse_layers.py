@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Group, Place
+from wiring_lightning.callbacks._averages import Group, Place, copies_inside
 from wiring_lightning.callbacks._weight_choice import (
     Chosen,
     SparseGroup,
@@ -104,6 +105,7 @@ class SparseLayers(WiringCallback):
         self._behind: list[tuple[Rule, SparseGroup, int]] = []  # and its first parameter there
         self._dense: list[str] = []
         self._restored: dict[str, Any] | None = None
+        self._best_before: list[tuple[str, float]] = []
 
     @property
     @override
@@ -144,7 +146,8 @@ class SparseLayers(WiringCallback):
         Raises:
             MisconfigurationException: if there is none, or one has fewer weights than edges.
         """
-        chosen = self._choose(module)
+        copies = [] if trainer is None else copies_inside(trainer, trainer.lightning_module)
+        chosen = self._choose(module, copies)
         self._dense = chosen.dense
         if chosen.frozen:
             rank_zero_warn(
@@ -197,7 +200,7 @@ class SparseLayers(WiringCallback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            self._rules, self._behind = [], []  # of an earlier fit
+            self._rules, self._behind, self._best_before = [], [], []  # of an earlier fit
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -219,14 +222,25 @@ class SparseLayers(WiringCallback):
             named = {"": kept / weights, **shares}
             pl_module.log_dict({f"learner/density{name}": share for name, share in named.items()})
 
+    def remember_checkpoints(self, trainer: Trainer) -> None:
+        """Note the best checkpoints so far: they were written before the network was sparse."""
+        self._best_before = _best_checkpoints(trainer)
+
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)
+        for best in _best_checkpoints(trainer):
+            if best in self._best_before:
+                rank_zero_warn(
+                    f"{type(self).__name__}: the best checkpoint, {best[0]}, was saved before all "
+                    "weights were removed that had to be, so its network is larger than asked for; "
+                    "use the last one, or a ModelCheckpoint that starts later."
+                )
         empty = [
             member.name
             for _, group, _ in self._behind
             for member in group.members
-            if not member.parameter.any()
+            if len(group.members) > 1 and not member.parameter.any()
         ]
         if empty:
             rank_zero_warn(
@@ -287,10 +301,10 @@ class SparseLayers(WiringCallback):
         """The sparse layers that are graphs."""
         return [graph for _, group, _ in self._behind for graph in group.graphs]
 
-    def _choose(self, module: nn.Module) -> Chosen:
+    def _choose(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> Chosen:
         return WeightChoice(
             self.layers, self.exclude, self.first_dense, self.groups, self.mistake
-        ).find(module)
+        ).find(module, copies)
 
     def _check_restored(self, groups: Sequence[SparseGroup]) -> None:
         """A run continues with the numbers of edges that it had."""
@@ -329,6 +343,12 @@ def _count(group: SparseGroup) -> tuple[int, int]:
     """How many weights of a group are not zero, and how many there are."""
     kept = sum(int(weight.count_nonzero()) for weight in group.weights)
     return kept, sum(weight.numel() for weight in group.weights)
+
+
+def _best_checkpoints(trainer: Trainer) -> list[tuple[str, float]]:
+    """Path and time of the best checkpoints so far."""
+    paths = [getattr(each, "best_model_path", "") for each in trainer.checkpoint_callbacks]
+    return [(path, Path(path).stat().st_mtime) for path in paths if path and Path(path).is_file()]
 
 
 def _holds(optimizer: Optimizer, group: SparseGroup) -> bool:

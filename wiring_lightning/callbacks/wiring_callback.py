@@ -231,3 +231,13 @@ class WiringCallback(Callback, ABC):
 
 
 _AVERAGES = "wiring_averages"
+
+
+def refuse_a_second(callback: Callback, trainer: Trainer) -> None:
+    """Raise an error if a trainer has two callbacks of a kind of which one does the whole work."""
+    kind = type(callback)
+    if sum(isinstance(other, kind) for other in trainer.callbacks) > 1:
+        raise MisconfigurationException(
+            f"The trainer has more than one {kind.__name__}: leave one, the others would undo or "
+            "repeat what it does."
+        )

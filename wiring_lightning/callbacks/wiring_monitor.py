@@ -13,6 +13,7 @@ from typing_extensions import override
 from wiring_lightning import costs
 from wiring_lightning.callbacks.pictures import draw_pictures
 from wiring_lightning.callbacks.run_facts import run_facts
+from wiring_lightning.callbacks.wiring_callback import refuse_a_second
 from wiring_lightning.functional import normalize_scores
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.wiring import Wiring, find_wired
@@ -75,6 +76,12 @@ class WiringMonitor(Callback):
         self._numbers: dict[str, float] = {}
         self._step_metrics: set[str] | None = None
         self._epoch: int | None = None  # the epoch that trained last, until it is logged
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            refuse_a_second(self, trainer)
+            self._edges, self._numbers, self._epoch = {}, {}, None  # of an earlier fit
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
