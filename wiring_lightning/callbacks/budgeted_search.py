@@ -338,9 +338,9 @@ def _find_searched(module: LightningModule) -> _Searched:
     # A gate that neither learns nor is frozen is in a copy of the network, such as an average.
     gates = {name: gate for name, gate in found.items() if gate.learnable or gate.frozen} or found
     if len(gates) != 1:
-        found = "no gate to learn" if not gates else f"{len(gates)} gates"
+        what = "no gate to learn" if not gates else f"{len(gates)} gates"
         raise MisconfigurationException(
-            f"BudgetedSearch found {found} in {name}: it searches one super-network, such as "
+            f"BudgetedSearch found {what} in {name}: it searches one super-network, such as "
             "`backbones.ResNetFabric`, or your own with one `nn.BernoulliGate`."
         )
     ((gate_name, gate),) = gates.items()

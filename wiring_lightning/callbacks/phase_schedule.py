@@ -107,6 +107,14 @@ class PhaseSchedule(Callback):
                 "PhaseSchedule sets the learning rate of each phase, but the model also has a "
                 "learning rate scheduler, which would overwrite it: remove one of the two."
             )
+        rates = {phase.lr for phase in self.phases}
+        for optimizer in trainer.optimizers:
+            own = optimizer.defaults.get("lr")
+            if None not in rates and own not in rates:
+                rank_zero_info(
+                    "PhaseSchedule: the phases set the learning rate; that of the optimizer, "
+                    f"{own}, is not used."
+                )
         begin = 0
         for phase in self.phases:
             if phase.freeze:
