@@ -7,6 +7,7 @@ from wiring_lightning.data.digits import Digits
 from wiring_lightning.data.fashion_mnist import FashionMNIST
 from wiring_lightning.data.image_masks import ImageMaskFolder
 from wiring_lightning.data.imagenet import ImageNet
+from wiring_lightning.data.in_memory import InMemoryDataModule
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.mini_imagenet import MiniImageNet
 from wiring_lightning.data.normalize import Normalizer, channel_mean_std, pixel_mean
@@ -22,6 +23,7 @@ __all__ = [
     "ImageDataModule",
     "ImageMaskFolder",
     "ImageNet",
+    "InMemoryDataModule",
     "MiniImageNet",
     "Mirror",
     "Normalizer",
