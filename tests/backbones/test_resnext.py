@@ -1,6 +1,5 @@
 """The architecture of the ResNeXt."""
 
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -8,13 +7,11 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.hooks import RemovableHandle
 
 from tests.backbones.small_resnext import DEPTH, WIDTH, WIRINGS, C, own_parameters
 from wiring_lightning import costs
-from wiring_lightning.backbones import ResNeXt, multi_branch
-from wiring_lightning.functional import rectified_gated_sum
+from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.nn import Branches
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
@@ -134,45 +131,19 @@ def test_bad_arguments_are_named(options: dict[str, object], named: str) -> None
         ResNeXt(**options)
 
 
-def nothing(network: ResNeXt) -> None:
-    """No hook."""
-
-
-def on_a_block(network: ResNeXt) -> RemovableHandle:
-    return network.blocks["module1"].register_forward_hook(lambda *_: None)
-
-
-def once(network: ResNeXt) -> RemovableHandle:
-    def leave(*_: Any) -> None:
-        handle.remove()
-
-    handle = network.blocks["module1"].register_forward_hook(leave)
-    return handle
-
-
-def on_a_part(network: ResNeXt) -> RemovableHandle:
-    return network.blocks["module1"].expand_norm.register_forward_hook(lambda *_: None)
-
-
-def on_all_modules(network: ResNeXt) -> RemovableHandle:
-    return register_module_forward_hook(lambda *_: None)
-
-
-@pytest.mark.parametrize("watch", [nothing, on_a_block, once, on_a_part, on_all_modules])
-def test_what_a_forward_hook_can_hold_outlives_the_backward_pass(
-    watch: Callable[[ResNeXt], RemovableHandle | None], monkeypatch: pytest.MonkeyPatch
+def test_what_somebody_keeps_of_a_modules_outputs_outlives_the_backward_pass(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    network = ResNeXt(11, WIDTH, C, 2)
-    held = []
+    """Kept in an attribute, without any hook, as a subclass of `Branches` could."""
+    kept, forward = [], Branches.forward
 
-    def hold(gates: Tensor, sources: Tensor, consume: bool) -> Tensor:
-        held.append((sources.detach(), sources.detach().clone()))
-        return rectified_gated_sum(gates, sources, consume)
+    def keep(block: Branches, inputs: Tensor) -> Tensor:
+        outputs = forward(block, inputs)
+        if not block.merge:
+            kept.append((outputs.detach(), outputs.detach().clone()))
+        return outputs
 
-    monkeypatch.setattr(multi_branch, "rectified_gated_sum", hold)
-    handle = watch(network)
-    network(torch.randn(2, 3, 32, 32)).sum().backward()
-    if handle is not None:
-        handle.remove()
-    now, before = held[0]
-    assert torch.equal(now, before) is (handle is not None)
+    monkeypatch.setattr(Branches, "forward", keep)
+    ResNeXt(DEPTH, WIDTH, C, 2)(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert len(kept) > 1
+    assert all(torch.equal(now, before) for now, before in kept)

@@ -1,23 +1,10 @@
+"""Sums of sources, alone and with their ReLU, against plain compositions."""
+
 import pytest
 import torch
+from torch import Tensor
 
-from wiring_lightning.functional import gated_sum, straight_through
-
-
-def test_gates_pass_unchanged() -> None:
-    """Not one bit may differ: 1 + 0.1 - 0.1 would not do."""
-    scores = torch.rand(200, 50).requires_grad_()
-    value = torch.rand(200, 50) < 0.5
-    assert torch.equal(straight_through(value, scores), value.float())
-    weights = torch.randn(200, 50)
-    assert torch.equal(straight_through(weights, scores), weights)
-
-
-def test_the_whole_gradient_goes_to_the_scores() -> None:
-    scores = torch.rand(3, 4).requires_grad_()
-    weights = torch.randn(3, 4)
-    (straight_through(torch.rand(3, 4) < 0.3, scores) * weights).sum().backward()
-    assert torch.equal(scores.grad, weights)
+from wiring_lightning.functional import aggregation, gated_sum, rectified_gated_sum
 
 
 @pytest.mark.parametrize("features", [(), (5,), (2, 3, 4)])
@@ -42,3 +29,54 @@ def test_gradients_of_gates_and_sources_are_those_of_finite_differences() -> Non
     gates = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     sources = torch.randn(2, 4, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(gated_sum, (gates, sources))
+
+
+def case(dtype: torch.dtype = torch.float64, batch: int = 7) -> tuple[Tensor, Tensor]:
+    gates = torch.randn(3, 5, dtype=dtype, requires_grad=True)
+    return gates, torch.randn(batch, 5, 12, dtype=dtype, requires_grad=True)
+
+
+@pytest.mark.parametrize("long", [8, 2**15])  # features in parts, or at once
+@pytest.mark.parametrize("batch", [0, 7])
+@pytest.mark.parametrize("chunk_bytes", [1, 3 * 12 * 8 * 2, 2**20])  # one example, two, all
+def test_outputs_and_gradients_are_those_of_the_composition(
+    chunk_bytes: int, batch: int, long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aggregation, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(aggregation, "_LONG", long)
+    monkeypatch.setattr(aggregation, "_PART", 4)
+    gates, sources = case(batch=batch)
+    upstream = torch.randn(batch, 3, 12, dtype=torch.float64)
+    plain = gated_sum(gates, sources).relu()
+    expected = torch.autograd.grad(plain, (gates, sources), upstream)
+    fused = rectified_gated_sum(gates, sources)
+    assert torch.equal(fused, plain)
+    actual = torch.autograd.grad(fused, (gates, sources), upstream)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_gradients_are_the_derivatives() -> None:
+    assert torch.autograd.gradcheck(rectified_gated_sum, case())
+
+
+def test_frozen_gates_get_no_gradient_and_keep_no_sources() -> None:
+    gates, sources = case()
+    summed = rectified_gated_sum(gates.detach(), sources)
+    assert summed.grad_fn.saved_tensors[1] is None
+    summed.sum().backward()
+    plain = torch.autograd.grad(gated_sum(gates, sources).relu().sum(), sources)[0]
+    torch.testing.assert_close(sources.grad, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_sources_of_either_type_with_float32_gates_as_under_autocast(dtype: torch.dtype) -> None:
+    gates, sources = case(torch.float32)
+    own = sources.detach().to(dtype, copy=True).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        fused = rectified_gated_sum(gates, own)
+    assert fused.dtype == torch.bfloat16
+    gate_grad, source_grad = torch.autograd.grad(fused.float().square().sum(), (gates, own))
+    assert (gate_grad.dtype, source_grad.dtype) == (torch.float32, dtype)
+    plain = gated_sum(gates, sources).relu()
+    expected = torch.autograd.grad(plain.square().sum(), gates)[0]
+    assert (gate_grad - expected).norm() < 0.05 * expected.norm()

@@ -5,7 +5,6 @@ from copy import deepcopy
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks
 from typing_extensions import override
 
 from wiring_lightning.backbones.wiring_columns import count_parameters
@@ -51,11 +50,9 @@ class MultiBranchNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
         state = self.stem(images).unsqueeze(1)
-        watched = True
         for name, block in self.blocks.items():
             if name in self.connections:
-                state = _connect(self.connections[name], state, consume=not watched)
-            watched = _is_watched(block)  # before the call: a hook may remove itself
+                state = _connect(self.connections[name], state)
             state = block(state)
             if block.merge:
                 state = state.relu_()
@@ -174,16 +171,11 @@ def _selection(connection: nn.Module) -> Selection:
     return connection.selection()
 
 
-def _connect(connection: nn.Module, branches: Tensor, consume: bool) -> Tensor:
+def _connect(connection: nn.Module, branches: Tensor) -> Tensor:
     """`[batch, branches, channels, height, width]` -> the same shape of inputs, rectified."""
     assert isinstance(connection, Gate | Selection)
-    inputs = rectified_gated_sum(connection.weights(), branches.flatten(2), consume)
+    inputs = rectified_gated_sum(connection.weights(), branches.flatten(2))
     return inputs.unflatten(2, branches.shape[2:])
-
-
-def _is_watched(block: nn.Module) -> bool:
-    """Whether a forward hook may hold the block's outputs until after the backward pass."""
-    return bool(_global_forward_hooks) or any(part._forward_hooks for part in block.modules())
 
 
 def _name(index: int) -> str:

@@ -1,45 +1,49 @@
 """Pure tensor functions behind every method: no modules, no state, no Lightning."""
 
-from wiring_lightning.functional.aggregation import gated_sum, products_of_pairs, straight_through
-from wiring_lightning.functional.architecture import (
-    Topology,
-    draw_edges,
-    log_probability,
-    most_probable_edges,
+from wiring_lightning.functional.aggregation import (
+    gated_sum,
+    products_of_pairs,
+    rectified_gated_sum,
 )
 from wiring_lightning.functional.batch_norm import fold_batch_norm, update_running_statistics
 from wiring_lightning.functional.block_products import pointwise_product, rows_of_blocks
 from wiring_lightning.functional.block_sums import BlockSums, PlainBlockSums, Space, lift
-from wiring_lightning.functional.largest import JointSelection, LargestMagnitudes, Selection
-from wiring_lightning.functional.offsets import (
-    Pattern,
-    check_pattern,
-    last_reader,
-    offsets,
-    sources,
-)
-from wiring_lightning.functional.policy_gradient import (
+from wiring_lightning.functional.budgeted_search import (
+    Topology,
     budgeted_objective,
+    draw_edges,
     leave_one_out,
+    log_probability,
+    most_probable_edges,
     policy_gradient,
+)
+from wiring_lightning.functional.dnw import LargestMagnitudes, mask_largest
+from wiring_lightning.functional.mask_connect import (
+    normalize_scores,
+    sample_k_distinct,
+    straight_through,
+    topk_mask,
 )
 from wiring_lightning.functional.pre_activation import (
     Statistics,
     channel_statistics,
     rectified_convolution,
 )
-from wiring_lightning.functional.rectified import rectified_gated_sum
-from wiring_lightning.functional.seeds import derived_seed
-from wiring_lightning.functional.selection import normalize_scores, sample_k_distinct, topk_mask
+from wiring_lightning.functional.seeds import derived_seed, seed_of_step
 from wiring_lightning.functional.sparse_product import sparse_product
+from wiring_lightning.functional.sparsenet import (
+    Pattern,
+    check_pattern,
+    last_reader,
+    offsets,
+    sources,
+)
 
 __all__ = [
     "BlockSums",
-    "JointSelection",
     "LargestMagnitudes",
     "Pattern",
     "PlainBlockSums",
-    "Selection",
     "Space",
     "Statistics",
     "Topology",
@@ -54,6 +58,7 @@ __all__ = [
     "leave_one_out",
     "lift",
     "log_probability",
+    "mask_largest",
     "most_probable_edges",
     "normalize_scores",
     "offsets",
@@ -64,6 +69,7 @@ __all__ = [
     "rectified_gated_sum",
     "rows_of_blocks",
     "sample_k_distinct",
+    "seed_of_step",
     "sources",
     "sparse_product",
     "straight_through",

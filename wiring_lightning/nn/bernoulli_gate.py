@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.functional.architecture import (
+from wiring_lightning.functional.budgeted_search import (
     Topology,
     draw_edges,
     most_probable_edges,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.functional.architecture import Topology
 from wiring_lightning.functional.block_sums import Space
+from wiring_lightning.functional.budgeted_search import Topology
 from wiring_lightning.functional.subsets import (
     WHOLE,
     Subset,

@@ -1,17 +1,17 @@
 """Optimizers for the scores behind a wiring; each works in a plain PyTorch loop too."""
 
-from wiring_lightning.optim.gate_sgd import GateSGD
+from wiring_lightning.functional import mask_largest
+from wiring_lightning.optim.budgeted_search import Reinforce
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
+from wiring_lightning.optim.mask_connect import GateSGD
 from wiring_lightning.optim.masked_weights import (
     MaskedWeights,
     PrunedWeights,
     count_usable,
     mask_gradients,
-    mask_largest,
 )
-from wiring_lightning.optim.reinforce import Reinforce
-from wiring_lightning.optim.straight_through import EdgeSet, StraightThrough
+from wiring_lightning.optim.targeted_dropout import DroppedEdgeSet, WeightDropout
 from wiring_lightning.optim.warmup_cosine import WarmupCosine
-from wiring_lightning.optim.weight_dropout import DroppedEdgeSet, WeightDropout
 
 __all__ = [
     "DroppedEdgeSet",

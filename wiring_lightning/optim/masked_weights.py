@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import LargestMagnitudes
-from wiring_lightning.optim.straight_through import EdgeSet
+from wiring_lightning.functional import mask_largest
+from wiring_lightning.optim.dnw import EdgeSet
 
 
 class MaskedWeights:
@@ -144,32 +144,6 @@ def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) ->
     for weight, mask in zip(weights, masks, strict=True):
         if weight.grad is not None and mask is not None:
             weight.grad.mul_(mask)
-
-
-@torch.no_grad()
-def mask_largest(
-    weights: Sequence[Tensor], k: int, usable: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """Mark the k entries of largest magnitude among those of several tensors.
-
-    Args:
-        weights: tensors of any shape; all their entries compete with each other.
-        k: how many to mark. Of equal magnitudes the one with the lower index wins.
-        usable: for each tensor a mask of the entries that can be marked, or `None`.
-
-    Returns:
-        A mask for each tensor.
-
-    Example:
-        >>> mask_largest([torch.tensor([0.1, -0.9]), torch.tensor([0.3])], 2, [None, None])
-        [tensor([False,  True]), tensor([True])]
-    """
-    flat = [
-        (weight if mask is None else weight.masked_fill(~mask, torch.nan)).reshape(-1)
-        for weight, mask in zip(weights, usable, strict=True)
-    ]
-    marked = LargestMagnitudes(k)(torch.cat(flat)).split([len(part) for part in flat])
-    return [part.view(weight.shape) for part, weight in zip(marked, weights, strict=True)]
 
 
 def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:

@@ -6,7 +6,12 @@ import torch
 from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 
-from wiring_lightning.functional import normalize_scores, sample_k_distinct, topk_mask
+from wiring_lightning.functional import (
+    normalize_scores,
+    sample_k_distinct,
+    straight_through,
+    topk_mask,
+)
 
 UNEVEN = {
     "four": [0.5, 0.3, 0.15, 0.05],
@@ -168,3 +173,19 @@ def test_normalizing_leaves_missing_slots_alone() -> None:
 def test_normalizing_survives_tiny_and_missing_rows() -> None:
     normalized = normalize_scores(torch.tensor([[1e-30, 3e-30], [-1.0, -1.0]]))
     torch.testing.assert_close(normalized, torch.tensor([[0.25, 0.75], [-1.0, -1.0]]))
+
+
+def test_gates_pass_unchanged() -> None:
+    """Not one bit may differ: 1 + 0.1 - 0.1 would not do."""
+    scores = torch.rand(200, 50).requires_grad_()
+    value = torch.rand(200, 50) < 0.5
+    assert torch.equal(straight_through(value, scores), value.float())
+    weights = torch.randn(200, 50)
+    assert torch.equal(straight_through(weights, scores), weights)
+
+
+def test_the_whole_gradient_goes_to_the_scores() -> None:
+    scores = torch.rand(3, 4).requires_grad_()
+    weights = torch.randn(3, 4)
+    (straight_through(torch.rand(3, 4) < 0.3, scores) * weights).sum().backward()
+    assert torch.equal(scores.grad, weights)

@@ -83,6 +83,28 @@ def sample_k_distinct(
     return _mask_best(keys, k) & (scores >= 0)
 
 
+def straight_through(value: Tensor, scores: Tensor) -> Tensor:
+    """Equal `value` in the forward pass; send its whole gradient to `scores`, chosen or not.
+
+    This is the papers' modified back-propagation: the network computes with binary gates, and the
+    gradient with respect to each gate updates the real-valued score behind it.
+
+    Args:
+        value: `[targets, candidates]` gates of this forward pass (booleans or numbers).
+        scores: `[targets, candidates]` real-valued scores.
+
+    Example:
+        >>> scores = torch.tensor([0.9, 0.1], requires_grad=True)
+        >>> gates = straight_through(torch.tensor([False, True]), scores)
+        >>> gates.tolist()
+        [0.0, 1.0]
+        >>> (gates * torch.tensor([3.0, 5.0])).sum().backward()
+        >>> scores.grad
+        tensor([3., 5.])
+    """
+    return value.to(scores.dtype) + (scores - scores.detach())
+
+
 def _mask_best(keys: Tensor, k: int | Tensor) -> Tensor:
     """Mark the `k` largest keys of every row; stable, so ties are broken alike everywhere."""
     order = keys.sort(dim=-1, descending=True, stable=True).indices

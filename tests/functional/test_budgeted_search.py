@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from wiring_lightning.functional.architecture import (
+from wiring_lightning.functional.budgeted_search import (
     Topology,
     draw_edges,
     log_probability,

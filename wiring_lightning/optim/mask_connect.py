@@ -9,11 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.functional import normalize_scores, sample_k_distinct
+from wiring_lightning.functional import normalize_scores, sample_k_distinct, seed_of_step
 from wiring_lightning.nn import Gate
-
-# An odd constant near 2^64 / golden ratio: neighbouring (seed, step) pairs get unrelated streams.
-_MIX = 0x9E3779B97F4A7C15
 
 
 class GateSGD(Optimizer):
@@ -141,9 +138,7 @@ class GateSGD(Optimizer):
 
     def _draw(self, rows: "_Rows", scores: Tensor) -> Tensor:
         generator = torch.Generator(scores.device)
-        # 63 bits: the seed of a generator is a signed 64-bit number.
-        mixed = (self.group["seed"] * _MIX + self.group["steps"]) & (2**63 - 1)
-        generator.manual_seed(mixed)
+        generator.manual_seed(seed_of_step(self.group["seed"], self.group["steps"]))
         drawn = sample_k_distinct(scores, rows.fan_in, generator)
         if rows.any_real:
             drawn = torch.where(rows.real.unsqueeze(-1), scores > 0, drawn)

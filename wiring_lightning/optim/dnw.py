@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import JointSelection, LargestMagnitudes, Selection
+from wiring_lightning.functional import LargestMagnitudes
 
 
 @dataclass(eq=False)
@@ -32,7 +31,6 @@ class EdgeSet:
     usable: Sequence[Tensor | None] = ()
     absent: Sequence[Tensor | None] = ()
     largest: LargestMagnitudes = field(init=False)
-    _never: list[Tensor | None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.usable = self.usable or [None] * len(self.weights)
@@ -51,7 +49,6 @@ class EdgeSet:
                 f"got {self.k}."
             )
         self.largest = LargestMagnitudes(self.k)
-        self._never = [None if mask is None else ~mask for mask in self.usable]
 
     @torch.no_grad()
     def latent(self) -> list[Tensor]:
@@ -63,11 +60,7 @@ class EdgeSet:
 
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
-        JointSelection([self.selection(latent)]).keep()
-
-    def selection(self, latent: Sequence[Tensor]) -> Selection:
-        """The `k` largest of the latent weights, which the parameters are to hold."""
-        return Selection(self.largest, latent, self.weights, self._never)
+        self.largest.keep(latent, self.weights, self.usable)
 
 
 class StraightThrough:
@@ -116,8 +109,6 @@ class StraightThrough:
         self._fixed: list[Tensor] = []  # the edges, once they are frozen
         # The parameters' own memory, while the latent weights stand in for it.
         self._lent: list[Tensor] = []
-        self._choice = JointSelection([])
-        self._memory: list[int] = []  # where the weights lay when the choice was prepared
         self._swap_in()
         self._swap_out()
         self._hooks = [
@@ -146,13 +137,8 @@ class StraightThrough:
         self._hooks = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The latent weights, the edges, and where the thresholds stood."""
-        return {
-            "latent": self.latent,
-            "masks": self._fixed,
-            "frozen": self.frozen,
-            "thresholds": [(e.largest.threshold, e.largest.width) for e in self.edge_sets],
-        }
+        """The latent weights, and the edges once they are frozen."""
+        return {"latent": self.latent, "masks": self._fixed, "frozen": self.frozen}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -172,8 +158,6 @@ class StraightThrough:
         self._fixed = [mask.to(self.latent[0].device) for mask in state["masks"]]
         self.frozen = state["frozen"]
         self._write_sparse()
-        for edges, (threshold, width) in zip(self.edge_sets, state["thresholds"], strict=True):
-            edges.largest.threshold, edges.largest.width = threshold, width
 
     def _before_step(
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
@@ -223,13 +207,5 @@ class StraightThrough:
                 torch.mul(latent, mask, out=weight)
             return
         latents = iter(self.latent)
-        self._keep([[next(latents) for _ in edges.weights] for edges in self.edge_sets])
-
-    def _keep(self, latents: Sequence[Sequence[Tensor]]) -> None:
-        """Write the edges of all sets."""
-        memory = [tensor.data_ptr() for tensor in (*self._weights, *chain(*latents))]
-        if memory != self._memory:  # as after a move to another device
-            self._memory = memory
-            pairs = zip(self.edge_sets, latents, strict=True)
-            self._choice = JointSelection([edges.selection(own) for edges, own in pairs])
-        self._choice.keep()
+        for edges in self.edge_sets:
+            edges.keep_largest([next(latents) for _ in edges.weights])

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.functional import LargestMagnitudes, derived_seed
+from wiring_lightning.functional import derived_seed, mask_largest
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
 from wiring_lightning.optim.masked_weights import count_usable, mask_gradients
-from wiring_lightning.optim.straight_through import EdgeSet, StraightThrough
 
 
 @dataclass(eq=False)
@@ -78,9 +78,8 @@ class DroppedEdgeSet(EdgeSet):
                 weight * _largest_in_rows(weight, mask, share)
                 for weight, mask in zip(latent, self.usable, strict=True)
             ]
-        largest = [torch.empty_like(weight) for weight in latent]
-        LargestMagnitudes(self.k).keep(latent, largest, self._never)
-        return largest
+        masks = mask_largest(latent, self.k, self.usable)
+        return [torch.where(mask, own, 0) for mask, own in zip(masks, latent, strict=True)]
 
 
 class WeightDropout(StraightThrough):
@@ -166,11 +165,6 @@ class WeightDropout(StraightThrough):
             edges.dropping = dropping
         if changed:
             self._write_sparse()
-
-    @override
-    def _keep(self, latents: Sequence[Sequence[Tensor]]) -> None:
-        for edges, own in zip(self.edge_sets, latents, strict=True):
-            edges.keep_largest(own)
 
     @override
     def _after_step(self, *arguments: Any) -> None:
