@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from wiring_lightning.data.augment import CropFlip, Mirror
+from wiring_lightning.functional import seed_of_step
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -220,9 +221,7 @@ class BatchLoader:
     def _batches(self, start: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Yield which samples are in each batch of this process, and their random numbers."""
         size, device = len(self.images), self.images.device
-        # The generator looks at the low 32 bits of its seed only. The odd multiplier keeps the
-        # epochs of neighbouring seeds far apart, so that no two runs share a permutation.
-        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B1 + self._epoch) % 2**32)
+        generator = torch.Generator().manual_seed(seed_of_step(self.seed, self._epoch))
         if self.shuffle:
             order = torch.randperm(size, generator=generator)[: size - size % self.world_size]
         else:
