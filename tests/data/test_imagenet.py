@@ -57,6 +57,12 @@ def test_lists_both_folders(root):
         assert len(loader) == -(-sum(counts.values()) // 4)
 
 
+def test_a_last_batch_that_is_not_full_may_be_left_out(root):
+    data = make(root, drop_last=True)
+    assert [len(labels) for _, labels in data.train_dataloader()] == [4, 4, 4]
+    assert [len(labels) for _, labels in data.val_dataloader()] == [4, 3]
+
+
 def test_evaluation_shows_the_resized_centre_in_the_order_of_the_files(root):
     data = make(root)
     names = [f"{name}{number:02}.png" for name, count in VAL.items() for number in range(count)]

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "image_size": 224,
         "resize": 256,
         "seed": 0,
+        "drop_last": False,
     },
     "PartLabels": {**WITH_MASKS, "root": "data/part_labels"},
     "ImageMaskFolder": {
@@ -57,6 +58,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "val_share": 0.1,
         "test_share": 0.2,
         "split_seed": 0,
+        "mask_suffix": "",
     },
 }
 

@@ -6,7 +6,7 @@ The layout is that of :class:`torchvision.datasets.ImageFolder`.
 from dataclasses import dataclass
 from pathlib import Path
 
-from wiring_lightning.data._image_files import image_files
+from wiring_lightning.data._find_files import image_files, subfolders
 
 ClassFiles = dict[str, list[str]]
 """Paths of the images of each class, both sorted by name."""
@@ -30,31 +30,32 @@ class ClassFolders:
     layout: str
     remedy: str
 
-    def names(self, folder: Path) -> list[str]:
-        """Return the names of the class folders, sorted."""
+    def paths(self, folder: Path) -> dict[str, Path]:
+        """Return the class folders by their names, sorted."""
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{self.owner} is not in '{folder}', there is no such folder: point root "
                 f"(--data.root) at {self.layout}."
             )
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        found = subfolders(folder)
         # A single folder is more likely the one that should have been named.
-        if len(names) < 2:
-            found = f"only the folder '{names[0]}'" if names else "no class folders"
+        if len(found) < 2:
+            holds = f"only the folder '{min(found)}'" if found else "no class folders"
             raise FileNotFoundError(
-                f"{self.owner} is not in '{folder}', which holds {found}: point root (--data.root) "
+                f"{self.owner} is not in '{folder}', which holds {holds}: point root (--data.root) "
                 f"at {self.layout}."
             )
-        return names
+        return found
 
     def files(self, folder: Path, at_least: int) -> ClassFiles:
         """Return ``at_least`` or more images per class, those in folders further down included."""
-        files = {name: image_files(folder / name) for name in self.names(folder)}
-        for name, paths in files.items():
-            if len(paths) < at_least:
+        folders = self.paths(folder)
+        files = {name: image_files(path) for name, path in folders.items()}
+        for name, images in files.items():
+            if len(images) < at_least:
                 raise RuntimeError(
-                    f"{self.owner}: the class folder '{folder / name}' holds {len(paths)} image(s),"
-                    f" but {at_least} are needed; {self.remedy}."
+                    f"{self.owner}: the class folder '{folders[name]}' holds {len(images)} "
+                    f"image(s), but {at_least} are needed; {self.remedy}."
                 )
         return files
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from wiring_lightning.data._image_files import DamagedImageError, read_image
+from wiring_lightning.data._read_image import ImageFileError, read_image
 from wiring_lightning.data.loader import BatchLoader
 
 Batch = tuple[Tensor, Tensor]
@@ -70,7 +70,7 @@ class FileLoader(BatchLoader):
             generator=torch.Generator(),  # or it would take a number from the global one
         )
         for batch in loader:
-            if isinstance(batch, DamagedImageError):
+            if isinstance(batch, ImageFileError):
                 raise batch
             yield batch
 
@@ -84,7 +84,7 @@ class FileLoader(BatchLoader):
 
 
 @dataclass(eq=False)
-class _Files(Dataset[Batch | DamagedImageError]):
+class _Files(Dataset[Batch | ImageFileError]):
     """What runs in the worker processes: reads the images of one batch."""
 
     paths: list[str]
@@ -92,14 +92,14 @@ class _Files(Dataset[Batch | DamagedImageError]):
     transform: Callable[[Image], Tensor]
     normalizer: Callable[[Tensor], Tensor]
 
-    def __getitem__(self, samples: list[Sample]) -> Batch | DamagedImageError:
+    def __getitem__(self, samples: list[Sample]) -> Batch | ImageFileError:
         """Return a batch, or what is wrong with a file.
 
         An error that is raised in a worker arrives with that worker's traceback as its text.
         """
         try:
             pixels = torch.stack([self._pixels(*sample) for sample in samples])
-        except DamagedImageError as error:
+        except ImageFileError as error:
             return error
         return self.normalizer(pixels), self.labels[[index for index, _ in samples]]
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
-from wiring_lightning.data._image_files import pixels, read_image
+from wiring_lightning.data._find_files import IMAGE_ENDINGS
 from wiring_lightning.data._mask_files import Color, classes_of_colors, classes_of_numbers
 from wiring_lightning.data._mask_splits import Pair, find_pairs, split_by_chance, split_by_lists
+from wiring_lightning.data._read_image import pixels, read_image
 from wiring_lightning.data._with_masks import MaskDataModule
 from wiring_lightning.data.in_memory import Split
 
@@ -20,9 +21,10 @@ class ImageMaskFolder(MaskDataModule):
     """Semantic segmentation with images and masks from two folders.
 
     ``root`` holds a folder of images and a folder of masks; an image and its mask have the same
-    name up to the ending, and the same subfolder if there are any. A mask is an image of one
-    channel with the number of each pixel's class, or, with ``palette``, an image in which each
-    class has a colour. Pixels with the number 255 have no class and count nowhere.
+    name up to the ending and ``mask_suffix``, and the same subfolder if there are any. A mask is an
+    image of one channel with the number of each pixel's class, or, with ``palette``, an image in
+    which each class has a colour. Pixels with the number 255 have no class and count nowhere. Each
+    file is turned as its own EXIF orientation says.
 
     The loaders yield ``(images, masks)``: images float32 [B, 3, height, width], masks int64
     [B, height, width]. Images are resized by bilinear interpolation, masks by taking the nearest
@@ -47,6 +49,9 @@ class ImageMaskFolder(MaskDataModule):
         val_share: Share of all images to set aside for validation. 0 turns validation off.
         test_share: Share of all images to set aside for testing.
         split_seed: Chooses the images that are set aside. Keep it for all repetitions.
+        mask_suffix: What the name of a mask has behind that of its image, such as '_mask' if
+            ``x_mask.png`` is the mask of ``x.jpg``. Other files in the folder of masks are passed
+            over, and it may be the folder of images, too.
         options: The other arguments of :class:`InMemoryDataModule`; if not given, ``batch_size``
             is 16 and ``normalization`` 'symmetric'.
 
@@ -81,6 +86,8 @@ class ImageMaskFolder(MaskDataModule):
         val_share: float = 0.1,
         test_share: float = 0.2,
         split_seed: int = 0,
+        *,
+        mask_suffix: str = "",
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -89,6 +96,10 @@ class ImageMaskFolder(MaskDataModule):
             raise ValueError(f"image_size must be at least 1, got {image_size}.")
         _check_classes(class_names, palette, ignored_color)
         _check_splits(train_list, val_list, test_list, val_share, test_share)
+        if mask_suffix.lower().endswith(IMAGE_ENDINGS):
+            raise ValueError(
+                f"mask_suffix stands before the ending, such as '_mask', got '{mask_suffix}'."
+            )
         self.class_names = class_names
         self.num_classes = len(class_names)
         self.root = root
@@ -100,6 +111,7 @@ class ImageMaskFolder(MaskDataModule):
         self.lists = (train_list, val_list, test_list)
         self.shares = (val_share, test_share)
         self.split_seed = split_seed
+        self.mask_suffix = mask_suffix
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -112,7 +124,8 @@ class ImageMaskFolder(MaskDataModule):
         root = Path(self.root)
         train_list, val_list, test_list = self.lists
         by_lists = train_list is not None and test_list is not None
-        pairs = find_pairs(root / self.images, root / self.masks, all_have_both=not by_lists)
+        images, masks = root / self.images, root / self.masks
+        pairs = find_pairs(images, masks, self.mask_suffix, all_have_both=not by_lists)
         if train_list is None or test_list is None:
             return split_by_chance(pairs, *self.shares, self.split_seed)
         val_path = None if val_list is None else root / val_list
@@ -123,10 +136,13 @@ class ImageMaskFolder(MaskDataModule):
         """Read an image and its mask, and resize them."""
         height, width = self.size
         image, mask = read_image(image_path), self._read_mask(mask_path)
-        if image.size != (mask.shape[1], mask.shape[0]):
+        mask_size = mask.shape[1], mask.shape[0]
+        if image.size != mask_size:
+            turned = image.size == mask_size[::-1]
+            hint = ", also once each is turned as its own EXIF orientation says" if turned else ""
             raise RuntimeError(
                 f"The image '{image_path}' has {image.width}x{image.height} pixels, its mask "
-                f"'{mask_path}' {mask.shape[1]}x{mask.shape[0]}; both must have the same size."
+                f"'{mask_path}' {mask_size[0]}x{mask_size[1]}; both must have the same size{hint}."
             )
         image = image.resize((width, height), Resampling.BILINEAR)
         mask = interpolate(mask[None, None], self.size, mode="nearest-exact")[0, 0]

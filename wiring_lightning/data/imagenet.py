@@ -48,6 +48,8 @@ class ImageNet(ResumableDataModule[list[str]]):
         image_size: Height and width of the images that the loaders yield, in pixels.
         resize: Length of an image's shorter side before evaluation takes the centre, in pixels.
         seed: Start of the random order and augmentation; use another one for each repetition.
+        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
+            uses every image.
 
     Attributes:
         num_classes: Number of class folders in ``train``; asking for it looks into ``root``.
@@ -73,8 +75,9 @@ class ImageNet(ResumableDataModule[list[str]]):
         image_size: int = 224,
         resize: int = 256,
         seed: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size, seed, drop_last=False)
+        super().__init__(batch_size, seed, drop_last)
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}.")
         if resize < image_size:
@@ -94,7 +97,7 @@ class ImageNet(ResumableDataModule[list[str]]):
     @property
     def num_classes(self) -> int:
         """Number of class folders in ``train``."""
-        return len(self._class_folders.names(Path(self.root) / "train"))
+        return len(self._class_folders.paths(Path(self.root) / "train"))
 
     @property
     def _class_folders(self) -> ClassFolders:

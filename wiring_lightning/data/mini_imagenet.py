@@ -8,7 +8,8 @@ from PIL.Image import Resampling
 from typing_extensions import override
 
 from wiring_lightning.data._class_folders import ClassFiles, ClassFolders
-from wiring_lightning.data._image_files import pixels, read_image
+from wiring_lightning.data._find_files import subfolders
+from wiring_lightning.data._read_image import pixels, read_image
 from wiring_lightning.data.augment import CropFlip
 from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.in_memory import Split
@@ -85,7 +86,7 @@ class MiniImageNet(ImageDataModule):
     def num_classes(self) -> int:  # type: ignore[override]  # known only when the folder is there
         """Number of class folders in ``root``, or in its folder ``train``."""
         train_folder, _ = self._split_folders() or (Path(self.root), None)
-        return len(self._class_folders.names(train_folder))
+        return len(self._class_folders.paths(train_folder))
 
     @override
     def read(self, train: bool) -> Split:
@@ -143,4 +144,4 @@ class MiniImageNet(ImageDataModule):
 
 
 def _holds_folders(folder: Path) -> bool:
-    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
+    return folder.is_dir() and bool(subfolders(folder))

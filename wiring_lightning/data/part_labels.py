@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from wiring_lightning.data._image_files import pixels, read_image
+from wiring_lightning.data._find_files import existing, read_list
 from wiring_lightning.data._mask_files import IGNORED, classes_of_colors
 from wiring_lightning.data._mask_splits import Pair
+from wiring_lightning.data._read_image import pixels, read_image
 from wiring_lightning.data._with_masks import MaskDataModule
 
 _IMAGES = "lfw_funneled"
@@ -104,14 +105,13 @@ class PartLabels(MaskDataModule):
 
 def _lines(path: Path) -> list[tuple[str, int]]:
     """Return the names and numbers in a list."""
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"PartLabels: the list '{path}' is missing; copy it from the release, where it lies "
             "beside the archives."
         )
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     found = []
-    for number, words in enumerate(lines, 1):
+    for number, words in enumerate(map(str.split, read_list(path)), 1):
         if not words:
             continue
         if len(words) != 2 or not words[1].isdecimal():
@@ -128,11 +128,13 @@ def _lines(path: Path) -> list[tuple[str, int]]:
 def _pair(root: Path, name: str, number: int) -> tuple[str, str]:
     """Return the paths of an image and its mask."""
     stem = f"{name}_{number:04}"
-    pair = root / _IMAGES / name / f"{stem}.jpg", root / _MASKS / f"{stem}.ppm"
-    for path in pair:
+    image = existing(root / _IMAGES / name / f"{stem}.jpg")
+    mask = existing(root / _MASKS / f"{stem}.ppm")
+    for path in (image, mask):
         if not path.is_file():
+            fault = "is no regular file" if path.exists() else "is missing"
             raise FileNotFoundError(
-                f"PartLabels: the file '{path}' is missing, although a list names it; unpack the "
+                f"PartLabels: the file '{path}' {fault}, although a list names it; unpack the "
                 "release's archives again."
             )
-    return str(pair[0]), str(pair[1])
+    return str(image), str(mask)
