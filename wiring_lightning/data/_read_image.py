@@ -35,12 +35,12 @@ def read_image(path: str, in_color: bool = True) -> Image.Image:
             anew when it is saved, so its grey levels or colours are returned.
 
     Raises:
-        ImageFileError: If it is damaged, no image, no regular file, or holds numbers that no black
-            and white are known of.
+        ImageFileError: If it is damaged, no image, no regular file, or holds numbers whose range is
+            not known where colours are needed.
     """
     try:
         if not Path(path).is_file() and Path(path).exists():
-            raise OSError(0, "it is a pipe, a device or a folder")
+            raise OSError(0, "it is a folder, a pipe, a socket or a device")
         with Image.open(path) as image:
             image.load()
             turn = _UPRIGHT.get(image.getexif().get(Base.Orientation, 1))
@@ -76,14 +76,14 @@ def _eight_bit_color(image: Image.Image, path: str) -> Image.Image:
         if numbers.min() < 0 or numbers.max() >= 2**16:
             raise ImageFileError(
                 f"The image file '{path}' holds numbers from {numbers.min()} to {numbers.max()}, "
-                "more than 16 bits; save it with 8 or 16 bits per channel."
+                "outside 0 to 65535; save it with 8 or 16 bits per channel."
             )
         # The upper bits, as Pillow itself takes them of colours in 16 bits.
         image = Image.fromarray((numbers >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise ImageFileError(
-            f"The image file '{path}' holds floating-point numbers, of which nobody knows what is "
-            "black and what white; save it with 8 or 16 bits per channel."
+            f"The image file '{path}' holds floating-point numbers, whose range is not known; "
+            "save it with 8 or 16 bits per channel."
         )
     return image.convert("RGB")
 
