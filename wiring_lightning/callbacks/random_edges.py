@@ -38,6 +38,11 @@ class RandomEdges(SparseLayers):
         super().__init__(freeze_epoch=None, **choice)
         self.seed = seed
 
+    @property
+    @override
+    def frozen(self) -> bool:
+        return True
+
     @override
     def freeze(self) -> None:
         pass  # the edges never change

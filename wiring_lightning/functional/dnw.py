@@ -98,29 +98,29 @@ class LargestMagnitudes:
             weights, kept, usable or repeat(None, len(weights)), strict=True
         ):
             flat = target.view(-1) if target.is_contiguous() else target.new_empty(target.numel())
-            masks = repeat(None) if mask is None else (~mask).reshape(-1).split(_CHUNK)
-            chunks = zip(weight.reshape(-1).split(_CHUNK), flat.split(_CHUNK), masks, strict=False)
-            places = []
-            for start, (source, into, never) in enumerate(chunks):
+            chunks = zip(weight.reshape(-1).split(_CHUNK), flat.split(_CHUNK), strict=True)
+            excluded = None if mask is None else (~mask).reshape(-1).split(_CHUNK)
+            found = []
+            for number, (source, into) in enumerate(chunks):
                 torch.hardshrink(source, low, out=into)  # zeros up to `low`
-                if never is not None:
-                    into.masked_fill_(never, 0)
+                if excluded is not None:
+                    into.masked_fill_(excluded[number], 0)
                 part, mark = scratch[: len(into)], marks[: len(into)]
                 torch.hardshrink(into, high, out=part)
                 above += float(torch.sign(part, out=mark).abs_().sum(dtype=torch.float32))
                 torch.sub(into, part, out=part).abs_()  # zeros outside the band
-                places.append(_nonzero(part))
-                inside.append(part[places[-1]])
-                places[-1] += start * _CHUNK
-            pieces.append((flat, torch.cat(places)))
+                places = _nonzero(part)
+                inside.append(part[places])
+                found.append(places + number * _CHUNK)
+            pieces.append((flat, torch.cat(found)))
         magnitudes, missing = torch.cat(inside), self.k - int(above)
         # Infinite numbers, and those that are none, are no numbers after the subtraction.
         if magnitudes.isnan().any() or not 0 <= missing <= len(magnitudes):
             return False
         chosen, level = _choose(magnitudes, missing)
-        dropped = (~chosen).split([len(places) for _, places in pieces])
-        for (flat, places), drop, target in zip(pieces, dropped, kept, strict=True):
-            flat.index_fill_(0, places[drop], 0)
+        dropped = (~chosen).split([len(where) for _, where in pieces])
+        for (flat, where), drop, target in zip(pieces, dropped, kept, strict=True):
+            flat.index_fill_(0, where[drop], 0)
             if not target.is_contiguous():
                 target.copy_(flat.view(target.shape))
         self._remember(float(level) if missing else high)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import LargestMagnitudes
+from wiring_lightning.functional import LargestMagnitudes, mask_largest
 
 
 @dataclass(eq=False)
@@ -61,6 +61,16 @@ class EdgeSet:
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
         self.largest.keep(latent, self.weights, self.usable)
+
+
+def keep_masked(values: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """Zeros where a mask has none; a tensor without anything to remove is returned as it is."""
+    kept = [
+        value if mask is None else torch.where(mask.to(value.device), value, 0)
+        for value, mask in zip(values, masks, strict=True)
+    ]
+    same = all(torch.equal(value, own) for value, own in zip(values, kept, strict=True))
+    return values if same else kept
 
 
 class StraightThrough:
@@ -124,6 +134,28 @@ class StraightThrough:
     def masks(self) -> list[Tensor]:
         """For each parameter which of its weights are edges."""
         return self._fixed or [weight.detach() != 0 for weight in self._weights]
+
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """Other values of an edge set's parameters, such as averages, with as many edges as it has.
+
+        Frozen edges stay; otherwise the k largest of the values are kept.
+
+        Args:
+            first: number of the set's first parameter among all of this rule.
+            values: of its parameters.
+        """
+        edges, number = next(iter(self.edge_sets)), 0
+        for edges in self.edge_sets:
+            if number == first:
+                break
+            number += len(edges.weights)
+        if self.frozen:
+            masks = self._fixed[first : first + len(values)]
+        elif sum(int(value.count_nonzero()) for value in values) <= edges.k:
+            return values
+        else:
+            masks = mask_largest(values, edges.k, edges.usable)
+        return keep_masked(values, masks)
 
     def freeze(self) -> None:
         """Keep the present edges for good; only their weights learn from now on."""

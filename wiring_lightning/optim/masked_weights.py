@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wiring_lightning.functional import mask_largest
-from wiring_lightning.optim.dnw import EdgeSet
+from wiring_lightning.optim.dnw import EdgeSet, keep_masked
 
 
 class MaskedWeights:
@@ -64,6 +64,15 @@ class MaskedWeights:
             for mask, weight in zip(masks, self.weights, strict=True)
         ]
         self._mask()
+
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """Other values of some parameters, such as averages, with zeros where entries are absent.
+
+        Args:
+            first: number of the first of these parameters among all of this rule.
+            values: of these parameters.
+        """
+        return keep_masked(values, self.masks[first : first + len(values)])
 
     def mask_gradients(self) -> None:
         """Set the gradients of absent entries to zero."""
