@@ -13,8 +13,6 @@ IGNORED = 255
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 
-_ONE_CHANNEL = ("1", "L", "P", "I", "I;16")
-
 
 def classes_of_numbers(image: Image, num_classes: int, path: str) -> Tensor:
     """Return the numbers in an image of one channel.
@@ -28,14 +26,19 @@ def classes_of_numbers(image: Image, num_classes: int, path: str) -> Tensor:
         The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
 
     Raises:
-        RuntimeError: If the image has several channels, or holds a number that is no class.
+        RuntimeError: If the image has several channels, or holds anything but numbers of classes.
 
     Example:
         >>> from PIL import Image
         >>> classes_of_numbers(Image.new("L", (3, 1), 2), num_classes=3, path="mask.png")
         tensor([[2, 2, 2]], dtype=torch.uint8)
     """
-    if image.mode not in _ONE_CHANNEL:
+    if image.mode == "F":
+        raise RuntimeError(
+            f"The mask '{path}' holds floating-point numbers, where the number of each pixel's "
+            "class is needed; save it with whole numbers."
+        )
+    if len(image.getbands()) > 1:
         raise RuntimeError(
             f"The mask '{path}' has colours (mode {image.mode}), where one channel with the number "
             "of each pixel's class is needed; convert it, or name the colours (--data.palette)."

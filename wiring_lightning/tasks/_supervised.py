@@ -82,11 +82,18 @@ class SupervisedTask(LightningModule, ABC):
         """Images `[batch, channels, height, width]` -> logits.
 
         Raises:
-            ValueError: if the backbone is made for another number of channels.
+            ValueError: if the backbone is made for another number of channels, or its batch norm
+                cannot learn from a batch of one image.
         """
         try:
             logits: Tensor = self.backbone(images)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # a compiled network wraps torch's ValueError
+            if len(images) == 1 and "Expected more than 1 value per channel" in str(error):
+                raise ValueError(
+                    "A training batch holds one image, too few for batch norm: leave out a last "
+                    "batch that is not full (drop_last=True of the data, --data.drop_last=true), "
+                    "or choose another batch_size."
+                ) from error
             channels = images.shape[1]
             if wanted := re.search(rf"to have (\d+) channels, but got {channels} ", str(error)):
                 raise ValueError(

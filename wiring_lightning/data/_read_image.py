@@ -1,0 +1,94 @@
+"""Reading one image file, as a photo viewer shows it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.ExifTags import Base
+from PIL.Image import Transpose
+from torch import Tensor
+
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
+
+
+class ImageFileError(RuntimeError):
+    """An image file that cannot be read."""
+
+
+def read_image(path: str, in_color: bool = True) -> Image.Image:
+    """Read one image file, turned as its EXIF orientation says.
+
+    Args:
+        path: The file.
+        in_color: Whether to return 8 bits each of red, green and blue, whatever is in the file.
+            Otherwise its numbers stay as they are, except in a GIF file: it numbers its colours
+            anew when it is saved, so its grey levels or colours are returned.
+
+    Raises:
+        ImageFileError: If it is damaged, no image, no regular file, or holds numbers whose range is
+            not known where colours are needed.
+    """
+    try:
+        if not Path(path).is_file() and Path(path).exists():
+            raise OSError(0, "it is a folder, a pipe, a socket or a device")
+        with Image.open(path) as image:
+            image.load()
+            turn = _UPRIGHT.get(image.getexif().get(Base.Orientation, 1))
+            picture = image if turn is None else image.transpose(turn)
+            if image.format == "GIF":
+                picture = _without_palette(picture)
+            return _eight_bit_color(picture, path) if in_color else picture.copy()
+    except ImageFileError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds
+        # Only the operating system's errors come with a text of their own.
+        reason = getattr(error, "strerror", None) or "it is damaged or no image"
+        if isinstance(error, Image.DecompressionBombError):
+            reason = "it has too many pixels"
+        raise ImageFileError(
+            f"The image file '{path}' cannot be read ({reason}); replace it with an intact copy."
+        ) from error
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """Return the bytes of an image in colour, uint8 of shape [3, H, W].
+
+    Example:
+        >>> pixels(Image.new("RGB", (2, 1), (7, 8, 9))).tolist()
+        [[[7, 7]], [[8, 8]], [[9, 9]]]
+    """
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _eight_bit_color(image: Image.Image, path: str) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, in some files stored as 32
+        numbers = np.asarray(image)
+        if numbers.min() < 0 or numbers.max() >= 2**16:
+            raise ImageFileError(
+                f"The image file '{path}' holds numbers from {numbers.min()} to {numbers.max()}, "
+                "outside 0 to 65535; save it with 8 or 16 bits per channel."
+            )
+        # The upper bits, as Pillow itself takes them of colours in 16 bits.
+        image = Image.fromarray((numbers >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ImageFileError(
+            f"The image file '{path}' holds floating-point numbers, whose range is not known; "
+            "save it with 8 or 16 bits per channel."
+        )
+    return image.convert("RGB")
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    colors = image.convert("RGB")
+    red, green, blue = colors.split()
+    return red if red == green == blue else colors
