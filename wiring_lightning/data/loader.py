@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from wiring_lightning.data.augment import CropFlip, Mirror
-from wiring_lightning.functional import seed_of_step
+from wiring_lightning.functional import seed_of_epoch
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -221,7 +221,7 @@ class BatchLoader:
     def _batches(self, start: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Yield which samples are in each batch of this process, and their random numbers."""
         size, device = len(self.images), self.images.device
-        generator = torch.Generator().manual_seed(seed_of_step(self.seed, self._epoch))
+        generator = torch.Generator().manual_seed(seed_of_epoch(self.seed, self._epoch))
         if self.shuffle:
             order = torch.randperm(size, generator=generator)[: size - size % self.world_size]
         else:
