@@ -17,12 +17,8 @@ from wiring_lightning.functional.subsets import (
     split_batch,
 )
 from wiring_lightning.nn import Fabric, FabricEdge
-from wiring_lightning.nn.fabric_modules import (
-    SubsetBatchNorm2d,
-    basic_block,
-    convolution,
-    count_multiply_adds,
-)
+from wiring_lightning.nn.fabric_modules import SubsetBatchNorm2d, basic_block, convolution
+from wiring_lightning.wiring import count_multiply_adds
 
 SPACES = [Space(3, 1), Space(4, 1), Space(4, 2), Space(4, 1), Space(4, 2)]
 BATCH = 12

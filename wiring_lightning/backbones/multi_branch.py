@@ -4,13 +4,19 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.backbones.wiring_columns import count_parameters
 from wiring_lightning.functional import rectified_gated_sum
 from wiring_lightning.nn import Branches, Gate, Selection
-from wiring_lightning.wiring import Wiring, make_wiring
+from wiring_lightning.wiring import (
+    Choice,
+    Wiring,
+    WiringBuilder,
+    count_multiply_adds,
+    count_parameters,
+)
 
 
 class MultiBranchNetwork(nn.Module):
@@ -61,47 +67,37 @@ class MultiBranchNetwork(nn.Module):
 
     def wiring(self) -> Wiring:
         """Branches as nodes and possible connections as edges, as used in evaluation mode."""
-        names, group, parameters, multiply_adds = ["stem"], [0], [count_parameters(self.stem)], [0]
-        group_parameters, group_multiply_adds = [0], [0]
-        size = -(-self.image_size // self._stem_stride)  # padded layers round up
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        multiply_adds[0] = stem_conv.weight.numel() * size * size
-        size = -(-size // (self.reduction // self._stem_stride))
-        edges = _Edges()
-        previous = [0]
-        for row, (name, block) in enumerate(self._blocks(), start=1):
-            branch_cost, shared_cost = block.multiply_adds(size, size)
-            size = -(-size // block.stride)
-            group_parameters.append(block.shared_parameters)
-            group_multiply_adds.append(shared_cost)
-            current = list(range(len(names), len(names) + block.branches))
-            names += [f"{name}.branch{j}" for j in range(block.branches)]
-            group += [row] * block.branches
-            parameters += [block.branch_parameters] * block.branches
-            multiply_adds += [branch_cost] * block.branches
-            connection = self.connections[name] if name in self.connections else None  # noqa: SIM401
-            edges.connect(previous, current, connection)
+        graph, side = WiringBuilder(), self.image_size
+        work = count_multiply_adds(self.stem, side)
+        previous = torch.tensor([graph.add_node("stem", count_parameters(self.stem), work)])
+        side = -(-side // self.reduction)  # padded layers round up
+        for name, block in self._blocks():
+            work, shared_work = block.multiply_adds(side)
+            side = -(-side // block.stride)
+            current = graph.add_group(
+                f"{name}.branch",
+                block.branches,
+                block.branch_parameters,
+                work,
+                group_parameters=block.shared_parameters,
+                group_multiply_adds=shared_work,
+            )
+            if name in self.connections:
+                graph.choose(previous, current, self._choice(name))
+            else:
+                graph.connect(previous, current[:, None])
             previous = current
-        output = len(names)
-        names.append("classifier")
-        group.append(len(group_parameters))
-        parameters.append(count_parameters(self.classifier))
-        multiply_adds.append(self.classifier.weight.numel())
-        edges.connect(previous, [output], None)
-        return make_wiring(
-            names,
-            edges.source,
-            edges.target,
-            edges.active,
-            score=edges.score,
-            learnable=edges.learnable,
-            group=group,
-            parameters=parameters,
-            multiply_adds=multiply_adds,
-            group_parameters=[*group_parameters, 0],
-            group_multiply_adds=[*group_multiply_adds, 0],
-        )
+        work = count_multiply_adds(self.classifier, side)
+        graph.add_node("classifier", count_parameters(self.classifier), work, reads=previous)
+        return graph.wiring()
+
+    def _choice(self, name: str) -> Choice:
+        connection = self.connections[name]
+        if isinstance(connection, Selection):
+            return connection.choice()
+        assert isinstance(connection, Gate)
+        # Scores learn even with K = C, where they choose nothing.
+        return connection.choice()._replace(learnable=torch.tensor(connection.mode != "random"))
 
     def compact(self) -> "MultiBranchNetwork":
         """The same function in evaluation mode, without unused branches and without gates."""
@@ -127,40 +123,6 @@ class MultiBranchNetwork(nn.Module):
     def _blocks(self) -> list[tuple[str, Branches]]:
         blocks = list(self.blocks.items())
         return [(name, block) for name, block in blocks if isinstance(block, Branches)]
-
-    @property
-    def _stem_stride(self) -> int:
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        return int(stem_conv.stride[0])
-
-
-class _Edges:
-    """Edge columns under construction."""
-
-    def __init__(self) -> None:
-        self.source: list[int] = []
-        self.target: list[int] = []
-        self.active: list[bool] = []
-        self.score: list[float] = []
-        self.learnable: list[bool] = []
-
-    def connect(self, sources: list[int], targets: list[int], connection: nn.Module | None) -> None:
-        """Add every edge from the sources to the targets; without a connection all are active."""
-        count = len(sources) * len(targets)
-        self.source += sources * len(targets)
-        self.target += [target for target in targets for _ in sources]
-        if connection is None:
-            self.active += [True] * count
-            self.score += [1.0] * count
-            self.learnable += [False] * count
-            return
-        selection = _selection(connection)
-        active = connection.best if isinstance(connection, Gate) else selection.matrix != 0
-        self.active += active.flatten().tolist()
-        self.score += selection.score.flatten().tolist()
-        learnable = isinstance(connection, Gate) and connection.mode != "random"
-        self.learnable += [learnable] * count
 
 
 def _selection(connection: nn.Module) -> Selection:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
 from wiring_lightning.functional import BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
 
 Connection = Gate | Selection
 
@@ -111,30 +110,21 @@ class ResidualNetwork(nn.Module):
 
     def wiring(self) -> Wiring:
         """Blocks as nodes and possible connections as edges, as used in evaluation mode."""
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        side = -(-self.image_size // stem_conv.stride[0])
-        graph = WiringColumns()
-        last = graph.add("stem", count_parameters(self.stem), stem_conv.weight.numel() * side**2)
-        for j, (name, block) in enumerate(zip(self.blocks, self._blocks(), strict=True)):
-            side = -(-self.image_size // block.origin.reduction)
-            choice = self._choice(j) if j > 0 else None
-            reads = [last] if choice is None else range(1, j + 1)
-            costs = count_parameters(block), block.multiply_adds(side, side)
-            last = graph.add(name, *costs, reads, choice=choice)
-        size = count_parameters(self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), [last])
+        graph, side = WiringBuilder(), self.image_size
+        work = count_multiply_adds(self.stem, side)
+        stem = graph.add_node("stem", count_parameters(self.stem), work)
+        blocks = []
+        for name, block in zip(self.blocks, self._blocks(), strict=True):
+            work = count_multiply_adds(block, -(-side // block.origin.reduction))
+            blocks.append(graph.add_node(name, count_parameters(block), work))
+        graph.connect(stem, blocks[0])
+        if self.connection is None:
+            graph.connect(blocks[:-1], blocks[1:])
+        else:
+            graph.choose(blocks[:-1], blocks[1:], self.connection.choice())
+        work = count_multiply_adds(self.classifier, side)
+        graph.add_node("classifier", count_parameters(self.classifier), work, reads=blocks[-1:])
         return graph.wiring()
-
-    def _choice(self, j: int) -> Choice | None:
-        """What the connection says about the edges into block j, counted from 0."""
-        selection = self._selection()
-        if selection is None:
-            return None
-        gate = self.connection if isinstance(self.connection, Gate) else None
-        active = selection.matrix != 0 if gate is None else gate.best
-        learnable = gate is not None and gate.mode != "random" and j > self.fan_in
-        return Choice(active[j - 1, :j].tolist(), selection.score[j - 1, :j].tolist(), learnable)
 
     def compact(self) -> "ResidualNetwork":
         """The same function in evaluation mode, without unused blocks and without gates."""

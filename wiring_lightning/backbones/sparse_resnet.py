@@ -6,18 +6,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
-from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
-from wiring_lightning.functional import Pattern, check_pattern
-from wiring_lightning.nn import (
-    Feature,
-    RectifiedChain,
-    RectifiedConv2d,
-    Shelf,
-    StagePlan,
-    preferred_layout,
+from wiring_lightning.backbones.stages import equal_stages
+from wiring_lightning.backbones.stems import (
+    StemName,
+    initialize_convolutions,
+    make_stem,
+    small_stem_plan,
 )
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.functional import Pattern, check_pattern
+from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
+from wiring_lightning.nn.pre_activation import preferred_layout
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
 
 _WIDTHS = (16, 32, 64)  # inside the bottlenecks of each stage
 _EXPANSION = 4
@@ -71,22 +70,17 @@ class SparseResNet(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        plan = stem_plan(stem)
-        if stem == "imagenet":
-            raise ValueError(
-                'SparseResNet has the stems "cifar" and "mini_imagenet", got "imagenet".'
-            )
+        plan = small_stem_plan("SparseResNet", stem, image_size)
         check_pattern(pattern, base)
-        if depth < 11 or (depth - 2) % 9:
-            raise ValueError(
-                f"depth must be 9n + 2 (11, 20, 56, 110, 200, 1001, ...) for three equal stages of "
-                f"three-layer blocks, got {depth}."
-            )
-        self.image_size = plan.image_size if image_size is None else image_size
+        rule = (
+            "9n + 2 (11, 20, 56, 110, 200, 1001, ...) for three equal stages of three-layer blocks"
+        )
+        count, *_ = equal_stages(depth, layers=3, others=2, rule=rule)
+        self.image_size = plan.image_size
         self.reduction = plan.reduction
         self.pattern = pattern
-        self.plan = StagePlan((depth - 2) // 9, pattern, base)
-        self.stem = make_stem(stem, in_channels, _WIDTHS[0], activate=False)
+        self.plan = StagePlan(count, pattern, base)
+        self.stem = make_stem(plan, in_channels, _WIDTHS[0], activate=False)
         initialize_convolutions(self.stem)
         self.entries = nn.ModuleDict()
         self.stages = nn.ModuleDict()
@@ -131,30 +125,27 @@ class SparseResNet(nn.Module):
 
     def wiring(self) -> Wiring:
         """Projections and blocks as nodes, and what they sum as edges."""
-        graph = WiringColumns()
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        work = stem_conv.weight.numel() * self.image_size**2
-        reads = [graph.add("stem", count_parameters(self.stem), work)]
-        side = -(-self.image_size // self.reduction)
+        graph, side = WiringBuilder(), self.image_size
+        work = count_multiply_adds(self.stem, side)
+        reads = [graph.add_node("stem", count_parameters(self.stem), work)]
+        side = -(-side // self.reduction)
         for number, (entry, blocks) in enumerate(self._stages(), start=1):
-            entry_work, block_work = entry.multiply_adds(side)
+            stage = f"stage{number}"
             size = count_parameters(entry.norm, entry.projection)
-            first = graph.add(f"stage{number}.input", size, entry_work, reads)
+            work = count_multiply_adds(entry.projection, side)
+            first = graph.add_node(f"{stage}.input", size, work, reads)
             size = count_parameters(entry.reduce, entry.rest)
-            graph.add(f"stage{number}.block1", size, block_work, [first])
+            work = count_multiply_adds(nn.Sequential(entry.reduce, entry.rest), side)
+            graph.add_node(f"{stage}.block1", size, work, reads=[first])
             side = -(-side // entry.stride)
-            columns = zip(self.plan.reads[1:], blocks, strict=False)
-            for index, (sources, block) in enumerate(columns, start=2):
-                graph.add(
-                    f"stage{number}.block{index}",
-                    count_parameters(block),
-                    sum(conv.conv.weight.numel() for conv in block.convolutions) * side * side,
-                    [first + source for source in sources],
-                )
+            columns = zip(blocks, self.plan.reads[1:], strict=False)
+            for index, (block, sources) in enumerate(columns, start=2):
+                costs = count_parameters(block), count_multiply_adds(block, side)
+                graph.add_node(f"{stage}.block{index}", *costs, [first + s for s in sources])
             reads = [first + source for source in self.plan.reads[-1]]
         size = count_parameters(self.norm, self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), reads)
+        work = count_multiply_adds(self.classifier, side)
+        graph.add_node("classifier", size, work, reads)
         return graph.wiring()
 
     def compact(self) -> "SparseResNet":
@@ -197,13 +188,6 @@ class StageEntry(nn.Module):
         """The projection (output 0 of the stage), and the residual function of block 1."""
         active = functional.relu(self.norm(state), inplace=True)
         return self.projection(active), self.rest([Feature(self.reduce(active))])
-
-    def multiply_adds(self, side: int) -> tuple[int, int]:
-        """Of the projection and of block 1, for one example of `side` x `side`."""
-        after = -(-side // self.stride)
-        rest = sum(layer.conv.weight.numel() for layer in self.rest.convolutions)
-        block = self.reduce.weight.numel() * side * side + rest * after * after
-        return self.projection.weight.numel() * after * after, block
 
 
 class RunningSum:

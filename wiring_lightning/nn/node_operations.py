@@ -55,12 +55,6 @@ class NodeOperations(nn.Module):
         filters, (height, width) = self.filters[nodes], maps.shape[2:]
         return filter_matrices(filters, height, width) if height * width <= _SMALL else filters
 
-    @torch.no_grad()
-    def keep(self, nodes: Tensor) -> None:
-        """Remove all nodes but some, given by a mask."""
-        for name, value in list(self.named_parameters()):
-            setattr(self, name, nn.Parameter(value[nodes].clone()))
-
     @override
     def extra_repr(self) -> str:
         return f"{len(self.scale)}"

@@ -132,10 +132,9 @@ class RectifiedConv2d(nn.Module):
         """Columns of the convolution, scale and shift."""
         return self.conv.weight[:, 0].numel() + 2
 
-    def multiply_adds_per_source_channel(self, height: int, width: int) -> int:
-        """For one example whose sources are `height` x `width`."""
-        stride = self.conv.stride[0]
-        return self.conv.weight[:, 0].numel() * -(-height // stride) * -(-width // stride)
+    def multiply_adds_per_source_channel(self, side: int) -> int:
+        """For one example whose sources are `side` x `side`."""
+        return self.conv.weight[:, 0].numel() * (-(-side // self.conv.stride[0])) ** 2
 
 
 class RectifiedChain(nn.Module):

@@ -1,0 +1,37 @@
+"""What a module costs, for the nodes of a wiring."""
+
+from torch import nn
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Numbers in all parameters of some modules.
+
+    Example:
+        >>> count_parameters(nn.Linear(6, 7), nn.BatchNorm2d(7))
+        63
+    """
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def count_multiply_adds(module: nn.Module, side: int) -> int:
+    """Multiply-adds of a chain of layers for one example of `side` x `side`.
+
+    Counts convolutions, padded by half their kernel, and linear layers, which read one position.
+    Other layers cost nothing; those that resize, such as a max-pool, must follow the convolutions.
+
+    Example:
+        >>> layers = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1)]
+        >>> count_multiply_adds(nn.Sequential(*layers), side=32)  # (3 * 9 + 8) * 8 * 16 * 16
+        71680
+    """
+    total = 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            side = -(-side // layer.stride[0])
+            total += layer.weight.numel() * side**2
+        elif isinstance(layer, nn.Linear):
+            total += layer.weight.numel()
+        elif isinstance(layer, nn.Upsample):
+            assert isinstance(layer.scale_factor, float)
+            side = int(side * layer.scale_factor)
+    return total
