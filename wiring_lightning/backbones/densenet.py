@@ -17,7 +17,7 @@ from wiring_lightning.backbones.stems import (
 )
 from wiring_lightning.nn import DenseLayer, Gate
 from wiring_lightning.nn.checks import check_fan_in, check_positive, check_word
-from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 DenseNetWiring = Literal["learned", "dense", "random"]
 
@@ -117,8 +117,7 @@ class DenseNet(nn.Module):
     def wiring(self) -> Wiring:
         """Layers as nodes and possible connections as edges, as used in evaluation mode."""
         graph, side = WiringBuilder(), self.image_size
-        work = count_multiply_adds(self.stem, side)
-        last = graph.add_node("stem", count_parameters(self.stem), work)
+        last = graph.add_layers("stem", self.stem, side=side)
         side = -(-side // self.reduction)
         for row, (name, layers) in enumerate(self._stages(), start=1):
             names = [f"{name}.layer{index + 1}" for index in range(len(layers))]
@@ -142,13 +141,9 @@ class DenseNet(nn.Module):
                     )
             if name in self.transitions:
                 transition = self.transitions[name]
-                work = count_multiply_adds(transition, side)
-                size = count_parameters(transition)
-                last = graph.add_node(f"transition{row}", size, work, reads=outputs)
+                last = graph.add_layers(f"transition{row}", transition, side=side, reads=outputs)
                 side //= 2
-        size = count_parameters(self.norm, self.classifier)
-        work = count_multiply_adds(self.classifier, side)
-        graph.add_node("classifier", size, work, reads=outputs)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=outputs)
         return graph.wiring()
 
     def compact(self) -> "DenseNet":

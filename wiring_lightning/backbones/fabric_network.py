@@ -1,6 +1,5 @@
 """An image network around a fabric: stem, fabric, classifier."""
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Literal
@@ -11,7 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning.nn import BernoulliGate
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
-from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 TaskName = Literal["classification", "segmentation"]
 
@@ -135,13 +134,7 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
     fabric, size = network.fabric, network.image_size
     graph, stands_for, edges = WiringBuilder(), list[int](), fabric.edges()
     sides = [-(-size // space.reduction) for space in fabric.spaces]
-
-    def add(name: str, module: nn.Module, side: int, reads: Sequence[int] = ()) -> int:
-        return graph.add_node(
-            name, count_parameters(module), count_multiply_adds(module, side), reads
-        )
-
-    state_of = {0: add("stem", network.stem, size)}
+    state_of = {0: graph.add_layers("stem", network.stem, side=size)}
     last = len(fabric.spaces) - 1
     for node in sorted({last, *fabric.source, *fabric.target} - {0}):
         name = f"node{node}"  # of a node that nothing leads to
@@ -151,7 +144,8 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
                 continue
             arrival, choice = state_of[edge.source], number
             if edge.module is not None:
-                arrival = add(edge.name, edge.module, sides[edge.source], reads=[arrival])
+                side = sides[edge.source]
+                arrival = graph.add_layers(edge.name, edge.module, side=side, reads=[arrival])
                 stands_for.append(number)
                 choice = -1
             arrivals.append(arrival)
@@ -162,5 +156,5 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
         state_of[node] = graph.add_node(name, 0, -numbers if arrivals else 0)
         graph.connect(arrivals, state_of[node], multiply_adds=numbers)
         stands_for += drawn
-    add("classifier", network.classifier, sides[-1], reads=[state_of[last]])
+    graph.add_layers("classifier", network.classifier, side=sides[-1], reads=[state_of[last]])
     return graph.wiring(), torch.tensor([*stands_for, -1], device="cpu")

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, make_stem, stem_plan
 from wiring_lightning.nn.pre_activation import preferred_layout
-from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 # Channels of every layer as a multiple of those of the stem, and its stride.
 _LAYERS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))
@@ -81,12 +81,10 @@ class MobileNetV1(nn.Module):
         graph, side = WiringBuilder(), self.image_size
         last: list[int] = []
         for name, part in (("stem", self.stem), *self.layers.items()):
-            work = count_multiply_adds(part, side)
-            last = [graph.add_node(name, count_parameters(part), work, reads=last)]
+            last = [graph.add_layers(name, part, side=side, reads=last)]
             stride = next(conv.stride[0] for conv in part.modules() if isinstance(conv, nn.Conv2d))
             side = -(-side // stride)
-        work = count_multiply_adds(self.classifier, side)
-        graph.add_node("classifier", count_parameters(self.classifier), work, reads=last)
+        graph.add_layers("classifier", self.classifier, side=side, reads=last)
         return graph.wiring()
 
     def compact(self) -> "MobileNetV1":

@@ -10,13 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning.functional import rectified_gated_sum
 from wiring_lightning.nn import Branches, Gate, Selection
-from wiring_lightning.wiring import (
-    Choice,
-    Wiring,
-    WiringBuilder,
-    count_multiply_adds,
-    count_parameters,
-)
+from wiring_lightning.wiring import Choice, Wiring, WiringBuilder
 
 
 class MultiBranchNetwork(nn.Module):
@@ -68,8 +62,7 @@ class MultiBranchNetwork(nn.Module):
     def wiring(self) -> Wiring:
         """Branches as nodes and possible connections as edges, as used in evaluation mode."""
         graph, side = WiringBuilder(), self.image_size
-        work = count_multiply_adds(self.stem, side)
-        previous = torch.tensor([graph.add_node("stem", count_parameters(self.stem), work)])
+        previous = torch.tensor([graph.add_layers("stem", self.stem, side=side)])
         side = -(-side // self.reduction)  # padded layers round up
         for name, block in self._blocks():
             work, shared_work = block.multiply_adds(side)
@@ -87,8 +80,7 @@ class MultiBranchNetwork(nn.Module):
             else:
                 graph.connect(previous, current[:, None])
             previous = current
-        work = count_multiply_adds(self.classifier, side)
-        graph.add_node("classifier", count_parameters(self.classifier), work, reads=previous)
+        graph.add_layers("classifier", self.classifier, side=side, reads=previous)
         return graph.wiring()
 
     def _choice(self, name: str) -> Choice:

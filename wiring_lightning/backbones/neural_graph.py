@@ -152,7 +152,7 @@ class NeuralGraph(nn.Module):
         matrix, slots = _dense(self.graph).cpu(), self._usable()
         receivers, senders = matrix.nonzero().unbind(1)
         usable = slots[receivers, senders]
-        graph, head = WiringBuilder(), self.classifier
+        graph = WiringBuilder()
         area, work = self.stem.multiply_adds(self.image_size)
         stem = graph.add_node("stem", self.stem.shared_parameters, work)
         groups: list[Tensor] = []
@@ -171,7 +171,7 @@ class NeuralGraph(nn.Module):
             from_last = usable & (nodes[senders] >= groups[-1][0])
             targets = torch.where(from_last, targets + self.outputs, targets)
             inside = usable & ~from_last
-        classifier = graph.add_node("classifier", count_parameters(head), head.weight.numel())
+        classifier = graph.add_layers("classifier", self.classifier, side=1)
         graph.connect(
             nodes[senders],
             targets,
@@ -289,8 +289,7 @@ class Stem(nn.Module):
         """Pixels of a map after the stem, and multiply-adds of all but its last convolution."""
         side = -(-image_size // self.conv.stride[0])
         area = (-(-side // self.depthwise.stride[0])) ** 2
-        layers = nn.Sequential(self.conv, self.depthwise)
-        return area, count_multiply_adds(layers, image_size)
+        return area, count_multiply_adds(self.conv, self.depthwise, side=image_size)
 
 
 def _dense(edges: Adjacency | SparseEdges) -> Tensor:

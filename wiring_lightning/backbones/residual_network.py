@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from wiring_lightning.functional import BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
-from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 Connection = Gate | Selection
 
@@ -70,14 +70,14 @@ class ResidualNetwork(nn.Module):
     def _connected(self, state: Tensor) -> Tensor:
         blocks = self._blocks()
         sums = self._open_sums(blocks)
-        prefix = _Prefix(self.spaces)
+        prefix = _Prefix()
         for j, block in enumerate(blocks):
             if j > 0:
                 space = block.origin
                 if j in sums.inputs:
                     state = sums.gather(j, self._missing_identity(j, prefix, space))
                 else:
-                    state = prefix.sum(space, 1 / j if self.mean else 1.0)
+                    state = prefix.input(space, 1 / j if self.mean else 1.0)
             residual, identity = block(state), block.shortcut(state)
             if j == len(blocks) - 1:
                 break
@@ -106,24 +106,23 @@ class ResidualNetwork(nn.Module):
         """A block with fewer than K sources counts each identity more than `1 / K` times."""
         if not self.mean or j >= self.fan_in:
             return None
-        return prefix.identities_in(space) * (1 / j - 1 / self.fan_in)
+        _, identities = prefix.sums_in(space)
+        return identities * (1 / j - 1 / self.fan_in)
 
     def wiring(self) -> Wiring:
         """Blocks as nodes and possible connections as edges, as used in evaluation mode."""
         graph, side = WiringBuilder(), self.image_size
-        work = count_multiply_adds(self.stem, side)
-        stem = graph.add_node("stem", count_parameters(self.stem), work)
-        blocks = []
-        for name, block in zip(self.blocks, self._blocks(), strict=True):
-            work = count_multiply_adds(block, -(-side // block.origin.reduction))
-            blocks.append(graph.add_node(name, count_parameters(block), work))
+        stem = graph.add_layers("stem", self.stem, side=side)
+        blocks = [
+            graph.add_layers(name, block, side=-(-side // block.origin.reduction))
+            for name, block in zip(self.blocks, self._blocks(), strict=True)
+        ]
         graph.connect(stem, blocks[0])
         if self.connection is None:
             graph.connect(blocks[:-1], blocks[1:])
         else:
             graph.choose(blocks[:-1], blocks[1:], self.connection.choice())
-        work = count_multiply_adds(self.classifier, side)
-        graph.add_node("classifier", count_parameters(self.classifier), work, reads=blocks[-1:])
+        graph.add_layers("classifier", self.classifier, side=side, reads=blocks[-1:])
         return graph.wiring()
 
     def compact(self) -> "ResidualNetwork":
@@ -162,38 +161,26 @@ class ResidualNetwork(nn.Module):
 class _Prefix:
     """The sums of the residuals and of the identities of all blocks so far."""
 
-    def __init__(self, spaces: Sequence[Space]) -> None:
-        self.spaces = spaces
-        self.space = spaces[0]
-        self.residuals: Tensor | None = None
-        self.identities: Tensor | None = None
+    def __init__(self) -> None:
+        self._sums: tuple[Tensor, Tensor] | None = None
 
     def add(self, residual: Tensor, identity: Tensor, space: Space) -> None:
         """Add one block."""
-        if self.residuals is None or self.identities is None:
-            self.residuals, self.identities = residual, identity
-        else:
-            self._move(space)
-            self.residuals, self.identities = self.residuals + residual, self.identities + identity
-        self.space = space
+        if self._sums is not None:
+            residuals, identities = self.sums_in(space)
+            residual, identity = residuals + residual, identities + identity
+        self._sums, self._space = (residual, identity), space
 
-    def sum(self, space: Space, identity_scale: float) -> Tensor:
-        """The rectified sum of all blocks, their identities scaled."""
-        identities = self.identities_in(space)
-        assert self.residuals is not None
-        return torch.add(self.residuals, identities, alpha=identity_scale).relu_()
+    def input(self, space: Space, identity_scale: float) -> Tensor:
+        """What a block receives that reads all earlier ones, their identities scaled."""
+        residuals, identities = self.sums_in(space)
+        return torch.add(residuals, identities, alpha=identity_scale).relu_()
 
-    def identities_in(self, space: Space) -> Tensor:
-        """The sum of the identities in the shape of a stage."""
-        self._move(space)
-        assert self.identities is not None
-        return self.identities
-
-    def _move(self, space: Space) -> None:
-        if space == self.space:
-            return
-        assert self.residuals is not None
-        assert self.identities is not None
-        self.residuals = lift(self.residuals, self.space, space)
-        self.identities = lift(self.identities, self.space, space)
-        self.space = space
+    def sums_in(self, space: Space) -> tuple[Tensor, Tensor]:
+        """Both sums in the shape of a stage."""
+        assert self._sums is not None
+        if space != self._space:
+            residuals, identities = self._sums
+            self._sums = lift(residuals, self._space, space), lift(identities, self._space, space)
+            self._space = space
+        return self._sums

@@ -16,7 +16,7 @@ from wiring_lightning.backbones.stems import (
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.pre_activation import preferred_layout
-from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 _WIDTHS = (16, 32, 64)  # inside the bottlenecks of each stage
 _EXPANSION = 4
@@ -111,14 +111,19 @@ class SparseResNet(nn.Module):
         for entry, blocks in self._stages():
             projected, residual = entry(state)
             del state  # each tensor is let go after its last reader
-            dense = self.pattern == "dense"
-            sums = RunningSum(projected) if dense else ShelfSums(self.plan, projected)
-            del projected
-            sums.put(residual)
-            del residual
+            if self.pattern == "dense":  # the sum of all outputs grows by one addition a block
+                state = projected + residual
+                del projected, residual
+                for block in blocks:
+                    state = state + block([Feature(state)])
+                continue
+            shelf = Shelf(self.plan, projected)
+            shelf.take()  # block 1 has read it
+            shelf.put(residual)
+            del projected, residual
             for block in blocks:
-                sums.put(block([Feature(sums.take())]))
-            state = sums.take()
+                shelf.put(block([Feature(_total(shelf.take()))]))
+            state = _total(shelf.take())
         state = functional.relu(self.norm(state))
         logits: Tensor = self.classifier(state.mean((2, 3)))
         return logits
@@ -126,26 +131,20 @@ class SparseResNet(nn.Module):
     def wiring(self) -> Wiring:
         """Projections and blocks as nodes, and what they sum as edges."""
         graph, side = WiringBuilder(), self.image_size
-        work = count_multiply_adds(self.stem, side)
-        reads = [graph.add_node("stem", count_parameters(self.stem), work)]
+        reads = [graph.add_layers("stem", self.stem, side=side)]
         side = -(-side // self.reduction)
         for number, (entry, blocks) in enumerate(self._stages(), start=1):
             stage = f"stage{number}"
-            size = count_parameters(entry.norm, entry.projection)
-            work = count_multiply_adds(entry.projection, side)
-            first = graph.add_node(f"{stage}.input", size, work, reads)
-            size = count_parameters(entry.reduce, entry.rest)
-            work = count_multiply_adds(nn.Sequential(entry.reduce, entry.rest), side)
-            graph.add_node(f"{stage}.block1", size, work, reads=[first])
+            projection = entry.norm, entry.projection
+            first = graph.add_layers(f"{stage}.input", *projection, side=side, reads=reads)
+            block1 = entry.reduce, entry.rest
+            graph.add_layers(f"{stage}.block1", *block1, side=side, reads=[first])
             side = -(-side // entry.stride)
-            columns = zip(blocks, self.plan.reads[1:], strict=False)
-            for index, (block, sources) in enumerate(columns, start=2):
-                costs = count_parameters(block), count_multiply_adds(block, side)
-                graph.add_node(f"{stage}.block{index}", *costs, [first + s for s in sources])
+            for index, block in enumerate(blocks, start=2):
+                sources = [first + source for source in self.plan.reads[index - 1]]
+                graph.add_layers(f"{stage}.block{index}", block, side=side, reads=sources)
             reads = [first + source for source in self.plan.reads[-1]]
-        size = count_parameters(self.norm, self.classifier)
-        work = count_multiply_adds(self.classifier, side)
-        graph.add_node("classifier", size, work, reads)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=reads)
         return graph.wiring()
 
     def compact(self) -> "SparseResNet":
@@ -190,43 +189,12 @@ class StageEntry(nn.Module):
         return self.projection(active), self.rest([Feature(self.reduce(active))])
 
 
-class RunningSum:
-    """Dense aggregation: the sum of all outputs so far grows by one addition a block."""
-
-    def __init__(self, first: Tensor) -> None:
-        self.total = first
-
-    def put(self, output: Tensor) -> None:
-        """Add an output."""
-        self.total = self.total + output
-
-    def take(self) -> Tensor:
-        """The sum of all outputs."""
-        return self.total
-
-
-class ShelfSums:
-    """Sparse aggregation: sums of those outputs that the next block reads.
-
-    Args:
-        plan: of the stage.
-        first: output 0 of the stage; what block 1 reads of it is not taken from here.
-    """
-
-    def __init__(self, plan: StagePlan, first: Tensor) -> None:
-        self.shelf = Shelf(plan, first)
-        self.shelf.take()
-
-    def put(self, output: Tensor) -> None:
-        """Add an output."""
-        self.shelf.put(output)
-
-    def take(self) -> Tensor:
-        """The sum of what the next block reads."""
-        newest, *older = reversed(self.shelf.take())
-        if not older:
-            return newest
-        total = newest + older[0]
-        for output in older[1:]:
-            total += output
-        return total
+def _total(outputs: list[Tensor]) -> Tensor:
+    """The sum of some outputs, the newest first."""
+    newest, *older = reversed(outputs)
+    if not older:
+        return newest
+    total = newest + older[0]
+    for output in older[1:]:
+        total += output
+    return total

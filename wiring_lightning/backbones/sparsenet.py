@@ -13,7 +13,7 @@ from wiring_lightning.backbones.stems import StemName, initialize_convolutions, 
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.pre_activation import preferred_layout
-from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 # Layers per stage of the ImageNet layouts (DenseNet, Table 1).
 _IMAGENET_STAGES = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
@@ -146,16 +146,14 @@ class SparseNet(nn.Module):
     def wiring(self) -> Wiring:
         """Layers as nodes and what they read as edges."""
         graph, side = WiringBuilder(), self.image_size
-        work = count_multiply_adds(self.stem, side)
-        node = graph.add_node("stem", count_parameters(self.stem), work)
+        node = graph.add_layers("stem", self.stem, side=side)
         side = -(-side // self.reduction)
         columns = zip(self.plans, self.widths, self._stages(), strict=True)
         for number, (plan, widths, (name, layers)) in enumerate(columns, start=1):
             base = node
             for index, layer in enumerate(layers):
                 first, *rest = layer.convolutions
-                work = sum(count_multiply_adds(conv, side) for conv in rest)
-                node = graph.add_node(f"{name}.layer{index + 1}", count_parameters(*rest), work)
+                node = graph.add_layers(f"{name}.layer{index + 1}", *rest, side=side)
                 channels = torch.tensor([widths[source] for source in plan.reads[index]])
                 graph.connect(
                     [base + source for source in plan.reads[index]],
@@ -166,12 +164,9 @@ class SparseNet(nn.Module):
             fetched = [base + source for source in plan.reads[-1]]
             if name in self.transitions:
                 transition = self.transitions[name]
-                costs = count_parameters(transition), count_multiply_adds(transition, side)
-                node = graph.add_node(f"transition{number}", *costs, reads=fetched)
+                node = graph.add_layers(f"transition{number}", transition, side=side, reads=fetched)
                 side //= 2
-        size = count_parameters(self.norm, self.classifier)
-        work = count_multiply_adds(self.classifier, side)
-        graph.add_node("classifier", size, work, reads=fetched)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=fetched)
         return graph.wiring()
 
     @torch.no_grad()

@@ -139,9 +139,9 @@ class Branches(nn.Module):
 
     def multiply_adds(self, side: int) -> tuple[int, int]:
         """Multiply-adds for one example of `side` x `side`: of one branch, and shared ones."""
-        layers = nn.Sequential(self.reduce, self.spatial, self.expand)
-        branch = count_multiply_adds(layers, side) // self.branches
-        projection = count_multiply_adds(self.projection, side) if self.projection else 0
+        chain = self.reduce, self.spatial, self.expand
+        branch = count_multiply_adds(*chain, side=side) // self.branches
+        projection = count_multiply_adds(self.projection, side=side) if self.projection else 0
         if self.shared_input:
             return branch, projection
         return branch + projection, 0

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from wiring_lightning.wiring.counting import count_multiply_adds, count_parameters
 from wiring_lightning.wiring.snapshot import Nodes, Wiring
 
 Numbers = Tensor | Sequence[int]
@@ -37,9 +38,9 @@ class WiringBuilder:
 
     Example:
         >>> graph = WiringBuilder()
-        >>> stem = graph.add_node("stem", parameters=10, multiply_adds=100)
+        >>> stem = graph.add_layers("stem", nn.Conv2d(3, 8, 3, padding=1), side=32)
         >>> branches = graph.add_group("module1.branch", 3, parameters=2, group_parameters=4)
-        >>> output = graph.add_node("classifier", parameters=5, reads=branches[:2])
+        >>> output = graph.add_layers("classifier", nn.Linear(8, 10), side=1, reads=branches[:2])
         >>> graph.connect(stem, branches)
         >>> wiring = graph.wiring()
         >>> wiring.nodes.names
@@ -87,6 +88,18 @@ class WiringBuilder:
         if len(reads):
             self.connect(reads, number)
         return number
+
+    def add_layers(self, name: str, *layers: nn.Module, side: int, reads: Numbers = ()) -> int:
+        """Add a node that is a chain of layers, whose costs are counted, and return its number.
+
+        Args:
+            name: of the node, unique.
+            layers: what it computes, one behind the other.
+            side: height and width of what the layers read, for their multiply-adds.
+            reads: as for `add_node`.
+        """
+        work = count_multiply_adds(*layers, side=side)
+        return self.add_node(name, count_parameters(*layers), work, reads)
 
     def add_group(
         self,

@@ -13,19 +13,19 @@ def count_parameters(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def count_multiply_adds(module: nn.Module, side: int) -> int:
-    """Multiply-adds of a chain of layers for one example of `side` x `side`.
+def count_multiply_adds(*modules: nn.Module, side: int) -> int:
+    """Multiply-adds of modules one behind the other, for one example of `side` x `side`.
 
     Counts convolutions, padded by half their kernel, and linear layers, which read one position.
     Other layers cost nothing; those that resize, such as a max-pool, must follow the convolutions.
 
     Example:
-        >>> layers = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1)]
-        >>> count_multiply_adds(nn.Sequential(*layers), side=32)  # (3 * 9 + 8) * 8 * 16 * 16
+        >>> first, second = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1)
+        >>> count_multiply_adds(first, nn.ReLU(), second, side=32)  # (3 * 9 + 8) * 8 * 16 * 16
         71680
     """
     total = 0
-    for layer in module.modules():
+    for layer in (layer for module in modules for layer in module.modules()):
         if isinstance(layer, nn.Conv2d):
             side = -(-side // layer.stride[0])
             total += layer.weight.numel() * side**2
