@@ -27,13 +27,13 @@ class TwoRows(nn.Module):
 
     def wiring(self) -> Wiring:
         """Nodes in an order that data can flow in, and every edge that could be."""
-        graph, pixels = WiringBuilder(), 8 * 8
+        graph, left = WiringBuilder(), self.row1.out_channels // 8
         image = graph.add_node("image")
-        row1 = graph.add_group("row1.branch", self.row1.out_channels // 8, 80, 72 * pixels)
-        row2 = graph.add_group("row2.branch", 6, parameters=584, multiply_adds=576 * pixels)
+        row1 = graph.add_group("row1.branch", left, (9 + 1) * 8, multiply_adds=9 * 8 * 64)
+        row2 = graph.add_group("row2.branch", 6, (9 * 8 + 1) * 8, multiply_adds=9 * 8 * 8 * 64)
         graph.connect(image, row1)
         graph.choose(row1, row2, self.gates["row2"].choice())
-        graph.add_node("classifier", count_parameters(self.classifier), 480, reads=row2)
+        graph.add_layers("classifier", self.classifier, side=1, reads=row2)
         return graph.wiring()
 
     def compact(self) -> nn.Module:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning.functional import rectified_gated_sum
 from wiring_lightning.nn import Branches, Gate, Selection
-from wiring_lightning.wiring import Choice, Wiring, WiringBuilder
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 
 class MultiBranchNetwork(nn.Module):
@@ -52,7 +52,7 @@ class MultiBranchNetwork(nn.Module):
         state = self.stem(images).unsqueeze(1)
         for name, block in self.blocks.items():
             if name in self.connections:
-                state = _connect(self.connections[name], state)
+                state = _connect(self._connection(name).weights(), state)
             state = block(state)
             if block.merge:
                 state = state.relu_()
@@ -76,20 +76,16 @@ class MultiBranchNetwork(nn.Module):
                 group_multiply_adds=shared_work,
             )
             if name in self.connections:
-                graph.choose(previous, current, self._choice(name))
+                connection = self._connection(name)
+                choice = connection.choice()
+                # Scores learn with K = C, too, where there is nothing to choose.
+                learns = isinstance(connection, Gate) and connection.mode != "random"
+                graph.choose(previous, current, choice._replace(learnable=torch.tensor(learns)))
             else:
                 graph.connect(previous, current[:, None])
             previous = current
         graph.add_layers("classifier", self.classifier, side=side, reads=previous)
         return graph.wiring()
-
-    def _choice(self, name: str) -> Choice:
-        connection = self.connections[name]
-        if isinstance(connection, Selection):
-            return connection.choice()
-        assert isinstance(connection, Gate)
-        # Scores learn even with K = C, where they choose nothing.
-        return connection.choice()._replace(learnable=torch.tensor(connection.mode != "random"))
 
     def compact(self) -> "MultiBranchNetwork":
         """The same function in evaluation mode, without unused branches and without gates."""
@@ -105,31 +101,26 @@ class MultiBranchNetwork(nn.Module):
             pairwise(kept), list(self._blocks())[1:], strict=True
         ):
             if name in self.connections:
-                connections[name] = _selection(self.connections[name]).keep(later, earlier)
+                connections[name] = self._connection(name).selection().keep(later, earlier)
         compacted = MultiBranchNetwork(
             deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
             self.reduction,
         )  # fmt: skip
         return compacted.eval()
 
+    def _connection(self, name: str) -> Gate | Selection:
+        connection = self.connections[name]
+        assert isinstance(connection, Gate | Selection)
+        return connection
+
     def _blocks(self) -> list[tuple[str, Branches]]:
         blocks = list(self.blocks.items())
         return [(name, block) for name, block in blocks if isinstance(block, Branches)]
 
 
-def _selection(connection: nn.Module) -> Selection:
-    """The connection as evaluation mode uses it."""
-    if isinstance(connection, Selection):
-        return connection
-    assert isinstance(connection, Gate)
-    return connection.selection()
-
-
-def _connect(connection: nn.Module, branches: Tensor) -> Tensor:
+def _connect(weights: Tensor, branches: Tensor) -> Tensor:
     """`[batch, branches, channels, height, width]` -> the same shape of inputs, rectified."""
-    assert isinstance(connection, Gate | Selection)
-    inputs = rectified_gated_sum(connection.weights(), branches.flatten(2))
-    return inputs.unflatten(2, branches.shape[2:])
+    return rectified_gated_sum(weights, branches.flatten(2)).unflatten(2, branches.shape[2:])
 
 
 def _name(index: int) -> str:

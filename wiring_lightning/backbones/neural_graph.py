@@ -160,7 +160,7 @@ class NeuralGraph(nn.Module):
             later = bool(groups)
             width = 0 if later else self.stem.pointwise.in_channels  # of the stem's last layer
             uses = self.depth - later if self.dynamics == "discrete" else 1
-            parameters = self.operations.parameters_per_node + (0 if later else width + 3)
+            parameters = FILTER_TAPS + 2 + (0 if later else width + 3)  # a filter, scale and shift
             work = area * (uses * FILTER_TAPS + width)
             groups.append(graph.add_group(f"{name}.node", size, parameters, work))
         nodes = torch.cat(groups)

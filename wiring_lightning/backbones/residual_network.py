@@ -91,12 +91,11 @@ class ResidualNetwork(nn.Module):
 
     def _open_sums(self, blocks: list[ResidualBlock]) -> BlockSums | PlainBlockSums:
         """What feeds the blocks that have a choice; the others read all earlier blocks."""
-        assert isinstance(self.connection, Gate | Selection)
-        weighted = self._weighted
+        assert self.connection is not None
         inputs = {
             j: self.spaces.index(block.origin)
             for j, block in enumerate(blocks)
-            if j > 0 and (weighted or j > self.fan_in)
+            if j > 0 and (j > self.fan_in or not self.connection.binary)
         }
         stages = [self.spaces.index(block.space) for block in blocks[:-1]]
         kind = PlainBlockSums if torch.compiler.is_compiling() else BlockSums
@@ -130,7 +129,7 @@ class ResidualNetwork(nn.Module):
         live = self.wiring().live_nodes[1:-1].tolist()
         kept = [index for index, alive in enumerate(live) if alive]
         names = list(self.blocks)
-        selection = self._selection()
+        selection = self.connection and self.connection.selection()
         compacted = ResidualNetwork(
             deepcopy(self.stem),
             {names[index]: deepcopy(self._blocks()[index]) for index in kept},
@@ -146,16 +145,6 @@ class ResidualNetwork(nn.Module):
 
     def _blocks(self) -> list[ResidualBlock]:
         return [block for block in self.blocks.values() if isinstance(block, ResidualBlock)]
-
-    def _selection(self) -> Selection | None:
-        return self.connection.selection() if isinstance(self.connection, Gate) else self.connection
-
-    @property
-    def _weighted(self) -> bool:
-        if isinstance(self.connection, Gate):
-            return self.connection.log_weights is not None
-        assert isinstance(self.connection, Selection)
-        return not self.connection.binary
 
 
 class _Prefix:

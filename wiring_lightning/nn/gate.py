@@ -133,6 +133,11 @@ class Gate(nn.Module):
             return positive | ~positive.any(-1, keepdim=True)
         return topk_mask(self.scores.detach(), self.fan_in)
 
+    @property
+    def binary(self) -> bool:
+        """Whether a source is either taken as it is or left out."""
+        return self.mode != "real" and self.log_weights is None
+
     @torch.no_grad()
     def choice(self) -> Choice:
         """The edges of evaluation mode, for a `WiringBuilder`.
@@ -198,6 +203,10 @@ class Selection(nn.Module):
         self.register_buffer("matrix", weights.detach().clone())
         self.register_buffer("score", score.detach().clone())
         self.binary = bool(((weights == 0) | (weights == 1)).all())
+
+    def selection(self) -> "Selection":
+        """Itself, as `Gate.selection` gives it."""
+        return self
 
     def keep(self, targets: Sequence[int], sources: Sequence[int]) -> "Selection":
         """The same selection among some of the targets and some of the sources."""

@@ -36,11 +36,6 @@ class NodeOperations(nn.Module):
         # As torch initialises a convolution with nine inputs.
         self.filters = nn.Parameter(torch.empty(nodes, _SIZE, _SIZE).uniform_(-1 / 3, 1 / 3))
 
-    @property
-    def parameters_per_node(self) -> int:
-        """Weights of a filter, a scale and a shift."""
-        return FILTER_TAPS + 2
-
     def normalize(self, maps: Tensor, nodes: slice = slice(None)) -> Tensor:
         """Give every map of every example mean 0 and variance 1, then scale and shift it.
 

@@ -17,11 +17,13 @@ Values = Tensor | Sequence[float] | float
 class Choice(NamedTuple):
     """What a gate says about the edges from its candidates to its targets.
 
+    Each column is `[targets, candidates]`, or can be broadcast to it.
+
     Attributes:
-        active: `[targets, candidates]` the edges that evaluation mode uses.
-        score: `[targets, candidates]` what was learned about each.
-        learnable: `[targets, candidates]` which of them the gate chooses.
-        usable: `[targets, candidates]` which slots can be an edge.
+        active: the edges that evaluation mode uses.
+        score: what was learned about each.
+        learnable: which of them the gate chooses.
+        usable: which slots can be an edge.
     """
 
     active: Tensor
@@ -129,7 +131,7 @@ class WiringBuilder:
             self._add(names, parameters=parameters, multiply_adds=multiply_adds, steps=steps)
             self._nodes["group_parameters"][-1] += group_parameters
             self._nodes["group_multiply_adds"][-1] += group_multiply_adds
-        return torch.arange(first, len(self))
+        return torch.arange(first, len(self), device="cpu")
 
     def connect(
         self,
@@ -210,7 +212,8 @@ class WiringBuilder:
             ValueError: if an edge leads to or from a node that was not added.
         """
         columns = {
-            name: torch.tensor(values, dtype=torch.long) for name, values in self._nodes.items()
+            name: torch.tensor(values, dtype=torch.long, device="cpu")
+            for name, values in self._nodes.items()
         }
         source, target, *edges = (torch.cat(parts) for parts in zip(*self._edges, strict=True))
         ends = torch.stack([source, target])
