@@ -17,7 +17,7 @@ from wiring_lightning.backbones.stems import (
 )
 from wiring_lightning.nn import DenseLayer, Gate
 from wiring_lightning.nn.checks import check_fan_in, check_positive, check_word
-from wiring_lightning.wiring import Wiring, WiringBuilder
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 DenseNetWiring = Literal["learned", "dense", "random"]
 
@@ -124,21 +124,14 @@ class DenseNet(nn.Module):
             outputs = [last, *map(graph.add_node, names)]
             if name in self.connections:
                 widest = layers[-1]  # reads what all others read, and more
-                graph.choose(
-                    outputs[:-1],
-                    outputs[1:],
-                    self._gate(name).choice(),
-                    parameters=widest.edge_parameters,
-                    multiply_adds=widest.edge_multiply_adds(side),
-                )
+                size, work = count_by_source(widest, widest.channels, side)
+                choice = self._gate(name).choice()
+                graph.choose(outputs[:-1], outputs[1:], choice, size, work)
             else:
                 for node, layer in zip(outputs[1:], layers, strict=True):
-                    graph.connect(
-                        [outputs[source] for source in layer.reads],
-                        node,
-                        parameters=layer.edge_parameters,
-                        multiply_adds=layer.edge_multiply_adds(side),
-                    )
+                    size, work = count_by_source(layer, layer.channels, side)
+                    reads = [outputs[source] for source in layer.reads]
+                    graph.connect(reads, node, parameters=size, multiply_adds=work)
             if name in self.transitions:
                 transition = self.transitions[name]
                 last = graph.add_layers(f"transition{row}", transition, side=side, reads=outputs)

@@ -13,7 +13,7 @@ from wiring_lightning.backbones.stems import StemName, initialize_convolutions, 
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.pre_activation import preferred_layout
-from wiring_lightning.wiring import Wiring, WiringBuilder
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 # Layers per stage of the ImageNet layouts (DenseNet, Table 1).
 _IMAGENET_STAGES = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
@@ -154,13 +154,10 @@ class SparseNet(nn.Module):
             for index, layer in enumerate(layers):
                 first, *rest = layer.convolutions
                 node = graph.add_layers(f"{name}.layer{index + 1}", *rest, side=side)
-                channels = torch.tensor([widths[source] for source in plan.reads[index]])
-                graph.connect(
-                    [base + source for source in plan.reads[index]],
-                    node,
-                    parameters=channels * first.parameters_per_source_channel,
-                    multiply_adds=channels * first.multiply_adds_per_source_channel(side),
-                )
+                channels = [widths[source] for source in plan.reads[index]]
+                size, work = count_by_source(first, channels, side)
+                reads = [base + source for source in plan.reads[index]]
+                graph.connect(reads, node, parameters=size, multiply_adds=work)
             fetched = [base + source for source in plan.reads[-1]]
             if name in self.transitions:
                 transition = self.transitions[name]

@@ -67,15 +67,6 @@ class DenseLayer(nn.Module):
         smaller.norm = select_channels(self.norm, kept)
         return smaller
 
-    @property
-    def edge_parameters(self) -> list[int]:
-        """Parameters that exist for each source: columns of the convolution, scale and shift."""
-        return [channels * (9 * self.conv.out_channels + 2) for channels in self.channels]
-
-    def edge_multiply_adds(self, side: int) -> list[int]:
-        """Multiply-adds that each source takes for one example of `side` x `side`."""
-        return [channels * 9 * self.conv.out_channels * side**2 for channels in self.channels]
-
     def _by_channel(self, gates: Tensor) -> Tensor:
         counts = torch.tensor(self.channels, device=gates.device)
         return gates.repeat_interleave(counts, output_size=sum(self.channels))

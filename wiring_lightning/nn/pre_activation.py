@@ -127,15 +127,6 @@ class RectifiedConv2d(nn.Module):
             conv.stride[0], conv.kernel_size[0] // 2, self.recompute,
         )  # fmt: skip
 
-    @property
-    def parameters_per_source_channel(self) -> int:
-        """Columns of the convolution, scale and shift."""
-        return self.conv.weight[:, 0].numel() + 2
-
-    def multiply_adds_per_source_channel(self, side: int) -> int:
-        """For one example whose sources are `side` x `side`."""
-        return self.conv.weight[:, 0].numel() * (-(-side // self.conv.stride[0])) ** 2
-
 
 class RectifiedChain(nn.Module):
     """`RectifiedConv2d` one after another; the first may read several features.

@@ -1,7 +1,7 @@
 """A network as a graph: nodes and edges as columns, and the builder of them."""
 
 from wiring_lightning.wiring.builder import Choice, WiringBuilder, make_wiring
-from wiring_lightning.wiring.counting import count_multiply_adds, count_parameters
+from wiring_lightning.wiring.counting import count_by_source, count_multiply_adds, count_parameters
 from wiring_lightning.wiring.protocols import SuperNetwork, Wired, find_wired
 from wiring_lightning.wiring.snapshot import Nodes, Wiring
 
@@ -12,6 +12,7 @@ __all__ = [
     "Wired",
     "Wiring",
     "WiringBuilder",
+    "count_by_source",
     "count_multiply_adds",
     "count_parameters",
     "find_wired",

@@ -1,5 +1,7 @@
 """What a module costs, for the nodes of a wiring."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 
@@ -35,3 +37,22 @@ def count_multiply_adds(*modules: nn.Module, side: int) -> int:
             assert isinstance(layer.scale_factor, float)
             side = int(side * layer.scale_factor)
     return total
+
+
+def count_by_source(
+    layer: nn.Module, channels: Sequence[int], side: int
+) -> tuple[list[int], list[int]]:
+    """Parameters and multiply-adds that each source has in a layer that concatenates sources.
+
+    Args:
+        layer: a convolution, maybe with a batch norm in front of it.
+        channels: of every source.
+        side: height and width of the sources.
+
+    Example:
+        >>> count_by_source(nn.Conv2d(6, 5, 3, bias=False), channels=[4, 2], side=8)
+        ([180, 90], [11520, 5760])
+    """
+    parameters = count_parameters(layer) // sum(channels)
+    multiply_adds = count_multiply_adds(layer, side=side) // sum(channels)
+    return [parameters * own for own in channels], [multiply_adds * own for own in channels]
