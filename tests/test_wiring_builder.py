@@ -123,3 +123,14 @@ def test_a_wiring_lies_on_the_cpu_under_any_default_device():
         wiring = graph.wiring()
     assert edges_of(wiring) == [(0, 1), (0, 2)]
     assert wiring.nodes.steps.tolist() == [1, 1, 1]
+
+
+def test_groups_may_have_numbers_of_their_own():
+    graph = WiringBuilder()
+    graph.add_node("in", group=0)
+    graph.add_node("any", group=2)
+    graph.add_layers("name", nn.Linear(1, 1), side=1, group=2)
+    graph.add_node("out")
+    nodes = graph.wiring().nodes
+    assert nodes.group.tolist() == [0, 2, 2, 3]
+    assert nodes.group_parameters.tolist() == [0, 0, 0, 0]

@@ -134,7 +134,7 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
     fabric, size = network.fabric, network.image_size
     graph, stands_for, edges = WiringBuilder(), list[int](), fabric.edges()
     sides = [-(-size // space.reduction) for space in fabric.spaces]
-    state_of = {0: graph.add_layers("stem", network.stem, side=size)}
+    state_of = {0: graph.add_layers("stem", network.stem, side=size, group=0)}
     last = len(fabric.spaces) - 1
     for node in sorted({last, *fabric.source, *fabric.target} - {0}):
         name = f"node{node}"  # of a node that nothing leads to
@@ -144,8 +144,9 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
                 continue
             arrival, choice = state_of[edge.source], number
             if edge.module is not None:
-                side = sides[edge.source]
-                arrival = graph.add_layers(edge.name, edge.module, side=side, reads=[arrival])
+                arrival = graph.add_layers(
+                    edge.name, edge.module, side=sides[edge.source], reads=[arrival], group=node
+                )
                 stands_for.append(number)
                 choice = -1
             arrivals.append(arrival)
@@ -153,7 +154,7 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
             name = edge.name.rpartition(".")[0] + ".sum"
         # A sum of n maps is n - 1 additions: one for each edge, less one.
         numbers = fabric.spaces[node].channels * sides[node] ** 2
-        state_of[node] = graph.add_node(name, 0, -numbers if arrivals else 0)
+        state_of[node] = graph.add_node(name, 0, -numbers if arrivals else 0, group=node)
         graph.connect(arrivals, state_of[node], multiply_adds=numbers)
         stands_for += drawn
     graph.add_layers("classifier", network.classifier, side=sides[-1], reads=[state_of[last]])

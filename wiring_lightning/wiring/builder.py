@@ -36,7 +36,8 @@ class WiringBuilder:
     """Builds a `Wiring`: add nodes in an order that data can flow in, and connect them.
 
     The node that is added first is the input, the last one is the output. Nodes that follow one
-    another form a group, a row of pictures, if their names agree up to the last dot.
+    another form a group, a row of pictures, if their names agree up to the last dot, or if they are
+    given the same number of a group.
 
     Example:
         >>> graph = WiringBuilder()
@@ -53,14 +54,9 @@ class WiringBuilder:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._nodes: dict[str, list[int]] = {
-            "group": [],
-            "parameters": [],
-            "multiply_adds": [],
-            "group_parameters": [],
-            "group_multiply_adds": [],
-            "steps": [],
-        }
+        columns = "group", "parameters", "multiply_adds", "steps"
+        self._nodes: dict[str, list[int]] = {column: [] for column in columns}
+        self._shared: dict[int, tuple[int, int]] = {}  # parameters and multiply-adds by group
         self._edges: list[list[Tensor]] = []
         self.connect([], [])
 
@@ -75,6 +71,7 @@ class WiringBuilder:
         multiply_adds: int = 0,
         reads: Numbers = (),
         steps: int = 1,
+        group: int | None = None,
     ) -> int:
         """Add a node, and return its number.
 
@@ -84,14 +81,22 @@ class WiringBuilder:
             multiply_adds: of the node itself.
             reads: numbers of the nodes that it always reads; `connect` adds other edges.
             steps: 1, the time step that it takes, or 0 if it does nothing.
+            group: number of its group; by its name if not given.
         """
         number = len(self)
-        self._add([name], parameters=parameters, multiply_adds=multiply_adds, steps=steps)
+        self._add([name], group, parameters=parameters, multiply_adds=multiply_adds, steps=steps)
         if len(reads):
             self.connect(reads, number)
         return number
 
-    def add_layers(self, name: str, *layers: nn.Module, side: int, reads: Numbers = ()) -> int:
+    def add_layers(
+        self,
+        name: str,
+        *layers: nn.Module,
+        side: int,
+        reads: Numbers = (),
+        group: int | None = None,
+    ) -> int:
         """Add a node that is a chain of layers, whose costs are counted, and return its number.
 
         Args:
@@ -99,9 +104,10 @@ class WiringBuilder:
             layers: what it computes, one behind the other.
             side: height and width of what the layers read, for their multiply-adds.
             reads: as for `add_node`.
+            group: as for `add_node`.
         """
         work = count_multiply_adds(*layers, side=side)
-        return self.add_node(name, count_parameters(*layers), work, reads)
+        return self.add_node(name, count_parameters(*layers), work, reads, group=group)
 
     def add_group(
         self,
@@ -128,9 +134,8 @@ class WiringBuilder:
         endings = range(nodes) if isinstance(nodes, int) else nodes.tolist()
         names = [f"{name}{ending}" for ending in endings]
         if names:
-            self._add(names, parameters=parameters, multiply_adds=multiply_adds, steps=steps)
-            self._nodes["group_parameters"][-1] += group_parameters
-            self._nodes["group_multiply_adds"][-1] += group_multiply_adds
+            self._add(names, None, parameters=parameters, multiply_adds=multiply_adds, steps=steps)
+            self._shared[self._nodes["group"][-1]] = group_parameters, group_multiply_adds
         return torch.arange(first, len(self), device="cpu")
 
     def connect(
@@ -211,28 +216,40 @@ class WiringBuilder:
         Raises:
             ValueError: if an edge leads to or from a node that was not added.
         """
-        columns = {
-            name: torch.tensor(values, dtype=torch.long, device="cpu")
-            for name, values in self._nodes.items()
-        }
         source, target, *edges = (torch.cat(parts) for parts in zip(*self._edges, strict=True))
         ends = torch.stack([source, target])
         if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < len(self):
             raise ValueError(f"an edge leads to or from a node that is not below {len(self)}.")
-        nodes = Nodes(tuple(self._names), **columns)
         active, score, learnable, parameters, multiply_adds = edges
         return Wiring(
-            nodes, source, target, active, score, learnable, parameters, multiply_adds, unlisted
+            self._all_nodes(), source, target, active, score, learnable, parameters, multiply_adds,
+            unlisted,
+        )  # fmt: skip
+
+    def _all_nodes(self) -> Nodes:
+        groups = range(max(self._nodes["group"], default=-1) + 1)
+        shared = [self._shared.get(group, (0, 0)) for group in groups]
+        columns = {
+            **self._nodes,
+            "group_parameters": [parameters for parameters, _ in shared],
+            "group_multiply_adds": [multiply_adds for _, multiply_adds in shared],
+        }
+        return Nodes(
+            tuple(self._names),
+            **{
+                name: torch.tensor(values, dtype=torch.long, device="cpu")
+                for name, values in columns.items()
+            },
         )
 
-    def _add(self, names: Sequence[str], **costs: int) -> None:
-        """Add equal nodes, to the group of the node before if their names agree to the last dot."""
-        part = names[0].rpartition(".")[0]
-        if not part or not self._names or self._names[-1].rpartition(".")[0] != part:
-            self._nodes["group_parameters"].append(0)
-            self._nodes["group_multiply_adds"].append(0)
+    def _add(self, names: Sequence[str], group: int | None, **costs: int) -> None:
+        """Add equal nodes."""
+        if group is None:
+            before, part = self._names[-1:], names[0].rpartition(".")[0]
+            same = part and before and before[0].rpartition(".")[0] == part
+            group = max(self._nodes["group"][-1:], default=-1) + (0 if same else 1)
         self._names += names
-        for column, value in {"group": len(self._nodes["group_parameters"]) - 1, **costs}.items():
+        for column, value in {"group": group, **costs}.items():
             self._nodes[column] += [value] * len(names)
 
 
