@@ -5,9 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from wiring_lightning import costs
-from wiring_lightning.nn import Gate, select_channels
-from wiring_lightning.wiring import Wiring, WiringBuilder, count_parameters
+import wiring_lightning as wl
 
 
 class TwoRows(nn.Module):
@@ -16,7 +14,7 @@ class TwoRows(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.row1 = nn.Conv2d(1, 48, 3, padding=1)
-        self.gates = nn.ModuleDict({"row2": Gate(6, 6, fan_in=1)})  # called like what it feeds
+        self.gates = nn.ModuleDict({"row2": wl.nn.Gate(6, 6, fan_in=1)})  # named as what it feeds
         self.row2 = nn.Conv2d(48, 48, 3, padding=1, groups=6)
         self.classifier = nn.Linear(48, 10)
 
@@ -25,9 +23,9 @@ class TwoRows(nn.Module):
         inputs = self.gates["row2"](self.row1(images).relu().unflatten(1, (-1, 8)))
         return self.classifier(self.row2(inputs.flatten(1, 2)).relu().mean((2, 3)))
 
-    def wiring(self) -> Wiring:
+    def wiring(self) -> wl.Wiring:
         """Nodes in an order that data can flow in, and every edge that could be."""
-        graph, left = WiringBuilder(), self.row1.out_channels // 8
+        graph, left = wl.WiringBuilder(), self.row1.out_channels // 8
         image = graph.add_node("image")
         row1 = graph.add_group("row1.branch", left, (9 + 1) * 8, multiply_adds=9 * 8 * 64)
         row2 = graph.add_group("row2.branch", 6, (9 * 8 + 1) * 8, multiply_adds=9 * 8 * 8 * 64)
@@ -40,12 +38,12 @@ class TwoRows(nn.Module):
         """The same function in evaluation mode, without the branches that nobody reads."""
         small, selection = deepcopy(self), self.gates["row2"].selection()
         read = selection.matrix.any(0)
-        small.row1 = select_channels(self.row1, read.repeat_interleave(8))
+        small.row1 = wl.nn.select_channels(self.row1, read.repeat_interleave(8))
         small.gates["row2"] = selection.keep(range(6), read.nonzero().flatten())
         return small.eval()
 
 
 network, images = TwoRows().eval(), torch.randn(4, 1, 8, 8)
 small = network.compact()
-assert costs.parameters(network.wiring()) == count_parameters(small)
+assert wl.costs.parameters(network.wiring()) == wl.wiring.count_parameters(small)
 torch.testing.assert_close(small(images), network(images))

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from tests.methods import METHODS, SCORED, Method, freeze_batch_norm
 from tests.trainers import Recorder
-from wiring_lightning.__main__ import main
+from wiring_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,6 +1,5 @@
 """The gate: K learned connections per target out of a set of candidates."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning._names import renamed_argument
 from wiring_lightning.functional import (
     gated_sum,
     normalize_scores,
@@ -48,7 +48,6 @@ class Gate(nn.Module):
             learned by your optimizer like any other weight (the parametric aggregation that the
             papers leave to future work). It is the exponential of a parameter, so weight decay
             pulls it to 1.
-        allowed: the former name of `usable`.
 
     Raises:
         ValueError: if K is below 1 or larger than the number of candidates, or a target has none.
@@ -69,6 +68,7 @@ class Gate(nn.Module):
     frozen: Tensor
     log_weights: nn.Parameter | None
 
+    @renamed_argument("allowed", "usable", gone_in="0.2.0")
     def __init__(
         self,
         targets: int,
@@ -77,13 +77,8 @@ class Gate(nn.Module):
         mode: GateMode = "learned",
         usable: Tensor | None = None,
         weighted: bool = False,
-        *,
-        allowed: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if allowed is not None:
-            warnings.warn("Gate(allowed=...) is now Gate(usable=...).", FutureWarning, stacklevel=2)
-            usable = allowed
         meaning = f"the number of candidates, which is {candidates} here"
         check_fan_in(fan_in, candidates, meaning)
         check_word("mode", mode, GateMode)
@@ -116,6 +111,11 @@ class Gate(nn.Module):
     def candidates(self) -> int:
         """Number of earlier blocks or branches to choose from."""
         return self.scores.shape[1]
+
+    @property
+    def edges_per_target(self) -> Tensor:
+        """`[targets]` how many active edges each target has: K, or all of fewer candidates."""
+        return (self.scores >= 0).sum(1).clamp_max(self.fan_in)
 
     @property
     def learnable(self) -> bool:
