@@ -112,15 +112,16 @@ class Branches(nn.Module):
 
     def keep(self, kept: Sequence[int]) -> "Branches":
         """The same module with only some of its branches, computing the same function for them."""
-        smaller = deepcopy(self)
+        layers = {name: self.get_submodule(name) for name in _PER_BRANCH}
+        smaller = deepcopy(self, {id(layer): layer for layer in layers.values()})  # see below
         smaller.branches = len(kept)
         if self.merge and self.shared_input:
             # The sum counts a shared identity once per branch, so fewer branches count it more.
             smaller.identity_scale *= self.branches / len(kept)
-        for name in _PER_BRANCH:
+        for name, layer in layers.items():
             size = self.out_channels if name.startswith("expand") else self.width
             channels = torch.arange(self.branches * size).view(self.branches, size)
-            fewer = select_channels(self.get_submodule(name), channels[list(kept)].flatten())
+            fewer = select_channels(layer, channels[list(kept)].flatten())
             if isinstance(fewer, nn.Conv2d) and fewer.groups > 1:
                 fewer.groups = len(kept)
                 fewer.in_channels = fewer.in_channels // self.branches * len(kept)
