@@ -24,6 +24,17 @@ MOVED: Mapping[str, Mapping[str, str]] = {
     "0.2.0": {
         "wiring_lightning.figures": "wiring_lightning.cli.figure",
         "wiring_lightning.found": "wiring_lightning.cli.found",
+        "wiring_lightning.functional.architecture": "wiring_lightning.functional.budgeted_search",
+        "wiring_lightning.functional.largest": "wiring_lightning.functional.dnw",
+        "wiring_lightning.functional.policy_gradient": (
+            "wiring_lightning.functional.budgeted_search"
+        ),
+        "wiring_lightning.functional.rectified": "wiring_lightning.functional.aggregation",
+        "wiring_lightning.functional.selection": "wiring_lightning.functional.mask_connect",
+        "wiring_lightning.optim.gate_sgd": "wiring_lightning.optim.mask_connect",
+        "wiring_lightning.optim.reinforce": "wiring_lightning.optim.budgeted_search",
+        "wiring_lightning.optim.straight_through": "wiring_lightning.optim.dnw",
+        "wiring_lightning.optim.weight_dropout": "wiring_lightning.optim.targeted_dropout",
         "wiring_lightning.messages": "wiring_lightning.cli.messages",
         "wiring_lightning.pareto": "wiring_lightning.cli.pareto",
         "wiring_lightning.report": "wiring_lightning.cli.report",
