@@ -26,9 +26,6 @@ MOVED: Mapping[str, Mapping[str, str]] = {
         "wiring_lightning.found": "wiring_lightning.cli.found",
         "wiring_lightning.functional.architecture": "wiring_lightning.functional.budgeted_search",
         "wiring_lightning.functional.largest": "wiring_lightning.functional.dnw",
-        "wiring_lightning.functional.policy_gradient": (
-            "wiring_lightning.functional.budgeted_search"
-        ),
         "wiring_lightning.functional.rectified": "wiring_lightning.functional.aggregation",
         "wiring_lightning.functional.selection": "wiring_lightning.functional.mask_connect",
         "wiring_lightning.optim.gate_sgd": "wiring_lightning.optim.mask_connect",
