@@ -216,7 +216,7 @@ class WeightChoice:
         if frozen:
             reason = f"{listed([w.name for w in frozen])} do not learn (requires_grad is false)"
         elif self.first_dense:
-            reason = "the only one is the first layer, which stays dense"
+            reason = "beside the first layer, which stays dense, there is none"
         raise self.fail(f"found no layer to make sparse in {type(module).__name__}: {reason}.")
 
 

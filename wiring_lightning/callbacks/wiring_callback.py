@@ -206,9 +206,9 @@ class WiringCallback(Callback, ABC):
         problem = self.broken()
         if problem is not None:
             raise WiringError(
-                f"{type(self).__name__}: {problem}. Weights were changed outside of the "
-                "optimizer's step(), by an optimizer that moves weights between its steps "
-                "(SAM, schedule-free), or by code that writes weights."
+                f"{type(self).__name__}: {problem}. Something has changed them outside of the "
+                "optimizer's step(), such as an optimizer that moves weights between its steps "
+                "(SAM, schedule-free), or code that writes weights."
             )
 
     def _refuse_two_learners(self, trainer: Trainer) -> None:
