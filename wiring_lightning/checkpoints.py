@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints, with one clear sentence when that fails."""
+"""Read and write checkpoints, with clear errors."""
 
 import io
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ class CheckpointError(RuntimeError):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its final place, and move it there when it is complete.
+    """Write a checkpoint to a temporary file in the same folder, and rename it when complete.
 
-    A full disk or a kill in the middle of a write then leaves the earlier file as it was. Lightning
-    writes to the system's temporary folder; if that is on another disk, its move is a copy.
+    A full disk or a killed process then leaves the earlier file unchanged. Lightning writes to the
+    system's temporary folder; if that is on another disk, moving the file copies it.
     """
 
     @override
@@ -63,7 +63,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint at {path}: check the path.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes of any kind make the unpickler fail in any way
+    except Exception as error:  # damaged files make the unpickler raise any exception
         reason = str(error).partition("\n")[0].partition(". ")[0] or "it is empty"
         raise CheckpointError(
             f"The checkpoint {path} is damaged or is none ({reason}): use an earlier one."
@@ -90,12 +90,12 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 def check_checkpoint(
     module: LightningModule, content: Mapping[str, Any], path: str | Path, resume: bool
 ) -> None:
-    """Say what a trainer would stumble over when it loads a checkpoint into a module.
+    """Raise an error if a trainer could not load a checkpoint into a module.
 
     Args:
         module: the module that will be trained or tested.
-        content: what `load_checkpoint` read.
-        path: where it was read from.
+        content: the result of `load_checkpoint`.
+        path: the path of the checkpoint.
         resume: whether training will continue, which needs more than the weights.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What callbacks that learn gates have in common: an optimizer of their own, and its state."""
+"""The base class of callbacks that learn gates with an optimizer of their own."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ SomeOptimizer = TypeVar("SomeOptimizer", GateSGD, Reinforce)
 
 
 class GateLearner(WiringCallback, Generic[SomeOptimizer]):
-    """Drives an optimizer of gates; the wiring is what the gates themselves hold, never an average.
+    """Calls an optimizer of gates. The valid wiring is the last one of the gates, not an average.
 
     Args:
-        lr: learning rate of what the gates learn.
+        lr: learning rate of the gates.
         freeze_epoch: as for `WiringCallback`.
 
     Raises:
@@ -39,8 +39,8 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         self.lr = lr
         self.optimizer: SomeOptimizer | None = None
         self._restored: dict[str, Any] | None = None
-        self._held: list[list[Tensor]] = []  # what the gates held after their last change
-        self._held_elsewhere = 0  # parameters of the user's optimizers
+        self._latest: list[list[Tensor]] = []  # values of `places()` after the last update
+        self._user_parameters = 0  # number of parameters in the user's optimizers
 
     @property
     @override
@@ -64,13 +64,13 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_a_second(self, trainer)
-            self.optimizer, self._held = None, []  # of an earlier fit
+            self.optimizer, self._latest = None, []  # from an earlier fit
 
     @override
     def on_before_zero_grad(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        # A step that the gradient scaler skipped leaves gradients behind.
+        # After a step that the gradient scaler skipped, the gates still have gradients.
         if self.optimizer is not None:
             self.optimizer.zero_grad()
 
@@ -89,47 +89,46 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     @override
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
-        held = self._held[group] if self._held else values
-        same = all(map(torch.equal, held, values))
-        return values if same else held
+        latest = self._latest[group] if self._latest else values
+        return values if all(map(torch.equal, latest, values)) else latest
 
     def remember(self) -> None:
-        """Note what the gates hold: it is the wiring, whatever is averaged."""
-        self._held = [[place.tensor.clone() for place in group] for group in self.places()]
+        """Save the present wiring of the gates: averages are settled to it."""
+        self._latest = [[place.tensor.clone() for place in group] for group in self.places()]
 
     @override
     def let_go(self) -> None:
-        self._restored = None  # what a test loaded is not for the next fit
+        self._restored = None  # a state that was loaded for a test is not for the next fit
 
     @staticmethod
     def own_gates(
         gates: dict[str, SomeGate], trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, SomeGate]:
-        """The gates that are not in a copy of the network, such as a moving average."""
+        """The gates without those of copies of the network, such as a moving average."""
         copied = {
             id(child) for copy in copies_inside(trainer, pl_module) for child in copy.modules()
         }
         return {name: gate for name, gate in gates.items() if id(gate) not in copied}
 
     def take_over(self, trainer: Trainer) -> list[list[Tensor]]:
-        """Take what the gates learn out of the user's optimizers; see `take_out`."""
+        """Take the parameters of the gates out of the user's optimizers; see `take_out`."""
         assert self.optimizer is not None
         own = [group[0].tensor for group in self.places()]
         copy_from_first_rank(own, trainer)
         followers = take_out(trainer.optimizers, self._parameters, type(self).__name__)
-        self._held_elsewhere = _count_parameters(trainer.optimizers)
+        self._user_parameters = _count_parameters(trainer.optimizers)
         return followers
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # A callback that unfreezes layers adds their parameters to an optimizer.
+        # A callback that unfreezes layers may add their gates' parameters to an optimizer.
         if self.optimizer is not None and (
-            _count_parameters(trainer.optimizers) != self._held_elsewhere
+            _count_parameters(trainer.optimizers) != self._user_parameters
         ):
             take_out(trainer.optimizers, self._parameters, type(self).__name__)
-            self._held_elsewhere = _count_parameters(trainer.optimizers)
+            self._user_parameters = _count_parameters(trainer.optimizers)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -139,11 +138,11 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Called before the gates are on their device; `on_fit_start` takes it up.
+        # The gates are not on their device yet, so `on_fit_start` loads the state.
         self._restored = state_dict or None
 
     def more_state(self) -> dict[str, Any]:
-        """What a resumed run needs beside the state of the optimizer."""
+        """The state of a subclass, saved with the state of the optimizer."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Pruning step by step under an L1 penalty, for any LightningModule."""
+"""Gradual pruning with an L1 penalty, for any LightningModule."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,17 +14,18 @@ from wiring_lightning.optim import PrunedWeights
 class L1Anneal(SparseLayers):
     """Start dense and remove edges by magnitude until k are left (L1 + Anneal of DNW, Table 2).
 
-    The paper gives neither schedule nor strength. Here edges are removed when an epoch starts: all
-    are there in the first epoch, k from the last one on (or from `freeze_epoch` on), and in between
-    their number falls by the same amount every epoch. What is removed does not come back. The
-    gradient of `penalty` times the sum of magnitudes is added to that of the loss, before clipping.
+    The paper gives neither schedule nor strength. Here edges are removed, for good, at the start
+    of each epoch: all are present in the first epoch, k from the last epoch (or `freeze_epoch`)
+    on, and their number falls linearly in between. The gradient of `penalty` times the sum of
+    magnitudes is added to the gradient of the loss, before clipping.
 
     Args:
         penalty: strength of the L1 term. The default is an assumption: at the paper's learning
-            rates it moves a weight by about 0.03 in 160 epochs of CIFAR-10, as much as the first
-            weights of its graphs are large.
+            rates it moves a weight by about 0.03 in 160 epochs of CIFAR-10, which is the size of
+            the initial weights of its graphs.
         freeze_epoch: from the start of this epoch exactly k edges are left; by default the last.
-        choice: which weights are sparse: density, edges, layers, first_dense, groups, as for `DNW`.
+        choice: arguments that choose the sparse weights: density, edges, layers, first_dense,
+            groups, as for `DNW`.
 
     Raises:
         MisconfigurationException: as for `DNW`; if the penalty is negative; or if the trainer has
@@ -84,8 +85,8 @@ class L1Anneal(SparseLayers):
             self._last_epoch = self.freeze_epoch
         elif trainer.max_epochs is None or trainer.max_epochs < 1:
             raise self.mistake(
-                "the number of edges falls from epoch to epoch, so it needs to know the last one: "
-                "give the trainer `max_epochs`, or this callback `freeze_epoch`."
+                "the number of edges falls until the last epoch, which is not known: give the "
+                "trainer `max_epochs`, or this callback `freeze_epoch`."
             )
         else:
             self._last_epoch = trainer.max_epochs - 1
@@ -94,7 +95,7 @@ class L1Anneal(SparseLayers):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        # A run that resumes skips the start of its first epoch.
+        # A resumed run does not call `on_train_epoch_start` for its first epoch.
         self._anneal(trainer)
 
     @override

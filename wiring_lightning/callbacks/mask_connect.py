@@ -25,19 +25,20 @@ from wiring_lightning.optim import GateSGD, step_was_skipped
 class MaskConnect(GateLearner[GateSGD]):
     """Learn which earlier blocks or branches feed each block (MaskConnect, GateConnect).
 
-    Finds every `nn.Gate` in the LightningModule, takes the scores out of your optimizer and hands
-    them to `optim.GateSGD`: after each optimizer step, and only then, the scores take a step along
-    the gradient of their gates and a new wiring is drawn. Accumulated batches count as one step, a
-    step that a gradient scaler skips changes nothing, and your gradient clipping does not see the
-    gates. With several optimizers a gate follows the one that held its scores. Under DDP the
-    callback averages the gradients of the gates itself, so that all ranks hold the same scores and
-    the same wiring, and freezing in the middle of a run is safe.
+    The callback finds every `nn.Gate` in the LightningModule and moves its scores from your
+    optimizer to `optim.GateSGD`. After each step of your optimizer, it updates the scores and
+    samples a new wiring. Accumulated batches count as one step, and a step that a gradient scaler
+    skips changes nothing. Gradient clipping does not include the gates. With several optimizers, a
+    gate is updated after a step of the one that held its scores.
+
+    Under DDP the callback averages the gradients of the gates itself, so all ranks have the same
+    scores and wiring, and can freeze in the middle of a run.
 
     Args:
         lr: learning rate of the scores. The papers use 0.2 for ResNeXt and 0.3 for ResNet over
             tens of thousands of steps; shorter runs need more. `PhaseSchedule` can change it.
-        freeze_epoch: from the start of this epoch the top-K wiring is the wiring for good. Leave it
-            out if a `PhaseSchedule` freezes, or to learn to the end.
+        freeze_epoch: from the start of this epoch the wiring is fixed to the top-K one. Leave it
+            out if a `PhaseSchedule` freezes, or to learn until the end.
         normalize: write the normalised scores back after each step (see `optim.GateSGD`).
         low: lower end of the interval that scores are clipped to.
         high: upper end of that interval.
@@ -131,7 +132,7 @@ class MaskConnect(GateLearner[GateSGD]):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        # With several optimizers, a backward pass reaches gates that it is not meant for.
+        # With several optimizers, a backward pass also reaches gates of another optimizer.
         if not pl_module.automatic_optimization:
             for owner in self._owners:
                 owner.before_backward()
@@ -142,7 +143,7 @@ class MaskConnect(GateLearner[GateSGD]):
             owner.after_backward()
 
     def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
-        """Runs after every real step of a user's optimizer, never after a skipped one."""
+        """Update the gates of one of the user's optimizers after its step."""
         assert self.optimizer is not None
         assert self._trainer is not None
         gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
@@ -151,19 +152,19 @@ class MaskConnect(GateLearner[GateSGD]):
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
         average_over_ranks(gradients, self._trainer, scale)
-        waiting = [
+        others = [
             (gate.scores, gate.scores.grad)
             for other in self._owners
             if other is not owner
             for gate in other.gates
         ]
-        for scores, _ in waiting:
+        for scores, _ in others:
             scores.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.remember()
-        for scores, kept in waiting:
-            scores.grad = kept
+        for scores, gradient in others:
+            scores.grad = gradient
 
     @override
     def let_go(self) -> None:
@@ -179,15 +180,15 @@ class MaskConnect(GateLearner[GateSGD]):
 class _Owner:
     """One of the user's optimizers, and the gates whose scores were taken out of it.
 
-    Manual optimization zeroes gradients and toggles optimizers at will. The scores do not hear of
-    it any more, so they follow the weights that stayed in the optimizer.
+    In manual optimization the user zeroes gradients and toggles optimizers, which no longer reaches
+    the scores. So the weights that are still in the optimizer show what to do with the scores.
     """
 
     optimizer: Optimizer
     gates: list[Gate]
     weights: list[Tensor]
     hook: RemovableHandle | None = None
-    held: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    saved: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # scores, gradients
 
     def before_backward(self) -> None:
         if not self.weights:
@@ -196,21 +197,21 @@ class _Owner:
             for gate in self.gates:  # the user has called zero_grad
                 gate.scores.grad = None
         if not any(weight.requires_grad for weight in self.weights):
-            # Another optimizer is toggled: this backward pass is not for these gates.
-            self.held = [(gate.scores, gate.scores.grad) for gate in self.gates]
-            for scores, _ in self.held:
+            # Another optimizer is toggled: this backward pass must not change these gradients.
+            self.saved = [(gate.scores, gate.scores.grad) for gate in self.gates]
+            for scores, _ in self.saved:
                 scores.grad = None
 
     def after_backward(self) -> None:
-        for scores, gradient in self.held:
+        for scores, gradient in self.saved:
             scores.grad = gradient
-        self.held = []
+        self.saved = []
 
 
 def _owners(
     optimizers: list[Optimizer], gates: list[Gate], followers: list[list[Tensor]]
 ) -> list[_Owner]:
-    """The user's optimizers that trigger updates: each gate follows one of them."""
+    """The user's optimizers whose steps trigger updates, each with its gates."""
     by_scores = {id(gate.scores): gate for gate in gates}
     owners = []
     for optimizer, scores in zip(optimizers, followers, strict=True):

@@ -11,9 +11,8 @@ from wiring_lightning.optim import StraightThrough, mask_gradients
 class NoUpdateRule(DNW):
     """Choose the k largest weights as `DNW` does, but give absent ones no gradient (DNW, Table 2).
 
-    Forward and backward pass are those of the sparse network. The optimizer still moves absent
-    weights by what momentum is left and by weight decay, and an edge leaves only when its magnitude
-    falls below that of an absent one.
+    Absent weights still change by their remaining momentum and by weight decay. An edge is replaced
+    when its magnitude falls below that of an absent weight.
 
     Arguments and errors are those of `DNW`.
 

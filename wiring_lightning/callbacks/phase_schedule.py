@@ -19,13 +19,13 @@ _LIGHTNING_DEFAULT_EPOCHS = 1000
 
 @dataclass
 class Phase:
-    """A stretch of training with fixed rates.
+    """A part of the training with fixed learning rates.
 
     Args:
         epochs: length in epochs.
-        lr: learning rate of the weights, in all groups of all optimizers; left alone if not given.
-        gate_lr: learning rate of the wiring's scores; left alone if not given.
-        freeze: whether the wiring is frozen when this phase begins. Once frozen, it stays so.
+        lr: learning rate of the weights, in all groups of all optimizers; not changed by default.
+        gate_lr: learning rate of the wiring's scores; not changed by default.
+        freeze: whether the wiring is frozen, for good, when this phase begins.
     """
 
     epochs: int
@@ -37,12 +37,12 @@ class Phase:
 class PhaseSchedule(Callback):
     """Run the phases of MaskConnect and GateConnect (their implementation details) from a config.
 
-    Sets the trainer's `max_epochs` to the sum of the phases, and says so if the config asked for
-    another number. Everything follows from the current epoch, so a resumed run needs no state.
+    Sets the trainer's `max_epochs` to the sum of the phases, and warns if the config has another
+    number. The phase depends on the current epoch only, so a resumed run needs no state.
 
     Args:
-        phases: the phases in order, each a `Phase` or a mapping with its keys: epochs, and as
-            needed lr, gate_lr and freeze.
+        phases: the phases in order, each a `Phase` or a mapping with its keys: epochs, and
+            optionally lr, gate_lr and freeze.
 
     Raises:
         MisconfigurationException: if there is no phase, a phase is shorter than one epoch or has a
@@ -125,7 +125,7 @@ class PhaseSchedule(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that resumes inside an epoch skips on_train_epoch_start.
+        # A run that resumes inside an epoch does not call `on_train_epoch_start`.
         self._enter(trainer)
 
     @override

@@ -17,13 +17,14 @@ from wiring_lightning.optim import MaskedWeights
 class RandomEdges(SparseLayers):
     """Keep k random weights from the start, and train only these (RG of DNW, Tables 1 to 3).
 
-    The paper's main baseline: every weight gets a random rank, and the k highest are the edges.
-    The other weights are zero and stay so. Graphs (`nn.Adjacency`) become frozen ones; a network
-    that is built with `wiring="random"` has such edges without this callback.
+    The paper's main baseline: every weight gets a random rank, and the k highest are the edges. The
+    other weights stay zero. Graphs (`nn.Adjacency`) are frozen. A network that is built with
+    `wiring="random"` has random edges without this callback.
 
     Args:
-        seed: seed of the choice.
-        choice: which weights are sparse: density, edges, layers, first_dense, groups, as for `DNW`.
+        seed: seed of the random ranks.
+        choice: arguments that choose the sparse weights: density, edges, layers, first_dense,
+            groups, as for `DNW`.
 
     Raises:
         MisconfigurationException: as for `DNW`.
@@ -53,7 +54,7 @@ class RandomEdges(SparseLayers):
             group.fill_in()
         weights = [weight for group in groups for weight in group.weights]
         masks: list[Tensor | None] = [None] * len(weights)
-        if self._restored is None:  # otherwise a resumed run brings them along
+        if self._restored is None:  # otherwise `on_fit_start` loads the masks of the resumed run
             masks = [mask for group in groups for mask in self._draw(group)]
         return MaskedWeights(optimizer, weights, masks)
 
@@ -74,7 +75,7 @@ class RandomEdges(SparseLayers):
         """For each parameter a mask of k random entries in the whole group."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, *group.name.encode()))
         ranks = [
-            # On the CPU, so that all devices draw the same.
+            # On the CPU, so that the ranks are the same for all devices.
             torch.rand(weight.shape, generator=generator).to(weight.device)
             for weight in group.weights
         ]

@@ -15,18 +15,18 @@ from wiring_lightning.optim import DroppedEdgeSet, WeightDropout
 class TargetedDropout(SparseLayers):
     """Drop small weights at random while training, and all of them afterwards (DNW, Table 2).
 
-    The k largest weights of a layer or group always stay. In training each other one is dropped
-    with probability rho, anew after every step; in validation and in everything that is saved, all
-    of them are. What is dropped gets no gradient. What stays keeps its sign; in the authors' code
-    it loses it. The weights behind the dropout are part of this callback's state.
+    The k largest weights of a layer or group always stay. In training each other weight is dropped
+    with probability rho, sampled again after every step. In validation and in checkpoints all other
+    weights are dropped. Dropped weights get no gradient. Kept weights keep their sign, which they
+    lose in the authors' code. The latent weights are part of this callback's state.
 
     Args:
-        rho: probability that a candidate is dropped, from 0 to 1.
-        per_row: keep the largest weights of every row (what feeds one output) instead of the
-            largest of the whole layer or group; a row keeps the same share as the whole, rounded.
+        rho: probability that one of the other weights is dropped, from 0 to 1.
+        per_row: keep the largest weights of every row (the weights of one output) instead of the
+            largest of the layer or group. Every row keeps the same share of its weights, rounded.
         seed: seed of the draws; the n-th draw depends on the seed and n only.
-        choice: which weights are sparse: density, edges, layers, first_dense, groups, freeze_epoch,
-            as for `DNW`.
+        choice: arguments that choose the sparse weights: density, edges, layers, first_dense,
+            groups, freeze_epoch, as for `DNW`.
 
     Raises:
         MisconfigurationException: as for `DNW`, or if `rho` is out of range.
@@ -50,11 +50,11 @@ class TargetedDropout(SparseLayers):
     @property
     @override
     def frozen(self) -> bool:
-        return any(rule.frozen for rule in self._droppers)
+        return any(rule.frozen for rule in self._dropout_rules)
 
     @override
     def freeze(self) -> None:
-        for rule in self._droppers:
+        for rule in self._dropout_rules:
             rule.freeze()
         for graph in self._graphs:
             graph.freeze()
@@ -73,34 +73,34 @@ class TargetedDropout(SparseLayers):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            for rule in self._droppers:
+            for rule in self._dropout_rules:
                 rule.evaluate()
         super().on_validation_start(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            for rule in self._droppers:
+            for rule in self._dropout_rules:
                 rule.train()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for rule in self._droppers:
+        for rule in self._dropout_rules:
             rule.evaluate()
 
     @override
     def let_go(self) -> None:
-        for rule in self._droppers:
+        for rule in self._dropout_rules:
             rule.evaluate()
         super().let_go()
 
     @override
     def broken(self) -> str | None:
-        # While it trains, more weights are there than in everything that is validated and saved.
-        return super().broken() if all(rule.evaluates for rule in self._droppers) else None
+        # During training more than k weights are present, by design.
+        return super().broken() if all(rule.evaluates for rule in self._dropout_rules) else None
 
     @property
-    def _droppers(self) -> list[WeightDropout]:
+    def _dropout_rules(self) -> list[WeightDropout]:
         return [rule for rule in self._rules if isinstance(rule, WeightDropout)]
 
     def _edge_set(self, group: SparseGroup) -> DroppedEdgeSet:

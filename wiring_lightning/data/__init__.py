@@ -16,7 +16,7 @@ from wiring_lightning.data.normalize import channel_mean_std as channel_mean_std
 from wiring_lightning.data.normalize import pixel_mean as pixel_mean
 from wiring_lightning.data.part_labels import PartLabels
 
-# What is imported `as` itself stays importable from here, but `import *` leaves it out.
+# Names imported `as` themselves can be imported from here, but are not in `__all__`.
 __all__ = [
     "CIFAR10",
     "CIFAR100",

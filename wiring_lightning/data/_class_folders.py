@@ -14,12 +14,12 @@ ClassFiles = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Looks into folders with one folder per class, and says in a sentence what is wrong there.
+    """Finds images in folders with one subfolder per class, and checks the folders.
 
     Args:
         owner: Name of the data set.
         layout: The folder that ``root`` should name.
-        remedy: What to do about a class with too few images.
+        remedy: The advice for a class with too few images, for the error message.
 
     Raises:
         FileNotFoundError: If a folder does not exist or holds fewer than two folders.
@@ -38,7 +38,7 @@ class ClassFolders:
                 f"(--data.root) at {self.layout}."
             )
         found = subfolders(folder)
-        # A single folder is more likely the one that should have been named.
+        # With a single subfolder, root probably points one level too high.
         if len(found) < 2:
             holds = f"only the folder '{min(found)}'" if found else "no class folders"
             raise FileNotFoundError(
@@ -48,7 +48,7 @@ class ClassFolders:
         return found
 
     def files(self, folder: Path, at_least: int) -> ClassFiles:
-        """Return ``at_least`` or more images per class, those in folders further down included."""
+        """Return the images of each class, at least ``at_least``, with those in subfolders."""
         folders = self.paths(folder)
         files = {name: image_files(path) for name, path in folders.items()}
         for name, images in files.items():
@@ -62,7 +62,7 @@ class ClassFolders:
     def two_splits(
         self, train: tuple[Path, int], other: tuple[Path, int]
     ) -> tuple[ClassFiles, ClassFiles]:
-        """Return the images of two folders with the same classes, each with its ``at_least``."""
+        """Return the images of two folders with the same classes, given with their ``at_least``."""
         train_files, other_files = self.files(*train), self.files(*other)
         different = sorted(train_files.keys() ^ other_files.keys())
         if different:

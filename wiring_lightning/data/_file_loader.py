@@ -23,21 +23,21 @@ Sample = tuple[int, int]
 class FileLoader(BatchLoader):
     """Iterate over image files, one finished batch at a time, in the same order as BatchLoader.
 
-    Order, shares of the processes and position are those of :class:`BatchLoader`; only where the
-    pixels come from differs. What an image looks like depends on the seed, the epoch and the image,
-    not on the number of worker processes or the batch it is in.
+    Order, shares of the processes and position are those of :class:`BatchLoader`. The augmentation
+    of an image depends on the seed, the epoch and the image only, not on the number of worker
+    processes or the batch.
 
     Each epoch starts its own torch ``DataLoader`` at the first batch. The position counts batches
-    that were handed out, not those that workers have prepared in advance.
+    that were yielded, not those that workers have prepared in advance.
 
     Args:
         paths: The image files.
         labels: Class indices, int64 of shape [N].
         batch_size: Samples per batch of this process.
         transform: Makes the pixels of a sample, uint8 of shape [C, H, W], from an image. It may
-            draw from torch's global generator, which is seeded anew for each image.
-        num_workers: How many processes read files; 0 reads them in this process.
-        pin_memory: Whether to put batches where a GPU can fetch them in the background.
+            use torch's global generator, which is seeded for each image.
+        num_workers: Number of processes that read files; 0 reads them in this process.
+        pin_memory: Whether to put batches into pinned memory, for asynchronous copies to a GPU.
         options: The other keyword arguments of :class:`BatchLoader`.
     """
 
@@ -52,7 +52,7 @@ class FileLoader(BatchLoader):
         pin_memory: bool,
         **options: Any,
     ) -> None:
-        # Order and position need the number of images, not their pixels.
+        # `BatchLoader` needs the number of images, but not their pixels.
         no_pixels = torch.empty(len(paths), 0, 0, 0, dtype=torch.uint8)
         super().__init__(no_pixels, labels, batch_size, **options)
         self.files = _Files(paths, labels, transform, self.normalizer)
@@ -67,7 +67,7 @@ class FileLoader(BatchLoader):
             sampler=self._samples(start),
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # or it would take a number from the global one
+            generator=torch.Generator(),  # otherwise it would draw from the global generator
         )
         for batch in loader:
             if isinstance(batch, ImageFileError):
@@ -85,7 +85,7 @@ class FileLoader(BatchLoader):
 
 @dataclass(eq=False)
 class _Files(Dataset[Batch | ImageFileError]):
-    """What runs in the worker processes: reads the images of one batch."""
+    """The data set of the worker processes; one item is a whole batch."""
 
     paths: list[str]
     labels: Tensor
@@ -93,9 +93,9 @@ class _Files(Dataset[Batch | ImageFileError]):
     normalizer: Callable[[Tensor], Tensor]
 
     def __getitem__(self, samples: list[Sample]) -> Batch | ImageFileError:
-        """Return a batch, or what is wrong with a file.
+        """Return a batch, or an error.
 
-        An error that is raised in a worker arrives with that worker's traceback as its text.
+        If a worker raises an error, torch replaces its message by the worker's traceback.
         """
         try:
             pixels = torch.stack([self._pixels(*sample) for sample in samples])
@@ -105,8 +105,7 @@ class _Files(Dataset[Batch | ImageFileError]):
 
     def _pixels(self, index: int, seed: int) -> Tensor:
         image = read_image(self.paths[index])
-        # `torch.manual_seed` would also reset the generators of the GPUs, and nobody would set
-        # them back.
+        # `torch.manual_seed` would also seed the generators of the GPUs, which are not restored.
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(seed)
             return self.transform(image)

@@ -1,9 +1,9 @@
-"""Finding files as people have them: with links, accents, and what other systems leave behind.
+"""Find files, with links and accents in names.
 
-Names that start with a dot, and folders that an operating system or an archive adds, are no data.
-Links are followed, but not back into a folder that holds them. Only regular files are opened, since
-a pipe or a device would wait for ever. Letters with accents have two Unicode forms, composed (NFC)
-and decomposed (NFD, on files from a Mac): all names are compared in the first.
+Skips names that start with a dot, and folders that operating systems or archives add. Follows
+links, except into a folder that contains the link. Opens only regular files, because reading a pipe
+or a device may never end. Letters with accents have two Unicode forms, composed (NFC) and
+decomposed (NFD, on files from a Mac); all names are compared as NFC.
 """
 
 import os
@@ -17,7 +17,7 @@ _NO_DATA = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume I
 
 
 def nfc(name: str) -> str:
-    """Return a name with every accent joined to its letter.
+    """Return a name in the composed Unicode form.
 
     Example:
         >>> decomposed = "e" + chr(0x301)
@@ -64,19 +64,19 @@ def subfolders(folder: Path) -> dict[str, Path]:
 def image_files(folder: Path) -> list[str]:
     """Return the paths of the images in a folder and below, folder by folder, sorted by name."""
     found = []
-    waiting = [folder]
-    while waiting:
-        parent = waiting.pop()
+    pending = [folder]
+    while pending:
+        parent = pending.pop()
         for entry in os.scandir(parent):
             if not _is_data(entry.name):
                 continue
-            # An entry knows without another look what it is; a link does not.
+            # A directory entry holds its type; for a link, the target is needed.
             path = Path(entry.path) if entry.is_symlink() else entry
             is_image = entry.name.lower().endswith(IMAGE_ENDINGS)
             if path.is_dir():
                 if not _leads_back(Path(entry.path)):
-                    waiting.append(Path(entry.path))
-            # A link that leads nowhere stays: reading it will say that the image is missing.
+                    pending.append(Path(entry.path))
+            # A broken link stays in the list: reading it reports the missing image.
             elif is_image and (path.is_file() or not Path(entry.path).exists()):
                 found.append((nfc(str(parent)), nfc(entry.name), entry.path))
     return [path for _, _, path in sorted(found)]
@@ -87,7 +87,7 @@ def read_list(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        RuntimeError: If it is no text.
+        RuntimeError: If it is not a text file.
     """
     path = existing(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Which images and masks belong together, and which are for training, validation and test."""
+"""Pair images with their masks, and split the pairs into training, validation and test."""
 
 from pathlib import Path
 
@@ -25,11 +25,11 @@ def find_pairs(images: Path, masks: Path, mask_suffix: str, all_have_both: bool)
     Args:
         images: Folder of the images.
         masks: Folder of the masks.
-        mask_suffix: What the name of a mask has behind that of its image.
+        mask_suffix: Suffix of a mask's name that its image's name does not have.
         all_have_both: Whether an image without a mask, or a mask without an image, is an error.
 
     Raises:
-        FileNotFoundError: If a folder does not exist, holds no image, or a partner is missing.
+        FileNotFoundError: If a folder is missing or has no image, or a pair is not complete.
         RuntimeError: If two files in a folder differ in their endings only.
     """
     image_paths, mask_paths = _files(images), _files(masks)
@@ -62,7 +62,7 @@ def find_pairs(images: Path, masks: Path, mask_suffix: str, all_have_both: bool)
 def split_by_chance(
     pairs: Pairs, val_share: float, test_share: float, seed: int
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Draw the training, validation and test images; the same ones for the same names and seed.
+    """Split the images at random; the split depends on their names and the seed only.
 
     Raises:
         ValueError: If a share leaves no training or no test image.
@@ -92,8 +92,8 @@ def split_by_lists(
     """Read the training, validation and test images from lists, in their order.
 
     Raises:
-        FileNotFoundError: If a list does not exist, or an image or mask that it names.
-        RuntimeError: If a list is empty, or a name is in two places.
+        FileNotFoundError: If a list, or an image or mask in it, does not exist.
+        RuntimeError: If a list is empty, or a name occurs twice.
     """
     found_in: dict[str, Path] = {}
 

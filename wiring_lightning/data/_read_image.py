@@ -1,4 +1,4 @@
-"""Reading one image file, as a photo viewer shows it."""
+"""Read one image file, upright and in 8 bits."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its EXIF orientation."""
+"""The operation that turns an image upright, by its EXIF orientation."""
 
 
 class ImageFileError(RuntimeError):
@@ -26,17 +26,17 @@ class ImageFileError(RuntimeError):
 
 
 def read_image(path: str, in_color: bool = True) -> Image.Image:
-    """Read one image file, turned as its EXIF orientation says.
+    """Read one image file, upright by its EXIF orientation.
 
     Args:
         path: The file.
-        in_color: Whether to return 8 bits each of red, green and blue, whatever is in the file.
-            Otherwise its numbers stay as they are, except in a GIF file: it numbers its colours
-            anew when it is saved, so its grey levels or colours are returned.
+        in_color: Whether to convert to 8 bits each of red, green and blue. Otherwise the numbers in
+            the file are returned, except for a GIF file: saving it renumbers its colours, so its
+            grey levels or colours are returned.
 
     Raises:
-        ImageFileError: If it is damaged, no image, no regular file, or holds numbers whose range is
-            not known where colours are needed.
+        ImageFileError: If it is damaged, not an image, not a regular file, or has numbers of
+            unknown range where colours are needed.
     """
     try:
         if not Path(path).is_file() and Path(path).exists():
@@ -50,8 +50,8 @@ def read_image(path: str, in_color: bool = True) -> Image.Image:
             return _eight_bit_color(picture, path) if in_color else picture.copy()
     except ImageFileError:
         raise
-    except Exception as error:  # Pillow's decoders raise many kinds
-        # Only the operating system's errors come with a text of their own.
+    except Exception as error:  # Pillow's decoders raise errors of many classes
+        # Only errors of the operating system have a readable text.
         reason = getattr(error, "strerror", None) or "it is damaged or no image"
         if isinstance(error, Image.DecompressionBombError):
             reason = "it has too many pixels"
@@ -78,7 +78,7 @@ def _eight_bit_color(image: Image.Image, path: str) -> Image.Image:
                 f"The image file '{path}' holds numbers from {numbers.min()} to {numbers.max()}, "
                 "outside 0 to 65535; save it with 8 or 16 bits per channel."
             )
-        # The upper bits, as Pillow itself takes them of colours in 16 bits.
+        # The upper 8 bits, as Pillow uses for 16-bit colours.
         image = Image.fromarray((numbers >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise ImageFileError(

@@ -1,4 +1,4 @@
-"""What all data modules share: splits, loaders, and a position in the middle of an epoch."""
+"""The base class of all data modules: splits, loaders, and resuming inside an epoch."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
@@ -13,16 +13,16 @@ Images = TypeVar("Images", Tensor, list[str])
 
 
 class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
-    """Base of the data modules: reads its splits once, and resumes in the middle of an epoch.
+    """Base class of the data modules: reads its splits once, and resumes inside an epoch.
 
-    The position of the training loader is part of this module's state. Lightning hands a stateful
-    loader its state as well, but not if ``configure_optimizers`` asked for
-    ``trainer.estimated_stepping_batches``: the loader then exists before the checkpoint's loader
-    states are known, and they are dropped without a word (Lightning-AI/pytorch-lightning#20550).
+    The position of the training loader is part of this module's state. Lightning also restores a
+    stateful loader, but not if ``configure_optimizers`` uses
+    ``trainer.estimated_stepping_batches``: the loader then exists before the checkpoint is read,
+    and its state is silently dropped (Lightning-AI/pytorch-lightning#20550).
 
     Args:
         batch_size: Images per step and process.
-        seed: Start of the random order and augmentation.
+        seed: Seed of the random order and augmentation.
         drop_last: Whether to leave out a last training batch that is not full.
 
     Raises:
@@ -49,7 +49,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     def read_splits(self) -> tuple[tuple[Images, Tensor], ...]:
         """Return images and labels for training, validation and test.
 
-        Without a third split, validation and test have the same one.
+        If there are only two splits, the second is used for validation and test.
         """
 
     @abstractmethod
@@ -58,10 +58,10 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     @override
     def setup(self, stage: str) -> None:
-        """Read the data set; does nothing the second time.
+        """Read the data set, once.
 
         Args:
-            stage: What Lightning is about to do; makes no difference.
+            stage: Lightning's stage; not used.
         """
         if self._splits is None:
             self._splits = self.read_splits()
@@ -73,7 +73,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         loader = self._share(
             0,
             train=True,
-            # Overfitting a few batches on purpose needs the same ones in each epoch.
+            # Lightning's `overfit_batches` needs the same batches in each epoch.
             shuffle=not getattr(trainer, "overfit_batches", 0),
             drop_last=self.drop_last,
             trainer=trainer,
@@ -119,7 +119,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
             self._train_loader.load_state_dict(state_dict)
 
     def __str__(self) -> str:
-        """Say what was read; Lightning's version expects torch's own data loaders."""
+        """Describe the splits; Lightning's version needs torch's own data loaders."""
         name = type(self).__name__
         if self._splits is None:
             return f"{name} (not set up)"

@@ -1,4 +1,4 @@
-"""Reading the data sets whose public file formats torchvision knows."""
+"""Read data sets that torchvision supports."""
 
 import pickle
 from pathlib import Path
@@ -18,14 +18,14 @@ class TorchvisionDataModule(ImageDataModule):
         root: Folder that holds, or will hold, the data set's own folder.
         batch_size: Images per step and process: with four GPUs and 128, the network sees 512
             images per step.
-        val_size: How many training images to set aside for validation, always the last ones of
+        val_size: Number of training images to set aside for validation, always the last ones of
             the training set. 0 trains on all of them and turns validation off.
-        download: Whether to fetch the data set into ``root`` if it is not there yet.
+        download: Whether to download the data set into ``root`` if it is not there yet.
         options: The other arguments of :class:`InMemoryDataModule`.
 
     Attributes:
         dataset_name: Name of the class in :mod:`torchvision.datasets`.
-        folder: Where its files are, below ``root``.
+        folder: Folder of its files, relative to ``root``.
     """
 
     dataset_name: ClassVar[str]
@@ -94,7 +94,7 @@ class TorchvisionDataModule(ImageDataModule):
         return images.contiguous(), labels
 
     def _dataset_class(self) -> Any:
-        # Not at the top of the file: importing torchvision takes about a second.
+        # Imported here, because importing torchvision takes about a second.
         from torchvision import datasets
 
         return getattr(datasets, self.dataset_name)

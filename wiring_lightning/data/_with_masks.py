@@ -1,4 +1,4 @@
-"""What the data modules with masks share: pairs of files, and defaults."""
+"""The base class of data modules with masks."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from wiring_lightning.data.normalize import Normalization
 
 
 class MaskDataModule(InMemoryDataModule):
-    """Base of the data modules whose labels say the class of each pixel.
+    """Base class of the data modules whose labels are masks with the class of each pixel.
 
     Args:
         batch_size: Images per step and process: with four GPUs and 16, the network sees 64 images
@@ -35,7 +35,7 @@ class MaskDataModule(InMemoryDataModule):
 
     @abstractmethod
     def find_pairs(self) -> tuple[list[Pair], list[Pair], list[Pair]]:
-        """Return the files for training, validation and test; those for validation may be none."""
+        """Return the files for training, validation (may be empty) and test."""
 
     @abstractmethod
     def read_pair(self, image_path: str, mask_path: str) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ class MaskDataModule(InMemoryDataModule):
         Returns:
             Three times images, uint8 of shape [N, 3, H, W], and masks, uint8 of shape [N, H, W].
         """
-        # All files are looked up first: what is missing shows at once, not after minutes.
+        # Find all files before reading any, so that a missing one is reported at once.
         return tuple(self._read_all(pairs) for pairs in self.find_pairs())
 
     def _read_all(self, pairs: list[Pair]) -> Split:

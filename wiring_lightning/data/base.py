@@ -1,4 +1,4 @@
-"""The base of data sets that come as training and test images with one label each."""
+"""The base class of data sets with training and test images and one label per image."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -10,9 +10,9 @@ from wiring_lightning.data.in_memory import InMemoryDataModule, Split
 
 
 class ImageDataModule(InMemoryDataModule):
-    """Base of the data modules with one label per image.
+    """Base class of the data modules with one label per image.
 
-    A data set needs the three attributes below and one method, :meth:`read`. Loaders yield
+    A subclass defines the three attributes below and :meth:`read`. Loaders yield
     ``(images, labels)``.
 
     Args:
@@ -25,7 +25,7 @@ class ImageDataModule(InMemoryDataModule):
     Attributes:
         num_classes: Number of classes.
         image_shape: Channels, height and width of the images that the loaders yield.
-        crop_flip: What ``augment`` turns on.
+        crop_flip: The augmentation.
 
     Raises:
         ValueError: If ``batch_size`` is below 1 or ``val_size`` negative; in :meth:`setup`, if
@@ -61,8 +61,8 @@ class ImageDataModule(InMemoryDataModule):
         """Read the whole data set from disk.
 
         Args:
-            train: Whether to read the training images, those for validation included, or the test
-                images. Must return the same images in the same order each time.
+            train: Whether to read the training and validation images, or the test images. Must
+                return the same images in the same order each time.
 
         Returns:
             Images, uint8 of shape [N, *image_shape], and labels, int64 of shape [N].

@@ -15,15 +15,14 @@ _SPLIT_SEED = 0
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """Shuffle samples so that every contiguous run holds the classes in their overall shares.
+    """Shuffle samples so that every contiguous part has the classes in their overall shares.
 
     Each class is shuffled and spread evenly over [0, 1); sorting these positions interleaves the
-    classes. Cutting the order anywhere gives stratified splits, off by one sample at most at
-    either end.
+    classes. Every cut gives stratified splits, up to one sample per class at either end.
 
     Args:
         labels: Class indices, shape [N].
-        seed: Start of the shuffling.
+        seed: Seed of the shuffling.
 
     Returns:
         A permutation of 0 .. N - 1, int64 of shape [N].
@@ -45,12 +44,12 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
 class Digits(ImageDataModule):
     """Optical digits: 1,797 grey images [1, 8, 8] of handwritten digits in 10 classes.
 
-    Small enough to train on in seconds, for a first run and for tests. scikit-learn brings the
-    images along; their 17 grey levels are stretched to bytes. 400 images, always the same ones,
-    are the test set, and the validation images are the last ``val_size`` of the other 1,397; all
-    splits hold the digits in equal shares.
+    Small enough to train on in seconds, for a first run and for tests. The images come with
+    scikit-learn; their 17 grey levels are scaled to bytes. The test set is always the same 400
+    images, and the validation images are the last ``val_size`` of the other 1,397. All splits are
+    stratified.
 
-    The augmentation shifts by at most one pixel and never mirrors, since a mirrored digit is
+    The augmentation shifts by at most one pixel and never mirrors, since a mirrored digit has
     another shape.
 
     Args:
@@ -80,7 +79,7 @@ class Digits(ImageDataModule):
     @override
     def read(self, train: bool) -> Split:
         """Return the 1,397 training or the 400 test images."""
-        # Not at the top of the file: importing scikit-learn takes about a second.
+        # Imported here, because importing scikit-learn takes about a second.
         from sklearn.datasets import load_digits
 
         digits = load_digits()

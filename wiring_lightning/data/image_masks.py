@@ -1,4 +1,4 @@
-"""Images with masks: any folder of pictures beside a folder that says the class of each pixel."""
+"""Images with masks: a folder of images and a folder of masks with the class of each pixel."""
 
 import warnings
 from pathlib import Path
@@ -20,18 +20,18 @@ from wiring_lightning.data.in_memory import Split
 class ImageMaskFolder(MaskDataModule):
     """Semantic segmentation with images and masks from two folders.
 
-    ``root`` holds a folder of images and a folder of masks; an image and its mask have the same
-    name up to the ending and ``mask_suffix``, and the same subfolder if there are any. A mask is an
+    ``root`` has a folder of images and a folder of masks. An image and its mask have the same name
+    except for the ending and ``mask_suffix``, and are in the same subfolder, if any. A mask is an
     image of one channel with the number of each pixel's class, or, with ``palette``, an image in
-    which each class has a colour. Pixels with the number 255 have no class and count nowhere. Each
-    file is turned as its own EXIF orientation says.
+    which each class has a colour. Pixels with the number 255 have no class and are ignored. Each
+    file is turned upright by its own EXIF orientation.
 
     The loaders yield ``(images, masks)``: images float32 [B, 3, height, width], masks int64
     [B, height, width]. Images are resized by bilinear interpolation, masks by taking the nearest
     pixel. Training mirrors half of the images, together with their masks.
 
-    The splits are drawn once by ``split_seed``, or read from lists in ``root`` with one name a
-    line. All images are read at the start and stay in memory, on the GPU if the trainer uses one.
+    The splits are random, by ``split_seed``, or read from lists in ``root`` with one name per line.
+    All images are read at the start and stay in memory, on the GPU if the trainer uses one.
 
     Args:
         class_names: Name of each class, in the order of their numbers.
@@ -42,16 +42,16 @@ class ImageMaskFolder(MaskDataModule):
             two.
         palette: Red, green and blue of each class, 0 to 255, if the masks are in colour.
         ignored_color: Red, green and blue of pixels without a class, if the masks are in colour.
-        train_list: File in ``root`` that names the training images. The lists take the place of
+        train_list: File in ``root`` that names the training images. The lists replace
             ``val_share``, ``test_share`` and ``split_seed``.
         val_list: File in ``root`` that names the validation images; without it, there are none.
         test_list: File in ``root`` that names the test images.
         val_share: Share of all images to set aside for validation. 0 turns validation off.
         test_share: Share of all images to set aside for testing.
         split_seed: Chooses the images that are set aside. Keep it for all repetitions.
-        mask_suffix: What the name of a mask has behind that of its image, such as '_mask' if
-            ``x_mask.png`` is the mask of ``x.jpg``. Other files in the folder of masks are passed
-            over, and it may be the folder of images, too.
+        mask_suffix: Suffix of a mask's name, such as '_mask' if ``x_mask.png`` is the mask of
+            ``x.jpg``. Other files in the folder of masks are skipped, so it can also be the folder
+            of images.
         options: The other arguments of :class:`InMemoryDataModule`; if not given, ``batch_size``
             is 16 and ``normalization`` 'symmetric'.
 
@@ -59,11 +59,11 @@ class ImageMaskFolder(MaskDataModule):
         num_classes: Number of classes.
 
     Raises:
-        ValueError: If an argument is out of range or does not fit to the others; in :meth:`setup`,
-            if the shares leave a split without images.
+        ValueError: If an argument is out of range or contradicts another one; in :meth:`setup`, if
+            the shares leave a split without images.
         FileNotFoundError: In :meth:`setup`, if a folder, a list, an image or a mask is missing.
         RuntimeError: In :meth:`setup`, if a file is damaged, a mask has another size than its
-            image, or a mask holds something else than classes.
+            image, or a mask has a number or colour that is not a class.
 
     Example:
         >>> data = ImageMaskFolder(["road", "sky"], image_size=(64, 128))
@@ -120,7 +120,7 @@ class ImageMaskFolder(MaskDataModule):
 
     @override
     def find_pairs(self) -> tuple[list[Pair], list[Pair], list[Pair]]:
-        """Find the images with their masks, and split them by chance or by the lists."""
+        """Find the images with their masks, and split them at random or by the lists."""
         root = Path(self.root)
         train_list, val_list, test_list = self.lists
         by_lists = train_list is not None and test_list is not None
@@ -150,7 +150,7 @@ class ImageMaskFolder(MaskDataModule):
 
     @override
     def read_splits(self) -> tuple[Split, ...]:
-        """Read the three splits, and warn if nothing can learn one of the classes."""
+        """Read the three splits, and warn of classes that no training mask has."""
         splits = super().read_splits()
         self._warn_of_classes_without_pixels(splits[0][1])
         return splits

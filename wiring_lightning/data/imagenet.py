@@ -1,4 +1,4 @@
-"""ImageNet: photographs of 1,000 kinds of things, read from disk while the network trains."""
+"""ImageNet: photographs in 1,000 classes, read from disk during training."""
 
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ from wiring_lightning.data._file_loader import FileLoader
 from wiring_lightning.data._resumable import ResumableDataModule
 from wiring_lightning.data.normalize import Normalizer
 
-# Of ImageNet's training images in [0, 1], as everyone rounds them.
+# The usual statistics of ImageNet's training images in [0, 1].
 _MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 _STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 
@@ -22,37 +22,36 @@ _STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 class ImageNet(ResumableDataModule[list[str]]):
     """ImageNet (ILSVRC 2012): 1.28 million training and 50,000 validation photographs.
 
-    ``root`` holds the folders ``train`` and ``val``, and each of them one folder of image files
-    per class, the layout of torchvision's ``ImageFolder``; any data set in that layout will do. The
-    loaders yield ``(images, labels)`` with images as float32 [B, 3, 224, 224], centred and scaled
-    by the channels' usual means and standard deviations.
+    ``root`` has the folders ``train`` and ``val``, each with one folder of image files per class,
+    the layout of torchvision's ``ImageFolder``. Any data set in that layout works. The loaders
+    yield ``(images, labels)`` with images as float32 [B, 3, 224, 224], centred and scaled by the
+    usual means and standard deviations of the channels.
 
-    Training takes a random part of each image, 8% to 100% of its area, resizes it to 224x224 and
-    mirrors half of them. Evaluation resizes the shorter side to 256 and takes the centre. As in the
-    papers, networks train on all of ``train``, and ``val`` serves for validation and for testing:
-    choose nothing by its accuracy that you report.
+    Training crops a random part of each image, 8% to 100% of its area, resizes it to 224x224 and
+    mirrors half of them. Evaluation resizes the shorter side to 256 and crops the centre. As in the
+    papers, networks train on all of ``train``, and ``val`` is for validation and for testing: do
+    not use it to select a network whose accuracy you report.
 
-    The images do not fit into memory; ``num_workers`` processes read and augment them. Yet
-    everything is as in the data modules that do: order and augmentation are a function of the seed
-    and the epoch, on any number of worker processes; a run that resumes in the middle of an epoch
-    sees the very batches that an uninterrupted run would have seen; and several processes evaluate
-    each image exactly once. See :class:`BatchLoader` for all of this.
+    The images do not fit into memory; ``num_workers`` processes read and augment them. Order and
+    augmentation depend on the seed and the epoch only, not on the number of worker processes. A
+    run that resumes inside an epoch gets the same batches as an uninterrupted run. Several
+    processes evaluate each image exactly once. See :class:`BatchLoader`.
 
     Args:
         root: Folder that holds ``train`` and ``val``.
         batch_size: Images per step and process: with eight GPUs and 256, the network sees 2,048
             images per step.
-        num_workers: How many worker processes read images for each training process. 0 reads them
-            in the training process itself. If not given, the machine's cores are shared out among
-            the training processes on it.
+        num_workers: Number of worker processes for each training process. 0 reads images in the
+            training process itself. By default the machine's cores are divided among its training
+            processes.
         image_size: Height and width of the images that the loaders yield, in pixels.
         resize: Length of an image's shorter side before evaluation takes the centre, in pixels.
-        seed: Start of the random order and augmentation; use another one for each repetition.
+        seed: Seed of the random order and augmentation; use another one for each repetition.
         drop_last: Whether to leave out a last training batch that is not full. Evaluation always
             uses every image.
 
     Attributes:
-        num_classes: Number of class folders in ``train``; asking for it looks into ``root``.
+        num_classes: Number of class folders in ``train``, counted at each access.
         image_shape: Channels, height and width of the images that the loaders yield.
 
     Raises:
@@ -118,7 +117,7 @@ class ImageNet(ResumableDataModule[list[str]]):
 
     @override
     def _loader(self, images: list[str], labels: Tensor, train: bool, **options: Any) -> FileLoader:
-        # Not at the top of the file: importing torchvision takes about a second.
+        # Imported here, because importing torchvision takes about a second.
         from torchvision import transforms
 
         if train:

@@ -1,4 +1,4 @@
-"""The base of all data sets that fit into memory: normalised and augmented as whole batches."""
+"""The base class of data sets in memory, which are normalised and augmented in whole batches."""
 
 from typing import Any, ClassVar
 
@@ -15,31 +15,31 @@ Split = tuple[Tensor, Tensor]
 
 
 class InMemoryDataModule(ResumableDataModule[Tensor]):
-    """Base of the data modules that read all images once and keep them in memory.
+    """Base class of the data modules that read all images once and keep them in memory.
 
-    A data set needs the two attributes below and one method, :meth:`read_splits`. The images are
-    read once, and moved once to the GPU if the trainer uses one, so no worker processes are needed.
-    Loaders yield images as float32 [B, C, H, W], normalised, and in training augmented, with their
-    labels or masks. A run that resumes in the middle of an epoch sees the very batches that an
-    uninterrupted run would have seen; see :class:`BatchLoader` for that and for several processes.
+    A subclass defines the two attributes below and :meth:`read_splits`. The images are read once,
+    and moved once to the GPU if the trainer uses one, so no worker processes are needed. Loaders
+    yield normalised images as float32 [B, C, H, W], augmented in training, with their labels or
+    masks. A run that resumes inside an epoch gets the same batches as an uninterrupted run. See
+    :class:`BatchLoader` for this and for several processes.
 
     Args:
         batch_size: Images per step and process: with four GPUs and 128, the network sees 512
             images per step.
-        augment: Whether to shift, cut or mirror the training images at random, anew in each epoch;
-            the data set says how.
+        augment: Whether to shift, crop or mirror the training images at random, differently in
+            each epoch, by ``crop_flip``.
         normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
             subtracts the mean training image; 'channel_mean_std' subtracts each channel's mean
             and divides by its standard deviation. Both are measured on the training split only.
             'symmetric' maps black to -1 and white to 1.
-        seed: Start of the random order and augmentation; use another one for each repetition.
+        seed: Seed of the random order and augmentation; use another one for each repetition.
             The splits do not depend on it.
         drop_last: Whether to leave out a last training batch that is not full. Evaluation always
             uses every image.
 
     Attributes:
         image_shape: Channels, height and width of the images that the loaders yield.
-        crop_flip: What ``augment`` turns on.
+        crop_flip: The augmentation.
 
     Raises:
         ValueError: If ``batch_size`` is below 1; in :meth:`setup`, if ``normalization`` is unknown.
@@ -61,10 +61,10 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
 
     @override
     def setup(self, stage: str) -> None:
-        """Read the images; does nothing the second time.
+        """Read the images, once.
 
         Args:
-            stage: What Lightning is about to do. All stages need the training images, since the
+            stage: Lightning's stage; not used. All stages need the training images, since the
                 normalisation is measured on them.
 
         Raises:
@@ -76,7 +76,7 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
             self._splits = splits
 
     def _augmentation(self, train: bool) -> CropFlip | Mirror | None:
-        """Return what the loader of a split does to its images."""
+        """Return the augmentation of a split's images."""
         return self.crop_flip if train and self.augment else None
 
     @override
@@ -86,7 +86,7 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             if device.type == "cuda":
-                # Once: what is there already is not copied again.
+                # Tensors that are already on the device are not copied again.
                 splits = tuple((images.to(device), labels.to(device)) for images, labels in splits)
                 self._splits = splits
         return splits

@@ -1,4 +1,4 @@
-"""The batch loader behind every data module: in memory, rank-aware and exactly resumable."""
+"""The batch loader of every data module: in memory, rank-aware and exactly resumable."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,29 +19,28 @@ def _ceil_div(a: int, b: int) -> int:
 
 
 class BatchLoader:
-    """Iterate over images held in memory, on the CPU or on a GPU, one finished batch at a time.
+    """Iterate over batches of images in memory, on the CPU or on a GPU.
 
-    It takes the place of a :class:`torch.utils.data.DataLoader` and is deliberately not one: it
-    has no workers to start, Lightning leaves its order alone, and its position is two integers.
+    It replaces a :class:`torch.utils.data.DataLoader`, but is not a subclass: it has no workers,
+    Lightning does not change its order, and its position is two integers.
 
-    **Order.** With ``shuffle`` each epoch has its own permutation and its own augmentation, drawn
-    from ``(seed, epoch)`` for all samples at once. Process r of R takes positions r, r + R,
-    r + 2R, ... of it, so the i-th batches of R processes with batch size b together are the i-th
-    batch of one process with batch size R * b, augmentation included; only the end of an epoch
-    can differ, by the samples that sit out.
+    **Order.** With ``shuffle`` each epoch has its own permutation and augmentation, which depend on
+    ``(seed, epoch)`` only. Process r of R takes positions r, r + R, r + 2R, ... of the permutation.
+    So the i-th batches of R processes with batch size b are together the i-th batch of one process
+    with batch size R * b, with the same augmentation. Only the end of an epoch can differ.
 
     **Uneven sizes.** All processes yield the same number of batches, as collective operations
-    need. With ``shuffle`` the n mod R samples at the end of the permutation, other ones in each
-    epoch, sit out. Without it every sample is yielded exactly once: shards may then differ by one
-    sample, and where that would change the number of batches a shard is cut into near-equal
-    batches instead.
+    need. With ``shuffle``, the last n mod R samples of each permutation are left out. Without it,
+    every sample is yielded exactly once: shards may differ by one sample, and are cut into batches
+    of nearly equal sizes if their numbers of batches would differ.
 
-    **Resuming.** :meth:`state_dict` is the epoch and the number of batches handed out. After
-    :meth:`load_state_dict` the next iteration continues with the batch that follows. Call
-    :meth:`set_epoch` before each epoch (Lightning does); a new epoch starts at its first batch.
-    With a ``trainer`` both follow the trainer's own counters, which know two cases better: the
-    batch of a step that failed was handed out but not used, so it comes again; and a run with
-    ``max_steps`` that resumes from the end of an epoch gets a wrong number in ``set_epoch``.
+    **Resuming.** :meth:`state_dict` is the epoch and the number of batches that were yielded. After
+    :meth:`load_state_dict` the next iteration continues with the next batch. Call :meth:`set_epoch`
+    before each epoch (Lightning does); a new epoch starts at its first batch.
+
+    With a ``trainer`` the trainer's own counters are used, which are right in two more cases. The
+    batch of a step that failed is yielded again. And after a run with ``max_steps`` resumes at the
+    end of an epoch, Lightning calls ``set_epoch`` with a wrong number.
 
     Args:
         images: Bytes, shape [N, C, H, W].
@@ -53,14 +52,14 @@ class BatchLoader:
         shuffle: Whether to draw a new order each epoch (training) or keep the order (evaluation).
         drop_last: Whether to leave out a last batch of fewer than ``batch_size`` samples. Only
             with ``shuffle``: an evaluation never drops samples.
-        seed: Start of all randomness; the same on every process.
+        seed: Seed of order and augmentation; the same on every process.
         rank: Index of this process, 0 to ``world_size - 1``.
         world_size: Number of processes that share the samples, R.
         trainer: The trainer whose ``fit`` iterates over the loader, if there is one.
 
     Raises:
-        ValueError: If tensors do not fit together, a number is out of range, or some process
-            would have no batch.
+        ValueError: If the shapes of the tensors do not match, a number is out of range, or some
+            process would have no batch.
 
     Example:
         >>> images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
@@ -120,33 +119,33 @@ class BatchLoader:
                 f"{world_size} process(es) with drop_last={drop_last}."
             )
         self._epoch = 0
-        self._handed_out = 0
+        self._yielded = 0
         self._start = 0
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
-        """Where Lightning looks for :meth:`set_epoch`: on ``batch_sampler.sampler``.
+        """Lets Lightning find :meth:`set_epoch`, as ``batch_sampler.sampler.set_epoch``.
 
-        It looks at ``sampler`` too, but a loader with that attribute is taken for one of torch's
-        (asked for more of their attributes, warned of shuffling where there is none).
+        Lightning also uses ``sampler``, but takes a loader with that attribute for one of torch's:
+        it then needs more of their attributes, and warns of shuffling.
         """
         return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation come next.
+        """Set the epoch, which determines order and augmentation.
 
         Args:
             epoch: Index of the epoch. The epoch of a restored state keeps the restored position;
-                any other starts at its first batch. With a trainer, its current epoch counts.
+                any other starts at its first batch. With a trainer, its current epoch is used.
         """
         if self.trainer is not None:
             epoch = self.trainer.current_epoch
         if epoch != self._epoch:
             self._epoch = epoch
-            self._handed_out = self._start = 0
+            self._yielded = self._start = 0
 
     def __len__(self) -> int:
-        """Batches in a whole epoch on this process; the same on all, and after a resume."""
+        """Number of batches in a whole epoch; the same on all processes, and after a resume."""
         return self._num_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -154,16 +153,16 @@ class BatchLoader:
 
         Images are float32 [B, C, H, W], labels int64 [B], or [B, H, W] if they are masks.
         """
-        # Nothing up to the first batch may run earlier: Lightning makes an iterator before it sets
-        # the epoch, and throws another one away unused. A generator waits.
+        # This must stay a generator, which runs nothing before the first batch: Lightning makes an
+        # iterator before it sets the epoch, and discards another one unused.
         start, self._start = self._start, 0
         for position, batch in enumerate(self._load(start), start + 1):
-            self._handed_out = position
+            self._yielded = position
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, and what has to stay the same for it to keep its meaning."""
-        batches = self._handed_out
+        """Return the position, and the settings that it is valid for."""
+        batches = self._yielded
         if self.trainer is not None:
             progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
             # At the start of an epoch the trainer's count is still that of the previous one.
@@ -179,17 +178,17 @@ class BatchLoader:
         """Continue from a position.
 
         Args:
-            state_dict: What :meth:`state_dict` returned, here or on another number of processes
-                with the same product of processes and batch size.
+            state_dict: A state of :meth:`state_dict`. The number of processes may differ, if its
+                product with the batch size is the same.
         """
         self._epoch = state_dict["epoch"]
-        self._handed_out = self._start = state_dict["batches"]
-        mine = (self.seed, self._global_batch_size)
+        self._yielded = self._start = state_dict["batches"]
+        own = (self.seed, self._global_batch_size)
         saved = (state_dict["seed"], state_dict["global_batch_size"])
-        if self._start > 0 and mine != saved:
+        if self._start > 0 and own != saved:
             warnings.warn(
                 f"The checkpoint was written in epoch {self._epoch} with seed and global batch size"
-                f" {saved}, this run has {mine}: the rest of that epoch will repeat some samples "
+                f" {saved}, this run has {own}: the rest of that epoch will repeat some samples "
                 "and miss others.",
                 stacklevel=2,
             )
@@ -205,7 +204,7 @@ class BatchLoader:
         if self.shuffle:
             return _ceil_div(smallest, self.batch_size)
         largest = _ceil_div(len(self.images), self.world_size)
-        # The minimum matters for a batch size of 1 only: one batch then has to hold two samples.
+        # The minimum matters for a batch size of 1 only: one batch then has two samples.
         return min(_ceil_div(largest, self.batch_size), smallest)
 
     def _load(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -219,7 +218,7 @@ class BatchLoader:
             yield images, labels.long()
 
     def _batches(self, start: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Yield which samples are in each batch of this process, and their random numbers."""
+        """Yield the samples of each batch of this process, and their random numbers."""
         size, device = len(self.images), self.images.device
         generator = torch.Generator().manual_seed(seed_of_epoch(self.seed, self._epoch))
         if self.shuffle:
@@ -237,7 +236,7 @@ class BatchLoader:
         return () if self.crop_flip is None else self.crop_flip.draw(len(self.images), generator)
 
     def _edges(self, shard_size: int) -> list[int]:
-        """Return where the batches of a shard begin, and where the last one ends."""
+        """Return the start of each batch of a shard, and the end of the last one."""
         count = self._num_batches
         if self.shuffle or _ceil_div(shard_size, self.batch_size) == count:
             return [min(i * self.batch_size, shard_size) for i in range(count + 1)]

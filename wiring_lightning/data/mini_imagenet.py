@@ -1,4 +1,4 @@
-"""mini-ImageNet: small photographs of 100 kinds of things, read from a folder per class."""
+"""mini-ImageNet: small photographs in 100 classes, read from one folder per class."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,15 +23,14 @@ class MiniImageNet(ImageDataModule):
     """mini-ImageNet (Vinyals et al.): 100 classes of 600 colour photographs, as [3, 64, 64].
 
     The connectivity-learning papers train on 500 images of each class and test on the other 100.
-    ``root`` holds one folder of image files per class, whose names are the classes; of a class's
-    files in the order of their names, the first ``train_per_class`` are for training and the next
-    ``test_per_class`` for testing. If ``root`` holds the folders ``train`` and ``test`` (or
-    ``val``) instead, with the class folders inside, each set is the first files of its own folder.
+    ``root`` has one folder of image files per class. Of a class's files, sorted by name, the first
+    ``train_per_class`` are for training and the next ``test_per_class`` for testing. If ``root``
+    has the folders ``train`` and ``test`` (or ``val``) instead, with the class folders inside, each
+    set is the first files of its own folder.
 
-    Images of another size are resized to 84x84. Training takes a window of 64x64 at a random place
-    and mirrors half of them; evaluation takes the 64x64 in the centre, and so does training without
-    ``augment``. The classes take turns, so that the last ``val_size`` training images hold them in
-    equal shares.
+    Images of another size are resized to 84x84. Training crops a window of 64x64 at random and
+    mirrors half of them; evaluation, and training without ``augment``, crop the centre. The classes
+    are interleaved, so that the last ``val_size`` training images have them in equal shares.
 
     All images are read at the start and stay in memory, on the GPU if the trainer uses one: 1.27 GB
     for the whole data set.
@@ -40,14 +39,14 @@ class MiniImageNet(ImageDataModule):
         root: Folder that holds the class folders, or ``train`` and ``test``.
         batch_size: Images per step and process: with four GPUs and 256, the network sees 1,024
             images per step.
-        train_per_class: How many images of each class are for training.
-        test_per_class: How many images of each class are for testing.
-        val_size: How many training images to set aside for validation, always the last ones of
+        train_per_class: Number of training images of each class.
+        test_per_class: Number of test images of each class.
+        val_size: Number of training images to set aside for validation, always the last ones of
             the training set. 0 trains on all of them, as the papers do, and turns validation off.
         options: The other arguments of :class:`InMemoryDataModule`.
 
     Attributes:
-        num_classes: Number of class folders; asking for it looks into ``root``.
+        num_classes: Number of class folders, counted at each access.
 
     Raises:
         ValueError: If a size is out of range.
@@ -90,14 +89,13 @@ class MiniImageNet(ImageDataModule):
 
     @override
     def read(self, train: bool) -> Split:
-        """Read the training or the test images, the classes taking turns.
+        """Read the training or the test images, with the classes interleaved.
 
         Returns:
             Images, uint8 of shape [N, 3, 84, 84], and labels, int64 of shape [N]: the index of
             the class in the sorted names of the class folders.
         """
-        # Both are looked up each time: what is wrong with the test images shows at once, not
-        # after all the others were read.
+        # Find both sets of files first, so that an error in the test set is reported at once.
         train_files, test_files = self._find_files()
         files = train_files if train else test_files
         per_class = self.train_per_class if train else self.test_per_class
@@ -130,7 +128,7 @@ class MiniImageNet(ImageDataModule):
     def _split_folders(self) -> tuple[Path, Path] | None:
         """Return the folders of the training and the test classes, if the sets are apart."""
         root = Path(self.root)
-        # Classes may be called so, too; their folders then hold images.
+        # Classes may have these names too, but their folders contain images.
         apart = [name for name in ("train", "test", "val") if _holds_folders(root / name)]
         if not apart:
             return None

@@ -26,18 +26,18 @@ _BLUE, _GREEN, _RED = (0, 0, 255), (0, 255, 0), (255, 0, 0)
 class PartLabels(MaskDataModule):
     """LFW Part Labels (Kae et al.): 1,500 + 500 + 927 labelled faces, as [3, 256, 256].
 
-    ``root`` holds the files of the release as they come:
+    ``root`` has the files of the release:
 
     * ``lfw_funneled/NAME/NAME_0001.jpg``: the funneled images, 250x250;
     * ``parts_lfw_funneled_gt_images/NAME_0001.ppm``: their masks, hair in red, skin in green and
       background in blue;
-    * ``parts_train.txt``, ``parts_validation.txt`` and ``parts_test.txt``: the splits, one image a
-      line, as a person's name and a number.
+    * ``parts_train.txt``, ``parts_validation.txt`` and ``parts_test.txt``: the splits, one image
+      per line, as a person's name and a number.
 
     The loaders yield ``(images, masks)``: images float32 [B, 3, 256, 256], masks int64
-    [B, 256, 256]. As in Budgeted Super Networks, images get a frame of 3 black pixels, training
+    [B, 256, 256]. As in Budgeted Super Networks, images are padded by 3 black pixels, training
     mirrors half of them together with their masks, and the values are mapped to [-1, 1]. Pixels of
-    the frame have no class (255), so they count neither in the loss nor in the accuracy.
+    the padding have no class (255), so loss and accuracy ignore them.
 
     All images are read at the start and stay in memory, on the GPU if the trainer uses one: 0.8 GB
     for the whole data set.
@@ -77,7 +77,7 @@ class PartLabels(MaskDataModule):
 
     @override
     def find_pairs(self) -> tuple[list[Pair], list[Pair], list[Pair]]:
-        """Look up the files that the lists name."""
+        """Find the files that the lists name."""
         root = Path(self.root)
         for folder in (root / _IMAGES, root / _MASKS):
             if not folder.is_dir():
@@ -90,7 +90,7 @@ class PartLabels(MaskDataModule):
 
     @override
     def read_pair(self, image_path: str, mask_path: str) -> tuple[Tensor, Tensor]:
-        """Read an image and its mask, and frame them by black pixels without a class."""
+        """Read an image and its mask, and pad them by black pixels without a class."""
         image, mask = read_image(image_path), read_image(mask_path)
         for path, picture in ((image_path, image), (mask_path, mask)):
             if picture.size != (_STORED_SIZE, _STORED_SIZE):

@@ -1,4 +1,4 @@
-"""Weights that stay at zero, behind any optimizer."""
+"""Weights that stay at zero, with any optimizer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,10 @@ from wiring_lightning.optim.dnw import EdgeSet, keep_masked
 
 
 class MaskedWeights:
-    """Keeps chosen entries of parameters, and the others at zero, behind any optimizer.
+    """Keeps the entries of parameters outside of a mask at zero, with any optimizer.
 
-    The other entries are set to zero at once and after every step, whatever momentum is left for
-    them. Call `mask_gradients` before a step if something looks at all gradients together, such as
-    clipping by their norm.
+    They are set to zero at once and after every step, even if the optimizer has momentum for them.
+    Call `mask_gradients` before a step if their gradients matter, as for clipping by norm.
 
     Args:
         optimizer: the optimizer that holds the parameters.
@@ -46,7 +45,7 @@ class MaskedWeights:
         self._hook = optimizer.register_step_post_hook(lambda *_: self._mask())
 
     def keep(self, masks: Sequence[Tensor | None]) -> None:
-        """Keep other entries from now on; those that were zero so far start from there.
+        """Replace the masks; entries that become present start from zero.
 
         Raises:
             ValueError: if a mask has another shape than its parameter.
@@ -66,16 +65,18 @@ class MaskedWeights:
         self._mask()
 
     def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
-        """Other values of some parameters, such as averages, with zeros where entries are absent.
+        """Make other values of some parameters, such as averages, as sparse as their masks.
+
+        If nothing changes, the same list is returned.
 
         Args:
-            first: number of the first of these parameters among all of this rule.
-            values: of these parameters.
+            first: index of the first of these parameters among all parameters of this rule.
+            values: values for these parameters.
         """
         return keep_masked(values, self.masks[first : first + len(values)])
 
     def mask_gradients(self) -> None:
-        """Set the gradients of absent entries to zero."""
+        """Set the gradients of entries outside of the masks to zero."""
         mask_gradients(self.weights, self.masks)
 
     @torch.no_grad()
@@ -86,7 +87,7 @@ class MaskedWeights:
                 weight.grad.add_(weight.sign(), alpha=strength)
 
     def detach(self) -> None:
-        """Leave the optimizer; the parameters stay as they are."""
+        """Remove the hook from the optimizer; the parameters keep their present values."""
         self._hook.remove()
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,10 +95,10 @@ class MaskedWeights:
         return {"masks": self.masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the masks of a state.
+        """Restore the masks of a state.
 
         Raises:
-            ValueError: if they belong to other weights.
+            ValueError: if the state belongs to other weights.
         """
         self.keep(state["masks"])
 
@@ -109,11 +110,11 @@ class MaskedWeights:
 
 
 class PrunedWeights(MaskedWeights):
-    """Removes weights by magnitude behind any optimizer; what is removed does not come back.
+    """Removes weights by magnitude, for good, with any optimizer.
 
     Args:
         optimizer: the optimizer that holds the parameters.
-        edge_sets: which weights, and how many of them are left in the end.
+        edge_sets: the weights, and how many of them remain at the end.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1, 0.2, -0.3]))
@@ -131,23 +132,23 @@ class PrunedWeights(MaskedWeights):
         super().__init__(optimizer, weights, usable)
 
     def prune(self, progress: float) -> None:
-        """Leave as many weights as at a point of the way from all of them (0) to k (1)."""
-        rest, masks = iter(self.masks), list[Tensor]()
+        """Remove weights until a share `progress` of those that must go is gone."""
+        old_masks, masks = iter(self.masks), list[Tensor]()
         for edges in self.edge_sets:
-            own = [next(rest) for _ in edges.weights]
+            own = [next(old_masks) for _ in edges.weights]
             count = count_usable(edges.weights, edges.usable)
             wanted = count - round((count - edges.k) * progress)
-            left = count_usable(edges.weights, own)
-            masks += mask_largest(edges.weights, min(wanted, left), own)
+            present = count_usable(edges.weights, own)
+            masks += mask_largest(edges.weights, min(wanted, present), own)
         self.keep(masks)
 
 
 @torch.no_grad()
 def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
-    """Set the gradients of masked entries to zero, where there are gradients.
+    """Set the gradients of entries outside of the masks to zero.
 
     Args:
-        weights: parameters.
+        weights: parameters; those without a gradient are skipped.
         masks: for each parameter a mask of the entries whose gradient stays, or `None` for all.
     """
     for weight, mask in zip(weights, masks, strict=True):
@@ -156,7 +157,7 @@ def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) ->
 
 
 def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
-    """How many entries of some tensors their masks mark; `None` marks all."""
+    """The number of entries that the masks of some tensors mark; `None` marks all."""
     return sum(
         weight.numel() if mask is None else int(mask.sum())
         for weight, mask in zip(weights, usable, strict=True)

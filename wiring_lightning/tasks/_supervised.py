@@ -1,6 +1,6 @@
-"""What all tasks with labelled examples have in common: optimizers, steps and checks.
+"""The base class of tasks with labelled examples.
 
-The file is private so that the command line does not offer its base class as a task.
+The file is private so that the command line does not list the base class as a task.
 """
 
 import re
@@ -23,7 +23,7 @@ from wiring_lightning.tasks._metrics import ExampleMean
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
-"""Images and what belongs to them, a label or a mask each."""
+"""Images, and a label or a mask for each."""
 
 
 def default_optimizer(parameters: Any) -> SGD:
@@ -32,18 +32,18 @@ def default_optimizer(parameters: Any) -> SGD:
 
 
 class SupervisedTask(LightningModule, ABC):
-    """Base of the tasks: a backbone, one loss per example, and scores to measure it by.
+    """Base class of the tasks: a backbone, one loss per example, and metrics.
 
-    A task says what the loss of each example is, :meth:`losses`, and what else to log,
-    :meth:`measure`. It logs `train/loss`, `val/loss` and `test/loss`, and a training step returns
-    the mean loss together with those of the examples, which a search asks for.
+    A task implements :meth:`losses`, the loss of each example, and :meth:`measure`, which logs
+    metrics. This class logs `train/loss`, `val/loss` and `test/loss`. A training step returns the
+    mean loss and, for `callbacks.BudgetedSearch`, the loss of each example.
 
     Args:
-        backbone: the network; takes images, gives logits.
+        backbone: the network, from images to logits.
         optimizer: optimizer of the weights.
         lr_scheduler: learning rate schedule, one step per epoch.
         compile: compile the backbone with `torch.compile`.
-        last_layer: the kind of layer whose last one in the backbone gives the logits.
+        last_layer: class of the layer that computes the logits, the last one of its class.
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
@@ -75,7 +75,7 @@ class SupervisedTask(LightningModule, ABC):
 
     @abstractmethod
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
-        """Update what else is logged; the logits are detached."""
+        """Update and log metrics; the logits are detached."""
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class SupervisedTask(LightningModule, ABC):
         """
         try:
             logits: Tensor = self.backbone(images)
-        except (RuntimeError, ValueError) as error:  # a compiled network wraps torch's ValueError
+        except (RuntimeError, ValueError) as error:  # torch.compile wraps the ValueError
             if len(images) == 1 and "Expected more than 1 value per channel" in str(error):
                 raise ValueError(
                     "A training batch holds one image, too few for batch norm: leave out a last "
@@ -104,7 +104,7 @@ class SupervisedTask(LightningModule, ABC):
         return logits
 
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
-        """What the optimizer gets: all parameters, or groups of them with options of their own."""
+        """The parameters of the optimizer, or groups of them with their own options."""
         return self.parameters()
 
     @override
@@ -138,7 +138,7 @@ class SupervisedTask(LightningModule, ABC):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The mean loss, and `[batch]` the loss of each example, which a search asks for."""
+        """The mean loss, and `[batch]` the loss of each example for `BudgetedSearch`."""
         losses = self._step(batch, "train")
         loss = losses.mean()
         self._last_loss = loss.detach()
@@ -160,7 +160,7 @@ class SupervisedTask(LightningModule, ABC):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Before anything is written: a diverged network must not replace a good checkpoint.
+        # A diverged network must not replace a good checkpoint.
         self._check_loss()
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
@@ -191,7 +191,7 @@ class SupervisedTask(LightningModule, ABC):
 
 
 def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
-    """Number of classes, a `num_classes` attribute or read off the last layer of that kind."""
+    """Number of classes: the backbone's `num_classes`, or the width of its last such layer."""
     declared = getattr(backbone, "num_classes", None)
     if isinstance(declared, int):
         return declared
