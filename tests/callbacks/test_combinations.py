@@ -27,9 +27,9 @@ from wiring_lightning.callbacks import (
     PruneAndRetrain,
     RandomEdges,
     TargetedDropout,
+    WiringError,
     WiringMonitor,
 )
-from wiring_lightning.callbacks.wiring_callback import WiringError
 from wiring_lightning.nn import find_gates
 
 FABRIC = next(method for method in METHODS if method.name == "resnet-fabric")

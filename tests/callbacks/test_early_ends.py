@@ -24,6 +24,7 @@ from wiring_lightning.callbacks import (
     PhaseSchedule,
     PruneAndRetrain,
     TargetedDropout,
+    WiringError,
 )
 
 FABRIC = next(method for method in METHODS if method.name == "resnet-fabric")
@@ -135,7 +136,7 @@ def test_a_phase_must_not_freeze_before_the_warm_up_is_over() -> None:
         trainer.fit(FABRIC.task(), digits())
 
 
-def test_weights_that_something_else_moved_are_an_error() -> None:
+def test_weights_that_something_else_moved_are_an_error(tmp_path: Path) -> None:
     class Restores(Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
             module.head.weight.data += 0.01
@@ -144,13 +145,16 @@ def test_weights_that_something_else_moved_are_an_error() -> None:
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             raise AssertionError("a network of other weights was validated")
 
-    from wiring_lightning.callbacks.wiring_callback import WiringError
-
     sentence = r"DNW: head has 160 of 160 weights, not 16\. Something has changed them outside"
     with pytest.raises(WiringError, match=sentence):
         fit(DNW(density=0.1), Restores(), module=Seen())
     with pytest.raises(WiringError, match=sentence):
         fit(DNW(density=0.1), Restores(), limit_val_batches=0)
+    for only in (True, False):
+        saver = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_weights_only=only)
+        with pytest.raises(WiringError, match=sentence):
+            fit(DNW(density=0.1), Restores(), saver, enable_checkpointing=True)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_of_zero_are_fewer_and_no_error() -> None:

@@ -49,6 +49,10 @@ class Settler(Protocol):
         """The values of a group with a valid wiring; the same objects if nothing changes."""
         ...
 
+    def check(self) -> None:
+        """Raise an error if the network that learns breaks a constraint."""
+        ...
+
 
 class Averages:
     """Settles the averages of a fit.
@@ -74,7 +78,7 @@ class Averages:
         self.copies: dict[str, list[Group]] = {}
         self._before: list[tuple[Tensor, Tensor]] = []
         self._hooks: list[RemovableHandle] = []
-        self._settle_state_dicts(settler.places())
+        self._settle_state_dicts(settler.places(), check=not self.in_network)
         for callback in trainer.callbacks:
             for value in vars(callback).values():
                 if isinstance(value, AveragedModel):
@@ -149,11 +153,11 @@ class Averages:
                 for place, value in zip(group, values, strict=False):
                     place.tensor.copy_(value)
 
-    def _settle_state_dicts(self, groups: Sequence[Group]) -> None:
+    def _settle_state_dicts(self, groups: Sequence[Group], check: bool = False) -> None:
         """Register hooks that settle every `state_dict` of the modules that hold these groups."""
         for number, group in enumerate(groups):
             for index, place in enumerate(group):
-                hook = _SettledState(self._settler, number, group, index)
+                hook = _SettledState(self._settler, number, group, index, check)
                 self._hooks.append(place.owner.register_state_dict_post_hook(hook))
 
     def _is_equal(self, copy: nn.Module, original: nn.Module) -> bool:
@@ -235,19 +239,27 @@ def _candidates(
 
 
 class _SettledState:
-    """A hook that settles one tensor in the `state_dict` of a module."""
+    """A hook that settles one tensor in the `state_dict` of a module.
 
-    def __init__(self, settler: Settler, number: int, group: Group, index: int) -> None:
+    With `check`, values that are no average and break a constraint are an error.
+    """
+
+    def __init__(
+        self, settler: Settler, number: int, group: Group, index: int, check: bool
+    ) -> None:
         self._settler = settler
         self._number = number
         self._group = group
         self._index = index
+        self._check = check
 
     def __call__(self, _owner: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
         name = f"{prefix}{self._group[self._index].key}"
         values = [place.tensor for place in self._group]
         settled = self._settler.settled(self._number, values)[self._index]
         if settled is not values[self._index]:
+            if self._check:
+                self._settler.check()
             state[name] = settled.clone()
 
     def __reduce__(self) -> tuple[type["_NoHook"], tuple[()]]:

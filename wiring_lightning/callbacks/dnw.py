@@ -21,21 +21,7 @@ class DNW(SparseLayers):
     possible edges and how many to keep: `DNW()` learns them. For any other network, choose the
     sparse layers and a density.
 
-    Args:
-        density: share of the weights to keep in every layer or group, above 0 and up to 1. Graphs
-            keep their own number of edges if neither `density` nor `edges` is given.
-        edges: number of weights to keep in every layer or group, instead of a density.
-        layers: the sparse layers, as names of classes such as `Conv2d`, or patterns for the
-            qualified names of modules such as `backbone.layer4.*`. By default the graphs of the
-            network, or all convolutions and linear layers if it has no graph.
-        first_dense: whether the first of these layers stays dense.
-        groups: patterns as in `layers` by the name of a group. The layers of a group share one
-            number of edges, so edges can move between them. Layers in no group have their own.
-        freeze_epoch: from the start of this epoch the edges stay, and only their weights learn.
-
-    Raises:
-        MisconfigurationException: if a number is out of range, no layer matches, or no optimizer
-            holds a layer's weight.
+    Arguments and errors are those of `SparseLayers`.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -119,7 +119,7 @@ class WiringCallback(Callback, ABC):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_averages()
-        self._check()
+        self.check()
 
     @override
     def on_validation_batch_start(
@@ -149,14 +149,14 @@ class WiringCallback(Callback, ABC):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check()
+        self.check()
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self._averages is None or not self._averages.in_network:
-            self._check()
+            self.check()
         if self._averages is not None and self._averages.copies:
             checkpoint.setdefault(_AVERAGES, {})[self.state_key] = self._averages.state()
 
@@ -171,7 +171,7 @@ class WiringCallback(Callback, ABC):
         if self._averages is not None:
             self._averages.finish()
         self._warn_if_unfinished(trainer, trainer.current_epoch, "training ended")
-        self._check()
+        self.check()
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -202,7 +202,8 @@ class WiringCallback(Callback, ABC):
             self._warned = True
             rank_zero_warn(f"{type(self).__name__}: {missed}, but {what} after {epochs} epochs.")
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise a `WiringError` if something does not hold."""
         problem = self.broken()
         if problem is not None:
             raise WiringError(
