@@ -22,10 +22,10 @@ from tests.trainers import quiet_trainer
 from wiring_lightning import costs
 from wiring_lightning.backbones import NeuralGraph
 from wiring_lightning.callbacks import DNW
+from wiring_lightning.cli.report import summary_rows
 from wiring_lightning.nn import Adjacency
 from wiring_lightning.nn.node_operations import filter_maps, filter_matrices
 from wiring_lightning.optim import EdgeSet, StraightThrough
-from wiring_lightning.report import summary_rows
 from wiring_lightning.tasks import ClassificationTask
 
 TINY: dict[str, Any] = {"nodes": 17, "inputs": 3, "outputs": 4, "depth": 3, "edges": 30,

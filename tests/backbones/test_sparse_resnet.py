@@ -19,8 +19,8 @@ from tests.backbones.plain_sparsenet import (
 )
 from wiring_lightning import costs
 from wiring_lightning.backbones import SparseResNet
+from wiring_lightning.cli.report import summarize
 from wiring_lightning.functional import sources
-from wiring_lightning.report import summarize
 
 DEPTH, BLOCKS = 56, 6  # blocks per stage
 

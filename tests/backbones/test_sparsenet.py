@@ -19,8 +19,8 @@ from tests.backbones.plain_sparsenet import (
 )
 from wiring_lightning import costs
 from wiring_lightning.backbones import SparseNet
+from wiring_lightning.cli.report import summarize
 from wiring_lightning.functional import Statistics, channel_statistics, sources
-from wiring_lightning.report import summarize
 
 BC = {"bottleneck": True, "compression": 0.5}
 DENSE = {"pattern": "dense"}

@@ -14,8 +14,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from wiring_lightning.__main__ import main
 from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+import wiring_lightning.plots
 from tests.cli.commands import BASE, Trained, checkpoint_in, succeed, write
 
 
@@ -13,6 +15,20 @@ def in_workplace(workplace: None) -> None:
 @pytest.fixture
 def base(tmp_path: Path) -> str:
     return write(BASE, tmp_path / "base.yaml")
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that a command has written."""
+    figures: list[Figure] = []
+    save = wiring_lightning.plots.save_figure
+
+    def keep(figure: Figure, path: Path) -> None:
+        figures.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(wiring_lightning.plots, "save_figure", keep)
+    return figures
 
 
 @pytest.fixture(scope="package")

@@ -13,26 +13,47 @@ from torch import nn
 
 import wiring_lightning.backbones
 import wiring_lightning.callbacks
+import wiring_lightning.cli
 import wiring_lightning.data
 import wiring_lightning.tasks
 from tests.cli.commands import process, succeed
-from wiring_lightning.__main__ import SUBCOMMANDS
+from tests.source import imported_names
 from wiring_lightning.callbacks import BudgetedSearch, MaskConnect, Phase, PhaseSchedule
+from wiring_lightning.cli.commands import FILES, LIGHTNING, SUBCOMMANDS
 
 BACKBONE = "--model.backbone."
 
 
-def test_help_is_fast_and_does_not_load_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from wiring_lightning.__main__ import main; main(['--help']); "
-        "print(time.process_time(), file=sys.stderr); "
-        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'matplotlib')))"
-    )
+@pytest.mark.parametrize("subcommand", ["", *FILES])
+def test_help_is_fast_and_does_not_load_torch(subcommand: str, tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+from wiring_lightning.cli import main
+try:
+    main([*{subcommand!r}.split(), "--help"])
+finally:
+    print(time.process_time(), file=sys.stderr)
+    assert not {{"torch", "lightning", "matplotlib"}} & sys.modules.keys()
+"""
     running = process("-c", code, folder=tmp_path)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
     assert float(err.split()[-1]) < 3  # seconds of its own, whatever else the machine does
+    assert out.startswith(f"usage: wiring {subcommand}")
+
+
+def test_help_names_every_subcommand() -> None:
+    out = succeed("--help")
     assert all(re.search(rf"^  {name} ", out, re.MULTILINE) for name in SUBCOMMANDS)
+
+
+@pytest.mark.parametrize("subcommand", FILES)
+def test_a_subcommand_is_a_file_that_knows_no_other(subcommand: str) -> None:
+    wing = Path(wiring_lightning.cli.__file__).parent
+    imported = {name.removeprefix("wiring_lightning.cli.").partition(".")[0]
+                for name in imported_names(wing / f"{subcommand}.py")
+                if name.startswith("wiring_lightning.cli")}  # fmt: skip
+    assert not imported & {"app", "commands", "inspect", *FILES}
 
 
 @pytest.mark.parametrize("arguments", [(), ("-h",), ("--help",)])
@@ -44,9 +65,7 @@ def test_version() -> None:
     assert succeed("--version") == f"wiring_lightning {wiring_lightning.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "subcommand", [name for name in SUBCOMMANDS if name not in ("figure", "pareto")]
-)
+@pytest.mark.parametrize("subcommand", LIGHTNING)
 def test_every_subcommand_has_help(subcommand: str) -> None:
     out = succeed(subcommand, "--help")
     assert out.startswith(f"usage: wiring [options] {subcommand} ")

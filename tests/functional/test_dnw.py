@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wiring_lightning.functional import JointSelection, LargestMagnitudes, Selection
-from wiring_lightning.functional.threshold_band import Band, BandSearch, Part
+from wiring_lightning.functional import LargestMagnitudes, dnw, mask_largest
 
 
 def brute_force(weights: Tensor, k: int) -> set[int]:
@@ -18,10 +17,14 @@ def chosen(marked: Tensor) -> set[int]:
 
 @pytest.mark.parametrize("k", [0, 1, 7, 150, 299, 300])
 def test_the_choice_is_that_of_a_sort_while_weights_drift(k: int) -> None:
-    largest = LargestMagnitudes(k)
+    largest, kept = LargestMagnitudes(k), torch.empty(300)
     weights = torch.randn(300)
     for step in range(60):
-        assert chosen(largest(weights)) == brute_force(weights, k)
+        expected = brute_force(weights, k)
+        assert chosen(mask_largest([weights], k)[0]) == expected
+        largest.keep([weights], [kept])
+        assert chosen(kept) == expected
+        assert torch.equal(kept[kept != 0], weights[kept != 0])
         weights = weights + torch.randn(300) * (1e-4 if step % 20 else 1.0)  # and now and then jump
 
 
@@ -30,45 +33,58 @@ def test_ties_are_exact_and_go_to_the_lower_index(levels: int) -> None:
     largest = LargestMagnitudes(40)
     for _ in range(20):
         weights = torch.randint(-levels, levels + 1, (100,)).float()
-        assert chosen(largest(weights)) == brute_force(weights, 40)
+        (mask,), kept = mask_largest([weights], 40), torch.empty(100)
+        assert chosen(mask) == brute_force(weights, 40)
+        largest.keep([weights], [kept])
+        assert torch.equal(kept, weights * mask)
 
 
-def test_large_tensors_go_through_in_chunks() -> None:
-    count = 2**19 * 2 + 77
-    weights = torch.randn(count)
+@pytest.mark.parametrize("count", [2**19 * 2 + 77, 2**19 * 2])  # with and without a rest
+def test_large_tensors_go_through_in_chunks(count: int) -> None:
+    weights, kept = torch.randn(count), torch.empty(count)
     largest = LargestMagnitudes(count // 100)
-    for _ in range(3):
-        marked = largest(weights)
-        assert int(marked.sum()) == count // 100
-        assert weights[marked].abs().min() >= weights[~marked].abs().max()
+    for _ in range(5):
+        largest.keep([weights], [kept])
+        assert torch.equal(kept, weights * mask_largest([weights], count // 100)[0])
         weights += 1e-4 * torch.randn(count)
 
 
 def test_entries_that_are_no_numbers_are_never_marked() -> None:
     weights = torch.tensor([torch.nan, 3.0, torch.nan, 1.0, 2.0])
-    largest = LargestMagnitudes(2)
+    largest, kept = LargestMagnitudes(2), torch.empty(5)
     for _ in range(3):
-        assert chosen(largest(weights)) == {1, 4}
-    assert chosen(LargestMagnitudes(1)(torch.tensor([1.0, torch.inf, torch.nan]))) == {1}
+        assert chosen(mask_largest([weights], 2)[0]) == {1, 4}
+        largest.keep([weights], [kept])
+        assert kept.tolist() == [0, 3, 0, 0, 2]
+    assert chosen(mask_largest([torch.tensor([1.0, torch.inf, torch.nan])], 1)[0]) == {1}
 
 
 def test_a_warm_start_does_not_look_at_everything_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = LargestMagnitudes(100)
+    largest, kept = LargestMagnitudes(100), torch.empty(10_000)
     weights = torch.randn(10_000)
-    largest(weights)
-    monkeypatch.setattr(largest, "_anywhere", lambda _: pytest.fail("started over"))
+    largest.keep([weights], [kept])
+    monkeypatch.setattr(dnw, "mask_largest", lambda *_: pytest.fail("started over"))
     for _ in range(10):
         weights += 1e-5 * torch.randn(10_000)
-        largest(weights)
+        largest.keep([weights], [kept])
+        assert chosen(kept) == brute_force(weights, 100)
+
+
+def test_the_way_of_other_devices_is_the_same_choice_without_a_wait() -> None:
+    """On the meta device nothing has values, so whatever asks for one fails."""
+    weights = torch.randn(4, 50, device="meta")
+    (mask,) = mask_largest([weights], 20, [torch.ones(4, 50, dtype=torch.bool, device="meta")])
+    assert mask.shape == weights.shape
+    LargestMagnitudes(20).keep([weights], [torch.empty_like(weights)])
 
 
 def keep_by_sorting(parts: list[Tensor], masks: list[Tensor | None], k: int) -> list[Tensor]:
     """The kept entries of several tensors, which are ranked together in logical order."""
-    usable = [
-        (part if mask is None else part.masked_fill(mask, 0)).flatten()
+    able = [
+        (part if mask is None else part.masked_fill(~mask, 0)).flatten()
         for part, mask in zip(parts, masks, strict=True)
     ]
-    chosen = brute_force(torch.cat(usable), k)
+    chosen = brute_force(torch.cat(able), k)
     flat = torch.cat([part.flatten() for part in parts])
     kept = torch.tensor([i in chosen for i in range(len(flat))]) * flat
     sizes = [part.numel() for part in parts]
@@ -88,7 +104,7 @@ def test_several_tensors_are_kept_as_a_sort_would(
         torch.randn(6, 5, 3, 3, dtype=dtype).to(memory_format=layout),
         torch.randn(90).to(dtype),
     ]
-    masks: list[Tensor | None] = [torch.rand(6, 5, 3, 3) < 0.3 if masked else None, None]
+    masks: list[Tensor | None] = [torch.rand(6, 5, 3, 3) > 0.3 if masked else None, None]
     for step in range(25):
         kept = [torch.full_like(part, torch.nan) for part in parts]
         largest.keep(parts, kept, masks if masked else ())
@@ -122,28 +138,6 @@ def test_numbers_that_are_none_end_a_run_with_one_clear_sentence() -> None:
         largest.keep([weights], [kept])
 
 
-def test_many_choices_at_once_are_those_of_a_sort_each() -> None:
-    """Of several types, layouts and sizes, some of which jump while the others drift."""
-    torch.manual_seed(0)
-    shapes = [[(70,)], [(6, 4, 3, 3), (65,)], [(40, 50)], [(3,)], [(200,)], [(64, 9)]]
-    numbers = [0, 90, 1_000, 3, 20, 500]
-    searches = [LargestMagnitudes(k) for k in numbers]
-    weights = [[torch.randn(shape) for shape in own] for own in shapes]
-    weights[1][0] = weights[1][0].to(memory_format=torch.channels_last)
-    weights[4] = [each.double() for each in weights[4]]
-    for step in range(30):
-        kept = [[torch.full_like(each, torch.nan) for each in own] for own in weights]
-        selections = map(Selection, searches, weights, kept)
-        JointSelection(list(selections)).keep()
-        for own, ours, k in zip(weights, kept, numbers, strict=True):
-            expected = keep_by_sorting(own, [None] * len(own), k)
-            for mine, theirs in zip(ours, expected, strict=True):
-                assert torch.equal(mine, theirs)
-        for index, own in enumerate(weights):
-            size = 1.0 if (step + index) % 7 == 0 else 1e-3
-            weights[index] = [each + size * torch.randn(each.shape).to(each) for each in own]
-
-
 @pytest.mark.parametrize("spread", [1e-6, 1e-4, 1e-3, 0.02, 0.2])
 def test_a_band_may_hold_everything(spread: float) -> None:
     """However many entries lie beside each other near the threshold, none is miscounted."""
@@ -153,18 +147,6 @@ def test_a_band_may_hold_everything(spread: float) -> None:
         weights = (1 + spread * torch.rand(3_000)) * torch.randn(3_000).sign()
         largest.keep([weights], [kept])
         assert torch.equal(kept, keep_by_sorting([weights], [None], 1_500)[0])
-
-
-def test_searches_of_all_widths_leave_little_memory_behind() -> None:
-    weights = torch.rand(2**16) + 0.5
-    kept = torch.empty_like(weights)
-    search = BandSearch([[Part(weights, kept, None)]])
-    threshold = float(weights.topk(2**15).values.min())
-    for width in (0.5, 0.1, 0.02, 0.01, 1e-3, 1e-4):
-        search.keep([Band(2**15, threshold * (1 - width), threshold * (1 + width))])
-        assert int(kept.count_nonzero()) == 2**15
-    held = sum(rows.norms.numel() for rows in search._rows.values())
-    assert 0 < held < weights.numel() / 5
 
 
 def test_tiny_magnitudes_do_not_vanish() -> None:
@@ -181,6 +163,6 @@ def test_bad_numbers_get_one_clear_sentence() -> None:
     with pytest.raises(ValueError, match="must not be negative, got -1"):
         LargestMagnitudes(-1)
     with pytest.raises(ValueError, match="k = 4 weights were asked for, but there are 3"):
-        LargestMagnitudes(4)(torch.ones(3))
+        mask_largest([torch.ones(3)], 4)
     with pytest.raises(ValueError, match="has the loss diverged"):
-        LargestMagnitudes(2)(torch.tensor([1.0, torch.nan, torch.nan]))
+        mask_largest([torch.tensor([1.0, torch.nan, torch.nan])], 2)

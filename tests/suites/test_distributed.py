@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests.methods import METHODS, SCORED, Method, freeze_batch_norm, named, over
 from tests.trainers import Recorder
-from wiring_lightning.__main__ import main
+from wiring_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
 

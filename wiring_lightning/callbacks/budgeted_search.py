@@ -14,24 +14,22 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.own_parameters import (
     average_over_ranks,
     build_model,
-    copy_from_first_rank,
     hide_from_reducer,
     let_parameters_be_unused,
-    take_out,
 )
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.costs import ConfiguredCost, Cost, CostName, named_cost
 from wiring_lightning.functional import budgeted_objective, derived_seed
 from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
-from wiring_lightning.optim import Reinforce
+from wiring_lightning.optim import Reinforce, step_was_skipped
 from wiring_lightning.wiring import SuperNetwork, Wiring
 
 
-class BudgetedSearch(WiringCallback):
+class BudgetedSearch(GateLearner[Reinforce]):
     """Search an architecture whose cost stays within a budget, while it trains (BSN).
 
     In training mode a super-network draws one architecture per example. After each optimizer step
@@ -84,6 +82,8 @@ class BudgetedSearch(WiringCallback):
         ...                   accelerator="cpu")
     """
 
+    learned = "logits"
+
     def __init__(
         self,
         budget: float,
@@ -97,44 +97,34 @@ class BudgetedSearch(WiringCallback):
         baseline: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(freeze_epoch)
-        numbers = {"budget": budget, "relative_penalty": relative_penalty, "lr": lr,
+        super().__init__(lr, freeze_epoch)
+        numbers = {"budget": budget, "relative_penalty": relative_penalty,
                    "penalty": 0 if penalty is None else penalty}  # fmt: skip
         for name, number in numbers.items():
             if not 0 <= number < math.inf:
-                raise MisconfigurationException(
-                    f"BudgetedSearch: {name} must be a number from 0 up, got {number}."
-                )
+                raise self.mistake(f"{name} must be a number from 0 up, got {number}.")
         if penalty is None and budget == 0:
-            raise MisconfigurationException(
-                "BudgetedSearch: a budget of 0 has no order of magnitude; give an absolute penalty."
-            )
-        if warmup_epochs < 0 or (freeze_epoch is not None and freeze_epoch <= warmup_epochs):
-            raise MisconfigurationException(
-                "BudgetedSearch: the search lasts from the end of the warm-up to the freeze, but "
-                f"warmup_epochs is {warmup_epochs} and freeze_epoch is {freeze_epoch}."
-            )
+            raise self.mistake("a budget of 0 has no order of magnitude; give an absolute penalty.")
+        self.warmup_epochs = warmup_epochs
+        if warmup_epochs < 0 or freeze_epoch is not None:
+            self.check_freeze(freeze_epoch)
         try:
             self._price = named_cost(cost, machines) if isinstance(cost, str) else cost
         except ValueError as error:
-            raise MisconfigurationException(f"BudgetedSearch: {error}") from error
+            raise self.mistake(str(error)) from error
         self.cost = cost
         self.budget = budget
         self.penalty = penalty
         self.relative_penalty = relative_penalty
-        self.lr = lr
-        self.warmup_epochs = warmup_epochs
         self.machines = machines
         self.baseline = baseline
         self.seed = seed
-        self.optimizer: Reinforce | None = None
         self._searched: _Searched | None = None
         self._hook: RemovableHandle | None = None
         self._stepped = False
         self._batches = 0
-        self._warned = False
         self._sampled = Sampled()
-        self._restored: dict[str, Any] | None = None
+        self._best_price = 0.0  # at the end of the last epoch
 
     @property
     def absolute_penalty(self) -> float:
@@ -144,19 +134,32 @@ class BudgetedSearch(WiringCallback):
         return self.relative_penalty / 10.0 ** math.floor(math.log10(self.budget))
 
     @override
-    def set_lr(self, lr: float) -> None:
-        if self.optimizer is None:
-            self.lr = lr
-        else:
-            self.optimizer.group["lr"] = lr
+    def broken(self) -> str | None:
+        return None  # any set of edges is an architecture; `on_fit_end` looks at the last one
 
     @override
-    def freeze(self) -> None:
-        if self.optimizer is not None and not self.optimizer.frozen:
-            self.optimizer.freeze()
+    def summary(self) -> str:
+        assert self._searched is not None
+        drawn = int(self._searched.gate.learnable_edges.sum())
+        return f"{drawn:,} edges are drawn; {self._cost_name} within {self.budget:,.10g}"
+
+    @override
+    def unfinished(self, epochs: int) -> str | None:
+        if epochs <= self.warmup_epochs and not self.frozen:
+            return f"the search is to begin after {self.warmup_epochs} epochs of warm-up"
+        return super().unfinished(epochs)
+
+    @override
+    def check_freeze(self, epoch: int | None) -> None:
+        if self.warmup_epochs < 0 or (epoch is not None and epoch <= self.warmup_epochs):
+            raise self.mistake(
+                "the search lasts from the end of the warm-up to the freeze, but warmup_epochs is "
+                f"{self.warmup_epochs} and freeze_epoch is {epoch}."
+            )
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         build_model(pl_module)
@@ -169,25 +172,30 @@ class BudgetedSearch(WiringCallback):
         searched = self._searched = _find_searched(pl_module)
         gate = searched.gate
         self.optimizer = Reinforce([gate], self.lr, self.baseline)
-        self._batches, self._sampled, self._stepped, self._warned = 0, Sampled(), False, False
+        self._batches, self._sampled, self._stepped = 0, Sampled(), False
         if self._restored is not None:
             self.optimizer.load_state_dict(self._restored["optimizer"])
             self._batches = self._restored["batches"]
             self._sampled = Sampled(**self._restored["sampled"])
             self._restored = None
-        copy_from_first_rank([gate.logits], trainer)
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
-        followers = take_out(trainer.optimizers, [gate.logits], "BudgetedSearch")
+        elif isinstance(self.cost, str):  # a callable of the user's may be expensive
+            self._warn_if_never_binding(searched.wiring)
         owner = next(
-            optimizer for optimizer, own in zip(trainer.optimizers, followers, strict=True) if own
+            optimizer
+            for optimizer, own in zip(trainer.optimizers, self.take_over(trainer), strict=True)
+            if own
         )
         self._hook = owner.register_step_post_hook(self._after_step)
+        self.remember()
+        super().on_fit_start(trainer, pl_module)
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         assert self._searched is not None
         gate, self._stepped = self._searched.gate, False
         gate.sampling = trainer.current_epoch >= self.warmup_epochs
@@ -196,14 +204,6 @@ class BudgetedSearch(WiringCallback):
         gate.seed(derived_seed(*state, 0))
         if isinstance(self._price, ConfiguredCost):
             self._price.seed(derived_seed(*state, 1))
-
-    @override
-    def on_before_zero_grad(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        # A step that the gradient scaler skipped leaves what was observed behind.
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
 
     @override
     def on_train_batch_end(
@@ -226,19 +226,15 @@ class BudgetedSearch(WiringCallback):
             average_over_ranks([gate.logits.grad], trainer)
             self.optimizer.step()
             self.optimizer.zero_grad()
+            self.remember()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._searched is not None
         best = self._searched.network.wiring()
-        if not self._warned and not best.live_nodes.any():
-            self._warned = True
-            rank_zero_warn(
-                "BudgetedSearch: the most probable architecture does not connect the input to the "
-                "output; use a smaller penalty or learning rate, or a larger budget."
-            )
         numbers = gate_numbers(self._searched.gate)
-        numbers |= {"cost_best": float(self._price(best)), "budget": self.budget}
+        self._best_price = float(self._price(best))
+        numbers |= {"cost_best": self._best_price, "budget": self.budget}
         drawn = self._sampled.means()
         shared = trainer.world_size > 1
         for values, sync in ((numbers, False), (drawn, shared)):
@@ -247,19 +243,28 @@ class BudgetedSearch(WiringCallback):
         self._sampled = Sampled()
 
     @override
-    def state_dict(self) -> dict[str, Any]:
-        if self.optimizer is not None:
-            return {
-                "optimizer": self.optimizer.state_dict(),
-                "batches": self._batches,
-                "sampled": vars(self._sampled).copy(),
-            }
-        return {} if self._restored is None else self._restored
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_end(trainer, pl_module)
+        assert self._searched is not None
+        best = self._searched.network.wiring()
+        if trainer.fast_dev_run or not self._batches:
+            return
+        if not best.live_nodes.any():
+            rank_zero_warn(
+                "BudgetedSearch: the most probable architecture does not connect the input to the "
+                "output, so its network answers the same for every image; use a smaller penalty or "
+                "learning rate, or a larger budget."
+            )
+        elif self._best_price > self.budget:
+            rank_zero_warn(
+                f"BudgetedSearch: the most probable architecture costs {self._best_price:,.10g} "
+                f"{self._cost_name}, more than the budget of {self.budget:,.10g}; search longer or "
+                "use a larger penalty."
+            )
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Called before the network is on its device; `on_fit_start` takes it up.
-        self._restored = state_dict or None
+    def more_state(self) -> dict[str, Any]:
+        return {"batches": self._batches, "sampled": vars(self._sampled).copy()}
 
     @override
     def let_go(self) -> None:
@@ -269,11 +274,24 @@ class BudgetedSearch(WiringCallback):
         if self._searched is not None:
             self._searched.gate.sampling = True
         self._searched = None
-        self._restored = None  # what a test loaded is not for the next fit
+        super().let_go()
 
-    def _after_step(self, *_: Any) -> None:
-        """Runs after every real step of the user's optimizer, never after a skipped one."""
-        self._stepped = True
+    @property
+    def _cost_name(self) -> str:
+        return self.cost if isinstance(self.cost, str) else type(self.cost).__name__
+
+    def _warn_if_never_binding(self, wiring: Wiring) -> None:
+        whole = float(self._price(wiring.with_active(torch.ones_like(wiring.active))))
+        if whole <= self.budget:
+            rank_zero_warn(
+                f"BudgetedSearch: the whole super-network costs {whole:,.10g} {self._cost_name}, "
+                f"within the budget of {self.budget:,.10g}, so the budget changes nothing; give a "
+                "smaller one."
+            )
+
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        """Runs after every step of the user's optimizer."""
+        self._stepped = not step_was_skipped(optimizer)
 
     @torch.no_grad()
     def _observe(self, losses: Tensor) -> None:
@@ -316,7 +334,11 @@ class _Searched:
 
 def _find_searched(module: LightningModule) -> _Searched:
     name = type(module).__name__
-    gates = find_bernoulli_gates(module)
+    gates = {
+        name: gate
+        for name, gate in find_bernoulli_gates(module).items()
+        if gate.learnable or gate.frozen  # others are in a copy, such as a moving average
+    }
     if len(gates) != 1:
         found = "no gate to learn" if not gates else f"{len(gates)} gates"
         raise MisconfigurationException(

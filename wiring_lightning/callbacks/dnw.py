@@ -45,6 +45,11 @@ class DNW(SparseLayers):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
+    @property
+    @override
+    def frozen(self) -> bool:
+        return any(isinstance(rule, StraightThrough) and rule.frozen for rule in self._rules)
+
     @override
     def freeze(self) -> None:
         for rule in self._rules:

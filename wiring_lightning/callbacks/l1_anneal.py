@@ -44,9 +44,27 @@ class L1Anneal(SparseLayers):
             raise self.mistake(f"penalty must be a number from 0 up, got {penalty}.")
         self.penalty = penalty
         self._last_epoch = 0
+        self._annealed = False
+
+    @property
+    @override
+    def frozen(self) -> bool:
+        return self._annealed
+
+    @property
+    @override
+    def due(self) -> bool:
+        return self._annealed
+
+    @override
+    def unfinished(self, epochs: int) -> str | None:
+        if self._annealed or epochs > self._last_epoch:
+            return None
+        return f"k edges are left from epoch {self._last_epoch} (from 0) on"
 
     @override
     def freeze(self) -> None:
+        self._annealed = True
         for rule in self._rules:
             assert isinstance(rule, PrunedWeights)
             rule.prune(1.0)
@@ -61,6 +79,7 @@ class L1Anneal(SparseLayers):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._annealed = False
         if self.freeze_epoch is not None:
             self._last_epoch = self.freeze_epoch
         elif trainer.max_epochs is None or trainer.max_epochs < 1:
@@ -74,6 +93,7 @@ class L1Anneal(SparseLayers):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         # A run that resumes skips the start of its first epoch.
         self._anneal(trainer.current_epoch)
 

@@ -12,19 +12,17 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.own_parameters import (
     average_over_ranks,
     build_model,
-    copy_from_first_rank,
     hide_from_reducer,
-    take_out,
 )
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.nn import Gate, find_gates
-from wiring_lightning.optim import GateSGD
+from wiring_lightning.optim import GateSGD, step_was_skipped
 
 
-class MaskConnect(WiringCallback):
+class MaskConnect(GateLearner[GateSGD]):
     """Learn which earlier blocks or branches feed each block (MaskConnect, GateConnect).
 
     Finds every `nn.Gate` in the LightningModule, takes the scores out of your optimizer and hands
@@ -55,6 +53,8 @@ class MaskConnect(WiringCallback):
         ...                   logger=False, enable_checkpointing=False, accelerator="cpu")
     """
 
+    learned = "scores"
+
     def __init__(
         self,
         lr: float = 0.2,
@@ -64,20 +64,16 @@ class MaskConnect(WiringCallback):
         high: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(freeze_epoch)
-        if not 0 <= lr < math.inf:
-            raise MisconfigurationException(
-                f"MaskConnect: lr must be a number from 0 up, got {lr}."
-            )
-        self.lr = lr
+        super().__init__(lr, freeze_epoch)
+        if not 0 <= low < high < math.inf:
+            raise self.mistake(f"scores are clipped to 0 <= low < high, got [{low}, {high}].")
         self.normalize = normalize
         self.low = low
         self.high = high
         self.seed = seed
-        self.optimizer: GateSGD | None = None
         self._trainer: Trainer | None = None
-        self._restored: dict[str, Any] | None = None
         self._owners: list[_Owner] = []
+        self._names: list[str] = []
 
     @property
     def gates(self) -> list[Gate]:
@@ -85,19 +81,26 @@ class MaskConnect(WiringCallback):
         return [] if self.optimizer is None else self.optimizer.gates
 
     @override
-    def set_lr(self, lr: float) -> None:
-        if self.optimizer is None:
-            self.lr = lr
-        else:
-            self.optimizer.group["lr"] = lr
+    def broken(self) -> str | None:
+        wrong = [
+            f"{name} has a target with {int(count)} edges instead of {int(wanted)}"
+            for name, gate in zip(self._names, self.gates, strict=True)
+            if gate.mode != "real"
+            for count, wanted in zip(gate.active.sum(1), gate.edges_per_target, strict=True)
+            if count != wanted
+        ]
+        return wrong[0] if wrong else None
 
     @override
-    def freeze(self) -> None:
-        if self.optimizer is not None and not self.optimizer.frozen:
-            self.optimizer.freeze()
+    def summary(self) -> str:
+        edges = sum(int(gate.edges_per_target.sum()) for gate in self.gates)
+        candidates = sum(int((gate.scores >= 0).sum()) for gate in self.gates)
+        what = "gate" if len(self.gates) == 1 else "gates"
+        return f"{len(self.gates)} {what}, {edges:,} of {candidates:,} connections active"
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         build_model(pl_module)
@@ -112,24 +115,21 @@ class MaskConnect(WiringCallback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        gates = list(find_gates(pl_module).values())
-        self._trainer = trainer
+        found = {
+            name: gate
+            for name, gate in find_gates(pl_module).items()
+            if gate.learnable or gate.frozen  # others are in a copy, such as a moving average
+        }
+        self._trainer, self._names, gates = trainer, list(found), list(found.values())
         self.optimizer = GateSGD(gates, self.lr, self.normalize, self.low, self.high, self.seed)
         if self._restored is not None:
-            self.optimizer.load_state_dict(self._restored)
+            self.optimizer.load_state_dict(self._restored["optimizer"])
             self._restored = None
-        copy_from_first_rank([gate.scores for gate in gates], trainer)
-        self._owners = _take_scores(trainer.optimizers, gates)
+        self._owners = _owners(trainer.optimizers, gates, self.take_over(trainer))
         for owner in self._owners:
             owner.hook = owner.optimizer.register_step_post_hook(partial(self._after_step, owner))
-
-    @override
-    def on_before_zero_grad(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        # A step that the gradient scaler skipped leaves gradients behind.
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
+        self.remember()
+        super().on_fit_start(trainer, pl_module)
 
     @override
     def on_before_backward(
@@ -145,23 +145,12 @@ class MaskConnect(WiringCallback):
         for owner in self._owners:
             owner.after_backward()
 
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        if self.optimizer is not None:
-            return {"optimizer": self.optimizer.state_dict()}
-        return {} if self._restored is None else {"optimizer": self._restored}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Called before the gates are on their device; `on_fit_start` takes it up.
-        self._restored = state_dict.get("optimizer")
-
     def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
         """Runs after every real step of a user's optimizer, never after a skipped one."""
         assert self.optimizer is not None
         assert self._trainer is not None
         gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
-        if not gradients:
+        if not gradients or step_was_skipped(owner.optimizer):
             return
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
@@ -176,6 +165,7 @@ class MaskConnect(WiringCallback):
             scores.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.remember()
         for scores, kept in waiting:
             scores.grad = kept
 
@@ -186,7 +176,7 @@ class MaskConnect(WiringCallback):
                 owner.hook.remove()
         self._owners = []
         self._trainer = None
-        self._restored = None  # what a test loaded is not for the next fit
+        super().let_go()
 
 
 @dataclass(eq=False)
@@ -221,14 +211,11 @@ class _Owner:
         self.held = []
 
 
-def _take_scores(optimizers: list[Optimizer], gates: list[Gate]) -> list[_Owner]:
-    """Take the scores out of the user's optimizers; return those that will trigger updates.
-
-    A gate is updated after a step of the optimizer that held its scores, or of the first one if
-    none did.
-    """
+def _owners(
+    optimizers: list[Optimizer], gates: list[Gate], followers: list[list[Tensor]]
+) -> list[_Owner]:
+    """The user's optimizers that trigger updates: each gate follows one of them."""
     by_scores = {id(gate.scores): gate for gate in gates}
-    followers = take_out(optimizers, [gate.scores for gate in gates], "MaskConnect")
     owners = []
     for optimizer, scores in zip(optimizers, followers, strict=True):
         weights = [p for group in optimizer.param_groups for p in group["params"]]

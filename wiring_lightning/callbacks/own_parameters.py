@@ -75,7 +75,8 @@ def take_out(
         held: set[int] = set()
         for group in optimizer.param_groups:
             held |= {id(parameter) for parameter in group["params"]} & own
-            group["params"] = [p for p in group["params"] if id(p) not in own]
+            # In place: LBFGS keeps this list for itself.
+            group["params"][:] = [p for p in group["params"] if id(p) not in own]
         followers.append([parameter for parameter in left if id(parameter) in held])
         left = [parameter for parameter in left if id(parameter) not in held]
     followers[0] += left

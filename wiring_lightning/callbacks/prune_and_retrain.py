@@ -63,6 +63,27 @@ class PruneAndRetrain(SparseLayers):
         self._pruned = False
         self._first: dict[str, Tensor] | None = None  # what the network began with
 
+    @property
+    @override
+    def frozen(self) -> bool:
+        return self._pruned
+
+    @property
+    @override
+    def due(self) -> bool:
+        return self._pruned
+
+    @override
+    def unfinished(self, epochs: int) -> str | None:
+        if self._pruned or epochs > self.dense_epochs:
+            return None
+        return f"the network is pruned after {self.dense_epochs} epochs, and then trains again"
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._pruned, self._first = False, None  # of an earlier fit
+
     @override
     def freeze(self) -> None:
         if not self._pruned:
@@ -98,6 +119,7 @@ class PruneAndRetrain(SparseLayers):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         # A run that resumes skips the start of its first epoch.
         self.on_train_epoch_start(trainer, pl_module)
 

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
-from wiring_lightning.functional import derived_seed
-from wiring_lightning.optim import MaskedWeights, mask_largest
+from wiring_lightning.functional import derived_seed, mask_largest
+from wiring_lightning.optim import MaskedWeights
 
 
 class RandomEdges(SparseLayers):
@@ -37,6 +37,11 @@ class RandomEdges(SparseLayers):
     def __init__(self, seed: int = 0, **choice: Any) -> None:
         super().__init__(freeze_epoch=None, **choice)
         self.seed = seed
+
+    @property
+    @override
+    def frozen(self) -> bool:
+        return True
 
     @override
     def freeze(self) -> None:

@@ -5,9 +5,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
@@ -48,7 +46,11 @@ class TargetedDropout(SparseLayers):
         self.rho = rho
         self.per_row = per_row
         self.seed = seed
-        self._hooks: list[RemovableHandle] = []
+
+    @property
+    @override
+    def frozen(self) -> bool:
+        return any(rule.frozen for rule in self._droppers)
 
     @override
     def freeze(self) -> None:
@@ -59,12 +61,7 @@ class TargetedDropout(SparseLayers):
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> WeightDropout:
-        rule = WeightDropout(optimizer, [self._edge_set(group) for group in groups])
-        layers = [layer for group in groups for layer in group.layers]
-        for index, layer in enumerate(layers):
-            hook = layer.register_state_dict_post_hook(_SaveLargest(rule, index))
-            self._hooks.append(hook)
-        return rule
+        return WeightDropout(optimizer, [self._edge_set(group) for group in groups])
 
     @override
     def on_before_optimizer_step(
@@ -78,6 +75,7 @@ class TargetedDropout(SparseLayers):
         if trainer.state.fn == TrainerFn.FITTING:
             for rule in self._droppers:
                 rule.evaluate()
+        super().on_validation_start(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,10 +92,12 @@ class TargetedDropout(SparseLayers):
     def let_go(self) -> None:
         for rule in self._droppers:
             rule.evaluate()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
         super().let_go()
+
+    @override
+    def broken(self) -> str | None:
+        # While it trains, more weights are there than in everything that is validated and saved.
+        return super().broken() if all(rule.evaluates for rule in self._droppers) else None
 
     @property
     def _droppers(self) -> list[WeightDropout]:
@@ -114,19 +114,3 @@ class TargetedDropout(SparseLayers):
             seed=self.seed,
             name=group.name,
         )
-
-
-class _SaveLargest:
-    """Writes the weights of evaluation into the `state_dict` of a layer, whatever was dropped.
-
-    Args:
-        rule: what drops the weights.
-        index: which of its parameters belongs to the layer.
-    """
-
-    def __init__(self, rule: WeightDropout, index: int) -> None:
-        self.rule = rule
-        self.index = index
-
-    def __call__(self, layer: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        state[f"{prefix}weight"] = self.rule.saved(self.index)

@@ -17,7 +17,7 @@ from wiring_lightning.functional.budgeted_search import (
     most_probable_edges,
     policy_gradient,
 )
-from wiring_lightning.functional.dnw import JointSelection, LargestMagnitudes, Selection
+from wiring_lightning.functional.dnw import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.mask_connect import (
     normalize_scores,
     sample_k_distinct,
@@ -29,7 +29,7 @@ from wiring_lightning.functional.pre_activation import (
     channel_statistics,
     rectified_convolution,
 )
-from wiring_lightning.functional.seeds import derived_seed
+from wiring_lightning.functional.seeds import derived_seed, seed_of_step
 from wiring_lightning.functional.sparse_product import sparse_product
 from wiring_lightning.functional.sparsenet import (
     Pattern,
@@ -41,11 +41,9 @@ from wiring_lightning.functional.sparsenet import (
 
 __all__ = [
     "BlockSums",
-    "JointSelection",
     "LargestMagnitudes",
     "Pattern",
     "PlainBlockSums",
-    "Selection",
     "Space",
     "Statistics",
     "Topology",
@@ -60,6 +58,7 @@ __all__ = [
     "leave_one_out",
     "lift",
     "log_probability",
+    "mask_largest",
     "most_probable_edges",
     "normalize_scores",
     "offsets",
@@ -70,6 +69,7 @@ __all__ = [
     "rectified_gated_sum",
     "rows_of_blocks",
     "sample_k_distinct",
+    "seed_of_step",
     "sources",
     "sparse_product",
     "straight_through",

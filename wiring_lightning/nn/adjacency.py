@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.functional import LargestMagnitudes
+from wiring_lightning.functional import mask_largest
 
 AdjacencyMode = Literal["learned", "random"]
 
@@ -75,8 +75,7 @@ class Adjacency(nn.Module):
         if not rank_all:
             weight = weight * usable
         magnitude = weight if mode == "learned" else torch.rand(usable.shape)
-        ranked = magnitude if rank_all else magnitude.masked_fill(~usable, torch.nan)
-        kept = LargestMagnitudes(edges)(ranked.flatten()).view_as(weight)
+        (kept,) = mask_largest([magnitude], edges, [None if rank_all else usable])
         self.weight = nn.Parameter(weight * kept)
         self.absent = weight * ~kept if mode == "learned" else None
         self.register_buffer("usable", usable, persistent=False)

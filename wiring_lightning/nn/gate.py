@@ -112,6 +112,11 @@ class Gate(nn.Module):
         return self.scores.shape[1]
 
     @property
+    def edges_per_target(self) -> Tensor:
+        """`[targets]` how many active edges each target has: K, or all of fewer candidates."""
+        return (self.scores >= 0).sum(1).clamp_max(self.fan_in)
+
+    @property
     def learnable(self) -> bool:
         """Whether the scores still learn: not random, and not frozen yet."""
         return self.scores.requires_grad

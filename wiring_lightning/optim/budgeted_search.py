@@ -1,18 +1,18 @@
 """Policy gradient on the logits of drawn edges."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional import leave_one_out, policy_gradient
 from wiring_lightning.nn import BernoulliGate
+from wiring_lightning.optim._gate_optimizer import GateOptimizer
 
 
-class Reinforce(Optimizer):
+class Reinforce(GateOptimizer[BernoulliGate]):
     """Gradient descent on the probabilities of edges (BSN, Equation 7, first term).
 
     A forward pass in training mode draws an architecture per example; `observe` takes what each of
@@ -51,28 +51,12 @@ class Reinforce(Optimizer):
     def __init__(
         self, gates: Iterable[BernoulliGate], lr: float = 0.1, baseline: bool = True
     ) -> None:
-        self.gates = list(gates)
-        if not self.gates:
-            raise ValueError("Reinforce got no gate to learn.")
-        if not lr >= 0:
-            raise ValueError(f"lr must not be negative, got {lr}.")
-        defaults = {"lr": lr, "baseline": baseline}
-        super().__init__([gate.logits for gate in self.gates], defaults)
+        super().__init__(gates, "logits", {"lr": lr, "baseline": baseline})
         self._observed = 0
 
     @override
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "gates": self.gates, "_observed": self._observed}
-
-    @property
-    def group(self) -> dict[str, Any]:
-        """Learning rate, and whether there is a baseline."""
-        return self.param_groups[0]
-
-    @property
-    def frozen(self) -> bool:
-        """Whether no gate learns any more."""
-        return not any(gate.learnable for gate in self.gates)
+        return {**super().__getstate__(), "_observed": self._observed}
 
     @torch.no_grad()
     def observe(self, objective: Tensor) -> None:
@@ -82,7 +66,7 @@ class Reinforce(Optimizer):
             objective: `[batch]` loss and penalty of every example; the batch of the last draw.
         """
         objective = objective.detach()
-        gates = [gate for gate in self.gates if gate.learnable]
+        gates = self.learning
         for gate in gates:
             _check(gate, objective)
         if all(gate.logits.grad is None for gate in gates):
@@ -106,31 +90,12 @@ class Reinforce(Optimizer):
         super().zero_grad(set_to_none)
         self._observed = 0
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @override
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move the logits against their gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for gate in self.gates:
-            if gate.learnable and gate.logits.grad is not None:
+    def _update(self) -> None:
+        for gate in self.learning:
+            if gate.logits.grad is not None:
                 gradient = gate.logits.grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
                 gate.logits.sub_(gradient, alpha=self.group["lr"])
-        return loss
-
-    @torch.no_grad()
-    def freeze(self) -> None:
-        """Make the most probable edges of every gate its edges for good."""
-        for gate in self.gates:
-            gate.freeze()
 
 
 def _check(gate: BernoulliGate, objective: Tensor) -> None:

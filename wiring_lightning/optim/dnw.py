@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import JointSelection, LargestMagnitudes, Selection
+from wiring_lightning.functional import LargestMagnitudes, mask_largest
 
 
 @dataclass(eq=False)
@@ -32,7 +31,6 @@ class EdgeSet:
     usable: Sequence[Tensor | None] = ()
     absent: Sequence[Tensor | None] = ()
     largest: LargestMagnitudes = field(init=False)
-    _never: list[Tensor | None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.usable = self.usable or [None] * len(self.weights)
@@ -51,7 +49,6 @@ class EdgeSet:
                 f"got {self.k}."
             )
         self.largest = LargestMagnitudes(self.k)
-        self._never = [None if mask is None else ~mask for mask in self.usable]
 
     @torch.no_grad()
     def latent(self) -> list[Tensor]:
@@ -63,11 +60,17 @@ class EdgeSet:
 
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
-        JointSelection([self.selection(latent)]).keep()
+        self.largest.keep(latent, self.weights, self.usable)
 
-    def selection(self, latent: Sequence[Tensor]) -> Selection:
-        """The `k` largest of the latent weights, which the parameters are to hold."""
-        return Selection(self.largest, latent, self.weights, self._never)
+
+def keep_masked(values: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """Zeros where a mask has none; a tensor without anything to remove is returned as it is."""
+    kept = [
+        value if mask is None else torch.where(mask.to(value.device), value, 0)
+        for value, mask in zip(values, masks, strict=True)
+    ]
+    same = all(torch.equal(value, own) for value, own in zip(values, kept, strict=True))
+    return values if same else kept
 
 
 class StraightThrough:
@@ -116,8 +119,6 @@ class StraightThrough:
         self._fixed: list[Tensor] = []  # the edges, once they are frozen
         # The parameters' own memory, while the latent weights stand in for it.
         self._lent: list[Tensor] = []
-        self._choice = JointSelection([])
-        self._memory: list[int] = []  # where the weights lay when the choice was prepared
         self._swap_in()
         self._swap_out()
         self._hooks = [
@@ -134,6 +135,28 @@ class StraightThrough:
         """For each parameter which of its weights are edges."""
         return self._fixed or [weight.detach() != 0 for weight in self._weights]
 
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """Other values of an edge set's parameters, such as averages, with as many edges as it has.
+
+        Frozen edges stay; otherwise the k largest of the values are kept.
+
+        Args:
+            first: number of the set's first parameter among all of this rule.
+            values: of its parameters.
+        """
+        edges, number = next(iter(self.edge_sets)), 0
+        for edges in self.edge_sets:
+            if number == first:
+                break
+            number += len(edges.weights)
+        if self.frozen:
+            masks = self._fixed[first : first + len(values)]
+        elif sum(int(value.count_nonzero()) for value in values) <= edges.k:
+            return values
+        else:
+            masks = mask_largest(values, edges.k, edges.usable)
+        return keep_masked(values, masks)
+
     def freeze(self) -> None:
         """Keep the present edges for good; only their weights learn from now on."""
         self._fixed = self.masks
@@ -146,13 +169,8 @@ class StraightThrough:
         self._hooks = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The latent weights, the edges, and where the thresholds stood."""
-        return {
-            "latent": self.latent,
-            "masks": self._fixed,
-            "frozen": self.frozen,
-            "thresholds": [(e.largest.threshold, e.largest.width) for e in self.edge_sets],
-        }
+        """The latent weights, and the edges once they are frozen."""
+        return {"latent": self.latent, "masks": self._fixed, "frozen": self.frozen}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -172,8 +190,6 @@ class StraightThrough:
         self._fixed = [mask.to(self.latent[0].device) for mask in state["masks"]]
         self.frozen = state["frozen"]
         self._write_sparse()
-        for edges, (threshold, width) in zip(self.edge_sets, state["thresholds"], strict=True):
-            edges.largest.threshold, edges.largest.width = threshold, width
 
     def _before_step(
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
@@ -223,13 +239,5 @@ class StraightThrough:
                 torch.mul(latent, mask, out=weight)
             return
         latents = iter(self.latent)
-        self._keep([[next(latents) for _ in edges.weights] for edges in self.edge_sets])
-
-    def _keep(self, latents: Sequence[Sequence[Tensor]]) -> None:
-        """Write the edges of all sets."""
-        memory = [tensor.data_ptr() for tensor in (*self._weights, *chain(*latents))]
-        if memory != self._memory:  # as after a move to another device
-            self._memory = memory
-            pairs = zip(self.edge_sets, latents, strict=True)
-            self._choice = JointSelection([edges.selection(own) for edges, own in pairs])
-        self._choice.keep()
+        for edges in self.edge_sets:
+            edges.keep_largest([next(latents) for _ in edges.weights])

@@ -1,22 +1,19 @@
 """Gradient descent on gate scores: clip, normalise, write back, draw again."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.functional import normalize_scores, sample_k_distinct
+from wiring_lightning.functional import normalize_scores, sample_k_distinct, seed_of_step
 from wiring_lightning.nn import Gate
-
-# An odd constant near 2^64 / golden ratio: neighbouring (seed, step) pairs get unrelated streams.
-_MIX = 0x9E3779B97F4A7C15
+from wiring_lightning.optim._gate_optimizer import GateOptimizer
 
 
-class GateSGD(Optimizer):
+class GateSGD(GateOptimizer[Gate]):
     """The papers' rule for the scores of gates (MaskConnect and GateConnect, Algorithm 1).
 
     One step is `score <- clip(score - lr * gradient, low, high)`, then each target's scores are
@@ -63,67 +60,25 @@ class GateSGD(Optimizer):
         high: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self.gates = list(gates)
-        if not self.gates:
-            raise ValueError("GateSGD got no gate to learn.")
-        if lr < 0:
-            raise ValueError(f"lr must not be negative, got {lr}.")
         if not 0 <= low < high:
             raise ValueError(f"scores are clipped to 0 <= low < high, got [{low}, {high}].")
-        # Everything that a resumed run needs lives in the group, and so in the state_dict.
-        defaults = {
-            "lr": lr,
-            "normalize": normalize,
-            "low": low,
-            "high": high,
-            "seed": seed,
-            "steps": 0,
-        }
-        super().__init__([gate.scores for gate in self.gates], defaults)
+        settings = {"lr": lr, "normalize": normalize, "low": low, "high": high, "seed": seed}
+        super().__init__(gates, "scores", {**settings, "steps": 0})
         self._rows: _Rows | None = None
 
     @override
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "gates": self.gates, "_rows": None}
-
-    @property
-    def group(self) -> dict[str, Any]:
-        """Learning rate, clip bounds, seed and number of steps."""
-        return self.param_groups[0]
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+        return {**super().__getstate__(), "_rows": None}
 
     @override
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update the scores from their gradients and draw the next wiring."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        gates = [gate for gate in self.gates if gate.learnable and gate.scores.grad is not None]
+    def _update(self) -> None:
+        gates = [gate for gate in self.learning if gate.scores.grad is not None]
         if gates:
             rows = self._rows_of(gates)
             scores = self._descend(rows)
             self.group["steps"] += 1
             rows.write([gate.scores for gate in gates], scores)
             rows.write([gate.active for gate in gates], self._draw(rows, scores))
-        return loss
-
-    @torch.no_grad()
-    def freeze(self) -> None:
-        """Make the top-K wiring of every gate its wiring for good."""
-        for gate in self.gates:
-            gate.freeze()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether no gate learns any more."""
-        return not any(gate.learnable for gate in self.gates)
 
     def _rows_of(self, gates: list[Gate]) -> "_Rows":
         if self._rows is None or self._rows.gates != gates:
@@ -141,9 +96,7 @@ class GateSGD(Optimizer):
 
     def _draw(self, rows: "_Rows", scores: Tensor) -> Tensor:
         generator = torch.Generator(scores.device)
-        # 63 bits: the seed of a generator is a signed 64-bit number.
-        mixed = (self.group["seed"] * _MIX + self.group["steps"]) & (2**63 - 1)
-        generator.manual_seed(mixed)
+        generator.manual_seed(seed_of_step(self.group["seed"], self.group["steps"]))
         drawn = sample_k_distinct(scores, rows.fan_in, generator)
         if rows.any_real:
             drawn = torch.where(rows.real.unsqueeze(-1), scores > 0, drawn)

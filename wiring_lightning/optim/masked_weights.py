@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import LargestMagnitudes
-from wiring_lightning.optim.dnw import EdgeSet
+from wiring_lightning.functional import mask_largest
+from wiring_lightning.optim.dnw import EdgeSet, keep_masked
 
 
 class MaskedWeights:
@@ -64,6 +64,15 @@ class MaskedWeights:
             for mask, weight in zip(masks, self.weights, strict=True)
         ]
         self._mask()
+
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """Other values of some parameters, such as averages, with zeros where entries are absent.
+
+        Args:
+            first: number of the first of these parameters among all of this rule.
+            values: of these parameters.
+        """
+        return keep_masked(values, self.masks[first : first + len(values)])
 
     def mask_gradients(self) -> None:
         """Set the gradients of absent entries to zero."""
@@ -144,32 +153,6 @@ def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) ->
     for weight, mask in zip(weights, masks, strict=True):
         if weight.grad is not None and mask is not None:
             weight.grad.mul_(mask)
-
-
-@torch.no_grad()
-def mask_largest(
-    weights: Sequence[Tensor], k: int, usable: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """Mark the k entries of largest magnitude among those of several tensors.
-
-    Args:
-        weights: tensors of any shape; all their entries compete with each other.
-        k: how many to mark. Of equal magnitudes the one with the lower index wins.
-        usable: for each tensor a mask of the entries that can be marked, or `None`.
-
-    Returns:
-        A mask for each tensor.
-
-    Example:
-        >>> mask_largest([torch.tensor([0.1, -0.9]), torch.tensor([0.3])], 2, [None, None])
-        [tensor([False,  True]), tensor([True])]
-    """
-    flat = [
-        (weight if mask is None else weight.masked_fill(~mask, torch.nan)).reshape(-1)
-        for weight, mask in zip(weights, usable, strict=True)
-    ]
-    marked = LargestMagnitudes(k)(torch.cat(flat)).split([len(part) for part in flat])
-    return [part.view(weight.shape) for part, weight in zip(marked, weights, strict=True)]
 
 
 def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.functional import LargestMagnitudes, derived_seed
+from wiring_lightning.functional import derived_seed, mask_largest
+from wiring_lightning.optim._skipped import step_was_skipped
 from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
 from wiring_lightning.optim.masked_weights import count_usable, mask_gradients
 
@@ -78,9 +79,8 @@ class DroppedEdgeSet(EdgeSet):
                 weight * _largest_in_rows(weight, mask, share)
                 for weight, mask in zip(latent, self.usable, strict=True)
             ]
-        largest = [torch.empty_like(weight) for weight in latent]
-        LargestMagnitudes(self.k).keep(latent, largest, self._never)
-        return largest
+        masks = mask_largest(latent, self.k, self.usable)
+        return [torch.where(mask, own, 0) for mask, own in zip(masks, latent, strict=True)]
 
 
 class WeightDropout(StraightThrough):
@@ -125,6 +125,11 @@ class WeightDropout(StraightThrough):
         """Let the parameters hold again what was drawn last."""
         self._drop(True)
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether the parameters hold the largest weights only."""
+        return not any(edges.dropping for edges in self.dropped_sets)
+
     @override
     def freeze(self) -> None:
         """Keep the largest weights for good; nothing is dropped from now on."""
@@ -132,17 +137,16 @@ class WeightDropout(StraightThrough):
             self.evaluate()
             super().freeze()
 
-    def saved(self, index: int) -> Tensor:
-        """What evaluation uses of a parameter, whatever was dropped; a tensor of its own."""
-        if self.frozen:
-            return self._weights[index].detach().clone()
-        first = 0
+    @override
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """As for `StraightThrough`; of its own parameters what evaluation uses."""
+        number = 0
         for edges in self.dropped_sets:
-            after = first + len(edges.weights)
-            if index < after:
-                return edges.largest_of(self.latent[first:after])[index - first]
-            first = after
-        raise IndexError(f"there is no parameter {index}.")
+            own = values[0].data_ptr() == edges.weights[0].data_ptr()
+            if number == first and own and not self.frozen:
+                return edges.largest_of(self.latent[first : first + len(values)])
+            number += len(edges.weights)
+        return super().settled(first, values)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -168,14 +172,10 @@ class WeightDropout(StraightThrough):
             self._write_sparse()
 
     @override
-    def _keep(self, latents: Sequence[Sequence[Tensor]]) -> None:
-        for edges, own in zip(self.edge_sets, latents, strict=True):
-            edges.keep_largest(own)
-
-    @override
     def _after_step(self, *arguments: Any) -> None:
-        for edges in self.dropped_sets:
-            edges.draw += 1
+        if not step_was_skipped(self.optimizer):
+            for edges in self.dropped_sets:
+                edges.draw += 1
         super()._after_step(*arguments)
 
 

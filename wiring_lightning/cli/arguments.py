@@ -1,0 +1,44 @@
+"""The arguments of the subcommands that read run folders. Nothing heavy is imported."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from typing_extensions import override
+
+from wiring_lightning.cli.messages import fail
+
+RUN = """\
+A RUN is a folder that `wiring fit` wrote, such as lightning_logs/version_0, or a folder above
+it that holds no other run."""
+
+
+class RunsParser(ArgumentParser):
+    """Arguments of `wiring NAME`; says in one line what is wrong, as the other subcommands do.
+
+    Args:
+        name: the subcommand.
+        description: what it does, in lines of its own.
+        examples: commands, likewise.
+    """
+
+    def __init__(self, name: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=f"wiring {name}",
+            description=description,
+            epilog=examples,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see {self.prog} --help)")
+
+    def add_runs(self, number: Literal["*", "+"]) -> None:
+        """Add `runs`, folders of any number of runs or of at least one."""
+        self.add_argument("runs", metavar="RUN", nargs=number, type=Path, help="folder of a run")
+
+    def add_picture(self, default: str) -> None:
+        """Add `--output`; without it, it is `None`, and the help says what is written then."""
+        what = f"picture to write, .png, .pdf or .svg (default: {default})"
+        self.add_argument("-o", "--output", metavar="FILE", type=Path, help=what)

@@ -1,0 +1,74 @@
+"""The subcommands of `wiring`, and the entry point of the command line.
+
+To add a subcommand, add a file of its name with a function `run`, which takes the arguments behind
+the name, and a line to `FILES`. Nothing heavy is imported here: `wiring --help` answers before
+torch would have been loaded. The same should hold for the file, until its arguments are read.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from wiring_lightning import __version__
+from wiring_lightning.cli.messages import fail, one_sentence
+
+# What Lightning's command line does, all of it in `app.py`.
+LIGHTNING = {
+    "fit": "train a network and its wiring from a config, then test it and report",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "measure a checkpoint on the test split",
+    "predict": "class probabilities of a checkpoint",
+    "inspect": "what a network's wiring costs, as a table, JSON or a picture",
+}
+# What is done by a file of the same name.
+FILES = {
+    "figure": "a figure of the papers from the folders of your runs",
+    "pareto": "the best networks at every cost, from the folders of your runs",
+}
+SUBCOMMANDS = {**LIGHTNING, **FILES}
+
+_HELP = """usage: wiring [-h] [--version] SUBCOMMAND ...
+
+Networks that learn their own wiring while their weights train.
+
+subcommands:
+{subcommands}
+
+start here:
+  wiring fit --config configs/quickstart.yaml     train on handwritten digits, no download
+  wiring fit --help                               all options
+  wiring fit --config FILE --print_config         the whole config that would run
+  wiring inspect --config FILE --ckpt_path FILE   parameters, multiply-adds, live branches
+  wiring figure connectivity FOLDER               fixed against learned wiring of a run
+  wiring pareto FOLDER FOLDER ...                 accuracy over cost, selected by validation
+
+Every key of a config can be changed on the command line: --data.batch_size 64
+Set WIRING_DEBUG=1 to see the traceback behind an error message.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; `arguments` default to those of the process."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        width = max(map(len, SUBCOMMANDS)) + 2
+        rows = (f"  {name:<{width}}{text}" for name, text in SUBCOMMANDS.items())
+        sys.stdout.write(_HELP.format(subcommands="\n".join(rows)))
+        return
+    if given[0] == "--version":
+        sys.stdout.write(f"wiring_lightning {__version__}\n")
+        return
+    if given[0] not in SUBCOMMANDS and not given[0].startswith("-"):
+        choices = ", ".join(map(repr, SUBCOMMANDS))
+        fail(f"there is no subcommand {given[0]!r} (choose from {choices}) (see wiring --help)")
+    run(given)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a subcommand; a problem that the user can solve ends in one sentence and exit code 2."""
+    name, *rest = arguments
+    with one_sentence():
+        if name in FILES:
+            import_module(f"wiring_lightning.cli.{name}").run(rest)
+        else:
+            import_module("wiring_lightning.cli.app").run(arguments)

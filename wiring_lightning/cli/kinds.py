@@ -1,0 +1,105 @@
+"""What the kinds of `wiring figure` draw: a function of the runs for each, called as the kind."""
+
+from collections.abc import Callable
+
+import torch
+from matplotlib.figure import Figure
+
+from wiring_lightning import costs, plots
+from wiring_lightning.backbones import SparseNet, SparseResNet
+from wiring_lightning.cli.runs import Run, RunError, check_alike, distinct_names
+from wiring_lightning.wiring import Wired
+
+# Depths of the networks in the picture of their scaling: three equal stages each.
+_DEPTHS_CONCATENATED = (22, 40, 100, 202, 400, 1000)
+_DEPTHS_SUMMED = (29, 56, 110, 200, 407, 1001)
+
+
+def connectivity(run: Run) -> Figure:
+    """The fixed wiring beside that of a run."""
+    return plots.draw_connectivity(run.wiring, run.label or "this run")
+
+
+def active(*runs: Run) -> Figure:
+    """Live nodes by depth, one series a run."""
+    wirings = {}
+    for run, name in zip(runs, distinct_names([run.folder for run in runs]), strict=True):
+        words = run.label.removeprefix("learned, ")
+        wirings[f"{words} ({name})" if words else name] = run.wiring
+    return plots.draw_active_by_depth(wirings)
+
+
+def graph(run: Run) -> Figure:
+    """The wiring of a run."""
+    return plots.draw_architecture(run.wiring)
+
+
+def degrees(run: Run) -> Figure:
+    """Edges in and out of the channels of a run."""
+    if not plots.is_channel_graph(run.wiring):
+        raise RunError(
+            f"The nodes of {run.folder} are no channels: use a run of NeuralGraph or "
+            "MobileNetV1DNW."
+        )
+    return plots.draw_degrees(run.wiring)
+
+
+def accuracy(*runs: Run) -> Figure:
+    """Test accuracy over the fan-in, of runs that differ in fan-in, wiring and seed only."""
+    check_alike(runs, list(runs[0].setting), "that differ in fan-in, wiring and seed only")
+    measurements = []
+    for run in runs:
+        name, fan_in = run.connection
+        if name is None:
+            raise RunError(
+                f"The network of {run.folder} has no fan-in: it holds no `nn.Gate`, and its config "
+                "names no `wiring`."
+            )
+        measurements.append(plots.Measurement(name, fan_in, run.accuracy("test")))
+    return plots.draw_accuracy(measurements, title=runs[0].setting["data"])
+
+
+def efficiency(*runs: Run) -> Figure:
+    """Test accuracy over parameters and multiply-adds, of runs on the same data."""
+    check_alike(runs, ["data"], "on one data set")
+    networks = [
+        plots.Efficiency(
+            run.family,
+            int(costs.parameters(run.wiring)),
+            int(costs.multiply_adds(run.wiring)),
+            run.accuracy("test"),
+        )
+        for run in runs
+    ]
+    return plots.draw_efficiency(networks, title=runs[0].setting["data"])
+
+
+def reuse(run: Run) -> Figure:
+    """How much each layer of a run uses earlier ones."""
+    if not isinstance(run.network, plots.ReusesFeatures):
+        raise RunError(
+            f"The {type(run.network).__name__} of {run.folder} has no `feature_reuse()`: use a run "
+            "of a network that concatenates, such as SparseNet."
+        )
+    return plots.draw_feature_reuse(run.network.feature_reuse(), run.family)
+
+
+def scaling() -> Figure:
+    """Parameters, links and paths over depth, of networks that are not trained."""
+    networks: dict[str, tuple[Callable[[int], Wired], tuple[int, ...]]] = {
+        "DenseNet, k = 12": (lambda n: SparseNet(n, 12, pattern="dense"), _DEPTHS_CONCATENATED),
+        "SparseNet, k = 12": (lambda n: SparseNet(n, 12), _DEPTHS_CONCATENATED),
+        "ResNet": (lambda n: SparseResNet(n, "dense"), _DEPTHS_SUMMED),
+        "SparseNet [+]": (SparseResNet, _DEPTHS_SUMMED),
+        # With the depth as base, a layer reads nothing but the one before it.
+        "plain": (lambda n: SparseResNet(n, base=n), _DEPTHS_SUMMED),
+    }
+
+    def measure(make: Callable[[int], Wired], depth: int) -> plots.Scaling:
+        with torch.device("meta"):  # nothing is computed with these networks
+            network = make(depth)
+        return plots.Scaling.of(depth, network.wiring())
+
+    return plots.draw_scaling(
+        {name: [measure(make, n) for n in depths] for name, (make, depths) in networks.items()}
+    )

@@ -1,0 +1,168 @@
+"""What a network costs, in words and numbers: its wiring, or its weights if it has none."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from wiring_lightning import costs
+from wiring_lightning.wiring import Wiring
+
+
+def summarize(wiring: Wiring) -> dict[str, Any]:
+    """Sizes of a wiring, everything that could be against what is live.
+
+    Example:
+        >>> from wiring_lightning.backbones import ResNeXt
+        >>> summary = summarize(ResNeXt(depth=20, width=4, num_classes=100, wiring="full").wiring())
+        >>> summary["params"], summary["modules"]
+        ({'total': 283572, 'live': 283572}, {'total': 48, 'live': 48})
+    """
+    inner = slice(1, -1)  # without the input and the output, which are always there
+    return {
+        "params": {
+            "total": int(costs.parameters(wiring, live=False)),
+            "live": int(costs.parameters(wiring)),
+        },
+        "multiply_adds": {
+            "total": int(costs.multiply_adds(wiring, live=False)),
+            "live": int(costs.multiply_adds(wiring)),
+        },
+        "edges": {"candidate": wiring.candidates, "active": int(wiring.active.sum())},
+        "modules": {
+            "total": len(wiring.nodes) - 2,
+            "live": int(wiring.live_nodes[inner].sum()),
+        },
+        "sequential_steps": _steps(wiring),
+        "live_per_group": live_per_group(wiring),
+    }
+
+
+def _steps(wiring: Wiring) -> dict[str, int]:
+    """Sequential steps by number of machines; none for a graph with cycles, which has no number."""
+    try:
+        return {
+            str(machines): int(costs.sequential_steps(wiring, machines)) for machines in (1, 2, 4)
+        }
+    except ValueError as error:
+        if "cycle" not in str(error):
+            raise
+        return {}
+
+
+def live_per_group(wiring: Wiring) -> dict[str, list[int]]:
+    """Live and all nodes of every group that has several, by the group's name."""
+    counts: dict[str, list[int]] = {}
+    for name, live in zip(wiring.nodes.names, wiring.live_nodes.tolist(), strict=True):
+        group, dot, _ = name.rpartition(".")
+        if dot:
+            count = counts.setdefault(group, [0, 0])
+            count[0] += live
+            count[1] += 1
+    return counts
+
+
+def summary_rows(wiring: Wiring) -> list[tuple[str, str]]:
+    """The rows of the table that a person reads."""
+    summary, (_, nodes) = summarize(wiring), wiring.noun
+    rows = []
+    for key, label in (("params", "parameters"), ("multiply_adds", "multiply-adds"),
+                       ("modules", nodes)):  # fmt: skip
+        total, live = summary[key]["total"], summary[key]["live"]
+        share = f" ({live / total:.1%})" if total else ""
+        rows.append((label, f"{total:,} -> {live:,} after pruning{share}"))
+    edges = summary["edges"]
+    rows.append(("edges", f"{edges['active']:,} active of {edges['candidate']:,} candidates"))
+    if summary["sequential_steps"]:
+        steps = ", ".join(f"{steps} on {n}" for n, steps in summary["sequential_steps"].items())
+        rows.append(("steps on n machines", steps))
+    if summary["live_per_group"]:
+        counts = summary["live_per_group"].items()
+        rows.append(
+            (f"live {nodes}", ", ".join(f"{name} {live}/{total}" for name, (live, total) in counts))
+        )
+    return rows
+
+
+def summarize_weights(module: nn.Module) -> dict[str, Any]:
+    """Parameters of a network, and how many weights of each layer are not zero.
+
+    A layer is a module whose own `weight` connects inputs to outputs: it has at least two axes.
+
+    Returns:
+        Plain values: `params` and `weights` with their `total` and `nonzero`, and `layers` with the
+        same by the name of the layer.
+
+    Example:
+        >>> layer = nn.Linear(4, 2)
+        >>> layer.weight.data[0] = 0
+        >>> summary = summarize_weights(nn.Sequential(layer))
+        >>> summary["params"]["total"], summary["layers"]
+        (10, {'0': {'total': 8, 'nonzero': 4}})
+    """
+    layers = {}
+    for name, layer in module.named_modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() >= 2:
+            layers[name] = {"total": weight.numel(), "nonzero": int(weight.count_nonzero())}
+    parameters = list(module.parameters())
+    return {
+        "params": {
+            "total": sum(parameter.numel() for parameter in parameters),
+            "nonzero": sum(int(parameter.count_nonzero()) for parameter in parameters),
+        },
+        "weights": {
+            key: sum(layer[key] for layer in layers.values()) for key in ("total", "nonzero")
+        },
+        "layers": layers,
+    }
+
+
+def weight_rows(module: nn.Module) -> list[tuple[str, str]]:
+    """The rows of the table that a person reads; layers are listed if some weights are zero.
+
+    Example:
+        >>> layer = nn.Linear(4, 2)
+        >>> layer.weight.data[0] = 0
+        >>> weight_rows(nn.Sequential(layer))[1:]
+        [('weights', '8, 4 of them not zero (50.0%)'), ('kept by layer', '0 50.0%')]
+    """
+    summary = summarize_weights(module)
+    weights = summary["weights"]
+    rows = [("parameters", f"{summary['params']['total']:,}")]
+    if weights["total"]:
+        share = weights["nonzero"] / weights["total"]
+        text = f"{weights['total']:,}, {weights['nonzero']:,} of them not zero ({share:.1%})"
+        rows.append(("weights", text))
+    if weights["nonzero"] < weights["total"]:
+        shares = [
+            f"{name} {layer['nonzero'] / layer['total']:.1%}"
+            for name, layer in summary["layers"].items()
+        ]
+        rows.append(("kept by layer", ", ".join(shares)))
+    return rows
+
+
+def format_table(rows: Sequence[tuple[str, str]], width: int = 100) -> str:
+    """Two aligned columns; long cells continue on the next line at a comma.
+
+    Example:
+        >>> print(format_table([("accuracy", "0.98"), ("live", "a 1, b 2, c 3")], width=18))
+        accuracy  0.98
+        live      a 1, b 2,
+                  c 3
+    """
+    first = max(len(label) for label, _ in rows) + 2
+    lines = []
+    for label, text in rows:
+        start, *others = re.split("(?<=,) ", text)
+        line = f"{label:<{first}}{start}"
+        for part in others:
+            if len(line) + 1 + len(part) > width:
+                lines.append(line)
+                line = " " * first + part
+            else:
+                line += f" {part}"
+        lines.append(line)
+    return "\n".join(lines)

@@ -1,0 +1,302 @@
+"""Reading a run folder, which is what `wiring fit` leaves."""
+
+from argparse import ArgumentError
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from torch import nn
+
+from wiring_lightning.checkpoints import load_checkpoint, load_weights
+from wiring_lightning.cli.messages import one_line
+from wiring_lightning.nn import Gate, find_bernoulli_gates
+from wiring_lightning.wiring import Wired, Wiring, find_wired
+
+_CONFIG = "config.yaml"
+_EXAMPLE = "lightning_logs/version_0"
+_DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
+# What says how a network is connected, and not which architecture it is.
+_CONNECTION = ("wiring", "fan_in")
+
+
+class RunError(RuntimeError):
+    """A folder is no run, or a run has not what was asked for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its config, its trained network, its test accuracy.
+
+    Args:
+        folder: the folder that holds `config.yaml`, event files and checkpoints.
+        config: content of `config.yaml`.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def network(self) -> Wired:
+        """The trained network.
+
+        Raises:
+            RunError: if there is no checkpoint, or no network that can tell its wiring.
+            CheckpointError: if the checkpoint is damaged or belongs to another network.
+        """
+        module = self.build()
+        network = find_wired(module)
+        if network is None:
+            raise RunError(
+                f"The {type(module).__name__} of {self.folder} holds no network with a `wiring()`: "
+                "use a run of one of wiring_lightning.backbones, or of your own with that method."
+            )
+        load_weights(module, self.checkpoint())
+        return network
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """The wiring that the trained network uses in evaluation mode; raises as `network`."""
+        return self.network.wiring()
+
+    @property
+    def family(self) -> str:
+        """Kind of the network, its pattern if it has one, and whether it was searched."""
+        assert isinstance(self.network, nn.Module)
+        searched = "searched" if find_bernoulli_gates(self.network) else None
+        parts = [type(self.network).__name__, getattr(self.network, "pattern", None), searched]
+        return ", ".join(filter(None, parts))
+
+    @cached_property
+    def connection(self) -> tuple[str | None, int | None]:
+        """How the network is connected, such as `"learned"`, and its fan-in K.
+
+        K is `None` if the network has no gate, as with `wiring="full"`. The name is `None` too if
+        it has no argument `wiring` either.
+        """
+        gates = [module for module in self.build().modules() if isinstance(module, Gate)]
+        gate = max(gates, key=lambda gate: gate.fan_in, default=None)
+        name = self._architecture.get("wiring", None if gate is None else gate.mode)
+        return name, None if gate is None else gate.fan_in
+
+    @property
+    def label(self) -> str:
+        """Its connection in words, such as `learned, K = 4` or `full`; empty if it has none."""
+        name, fan_in = self.connection
+        return ", ".join(filter(None, [name, f"K = {fan_in}" if fan_in else None]))
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What runs must share to be compared: the data set, the network and its arguments.
+
+        How the network is connected is left out.
+        """
+        name = class_name(self.config.get("data"))
+        arguments = {k: v for k, v in self._architecture.items() if k not in _CONNECTION}
+        return {"data": name, **arguments}
+
+    def build(self) -> LightningModule:
+        """The module of the config, not trained.
+
+        Raises:
+            RunError: if the config does not describe one.
+        """
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+        try:
+            config = parser.parse_object({"model": self.config["model"]})
+        except ArgumentError as error:
+            raise RunError(
+                f"{self.folder / _CONFIG} describes no network: {one_line(str(error))}"
+            ) from error
+        module = parser.instantiate_classes(config)["model"]
+        assert isinstance(module, LightningModule)
+        return module
+
+    def checkpoint(self) -> Path:
+        """The checkpoint after the most training steps.
+
+        Raises:
+            RunError: if there is none below the folder.
+            CheckpointError: if there are several, and one cannot be read.
+        """
+        paths = sorted(self.folder.rglob("*.ckpt"))
+        if not paths:
+            raise RunError(
+                f"The run {self.folder} has no checkpoint: train with checkpoints (the trainer's "
+                "enable_checkpointing) in the run's own folder."
+            )
+        if len(paths) == 1:
+            return paths[0]
+        return max(paths, key=lambda path: load_checkpoint(path).get("global_step", -1))
+
+    def last_number(self, tag: str) -> float | None:
+        """The last value of a tag such as `test/acc` in the event files; `None` without any."""
+        if tag not in self._events.Tags()["scalars"]:
+            return None
+        return float(self._events.Scalars(tag)[-1].value)
+
+    def accuracy(self, split: Literal["val", "test"]) -> float:
+        """The last accuracy on the validation or the test images in the event files, 0 to 1.
+
+        Raises:
+            RunError: if there is none.
+        """
+        accuracy = self.last_number(f"{split}/acc")
+        if accuracy is None:
+            missing = f"no {split}/acc in a TensorBoard event file"
+            if split == "val":
+                raise RunError(
+                    f"The run {self.folder} has no validation accuracy ({missing}): train with "
+                    "validation images (the data's val_size) and a logger."
+                )
+            raise RunError(
+                f"The run {self.folder} has no test accuracy ({missing}): run `wiring test "
+                f"--config {self.folder / _CONFIG} --ckpt_path FILE` and give the folder that it "
+                "writes."
+            )
+        return accuracy
+
+    @cached_property
+    def _events(self) -> EventAccumulator:
+        keep_all, keep_few = 0, 1
+        events = EventAccumulator(
+            str(self.folder), {"scalars": keep_all, "images": keep_few, "tensors": keep_few}
+        )
+        events.Reload()
+        return events
+
+    @cached_property
+    def _architecture(self) -> Mapping[str, Any]:
+        """Name and arguments of the first class in the config that has a wiring or a fan-in."""
+        for part in classes_in(self.config["model"]):
+            arguments = part.get("init_args") or {}
+            if any(name in arguments for name in _CONNECTION):
+                return {"network": class_name(part), **arguments}
+        return {}
+
+
+def find_run(path: str | Path) -> Run:
+    """Read the run in a folder, or the only one in the folders below it.
+
+    Args:
+        path: such as `lightning_logs/version_0`, or the root directory of a single run.
+
+    Raises:
+        RunError: if there is no run, or more than one.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise RunError(f"{path} {found}: give the folder of a run, such as {_EXAMPLE}.")
+    below = (path.glob("*/" * depth + _CONFIG) for depth in range(1, _DEPTH + 1))
+    folders = sorted(file.parent for files in below for file in files)
+    if (path / _CONFIG).is_file():
+        folders = [path]
+    if not folders:
+        raise RunError(
+            f"{path} is no run folder, it holds no {_CONFIG}: give one that `wiring fit` wrote, "
+            f"such as {_EXAMPLE}."
+        )
+    if len(folders) > 1:
+        names = [str(folder.relative_to(path)) for folder in folders]
+        listed = ", ".join(names[:3] + ["..."] * (len(names) > 3))
+        raise RunError(f"{path} holds {len(names)} runs ({listed}): give one of them.")
+    return Run(folders[0], _read_config(folders[0] / _CONFIG))
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read the runs in several folders.
+
+    Raises:
+        RunError: as `find_run`, and if a run is given twice.
+    """
+    runs = [find_run(folder) for folder in folders]
+    for folder, count in Counter(run.folder.resolve() for run in runs).items():
+        if count > 1:
+            raise RunError(f"The run {folder} is given {count} times: give it once.")
+    return runs
+
+
+def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
+    """Refuse runs that differ in what they must share.
+
+    Args:
+        runs: at least one.
+        names: keys of `Run.setting`.
+        advice: which runs to give instead, such as "on one data set".
+
+    Raises:
+        RunError: for the first run that differs from the first one.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for name in names:
+            here, there = first.setting.get(name), run.setting.get(name)
+            if here != there:
+                raise RunError(
+                    f"The runs {first.folder} and {run.folder} differ in {name} ({here} and "
+                    f"{there}): give runs {advice}."
+                )
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """What tells folders apart: their paths without the parts that all begin or end with.
+
+    Example:
+        >>> distinct_names([Path("seed1/logs/version_0"), Path("seed2/logs/version_0")])
+        ['seed1', 'seed2']
+        >>> distinct_names([Path("lightning_logs/version_0"), Path("lightning_logs/version_1")])
+        ['version_0', 'version_1']
+        >>> distinct_names([Path("lightning_logs/version_0")])
+        ['version_0']
+    """
+    paths = [folder.resolve().parts for folder in folders]
+    if len(paths) == 1:
+        return [paths[0][-1]]
+    first = _shared(paths)
+    last = _shared([path[first:][::-1] for path in paths])
+    # A folder that holds another one would have no name left.
+    return ["/".join(path[first : len(path) - last]) or path[-1] for path in paths]
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> int:
+    """Number of parts that all paths begin with."""
+    return len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))))
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{path} cannot be read as YAML ({reason}).") from error
+    if not isinstance(config, Mapping) or "model" not in config:
+        raise RunError(f"{path} is no config of a run: it names no model.")
+    return config
+
+
+def classes_in(config: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a config that name a class, the outermost first."""
+    if isinstance(config, dict):
+        if "class_path" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from classes_in(value)
+
+
+def class_name(config: Any) -> str:
+    """The class that a part of a config names, without its module; empty if it names none."""
+    path = config.get("class_path") if isinstance(config, Mapping) else None
+    return str(path or "").rpartition(".")[2]
