@@ -59,6 +59,11 @@ class LargestWeights(WiringCallback):
         self._weight = pl_module.get_submodule(self.layer).weight
         self._keep()
         self._hook = trainer.optimizers[0].register_step_post_hook(self._keep)
+        super().on_fit_start(trainer, pl_module)
+
+    def broken(self) -> str | None:
+        kept = int(self._weight.count_nonzero())
+        return f"{self.layer} has {kept} weights, not {self.k}" if kept > self.k else None
 
     def let_go(self) -> None:
         if self._hook is not None:
