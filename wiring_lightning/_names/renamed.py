@@ -1,7 +1,7 @@
 """Old names that still work, and warn.
 
-When a module moves, add a row to `MOVED`. When an argument or an attribute gets another name, put
-`renamed_argument` or `renamed_attribute` in its place.
+When a module moves, add a row to `MOVED`. When an argument or an attribute is renamed, use
+`renamed_argument` or `renamed_attribute`.
 """
 
 import sys
@@ -19,7 +19,7 @@ from typing_extensions import override
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# For each version that drops old paths: the modules that have moved, from where and to where.
+# Old and new paths of moved modules, by the version that drops the old ones.
 MOVED: Mapping[str, Mapping[str, str]] = {
     "0.2.0": {
         "wiring_lightning.figures": "wiring_lightning.cli.figure",
@@ -35,13 +35,15 @@ MOVED: Mapping[str, Mapping[str, str]] = {
 
 
 def follow_moves() -> None:
-    """Let Python find the modules of `MOVED` under their old paths."""
+    """Make the modules of `MOVED` importable under their old paths."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _MovedModules())  # before a file that an upgrade has left behind
+        sys.meta_path.insert(
+            0, _MovedModules()
+        )  # before files of an older version that an upgrade left
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Makes an old path another name of the module that is now elsewhere: one module, not two."""
+    """Imports the new module under its old path, as the same module object."""
 
     @override
     def find_spec(
@@ -55,20 +57,15 @@ class _MovedModules(MetaPathFinder, Loader):
         old = module.__name__
         version, new = next((v, paths[old]) for v, paths in MOVED.items() if old in paths)
         _warn(f"The module {old} has moved to {new}; the old path", version)
-        sys.modules[old] = import_module(new)  # Python takes what it finds here
+        sys.modules[old] = import_module(new)  # Python returns this entry
 
 
 def renamed_argument(
     old: str, new: str, gone_in: str
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Decorate a function that still takes a keyword argument under its old name.
+    """Decorate a function that still accepts a keyword argument under its old name.
 
-    Only Python code can use the old name: configs and help follow the signature.
-
-    Args:
-        old: the name until now.
-        new: the name in the function's signature.
-        gone_in: the version that drops the old name.
+    Configs and help show only the new name. `gone_in` is the version that drops the old one.
 
     Example:
         >>> @renamed_argument("branches", "fan_in", gone_in="0.2.0")
@@ -98,19 +95,15 @@ def renamed_argument(
 
 
 def renamed_attribute(old: str, new: str, gone_in: str) -> Any:
-    """Make an attribute that stands for another one, to read and to write.
-
-    Arguments are those of `renamed_argument`.
+    """Make an attribute that reads and writes another one, and warns.
 
     Example:
         >>> class Gate:
         ...     fan_in = 4
         ...     branches = renamed_attribute("branches", "fan_in", gone_in="0.2.0")
-        >>> with warnings.catch_warnings(record=True, action="always") as said:
+        >>> with warnings.catch_warnings(action="ignore"):
         ...     Gate().branches
         4
-        >>> print(said[0].message)
-        The attribute branches is called fan_in now; the old name will go in version 0.2.0.
     """
     what = f"The attribute {old} is called {new} now; the old name"
 
