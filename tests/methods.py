@@ -160,7 +160,12 @@ METHODS = [
         optimizer=(AdamW, {"lr": 0.01, "weight_decay": 0.1}),
     ),
     Method(
-        "l1-anneal", NeuralGraph, _GRAPH, [(L1Anneal, {"freeze_epoch": 1})], "weights", epochs=2
+        "l1-anneal",
+        NeuralGraph,
+        _GRAPH,
+        [(L1Anneal, {"penalty": 1e-4, "freeze_epoch": 1})],
+        "weights",
+        epochs=2,
     ),
     Method("targeted-dropout", NeuralGraph, _GRAPH, [(TargetedDropout, {"rho": 0.5})], "weights"),
     Method(

@@ -99,8 +99,11 @@ class OverflowAt(ClassificationTask):
         return {name: loss * factor for name, loss in losses.items()}
 
 
-def _train_scaled(method: Method, batches: list[Any], scaled: bool = True) -> Recorder:
-    """As many epochs as the method needs on these batches, with a gradient scaler or without."""
+def _train_scaled(method: Method, batches: list[Any], fused: bool, scaled: bool = True) -> Recorder:
+    """As many epochs as the method needs on these batches, with a gradient scaler or without.
+
+    Fused optimizers are called, and their hooks run, even if the step is skipped.
+    """
     torch.manual_seed(0)
     recorder = FrozenNorm()
     plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
@@ -115,7 +118,7 @@ def _train_scaled(method: Method, batches: list[Any], scaled: bool = True) -> Re
     task = OverflowAt if scaled else ClassificationTask
     network = method.backbone(**method.arguments)
     loader = DataLoader(batches, batch_size=None)
-    trainer.fit(task(network, optimizer=partial(make, **arguments)), loader)
+    trainer.fit(task(network, optimizer=partial(make, fused=fused, **arguments)), loader)
     return recorder
 
 
@@ -126,8 +129,9 @@ def _batches(count: int) -> list[Any]:
 
 
 @over(WITH_CALLBACKS)
-def test_a_step_that_the_gradient_scaler_skips_changes_nothing(method: Method) -> None:
-    skipping = _train_scaled(method, _batches(5))
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_gradient_scaler_skips_changes_nothing(method: Method, fused: bool) -> None:
+    skipping = _train_scaled(method, _batches(5), fused)
     for step in OverflowAt.overflow:
         assert torch.equal(skipping.scores[step], skipping.scores[step - 1])
         assert torch.equal(skipping.active[step], skipping.active[step - 1])
@@ -135,12 +139,13 @@ def test_a_step_that_the_gradient_scaler_skips_changes_nothing(method: Method) -
 
 
 @over(WITH_CALLBACKS, "skipped steps")
-def test_a_skipped_step_leaves_nothing_behind(method: Method) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_skipped_step_leaves_nothing_behind(method: Method, fused: bool) -> None:
     """And the scale is taken out of the gradients: the others are the steps of full precision."""
     batches = _batches(5)
-    skipping = _train_scaled(method, batches)
+    skipping = _train_scaled(method, batches, fused)
     kept = [step for step in range(5) if step not in OverflowAt.overflow]
-    plain = _train_scaled(method, [batches[step] for step in kept], scaled=False)
+    plain = _train_scaled(method, [batches[step] for step in kept], fused, scaled=False)
     steps = [5 * epoch + step for epoch in range(method.epochs) for step in kept]
     for step, scores, active in zip(steps, plain.scores, plain.active, strict=True):
         torch.testing.assert_close(skipping.scores[step], scores, atol=1e-6, rtol=1e-5)
