@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wiring_lightning.functional import mask_largest
-from wiring_lightning.optim.dnw import EdgeSet, keep_masked
+from wiring_lightning.optim.dnw import EdgeSet, count_usable, keep_masked
 
 
 class MaskedWeights:
@@ -21,9 +21,6 @@ class MaskedWeights:
         optimizer: the optimizer that holds the parameters.
         weights: the parameters.
         masks: for each parameter a mask of the entries to keep, or `None` to keep all.
-
-    Raises:
-        ValueError: if a mask has another shape than its parameter.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4]))
@@ -65,14 +62,7 @@ class MaskedWeights:
         self._mask()
 
     def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
-        """Make other values of some parameters, such as averages, as sparse as their masks.
-
-        If nothing changes, the same list is returned.
-
-        Args:
-            first: index of the first of these parameters among all parameters of this rule.
-            values: values for these parameters.
-        """
+        """Make other values of some parameters as sparse as their masks; see `StraightThrough`."""
         return keep_masked(values, self.masks[first : first + len(values)])
 
     def mask_gradients(self) -> None:
@@ -95,11 +85,7 @@ class MaskedWeights:
         return {"masks": self.masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the masks of a state.
-
-        Raises:
-            ValueError: if the state belongs to other weights.
-        """
+        """Restore the masks of a state."""
         self.keep(state["masks"])
 
     @torch.no_grad()
@@ -154,11 +140,3 @@ def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) ->
     for weight, mask in zip(weights, masks, strict=True):
         if weight.grad is not None and mask is not None:
             weight.grad.mul_(mask)
-
-
-def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
-    """The number of entries that the masks of some tensors mark; `None` marks all."""
-    return sum(
-        weight.numel() if mask is None else int(mask.sum())
-        for weight, mask in zip(weights, usable, strict=True)
-    )
