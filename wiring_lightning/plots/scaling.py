@@ -3,14 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wiring_lightning import costs
-from wiring_lightning.plots.style import DPI, INK, SERIES
+from wiring_lightning.plots import style
 from wiring_lightning.wiring import Wiring
 
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+# What each panel calls a field of `Scaling`.
+_PROPERTIES = {
+    "parameters": "parameters",
+    "links into a layer": "links",
+    "shortest path to the output": "path",
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,6 @@ def draw_scaling(curves: Mapping[str, Sequence[Scaling]], title: str | None = No
         curves: networks of several depths, by what the legend calls them.
         title: a headline.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: if there is no network.
 
@@ -71,35 +74,21 @@ def draw_scaling(curves: Mapping[str, Sequence[Scaling]], title: str | None = No
     """
     if not any(curves.values()):
         raise ValueError("There is no network to draw.")
-    figure = Figure(figsize=(11.5, 4.0), dpi=DPI, layout="constrained", facecolor="white")
+    figure = style.new_figure(11.5, 4.0, title)
     panels = figure.subplots(1, 3)
-    properties = {
-        "parameters": [[one.parameters for one in curve] for curve in curves.values()],
-        "links into a layer": [[one.links for one in curve] for curve in curves.values()],
-        "shortest path to the output": [[one.path for one in curve] for curve in curves.values()],
-    }
-    depths = [[one.depth for one in curve] for curve in curves.values()]
-    for axes, (name, values) in zip(panels, properties.items(), strict=True):
-        for index, (label, x, y) in enumerate(zip(curves, depths, values, strict=True)):
-            axes.plot(x, y, color=SERIES[index % len(SERIES)], marker=_MARKERS[index % 6],
+    depths = sorted({one.depth for curve in curves.values() for one in curve})
+    for axes, (name, field) in zip(panels, _PROPERTIES.items(), strict=True):
+        for index, (label, curve) in enumerate(curves.items()):
+            color, marker = style.series(index)
+            values = [getattr(one, field) for one in curve]
+            axes.plot([one.depth for one in curve], values, color=color, marker=marker,
                       markersize=4.5, linewidth=1.4, label=label)  # fmt: skip
-        _set_axes(axes, name)
-        _draw_proportion(axes, sorted({depth for curve in depths for depth in curve}))
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False,
-                  fontsize=9)  # fmt: skip
-    if title:
-        figure.suptitle(title, size=12)
+        axes.set(xscale="log", yscale="log")
+        style.use_sizes(axes.xaxis, axes.yaxis)
+        style.set_axes(axes, "depth N", name, grid="both")
+        _draw_proportion(axes, depths)
+    style.legend_below(figure, panels[0].get_legend_handles_labels()[0], columns=len(curves))
     return figure
-
-
-def _set_axes(axes: Axes, name: str) -> None:
-    axes.set(xscale="log", yscale="log")
-    axes.set_xlabel("depth N", color=INK)
-    axes.set_ylabel(name, color=INK)
-    axes.grid(color="#E3E5E8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_proportion(axes: Axes, depths: Sequence[int]) -> None:
@@ -115,15 +104,12 @@ def _draw_proportion(axes: Axes, depths: Sequence[int]) -> None:
 
 def _furthest(wiring: Wiring) -> int:
     """Edges between the output and the node that is furthest from it, by breadth-first search."""
-    sources: list[list[int]] = [[] for _ in range(len(wiring.nodes))]
-    edges = wiring.active
-    pairs = zip(wiring.source[edges].tolist(), wiring.target[edges].tolist(), strict=True)
-    for source, target in pairs:
-        sources[target].append(source)
-    reached, front, steps = {len(sources) - 1}, [len(sources) - 1], 0
+    source, target = wiring.source[wiring.active], wiring.target[wiring.active]
+    reached = torch.zeros(len(wiring.nodes), dtype=torch.bool)
+    reached[-1], steps = True, 0
     while True:
-        front = list({source for node in front for source in sources[node]} - reached)
-        if not front:
+        further = reached.clone()
+        further[source[reached[target]]] = True
+        if torch.equal(further, reached):
             return steps
-        reached.update(front)
-        steps += 1
+        reached, steps = further, steps + 1

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from wiring_lightning.backbones import ConvFabric, ResNetFabric, ResNeXt
 from wiring_lightning.callbacks.pictures import draw_pictures
 from wiring_lightning.plots import draw_architecture, draw_fabric
-from wiring_lightning.plots.fabric_layout import lay_out
+from wiring_lightning.plots.fabric import lay_out
 
 NETWORKS = {
     "grid": lambda: ConvFabric(columns=3, channels=2, scales=3, image_size=8),
@@ -115,9 +115,6 @@ def test_the_monitor_and_inspect_draw_fabrics_as_fabrics(network) -> None:
     assert not lines(draw_architecture(ResNeXt(depth=11).wiring()), "kept")
 
 
-def test_other_networks_and_batches_are_refused() -> None:
+def test_other_networks_are_refused() -> None:
     with pytest.raises(ValueError, match="draw_wiring"):
         draw_fabric(ResNeXt(depth=11).wiring())
-    wiring = ResNetFabric(width=1).wiring()
-    with pytest.raises(ValueError, match="batch"):
-        draw_fabric(wiring.with_active(torch.ones(2, len(wiring.source))))

@@ -1,17 +1,77 @@
-"""Where the nodes and the edges of a wiring go on the page, in inches."""
+"""The rows of a wiring: which nodes they hold, what they are called, and where they go on a page.
+
+A row is a group of nodes, such as the branches of a module.
+"""
 
 from math import ceil, sqrt
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from wiring_lightning.plots.style import rank_in_group
 from wiring_lightning.wiring import Wiring
 
 Points = NDArray[np.float64]
 
 _MAX_ROWS = 60  # what a page takes; more rows go on in further columns
 _WIDTH, _HEIGHT = 12.0, 15.0  # inches that the nodes of a large wiring may take
+
+
+def check_one(wiring: Wiring) -> None:
+    """Refuse a batch of architectures.
+
+    Raises:
+        ValueError: if `active` has batch dimensions.
+    """
+    if wiring.active.dim() != 1:
+        raise ValueError(
+            "A picture shows one architecture, but this wiring holds a batch of shape "
+            f"{tuple(wiring.active.shape[:-1])}; select one with `with_active`."
+        )
+
+
+def inner_nodes(wiring: Wiring) -> Tensor:
+    """`[nodes]` mark the nodes that are neither the input nor the output."""
+    inner = torch.ones(len(wiring.nodes), dtype=torch.bool)
+    inner[[0, -1]] = False
+    return inner
+
+
+def row_names(wiring: Wiring) -> list[str]:
+    """Name of every group: what stands before the last dot in the name of its first node."""
+    names = [""] * len(wiring.nodes.group_parameters)
+    for name, row in zip(wiring.nodes.names, wiring.nodes.group.tolist(), strict=True):
+        names[row] = names[row] or name.rpartition(".")[0] or name
+    return names
+
+
+def row_noun(wiring: Wiring) -> str:
+    """What a row of nodes is called: a module, unless every node is a row of its own."""
+    single = len(wiring.nodes.group_parameters) == len(wiring.nodes)
+    return wiring.noun[0] if single else "module"
+
+
+def count_live(wiring: Wiring) -> str:
+    """Words such as `"66 of 72 branches live"`, without input and output."""
+    inner = inner_nodes(wiring)
+    live = int((inner & wiring.live_nodes).sum())
+    return f"{live:,} of {int(inner.sum()):,} {wiring.noun[1]} live"
+
+
+def rank_in_group(group: Tensor) -> Tensor:
+    """`[nodes]` position of every node among the nodes of its group.
+
+    Example:
+        >>> rank_in_group(torch.tensor([0, 1, 1, 0, 1])).tolist()
+        [0, 0, 1, 1, 2]
+    """
+    order = group.argsort(stable=True)
+    sizes = group.bincount()
+    starts = sizes.cumsum(0) - sizes
+    rank = torch.empty_like(group)
+    rank[order] = torch.arange(len(group)) - starts[group[order]]
+    return rank
 
 
 class Layout:

@@ -8,8 +8,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from wiring_lightning.backbones import NeuralGraph, ResNeXt
 from wiring_lightning.callbacks.pictures import draw_pictures
 from wiring_lightning.plots import draw_channels, draw_degrees, is_channel_graph
-from wiring_lightning.plots.channels import channel_columns
-from wiring_lightning.plots.degrees import degrees
+from wiring_lightning.plots.channels import channel_columns, degrees
 from wiring_lightning.wiring import Wiring
 
 
@@ -76,6 +75,14 @@ def test_degrees_are_those_of_the_edge_list() -> None:
     assert sum(heights) == len(sent)
 
 
+def test_bars_stand_at_the_degrees_that_they_count() -> None:
+    wiring = graph()
+    for axes, degree in zip(draw_degrees(wiring).axes, degrees(wiring), strict=True):
+        bars = {bar.get_x() + bar.get_width() / 2: bar.get_height() for bar in axes.patches}
+        counted = {float(value): int((degree == value).sum()) for value in range(degree.max() + 1)}
+        assert {round(place, 6): height for place, height in bars.items()} == counted
+
+
 def test_only_graphs_of_channels_get_these_pictures() -> None:
     network = NeuralGraph(nodes=60, inputs=8, outputs=10, edges=150)
     names = [name for name, _ in draw_pictures(network, network.wiring())]
@@ -83,11 +90,3 @@ def test_only_graphs_of_channels_get_these_pictures() -> None:
     plain = ResNeXt(depth=11, fan_in=2)
     assert "degrees" not in [name for name, _ in draw_pictures(plain, plain.wiring())]
     assert not is_channel_graph(plain.wiring())
-
-
-def test_a_batch_of_architectures_is_refused() -> None:
-    wiring = graph()
-    batch = wiring.with_active(wiring.active.expand(2, -1))
-    for draw in (draw_channels, draw_degrees):
-        with pytest.raises(ValueError, match="one architecture"):
-            draw(batch)

@@ -1,18 +1,69 @@
-"""The pictures of sparsely aggregated networks."""
+"""Heat maps hold the scores of gates, and the mean weights of what layers read."""
 
 import math
 from pathlib import Path
-from statistics import stdev
 
 import numpy as np
 import pytest
 import torch
 
-from tests.callbacks.monitored_fit import events
-from tests.callbacks.monitored_fit import fit as monitored_fit
-from wiring_lightning.backbones import SparseNet, SparseResNet
+from tests.callbacks.monitored_fit import events, fit
+from tests.plots.wirings import chain, learned, skipping
+from wiring_lightning.backbones import ResNeXt, SparseNet, SparseResNet
 from wiring_lightning.callbacks import WiringMonitor
-from wiring_lightning.plots import Efficiency, Scaling, draw_efficiency, draw_feature_reuse
+from wiring_lightning.plots import draw_feature_reuse, draw_scores
+
+# Scores
+
+
+def test_score_panels_hold_scores_and_mark_active_edges():
+    torch.manual_seed(1)
+    network = ResNeXt(depth=20, cardinality=4, fan_in=2)
+    for name, gate in network.connections.items():
+        gate.scores.data.copy_(torch.rand_like(gate.scores) * (0.9 if name == "module3" else 0.5))
+    figure = draw_scores(network.wiring(), title="scores")
+    panels = figure.axes[:-1]  # the last one is the colour bar
+    assert [axes.get_title() for axes in panels] == list(network.connections)
+    assert len({axes.images[0].get_clim() for axes in panels}) == 1
+    top = max(float(gate.scores.detach().max()) for gate in network.connections.values())
+    assert panels[0].images[0].get_clim() == (0, pytest.approx(top))
+    for axes, gate in zip(panels, network.connections.values(), strict=True):
+        assert np.array_equal(axes.images[0].get_array(), gate.scores.detach().numpy())
+        dots = torch.zeros(4, 4, dtype=torch.bool)
+        for column, row in axes.collections[0].get_offsets():
+            dots[int(row), int(column)] = True
+        assert torch.equal(dots, gate.best)
+
+
+def test_blocks_of_one_node_share_a_ragged_panel():
+    figure = draw_scores(skipping())
+    assert len(figure.axes) == 2
+    image = figure.axes[0].images[0].get_array()
+    assert np.ma.getmaskarray(image).tolist() == [[j > i for j in range(4)] for i in range(4)]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
+        "block1",
+        "block2",
+        "block3",
+        "out",
+    ]
+
+
+def test_a_large_grid_of_panels_leaves_no_empty_axes():
+    figure = draw_scores(learned(depth=56, cardinality=2, fan_in=1))
+    assert len(figure.axes) == 17 + 1
+
+
+def test_a_wiring_without_scores_says_so():
+    figure = draw_scores(chain(5))
+    assert figure.texts[0].get_text() == "This wiring has no learnable edges."
+
+
+def test_scores_without_any_active_edge_have_no_dots():
+    wiring = skipping()
+    figure = draw_scores(wiring.with_active(torch.zeros_like(wiring.active)))
+    figure.canvas.draw()
+    assert len(figure.axes[0].collections[0].get_offsets()) == 0
+
 
 # Feature reuse
 
@@ -75,51 +126,8 @@ def test_a_heat_map_has_a_column_for_each_layer() -> None:
 
 def test_the_monitor_shows_it(tmp_path: Path) -> None:
     network = SparseNet(10, 2, num_classes=2, in_channels=1, image_size=8)
-    monitored_fit(tmp_path, network, WiringMonitor(), epochs=1)
+    fit(tmp_path, network, WiringMonitor(), epochs=1)
     tags = ["wiring/active_branches", "wiring/feature_reuse", "wiring/graph"]
     assert sorted(events(tmp_path).Tags()["images"]) == tags
-    monitored_fit(tmp_path / "sum", SparseResNet(11, in_channels=1), WiringMonitor(), epochs=1)
+    fit(tmp_path / "sum", SparseResNet(11, in_channels=1), WiringMonitor(), epochs=1)
     assert "wiring/feature_reuse" not in events(tmp_path / "sum").Tags()["images"]
-
-
-# Scaling and efficiency
-
-
-def test_scaling_measures_links_and_paths_as_table_1_says() -> None:
-    """In a stage of n layers the last one reads 1 + floor(log2(n + 1)), dense ones n + 1."""
-    for depth in (40, 100, 202):
-        layers = (depth - 4) // 3
-        with torch.device("meta"):
-            sparse, dense = SparseNet(depth, 4), SparseNet(depth, 4, pattern="dense")
-        few = Scaling.of(depth, sparse.wiring())
-        many = Scaling.of(depth, dense.wiring())
-        assert few.links == 1 + int(math.log2(layers + 1))
-        assert many.links == layers + 1
-        # Fewest powers of two that a distance is the sum of: its ones in binary. A way out of the
-        # first stage is that of an output to what follows, and twice that of an input.
-        ones = [bin(distance).count("1") for distance in range(1, layers + 2)]
-        assert few.path == max(ones) + 2 * ones[layers]
-        assert many.path == 3
-        plain = Scaling.of(56, SparseResNet(56, base=56).wiring())
-        assert (plain.links, plain.path) == (1, 3 * 7 + 1)
-
-
-def test_efficiency_is_drawn_over_both_sizes_with_deviations() -> None:
-    runs = [
-        Efficiency("a", 100, 9000, 0.5),
-        Efficiency("a", 300, 1000, 0.7),
-        Efficiency("a", 100, 9000, 0.6),
-        Efficiency("b", 200, 2000, 0.4),
-    ]
-    left, right = draw_efficiency(runs, "title").axes
-    (line, _, (bars,)), (other, _, _) = left.containers
-    assert line.get_xdata().tolist() == [100, 300]
-    np.testing.assert_allclose(line.get_ydata().astype(float), [55, 70])
-    low, high = bars.get_segments()[0][:, 1]
-    assert (high - low) / 2 == pytest.approx(stdev([50, 60]))
-    assert other.get_xdata().tolist() == [200]
-    assert right.containers[0][0].get_xdata().tolist() == [1000, 9000]
-    heights = right.containers[0][0].get_ydata().astype(float)
-    np.testing.assert_allclose(heights, [70, 55])
-    with pytest.raises(ValueError, match="no network"):
-        draw_efficiency([])
