@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wiring_lightning.data import BatchLoader, CropFlip
+from wiring_lightning.functional import seed_of_step
 
 SIZES = (1, 2, 5, 7, 8, 9, 16, 23)
 WORLD_SIZES = (1, 2, 3, 4)
@@ -50,7 +51,7 @@ def assert_same_batches(left, right):
 def test_equals_one_sample_at_a_time(crop_flip_loop):
     loader = make(23, 5, rank=1, world_size=2, seed=3)
     loader.set_epoch(4)
-    generator = torch.Generator().manual_seed((3 * 0x9E3779B1 + 4) % 2**32)
+    generator = torch.Generator().manual_seed(seed_of_step(3, 4))
     order = torch.randperm(23, generator=generator).tolist()
     offsets = torch.randint(3, (23, 2), generator=generator)
     flips = torch.rand(23, generator=generator) < 0.5

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from wiring_lightning.data._image_files import IMAGE_ENDINGS, image_files
+
 Pair = tuple[str, str]
 """Paths of an image and its mask."""
 
@@ -101,11 +103,10 @@ def _files(folder: Path) -> dict[str, str]:
             f"There is no folder '{folder}': point root (--data.root) at the folder that holds the "
             "folders of images and masks (--data.images, --data.masks)."
         )
-    endings = _endings()
     files: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in map(Path, image_files(folder)):
         # Other systems leave hidden files beside the images, with the images' endings.
-        if path.suffix.lower() not in endings or path.name.startswith("."):
+        if path.name.startswith("."):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in files:
@@ -122,20 +123,12 @@ def _names(path: Path) -> list[str]:
     """Return the names in a list; they may have the ending of an image."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no list '{path}'; correct its name or write it.")
-    endings = _endings()
     text = path.read_text(encoding="utf-8")
     lines = [Path(line.strip()) for line in text.splitlines() if line.strip()]
     names = [
-        (line.with_suffix("") if line.suffix.lower() in endings else line).as_posix()
+        (line.with_suffix("") if line.suffix.lower() in IMAGE_ENDINGS else line).as_posix()
         for line in lines
     ]
     if not names:
         raise RuntimeError(f"The list '{path}' is empty; write one name a line.")
     return names
-
-
-def _endings() -> tuple[str, ...]:
-    # Not at the top of the file: importing torchvision takes about a second.
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return IMG_EXTENSIONS

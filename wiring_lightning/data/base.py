@@ -1,37 +1,26 @@
 """The base of data sets that come as training and test images with one label each."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from wiring_lightning.data._in_memory import InMemoryDataModule, Split
 from wiring_lightning.data.augment import CropFlip
-from wiring_lightning.data.normalize import Normalization
+from wiring_lightning.data.in_memory import InMemoryDataModule, Split
 
 
 class ImageDataModule(InMemoryDataModule):
-    """Base of the data modules: labelled images that fit into memory.
+    """Base of the data modules with one label per image.
 
-    A data set needs three class attributes and one method, :meth:`read`. The images are read
-    once, and moved once to the GPU if the trainer uses one, so no worker processes are needed.
-    Loaders yield ``(images, labels)`` with images as float32 [B, C, H, W], normalised, and in
-    training augmented. A run that resumes in the middle of an epoch sees the very batches that an
-    uninterrupted run would have seen; see :class:`BatchLoader` for that and for several processes.
+    A data set needs the three attributes below and one method, :meth:`read`. Loaders yield
+    ``(images, labels)``.
 
     Args:
         batch_size: Images per step and process: with four GPUs and 128, the network sees 512
             images per step.
         val_size: How many training images to set aside for validation, always the last ones of
             the training set. 0 trains on all of them and turns validation off.
-        augment: Whether to shift and mirror the training images at random.
-        normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
-            subtracts the mean training image; 'channel_mean_std' subtracts each channel's mean
-            and divides by its standard deviation. Both are measured on the training split only.
-            'symmetric' maps black to -1 and white to 1.
-        seed: Start of the random order and augmentation; use another one for each repetition.
-        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
-            uses every image.
+        options: The other arguments of :class:`InMemoryDataModule`.
 
     Attributes:
         num_classes: Number of classes.
@@ -61,16 +50,8 @@ class ImageDataModule(InMemoryDataModule):
     image_shape: ClassVar[tuple[int, int, int]]
     crop_flip: ClassVar[CropFlip]
 
-    def __init__(
-        self,
-        batch_size: int = 128,
-        val_size: int = 5000,
-        augment: bool = True,
-        normalization: Normalization = "pixel_mean",
-        seed: int = 0,
-        drop_last: bool = False,
-    ) -> None:
-        super().__init__(batch_size, augment, normalization, seed, drop_last)
+    def __init__(self, batch_size: int = 128, val_size: int = 5000, **options: Any) -> None:
+        super().__init__(batch_size, **options)
         if val_size < 0:
             raise ValueError(f"val_size must be at least 0, got {val_size}.")
         self.val_size = val_size

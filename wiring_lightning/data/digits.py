@@ -1,15 +1,14 @@
 """Handwritten digits that come with scikit-learn: a complete data set without a download."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning.data._in_memory import Split
 from wiring_lightning.data.augment import CropFlip
 from wiring_lightning.data.base import ImageDataModule
-from wiring_lightning.data.normalize import Normalization
+from wiring_lightning.data.in_memory import Split
 
 _TEST_SIZE = 400
 _SPLIT_SEED = 0
@@ -59,15 +58,7 @@ class Digits(ImageDataModule):
             images per step.
         val_size: How many of the 1,397 training images to set aside for validation. 0 trains on
             all of them and turns validation off.
-        augment: Whether to shift the training images by up to one pixel, anew in each epoch.
-        normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
-            subtracts the mean training image; 'channel_mean_std' subtracts the mean over all
-            pixels and divides by their standard deviation. Both are measured on the training
-            split only. 'symmetric' maps black to -1 and white to 1.
-        seed: Start of the random order and augmentation; use another one for each repetition.
-            The splits do not depend on it.
-        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
-            uses every image.
+        options: The other arguments of :class:`InMemoryDataModule`.
 
     Example:
         >>> data = Digits(batch_size=64)
@@ -83,23 +74,8 @@ class Digits(ImageDataModule):
     image_shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     crop_flip: ClassVar[CropFlip] = CropFlip(padding=1, flip=False)
 
-    def __init__(
-        self,
-        batch_size: int = 128,
-        val_size: int = 200,
-        augment: bool = True,
-        normalization: Normalization = "pixel_mean",
-        seed: int = 0,
-        drop_last: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_size=val_size,
-            augment=augment,
-            normalization=normalization,
-            seed=seed,
-            drop_last=drop_last,
-        )
+    def __init__(self, batch_size: int = 128, val_size: int = 200, **options: Any) -> None:
+        super().__init__(batch_size, val_size, **options)
 
     @override
     def read(self, train: bool) -> Split:

@@ -5,9 +5,9 @@ from typing import ClassVar
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from wiring_lightning.data._in_memory import Split
 from wiring_lightning.data._torchvision import TorchvisionDataModule
 from wiring_lightning.data.augment import CropFlip
+from wiring_lightning.data.in_memory import Split
 
 
 class FashionMNIST(TorchvisionDataModule):

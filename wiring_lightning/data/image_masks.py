@@ -2,27 +2,21 @@
 
 import warnings
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
-import torch
 from PIL.Image import Resampling
 from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
-from wiring_lightning.data._image_folders import read_image
-from wiring_lightning.data._in_memory import InMemoryDataModule, Split
-from wiring_lightning.data._mask_files import (
-    Color,
-    classes_of_colors,
-    classes_of_numbers,
-)
+from wiring_lightning.data._image_files import pixels, read_image
+from wiring_lightning.data._mask_files import Color, classes_of_colors, classes_of_numbers
 from wiring_lightning.data._mask_splits import Pair, find_pairs, split_by_chance, split_by_lists
-from wiring_lightning.data.augment import Mirror
-from wiring_lightning.data.normalize import Normalization
+from wiring_lightning.data._with_masks import MaskDataModule
+from wiring_lightning.data.in_memory import Split
 
 
-class ImageMaskFolder(InMemoryDataModule):
+class ImageMaskFolder(MaskDataModule):
     """Semantic segmentation with images and masks from two folders.
 
     ``root`` holds a folder of images and a folder of masks; an image and its mask have the same
@@ -53,16 +47,8 @@ class ImageMaskFolder(InMemoryDataModule):
         val_share: Share of all images to set aside for validation. 0 turns validation off.
         test_share: Share of all images to set aside for testing.
         split_seed: Chooses the images that are set aside. Keep it for all repetitions.
-        batch_size: Images per step and process: with four GPUs and 16, the network sees 64 images
-            per step.
-        augment: Whether to mirror half of the training images, anew in each epoch.
-        normalization: How to centre the images after scaling them to [0, 1]. 'symmetric' maps black
-            to -1 and white to 1; 'pixel_mean' subtracts the mean training image;
-            'channel_mean_std' subtracts each channel's mean and divides by its standard deviation,
-            measured on the training split only.
-        seed: Start of the random order and augmentation; use another one for each repetition.
-        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
-            uses every image.
+        options: The other arguments of :class:`InMemoryDataModule`; if not given, ``batch_size``
+            is 16 and ``normalization`` 'symmetric'.
 
     Attributes:
         num_classes: Number of classes.
@@ -80,8 +66,6 @@ class ImageMaskFolder(InMemoryDataModule):
         (2, (3, 64, 128))
     """
 
-    crop_flip: ClassVar[Mirror] = Mirror()
-
     def __init__(
         self,
         class_names: list[str],
@@ -97,13 +81,9 @@ class ImageMaskFolder(InMemoryDataModule):
         val_share: float = 0.1,
         test_share: float = 0.2,
         split_seed: int = 0,
-        batch_size: int = 16,
-        augment: bool = True,
-        normalization: Normalization = "symmetric",
-        seed: int = 0,
-        drop_last: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(batch_size, augment, normalization, seed, drop_last)
+        super().__init__(**options)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(height, width) < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}.")
@@ -127,43 +107,37 @@ class ImageMaskFolder(InMemoryDataModule):
         return 3, *self.size
 
     @override
-    def read_splits(self) -> tuple[Split, Split, Split]:
-        """Read and resize the three splits.
-
-        Returns:
-            Three times images, uint8 of shape [N, 3, height, width], and masks, uint8 of shape
-            [N, height, width].
-        """
+    def find_pairs(self) -> tuple[list[Pair], list[Pair], list[Pair]]:
+        """Find the images with their masks, and split them by chance or by the lists."""
         root = Path(self.root)
         train_list, val_list, test_list = self.lists
-        if train_list is not None and test_list is not None:
-            pairs = find_pairs(root / self.images, root / self.masks, all_have_both=False)
-            val_path = None if val_list is None else root / val_list
-            files = split_by_lists(pairs, root / train_list, val_path, root / test_list)
-        else:
-            pairs = find_pairs(root / self.images, root / self.masks, all_have_both=True)
-            files = split_by_chance(pairs, *self.shares, self.split_seed)
-        train, val, test = (self._read_all(split) for split in files)
-        self._warn_of_classes_without_pixels(train[1])
-        return train, val, test
+        by_lists = train_list is not None and test_list is not None
+        pairs = find_pairs(root / self.images, root / self.masks, all_have_both=not by_lists)
+        if train_list is None or test_list is None:
+            return split_by_chance(pairs, *self.shares, self.split_seed)
+        val_path = None if val_list is None else root / val_list
+        return split_by_lists(pairs, root / train_list, val_path, root / test_list)
 
-    def _read_all(self, pairs: list[Pair]) -> Split:
-        # Not at the top of the file: importing torchvision takes about a second.
-        from torchvision.transforms.functional import pil_to_tensor
-
+    @override
+    def read_pair(self, image_path: str, mask_path: str) -> tuple[Tensor, Tensor]:
+        """Read an image and its mask, and resize them."""
         height, width = self.size
-        images = torch.empty(len(pairs), 3, height, width, dtype=torch.uint8)
-        masks = torch.empty(len(pairs), height, width, dtype=torch.uint8)
-        for index, (image_path, mask_path) in enumerate(pairs):
-            image, mask = read_image(image_path), self._read_mask(mask_path)
-            if image.size != (mask.shape[1], mask.shape[0]):
-                raise RuntimeError(
-                    f"The image '{image_path}' has {image.width}x{image.height} pixels, its mask "
-                    f"'{mask_path}' {mask.shape[1]}x{mask.shape[0]}; both must have the same size."
-                )
-            images[index] = pil_to_tensor(image.resize((width, height), Resampling.BILINEAR))
-            masks[index] = interpolate(mask[None, None], self.size, mode="nearest-exact")[0, 0]
-        return images, masks
+        image, mask = read_image(image_path), self._read_mask(mask_path)
+        if image.size != (mask.shape[1], mask.shape[0]):
+            raise RuntimeError(
+                f"The image '{image_path}' has {image.width}x{image.height} pixels, its mask "
+                f"'{mask_path}' {mask.shape[1]}x{mask.shape[0]}; both must have the same size."
+            )
+        image = image.resize((width, height), Resampling.BILINEAR)
+        mask = interpolate(mask[None, None], self.size, mode="nearest-exact")[0, 0]
+        return pixels(image), mask
+
+    @override
+    def read_splits(self) -> tuple[Split, ...]:
+        """Read the three splits, and warn if nothing can learn one of the classes."""
+        splits = super().read_splits()
+        self._warn_of_classes_without_pixels(splits[0][1])
+        return splits
 
     def _read_mask(self, path: str) -> Tensor:
         if self.palette is None:

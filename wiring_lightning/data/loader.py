@@ -2,13 +2,16 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from wiring_lightning.data.augment import CropFlip, Mirror
+from wiring_lightning.functional import seed_of_step
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -36,6 +39,9 @@ class BatchLoader:
     **Resuming.** :meth:`state_dict` is the epoch and the number of batches handed out. After
     :meth:`load_state_dict` the next iteration continues with the batch that follows. Call
     :meth:`set_epoch` before each epoch (Lightning does); a new epoch starts at its first batch.
+    With a ``trainer`` both follow the trainer's own counters, which know two cases better: the
+    batch of a step that failed was handed out but not used, so it comes again; and a run with
+    ``max_steps`` that resumes from the end of an epoch gets a wrong number in ``set_epoch``.
 
     Args:
         images: Bytes, shape [N, C, H, W].
@@ -50,6 +56,7 @@ class BatchLoader:
         seed: Start of all randomness; the same on every process.
         rank: Index of this process, 0 to ``world_size - 1``.
         world_size: Number of processes that share the samples, R.
+        trainer: The trainer whose ``fit`` iterates over the loader, if there is one.
 
     Raises:
         ValueError: If tensors do not fit together, a number is out of range, or some process
@@ -75,6 +82,7 @@ class BatchLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        trainer: Trainer | None = None,
     ) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(
@@ -104,6 +112,7 @@ class BatchLoader:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.trainer = trainer
         self._num_batches = self._count_batches()
         if self._num_batches == 0:
             raise ValueError(
@@ -128,8 +137,10 @@ class BatchLoader:
 
         Args:
             epoch: Index of the epoch. The epoch of a restored state keeps the restored position;
-                any other starts at its first batch.
+                any other starts at its first batch. With a trainer, its current epoch counts.
         """
+        if self.trainer is not None:
+            epoch = self.trainer.current_epoch
         if epoch != self._epoch:
             self._epoch = epoch
             self._handed_out = self._start = 0
@@ -146,27 +157,20 @@ class BatchLoader:
         # Nothing up to the first batch may run earlier: Lightning makes an iterator before it sets
         # the epoch, and throws another one away unused. A generator waits.
         start, self._start = self._start, 0
-        device = self.images.device
-        order, noise = self._draw_epoch(self._epoch)
-        shard = order[self.rank :: self.world_size].to(device)
-        noise = tuple(values.to(device) for values in noise)
-        edges = self._edges(len(shard))
-        for batch in range(start, self._num_batches):
-            index = shard[edges[batch] : edges[batch + 1]]
-            images, labels = self.normalizer(self.images[index]), self.labels[index]
-            if self.crop_flip is not None:
-                drawn = [values[index] for values in noise]
-                images = self.crop_flip(images, *drawn)
-                if labels.dim() > 1:
-                    labels = self.crop_flip(labels, *drawn)
-            self._handed_out = batch + 1
-            yield images, labels.long()
+        for position, batch in enumerate(self._load(start), start + 1):
+            self._handed_out = position
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and what has to stay the same for it to keep its meaning."""
+        batches = self._handed_out
+        if self.trainer is not None:
+            progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            # At the start of an epoch the trainer's count is still that of the previous one.
+            batches = min(batches, progress.processed)
         return {
             "epoch": self._epoch,
-            "batches": self._handed_out,
+            "batches": batches,
             "seed": self.seed,
             "global_batch_size": self._global_batch_size,
         }
@@ -204,23 +208,37 @@ class BatchLoader:
         # The minimum matters for a batch size of 1 only: one batch then has to hold two samples.
         return min(_ceil_div(largest, self.batch_size), smallest)
 
+    def _load(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of this epoch from batch ``start`` on."""
+        for index, noise in self._batches(start):
+            images, labels = self.normalizer(self.images[index]), self.labels[index]
+            if self.crop_flip is not None:
+                images = self.crop_flip(images, *noise)
+                if labels.dim() > 1:
+                    labels = self.crop_flip(labels, *noise)
+            yield images, labels.long()
+
+    def _batches(self, start: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield which samples are in each batch of this process, and their random numbers."""
+        size, device = len(self.images), self.images.device
+        generator = torch.Generator().manual_seed(seed_of_step(self.seed, self._epoch))
+        if self.shuffle:
+            order = torch.randperm(size, generator=generator)[: size - size % self.world_size]
+        else:
+            order = torch.arange(size)
+        noise = [values.to(device) for values in self._draw_noise(generator)]
+        shard = order[self.rank :: self.world_size].to(device)
+        for first, end in list(pairwise(self._edges(len(shard))))[start:]:
+            index = shard[first:end]
+            yield index, [values[index] for values in noise]
+
+    def _draw_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw the random numbers of the augmentation for all N samples, each [N, ...]."""
+        return () if self.crop_flip is None else self.crop_flip.draw(len(self.images), generator)
+
     def _edges(self, shard_size: int) -> list[int]:
         """Return where the batches of a shard begin, and where the last one ends."""
         count = self._num_batches
         if self.shuffle or _ceil_div(shard_size, self.batch_size) == count:
             return [min(i * self.batch_size, shard_size) for i in range(count + 1)]
         return [i * shard_size // count for i in range(count + 1)]
-
-    def _draw_epoch(self, epoch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the order of the samples [N'] and the augmentation's numbers, each [N, ...]."""
-        size = len(self.images)
-        # The generator looks at the low 32 bits of its seed only. The odd multiplier keeps the
-        # epochs of neighbouring seeds far apart, so that no two runs share a permutation.
-        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B1 + epoch) % 2**32)
-        if self.shuffle:
-            order = torch.randperm(size, generator=generator)[: size - size % self.world_size]
-        else:
-            order = torch.arange(size)
-        if self.crop_flip is None:
-            return order, ()
-        return order, self.crop_flip.draw(size, generator)
