@@ -106,7 +106,7 @@ def edge_sets(network: nn.Module) -> list[EdgeSet]:
     graphs = find_adjacencies(network)
     if graphs:
         return [
-            EdgeSet([graph.weight], graph.edges, [graph.rankable], [graph.take_absent()])
+            EdgeSet([graph.weight], graph.edges, [graph.usable], [graph.take_absent()])
             for graph in graphs.values()
         ]
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

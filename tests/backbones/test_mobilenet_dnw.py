@@ -243,7 +243,7 @@ def test_the_rule_keeps_every_graphs_edges_among_the_usable(small: bool) -> None
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
     StraightThrough(
         optimizer,
-        [EdgeSet([g.weight], g.edges, [g.rankable], [g.take_absent()]) for g in graphs],
+        [EdgeSet([g.weight], g.edges, [g.usable], [g.take_absent()]) for g in graphs],
     )
     before = [graph.weight != 0 for graph in graphs]
     images, labels = torch.randn(16, 3, 16, 16), torch.randint(10, (16,))

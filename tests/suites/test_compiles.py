@@ -22,7 +22,7 @@ def test_one_graph_for_all_wirings(method: Method) -> None:
     optimizer = GateSGD(gates, lr=0.5) if gates else None
     for graph in find_adjacencies(backbone).values():
         optimizer = SGD([graph.weight], lr=0.5)
-        edges = EdgeSet([graph.weight], graph.edges, [graph.rankable], [graph.take_absent()])
+        edges = EdgeSet([graph.weight], graph.edges, [graph.usable], [graph.take_absent()])
         StraightThrough(optimizer, [edges])
     drawn = []
     compiled = torch.compile(backbone, backend=counter, fullgraph=True)

@@ -8,6 +8,7 @@ from torch import nn
 from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork, TaskName
 from wiring_lightning.functional import Space
+from wiring_lightning.nn.checks import check_positive, check_word
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.fabric_modules import convolution
 
@@ -117,13 +118,9 @@ def _edge(channels: int, coarser: int, doubling: Doubling) -> nn.Sequential:
 def _check(
     columns: int, channels: int, scales: int, task: TaskName, image_size: int, doubling: Doubling
 ) -> None:
-    for name, value in (("columns", columns), ("channels", channels), ("scales", scales)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
-    if task not in ("classification", "segmentation"):
-        raise ValueError(f'task must be "classification" or "segmentation", got "{task}".')
-    if doubling not in ("last", "first"):
-        raise ValueError(f'doubling must be "last" or "first", got "{doubling}".')
+    check_positive(columns=columns, channels=channels, scales=scales)
+    check_word("task", task, TaskName)
+    check_word("doubling", doubling, Doubling)
     if columns == 1 and task == "segmentation":
         raise ValueError(
             "segmentation needs at least 2 columns: the only column would lead from the finest "

@@ -8,10 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.stems import StemName, stem_plan
-from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
+from wiring_lightning.backbones.stages import equal_stages
+from wiring_lightning.backbones.stems import (
+    StemName,
+    initialize_convolutions,
+    make_stem,
+    small_stem_plan,
+)
 from wiring_lightning.nn import DenseLayer, Gate
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.nn.checks import check_fan_in, check_positive, check_word
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 DenseNetWiring = Literal["learned", "dense", "random"]
 
@@ -62,29 +68,17 @@ class DenseNet(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        plan = stem_plan(stem)
-        if stem == "imagenet":
-            raise ValueError('DenseNet has the stems "cifar" and "mini_imagenet", got "imagenet".')
-        if wiring not in ("learned", "dense", "random"):
-            raise ValueError(f'wiring must be "learned", "dense" or "random", got "{wiring}".')
-        if depth < 7 or (depth - 4) % 3:
-            raise ValueError(
-                f"depth must be 3n + 4 (7, 10, 40, 100, ...) for three equal stages, got {depth}."
-            )
-        if growth < 1:
-            raise ValueError(f"growth must be at least 1, got {growth}.")
-        count = (depth - 4) // 3
-        if wiring != "dense" and not 1 <= fan_in <= count:
-            raise ValueError(
-                f"fan_in (K) must be between 1 and {count}, the number of layers per stage, "
-                f"got {fan_in}."
-            )
-        self.image_size = plan.image_size if image_size is None else image_size
+        plan = small_stem_plan("DenseNet", stem, image_size)
+        check_word("wiring", wiring, DenseNetWiring)
+        rule = "3n + 4 (7, 10, 40, 100, ...) for three equal stages"
+        count, *_ = equal_stages(depth, layers=1, others=4, rule=rule)
+        check_positive(growth=growth)
+        if wiring != "dense":
+            check_fan_in(fan_in, count, f"{count}, the number of layers per stage")
+        self.image_size = plan.image_size
         self.reduction = plan.reduction
-        conv = nn.Conv2d(in_channels, 2 * growth, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        pool = [nn.MaxPool2d(3, stride=2, padding=1)] if plan.max_pool else []
-        self.stem = nn.Sequential(conv, *pool)
+        self.stem = make_stem(plan, in_channels, 2 * growth, activate=False)
+        initialize_convolutions(self.stem)
         channels = 2 * growth
         self.stages = nn.ModuleDict()
         self.transitions = nn.ModuleDict()
@@ -109,7 +103,7 @@ class DenseNet(nn.Module):
         state = self.stem(images)
         for name, layers in self._stages():
             outputs = [state]
-            gates = self._gates(name)
+            gates = self._gate(name).weights() if name in self.connections else None
             for index, layer in enumerate(layers):
                 row = None if gates is None else gates[index, : index + 1]
                 outputs.append(layer(outputs, row))
@@ -122,31 +116,27 @@ class DenseNet(nn.Module):
 
     def wiring(self) -> Wiring:
         """Layers as nodes and possible connections as edges, as used in evaluation mode."""
-        side, stem = self.image_size, count_parameters(self.stem)
-        graph = WiringColumns()
-        last = graph.add("stem", stem, stem * side * side)
+        graph, side = WiringBuilder(), self.image_size
+        last = graph.add_layers("stem", self.stem, side=side)
         side = -(-side // self.reduction)
         for row, (name, layers) in enumerate(self._stages(), start=1):
-            outputs = [last]
-            for index, layer in enumerate(layers):
-                sources = range(len(layer.reads))
-                parameters = map(layer.edge_parameters, sources)
-                work = [layer.edge_multiply_adds(source, side, side) for source in sources]
-                number = graph.add(
-                    f"{name}.layer{index + 1}",
-                    0,
-                    0,
-                    [outputs[source] for source in layer.reads],
-                    zip(parameters, work, strict=True),
-                    self._choice(name, index),
-                )
-                outputs.append(number)
+            names = [f"{name}.layer{index + 1}" for index in range(len(layers))]
+            outputs = [last, *map(graph.add_node, names)]
+            if name in self.connections:
+                widest = layers[-1]  # reads what all others read, and more
+                size, work = count_by_source(widest, widest.channels, side)
+                choice = self._gate(name).choice()
+                graph.choose(outputs[:-1], outputs[1:], choice, size, work)
+            else:
+                for node, layer in zip(outputs[1:], layers, strict=True):
+                    size, work = count_by_source(layer, layer.channels, side)
+                    reads = [outputs[source] for source in layer.reads]
+                    graph.connect(reads, node, parameters=size, multiply_adds=work)
             if name in self.transitions:
-                size, work_there = self._transition_costs(name, side)
-                last = graph.add(f"transition{row}", size, work_there, outputs)
+                transition = self.transitions[name]
+                last = graph.add_layers(f"transition{row}", transition, side=side, reads=outputs)
                 side //= 2
-        size = count_parameters(self.norm, self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), outputs)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=outputs)
         return graph.wiring()
 
     def compact(self) -> "DenseNet":
@@ -155,39 +145,17 @@ class DenseNet(nn.Module):
         for name, layers in compacted._stages():
             if name not in compacted.connections:
                 continue
-            gate = compacted.connections[name]
-            assert isinstance(gate, Gate)
-            matrix = gate.selection().matrix
+            matrix = compacted._gate(name).selection().matrix
             compacted.stages[name] = nn.ModuleList(
                 layer.keep(matrix[index, : index + 1]) for index, layer in enumerate(layers)
             )
         compacted.connections = nn.ModuleDict()
         return compacted.eval()
 
-    def _gates(self, stage: str) -> Tensor | None:
-        """`[layers, sources]` of a stage in this forward pass."""
-        if stage not in self.connections:
-            return None
+    def _gate(self, stage: str) -> Gate:
         gate = self.connections[stage]
         assert isinstance(gate, Gate)
-        return gate.weights()
-
-    def _choice(self, stage: str, layer: int) -> Choice | None:
-        if stage not in self.connections:
-            return None
-        gate = self.connections[stage]
-        assert isinstance(gate, Gate)
-        return Choice(
-            gate.best[layer, : layer + 1].tolist(),
-            gate.scores.detach()[layer, : layer + 1].tolist(),
-            gate.mode == "learned" and layer + 1 > gate.fan_in,
-        )
-
-    def _transition_costs(self, stage: str, side: int) -> tuple[int, int]:
-        transition = self.transitions[stage]
-        weights = [m.weight for m in transition.modules() if isinstance(m, nn.Conv2d)]
-        work = sum(weight.numel() for weight in weights) * side * side
-        return count_parameters(transition), work
+        return gate
 
     def _stages(self) -> list[tuple[str, list[DenseLayer]]]:
         return [

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wiring_lightning.backbones.channel_network import ChannelNetwork
-from wiring_lightning.backbones.mobilenet import MobileNetStem, stem_facts
+from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, stem_plan
 from wiring_lightning.nn import Adjacency, AdjacencyMode, GraphStage
 
 # Of every graph: input nodes and width of the other blocks as multiples of the stem's channels,
@@ -70,7 +70,7 @@ class MobileNetV1DNW(ChannelNetwork):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
-        stride, image_size = stem_facts(stem, image_size)
+        plan = stem_plan(stem, image_size, MOBILENET_STEMS)
         if not 0 < width <= 1:
             raise ValueError(f"width must be above 0 and at most 1, got {width}.")
         share = Fraction(str(width))  # exact: 0.3 is three tenths
@@ -84,14 +84,14 @@ class MobileNetV1DNW(ChannelNetwork):
         channels = _GRAPHS[-1][1] * stem_channels
         classifier: nn.Linear | Adjacency = nn.Linear(channels, num_classes)
         if small:
-            possible = torch.ones(num_classes, channels, dtype=torch.bool)
-            classifier = Adjacency(possible, math.ceil(share * possible.numel()), wiring)
+            usable = torch.ones(num_classes, channels, dtype=torch.bool)
+            classifier = Adjacency(usable, math.ceil(share * usable.numel()), wiring)
         super().__init__(
-            stem=nn.Conv2d(in_channels, stem_channels, 3, stride, padding=1, bias=False),
+            stem=nn.Conv2d(in_channels, stem_channels, 3, plan.stride, padding=1, bias=False),
             graphs=graphs,
             norm=nn.BatchNorm2d(channels),
             classifier=classifier,
-            image_size=image_size,
+            image_size=plan.image_size,
         )
         self.num_classes = num_classes
 

@@ -9,12 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.graph_columns import GraphColumns
-from wiring_lightning.backbones.wiring_columns import count_parameters
-from wiring_lightning.nn import Adjacency, AdjacencyMode, NodeOperations, SparseEdges
+from wiring_lightning.nn import (
+    Adjacency,
+    AdjacencyMode,
+    NodeOperations,
+    SparseEdges,
+    select_channels,
+)
+from wiring_lightning.nn.checks import check_positive, check_word
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
 from wiring_lightning.nn.node_operations import FILTER_TAPS
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
+from wiring_lightning.wiring.live import reach
 
 Dynamics = Literal["static", "discrete", "continuous"]
 
@@ -89,10 +95,7 @@ class NeuralGraph(nn.Module):
         image_size: int = 32,
     ) -> None:
         super().__init__()
-        if dynamics not in ("static", "discrete", "continuous"):
-            raise ValueError(
-                f'dynamics must be "static", "discrete" or "continuous", got "{dynamics}".'
-            )
+        check_word("dynamics", dynamics, Dynamics)
         if not tolerance > 0:
             raise ValueError(f"tolerance must be above 0, got {tolerance}.")
         if len(strides) != 2 or min(strides) < 1:
@@ -146,51 +149,46 @@ class NeuralGraph(nn.Module):
         Multiply-adds are those of one image: in discrete time of all steps, as far as they are
         computed; in continuous time of one evaluation of the derivative.
         """
-        matrix, usable = _dense(self.graph).cpu(), self._usable()
+        matrix, slots = _dense(self.graph).cpu(), self._usable()
         receivers, senders = matrix.nonzero().unbind(1)
-        carries = usable[receivers, senders]
-        columns, head = GraphColumns(), self.classifier
+        usable = slots[receivers, senders]
+        graph = WiringBuilder()
         area, work = self.stem.multiply_adds(self.image_size)
-        stem = columns.add("stem", self.stem.shared_parameters, work)
+        stem = graph.add_node("stem", self.stem.shared_parameters, work)
         groups: list[Tensor] = []
         for name, size in self._groups():
             later = bool(groups)
             width = 0 if later else self.stem.pointwise.in_channels  # of the stem's last layer
             uses = self.depth - later if self.dynamics == "discrete" else 1
-            groups.append(
-                columns.add_group(
-                    name,
-                    size,
-                    self.operations.parameters_per_node + (0 if later else width + 3),
-                    area * (uses * FILTER_TAPS + width),
-                )
-            )
+            parameters = FILTER_TAPS + 2 + (0 if later else width + 3)  # a filter, scale and shift
+            work = area * (uses * FILTER_TAPS + width)
+            groups.append(graph.add_group(f"{name}.node", size, parameters, work))
         nodes = torch.cat(groups)
         targets, outputs = nodes[receivers], nodes[-self.outputs :]
-        inside = carries  # edges between nodes, without those into the last sums of the outputs
+        inside = usable  # edges between nodes, without those into the last sums of the outputs
         if self.dynamics == "static":
-            sums = columns.add_group("outputs", self.outputs, steps=0)
-            from_last = carries & (nodes[senders] >= groups[-1][0])
+            sums = graph.add_group("outputs.node", self.outputs, steps=0)
+            from_last = usable & (nodes[senders] >= groups[-1][0])
             targets = torch.where(from_last, targets + self.outputs, targets)
-            inside = carries & ~from_last
-        classifier = columns.add("classifier", count_parameters(head), head.weight.numel())
-        columns.connect(
+            inside = usable & ~from_last
+        classifier = graph.add_layers("classifier", self.classifier, side=1)
+        graph.connect(
             nodes[senders],
             targets,
-            carries,
+            active=usable,
             score=matrix[receivers, senders].abs(),
             learnable=self._learned,
             parameters=1,
-            multiply_adds=area * self._uses(receivers, senders) * carries,
+            multiply_adds=area * self._uses(receivers, senders) * usable,
         )
         if self.dynamics == "static":
-            columns.connect(outputs, sums)
+            graph.connect(outputs, sums)
             outputs = sums
-        columns.connect(outputs, classifier)
+        graph.connect(outputs, classifier)
         inputs = torch.arange(len(nodes)) < self.sizes[0]
-        alone = ~_reached(inputs, receivers[inside], senders[inside])
-        columns.connect(stem, nodes[inputs | alone])
-        return columns.wiring(unlisted=int(usable.sum() - carries.sum()))
+        alone = ~reach(inputs.clone(), senders[inside], receivers[inside])
+        graph.connect(stem, nodes[inputs | alone])
+        return graph.wiring(unlisted=int(slots.sum() - usable.sum()))
 
     @torch.no_grad()
     def compact(self) -> "NeuralGraph":
@@ -215,8 +213,10 @@ class NeuralGraph(nn.Module):
             count,
             self._learned,
         ).to(self.classifier.weight.device)
-        small.operations.keep(live)
-        small.stem.keep(live[: self.sizes[0]])
+        small.operations = select_channels(self.operations, live)
+        inputs = live[: self.sizes[0]]
+        small.stem.pointwise = select_channels(self.stem.pointwise, inputs)
+        small.stem.out_norm = select_channels(self.stem.out_norm, inputs)
         small.sizes = tuple(int(part.sum()) for part in live.split(self.sizes))
         return small.eval()
 
@@ -289,17 +289,7 @@ class Stem(nn.Module):
         """Pixels of a map after the stem, and multiply-adds of all but its last convolution."""
         side = -(-image_size // self.conv.stride[0])
         area = (-(-side // self.depthwise.stride[0])) ** 2
-        return area, self.conv.weight.numel() * side**2 + self.depthwise.weight.numel() * area
-
-    @torch.no_grad()
-    def keep(self, channels: Tensor) -> None:
-        """Remove all channels of the output but some, given by a mask."""
-        for layer in (self.pointwise, self.out_norm):
-            for name, value in list(layer.named_parameters()):
-                setattr(layer, name, nn.Parameter(value[channels].clone()))
-        for name in ("running_mean", "running_var"):
-            setattr(self.out_norm, name, getattr(self.out_norm, name)[channels])
-        self.pointwise.out_channels = self.out_norm.num_features = int(channels.sum())
+        return area, count_multiply_adds(self.conv, self.depthwise, side=image_size)
 
 
 def _dense(edges: Adjacency | SparseEdges) -> Tensor:
@@ -308,14 +298,6 @@ def _dense(edges: Adjacency | SparseEdges) -> Tensor:
         return edges.matrix()
     empty = edges.values.new_zeros(edges.receivers, edges.senders)
     return empty.index_put((edges.row, edges.column), edges.values)
-
-
-def _reached(inputs: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
-    """`[nodes]` which nodes are inputs, or edges lead to from the inputs."""
-    reached, count = inputs.clone(), -1
-    while count != (count := int(reached.sum())):
-        reached[receivers[reached[senders]]] = True
-    return reached
 
 
 def _group_sizes(
@@ -328,8 +310,7 @@ def _group_sizes(
             f"{nodes} nodes, {inputs} inputs and {outputs} outputs."
         )
     if dynamics != "static":
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
+        check_positive(depth=depth)
         return inputs, nodes - inputs - outputs, outputs
     if depth < 2:
         raise ValueError(f"a static graph has at least 2 blocks (depth), got {depth}.")

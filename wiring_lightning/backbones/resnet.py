@@ -6,10 +6,12 @@ import torch
 from torch import nn
 
 from wiring_lightning.backbones.residual_network import ResidualNetwork
+from wiring_lightning.backbones.stages import equal_stages, imagenet_layout
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.functional import Space
 from wiring_lightning.nn import Gate, ResidualBlock
 from wiring_lightning.nn.branches import Identity
+from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.residual import BlockName
 
 ResNetWiring = Literal["learned", "previous", "random"]
@@ -77,24 +79,20 @@ class ResNet(ResidualNetwork):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
-        plan = stem_plan(stem)
-        if wiring not in ("learned", "previous", "random"):
-            raise ValueError(f'wiring must be "learned", "previous" or "random", got "{wiring}".')
-        if identity not in ("mean", "sum"):
-            raise ValueError(f'identity must be "mean" or "sum", got "{identity}".')
+        plan = stem_plan(stem, image_size)
+        check_word("wiring", wiring, ResNetWiring)
+        check_word("identity", identity, Identity)
         kind, stages = _stages(depth, stem)
         total = sum(stages)
-        if wiring != "previous" and not 1 <= fan_in <= total - 1:
-            raise ValueError(
-                f"fan_in (K) must be between 1 and {total - 1}, the number of blocks before the "
-                f"last of {total}, got {fan_in}."
-            )
+        if wiring != "previous":
+            meaning = f"{total - 1}, the number of blocks before the last of {total}"
+            check_fan_in(fan_in, total - 1, meaning)
         width = 64 if stem == "imagenet" else 16
         narrow = width * (4 if kind == "bottleneck" else 1)
         spaces = [
             Space(narrow * 2**stage, plan.reduction * 2**stage) for stage in range(len(stages))
         ]
-        stem_layers = make_stem(stem, in_channels, width)
+        stem_layers = make_stem(plan, in_channels, width)
         initialize_convolutions(stem_layers)
         blocks: dict[str, ResidualBlock] = {}
         origin = Space(width, plan.reduction)
@@ -116,22 +114,13 @@ class ResNet(ResidualNetwork):
             identity == "mean",
             spaces,
             classifier,
-            plan.image_size if image_size is None else image_size,
+            plan.image_size,
         )
 
 
 def _stages(depth: int, stem: StemName) -> tuple[BlockName, tuple[int, ...]]:
     """Kind of block, and blocks per stage."""
     if stem == "imagenet":
-        if depth not in _IMAGENET_PLANS:
-            raise ValueError(
-                f"depth must be one of {', '.join(map(str, _IMAGENET_PLANS))} with the imagenet "
-                f"stem, got {depth}."
-            )
-        return _IMAGENET_PLANS[depth]
-    if depth < 8 or (depth - 2) % 6:
-        raise ValueError(
-            f"depth must be 2 + 6n (8, 14, 20, 38, 74, 110, ...) for three equal stages of "
-            f"two-layer blocks, got {depth}."
-        )
-    return "basic", ((depth - 2) // 6,) * 3
+        return imagenet_layout(depth, _IMAGENET_PLANS)
+    rule = "2 + 6n (8, 14, 20, 38, 74, 110, ...) for three equal stages of two-layer blocks"
+    return "basic", equal_stages(depth, layers=2, others=2, rule=rule)

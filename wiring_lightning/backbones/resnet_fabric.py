@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork
 from wiring_lightning.functional import Space
+from wiring_lightning.nn.checks import check_positive
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.fabric_modules import basic_block, convolution
 
@@ -64,8 +65,7 @@ class ResNetFabric(FabricNetwork):
         initial: float = 3.0,
         architecture: Literal["search", "full", "resnet"] | Sequence[str] = "search",
     ) -> None:
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}.")
+        check_positive(width=width)
         self.width = width
         spaces = [Space(16, 1)]
         edges: list[FabricEdge] = []

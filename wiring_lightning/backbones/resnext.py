@@ -5,9 +5,11 @@ from typing import Literal
 from torch import nn
 
 from wiring_lightning.backbones.multi_branch import MultiBranchNetwork
+from wiring_lightning.backbones.stages import equal_stages, imagenet_layout
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branches import Identity
+from wiring_lightning.nn.checks import check_fan_in, check_positive, check_word
 
 WiringName = Literal["learned", "full", "random", "real"]
 
@@ -74,21 +76,12 @@ class ResNeXt(MultiBranchNetwork):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
-        plan = stem_plan(stem)
-        if wiring not in ("learned", "full", "random", "real"):
-            raise ValueError(
-                f'wiring must be "learned", "full", "random" or "real", got "{wiring}".'
-            )
-        if identity not in ("mean", "sum"):
-            raise ValueError(f'identity must be "mean" or "sum", got "{identity}".')
-        for name, value in (("width", width), ("cardinality", cardinality)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if wiring != "full" and not 1 <= fan_in <= cardinality:
-            raise ValueError(
-                f"fan_in (K) must be between 1 and the cardinality (C = {cardinality}), "
-                f"got {fan_in}."
-            )
+        plan = stem_plan(stem, image_size)
+        check_word("wiring", wiring, WiringName)
+        check_word("identity", identity, Identity)
+        check_positive(width=width, cardinality=cardinality)
+        if wiring != "full":
+            check_fan_in(fan_in, cardinality, f"the cardinality (C = {cardinality})")
         stages = _stages(depth, stem)
         wide = width >= 64 or stem == "imagenet"
         stem_channels, channels = (64, 256) if wide else (16, 64)
@@ -114,7 +107,7 @@ class ResNeXt(MultiBranchNetwork):
                     )
                 )
                 current = channels * 2**stage
-        stem_layers = make_stem(stem, in_channels, stem_channels)
+        stem_layers = make_stem(plan, in_channels, stem_channels)
         classifier = nn.Linear(current, num_classes)
         initialize_convolutions(
             stem_layers, *(block.projection for block in blocks if block.projection)
@@ -132,7 +125,7 @@ class ResNeXt(MultiBranchNetwork):
             blocks,
             connections,
             classifier,
-            image_size=plan.image_size if image_size is None else image_size,
+            image_size=plan.image_size,
             reduction=plan.reduction,
         )
 
@@ -140,15 +133,6 @@ class ResNeXt(MultiBranchNetwork):
 def _stages(depth: int, stem: StemName) -> tuple[int, ...]:
     """Modules per stage."""
     if stem == "imagenet":
-        if depth not in _IMAGENET_STAGES:
-            raise ValueError(
-                f"depth must be one of {', '.join(map(str, _IMAGENET_STAGES))} with the imagenet "
-                f"stem, got {depth}."
-            )
-        return _IMAGENET_STAGES[depth]
-    if depth < 11 or (depth - 2) % 9:
-        raise ValueError(
-            f"depth must be 2 + 9n (11, 20, 29, 38, ...) for three equal stages of three-layer "
-            f"modules, got {depth}."
-        )
-    return ((depth - 2) // 9,) * 3
+        return imagenet_layout(depth, _IMAGENET_STAGES)
+    rule = "2 + 9n (11, 20, 29, 38, ...) for three equal stages of three-layer modules"
+    return equal_stages(depth, layers=3, others=2, rule=rule)

@@ -6,18 +6,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
-from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
-from wiring_lightning.functional import Pattern, check_pattern
-from wiring_lightning.nn import (
-    Feature,
-    RectifiedChain,
-    RectifiedConv2d,
-    Shelf,
-    StagePlan,
-    preferred_layout,
+from wiring_lightning.backbones.stages import equal_stages
+from wiring_lightning.backbones.stems import (
+    StemName,
+    initialize_convolutions,
+    make_stem,
+    small_stem_plan,
 )
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.functional import Pattern, check_pattern
+from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
+from wiring_lightning.nn.pre_activation import preferred_layout
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 _WIDTHS = (16, 32, 64)  # inside the bottlenecks of each stage
 _EXPANSION = 4
@@ -71,22 +70,17 @@ class SparseResNet(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        plan = stem_plan(stem)
-        if stem == "imagenet":
-            raise ValueError(
-                'SparseResNet has the stems "cifar" and "mini_imagenet", got "imagenet".'
-            )
+        plan = small_stem_plan("SparseResNet", stem, image_size)
         check_pattern(pattern, base)
-        if depth < 11 or (depth - 2) % 9:
-            raise ValueError(
-                f"depth must be 9n + 2 (11, 20, 56, 110, 200, 1001, ...) for three equal stages of "
-                f"three-layer blocks, got {depth}."
-            )
-        self.image_size = plan.image_size if image_size is None else image_size
+        rule = (
+            "9n + 2 (11, 20, 56, 110, 200, 1001, ...) for three equal stages of three-layer blocks"
+        )
+        count, *_ = equal_stages(depth, layers=3, others=2, rule=rule)
+        self.image_size = plan.image_size
         self.reduction = plan.reduction
         self.pattern = pattern
-        self.plan = StagePlan((depth - 2) // 9, pattern, base)
-        self.stem = make_stem(stem, in_channels, _WIDTHS[0], activate=False)
+        self.plan = StagePlan(count, pattern, base)
+        self.stem = make_stem(plan, in_channels, _WIDTHS[0], activate=False)
         initialize_convolutions(self.stem)
         self.entries = nn.ModuleDict()
         self.stages = nn.ModuleDict()
@@ -117,44 +111,40 @@ class SparseResNet(nn.Module):
         for entry, blocks in self._stages():
             projected, residual = entry(state)
             del state  # each tensor is let go after its last reader
-            dense = self.pattern == "dense"
-            sums = RunningSum(projected) if dense else ShelfSums(self.plan, projected)
-            del projected
-            sums.put(residual)
-            del residual
+            if self.pattern == "dense":  # the sum of all outputs grows by one addition a block
+                state = projected + residual
+                del projected, residual
+                for block in blocks:
+                    state = state + block([Feature(state)])
+                continue
+            shelf = Shelf(self.plan, projected)
+            shelf.take()  # block 1 has read it
+            shelf.put(residual)
+            del projected, residual
             for block in blocks:
-                sums.put(block([Feature(sums.take())]))
-            state = sums.take()
+                shelf.put(block([Feature(_total(shelf.take()))]))
+            state = _total(shelf.take())
         state = functional.relu(self.norm(state))
         logits: Tensor = self.classifier(state.mean((2, 3)))
         return logits
 
     def wiring(self) -> Wiring:
         """Projections and blocks as nodes, and what they sum as edges."""
-        graph = WiringColumns()
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        work = stem_conv.weight.numel() * self.image_size**2
-        reads = [graph.add("stem", count_parameters(self.stem), work)]
-        side = -(-self.image_size // self.reduction)
+        graph, side = WiringBuilder(), self.image_size
+        reads = [graph.add_layers("stem", self.stem, side=side)]
+        side = -(-side // self.reduction)
         for number, (entry, blocks) in enumerate(self._stages(), start=1):
-            entry_work, block_work = entry.multiply_adds(side)
-            size = count_parameters(entry.norm, entry.projection)
-            first = graph.add(f"stage{number}.input", size, entry_work, reads)
-            size = count_parameters(entry.reduce, entry.rest)
-            graph.add(f"stage{number}.block1", size, block_work, [first])
+            stage = f"stage{number}"
+            projection = entry.norm, entry.projection
+            first = graph.add_layers(f"{stage}.input", *projection, side=side, reads=reads)
+            block1 = entry.reduce, entry.rest
+            graph.add_layers(f"{stage}.block1", *block1, side=side, reads=[first])
             side = -(-side // entry.stride)
-            columns = zip(self.plan.reads[1:], blocks, strict=False)
-            for index, (sources, block) in enumerate(columns, start=2):
-                graph.add(
-                    f"stage{number}.block{index}",
-                    count_parameters(block),
-                    sum(conv.conv.weight.numel() for conv in block.convolutions) * side * side,
-                    [first + source for source in sources],
-                )
+            for index, block in enumerate(blocks, start=2):
+                sources = [first + source for source in self.plan.reads[index - 1]]
+                graph.add_layers(f"{stage}.block{index}", block, side=side, reads=sources)
             reads = [first + source for source in self.plan.reads[-1]]
-        size = count_parameters(self.norm, self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), reads)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=reads)
         return graph.wiring()
 
     def compact(self) -> "SparseResNet":
@@ -198,51 +188,13 @@ class StageEntry(nn.Module):
         active = functional.relu(self.norm(state), inplace=True)
         return self.projection(active), self.rest([Feature(self.reduce(active))])
 
-    def multiply_adds(self, side: int) -> tuple[int, int]:
-        """Of the projection and of block 1, for one example of `side` x `side`."""
-        after = -(-side // self.stride)
-        rest = sum(layer.conv.weight.numel() for layer in self.rest.convolutions)
-        block = self.reduce.weight.numel() * side * side + rest * after * after
-        return self.projection.weight.numel() * after * after, block
 
-
-class RunningSum:
-    """Dense aggregation: the sum of all outputs so far grows by one addition a block."""
-
-    def __init__(self, first: Tensor) -> None:
-        self.total = first
-
-    def put(self, output: Tensor) -> None:
-        """Add an output."""
-        self.total = self.total + output
-
-    def take(self) -> Tensor:
-        """The sum of all outputs."""
-        return self.total
-
-
-class ShelfSums:
-    """Sparse aggregation: sums of those outputs that the next block reads.
-
-    Args:
-        plan: of the stage.
-        first: output 0 of the stage; what block 1 reads of it is not taken from here.
-    """
-
-    def __init__(self, plan: StagePlan, first: Tensor) -> None:
-        self.shelf = Shelf(plan, first)
-        self.shelf.take()
-
-    def put(self, output: Tensor) -> None:
-        """Add an output."""
-        self.shelf.put(output)
-
-    def take(self) -> Tensor:
-        """The sum of what the next block reads."""
-        newest, *older = reversed(self.shelf.take())
-        if not older:
-            return newest
-        total = newest + older[0]
-        for output in older[1:]:
-            total += output
-        return total
+def _total(outputs: list[Tensor]) -> Tensor:
+    """The sum of some outputs, the newest first."""
+    newest, *older = reversed(outputs)
+    if not older:
+        return newest
+    total = newest + older[0]
+    for output in older[1:]:
+        total += output
+    return total

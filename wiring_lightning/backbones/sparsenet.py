@@ -8,18 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning.backbones.stages import equal_stages
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
-from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
 from wiring_lightning.functional import Pattern, check_pattern
-from wiring_lightning.nn import (
-    Feature,
-    RectifiedChain,
-    RectifiedConv2d,
-    Shelf,
-    StagePlan,
-    preferred_layout,
-)
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
+from wiring_lightning.nn.pre_activation import preferred_layout
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 # Layers per stage of the ImageNet layouts (DenseNet, Table 1).
 _IMAGENET_STAGES = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
@@ -91,17 +85,18 @@ class SparseNet(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        plan = stem_plan(stem)
+        plan = stem_plan(stem, image_size)
         check_pattern(pattern, base)
         counts = _layers_per_stage(depth, bottleneck, stem)
         rates = _growth_per_stage(growth, len(counts))
         if not 0 < compression <= 1:
             raise ValueError(f"compression must be above 0 and at most 1, got {compression}.")
-        self.image_size = plan.image_size if image_size is None else image_size
+        self.image_size = plan.image_size
+        self.reduction = plan.reduction
         self.pattern = pattern
         self.shared_statistics = shared_statistics
         channels = 2 * rates[0]
-        self.stem = make_stem(stem, in_channels, channels, activate=stem == "imagenet")
+        self.stem = make_stem(plan, in_channels, channels, activate=stem == "imagenet")
         initialize_convolutions(self.stem)
         self.plans = [StagePlan(count, pattern, base) for count in counts]
         self.widths: list[list[int]] = []  # of every output of every stage
@@ -150,39 +145,25 @@ class SparseNet(nn.Module):
 
     def wiring(self) -> Wiring:
         """Layers as nodes and what they read as edges."""
-        graph = WiringColumns()
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        side = -(-self.image_size // stem_conv.stride[0])
-        work = stem_conv.weight.numel() * side * side
-        node = graph.add("stem", count_parameters(self.stem), work)
-        side = -(-side // 2) if any(isinstance(m, nn.MaxPool2d) for m in self.stem) else side
+        graph, side = WiringBuilder(), self.image_size
+        node = graph.add_layers("stem", self.stem, side=side)
+        side = -(-side // self.reduction)
         columns = zip(self.plans, self.widths, self._stages(), strict=True)
         for number, (plan, widths, (name, layers)) in enumerate(columns, start=1):
             base = node
             for index, layer in enumerate(layers):
                 first, *rest = layer.convolutions
-                reads = plan.reads[index]
-                price = (
-                    first.parameters_per_source_channel,
-                    first.multiply_adds_per_source_channel(side, side),
-                )
-                node = graph.add(
-                    f"{name}.layer{index + 1}",
-                    count_parameters(*rest),
-                    sum(conv.conv.weight.numel() * side * side for conv in rest),
-                    [base + source for source in reads],
-                    [(widths[source] * price[0], widths[source] * price[1]) for source in reads],
-                )
+                node = graph.add_layers(f"{name}.layer{index + 1}", *rest, side=side)
+                channels = [widths[source] for source in plan.reads[index]]
+                size, work = count_by_source(first, channels, side)
+                reads = [base + source for source in plan.reads[index]]
+                graph.connect(reads, node, parameters=size, multiply_adds=work)
             fetched = [base + source for source in plan.reads[-1]]
             if name in self.transitions:
                 transition = self.transitions[name]
-                assert isinstance(transition, RectifiedConv2d)
-                work = transition.conv.weight.numel() * side * side
-                node = graph.add(f"transition{number}", count_parameters(transition), work, fetched)
+                node = graph.add_layers(f"transition{number}", transition, side=side, reads=fetched)
                 side //= 2
-        size = count_parameters(self.norm, self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), fetched)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=fetched)
         return graph.wiring()
 
     @torch.no_grad()
@@ -251,11 +232,8 @@ def _layers_per_stage(depth: int, bottleneck: bool, stem: StemName) -> tuple[int
                 f"stages of two-layer bottlenecks, got {depth}."
             )
         return ((depth - 4) // 6,) * 3
-    if depth < 7 or (depth - 4) % 3:
-        raise ValueError(
-            f"depth must be 3n + 4 (7, 10, 40, 100, ...) for three equal stages, got {depth}."
-        )
-    return ((depth - 4) // 3,) * 3
+    rule = "3n + 4 (7, 10, 40, 100, ...) for three equal stages"
+    return equal_stages(depth, layers=1, others=4, rule=rule)
 
 
 def _growth_per_stage(growth: int | Sequence[int], stages: int) -> tuple[int, ...]:

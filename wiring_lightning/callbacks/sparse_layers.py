@@ -61,7 +61,10 @@ class SparseGroup:
     @property
     def usable(self) -> list[Tensor | None]:
         """For each parameter a mask of the entries that can be an edge; `None`: all of them."""
-        return [layer.rankable if isinstance(layer, Adjacency) else None for layer in self.layers]
+        return [
+            layer.usable if isinstance(layer, Adjacency) and not layer.rank_all else None
+            for layer in self.layers
+        ]
 
     @property
     def graphs(self) -> list[Adjacency]:

@@ -152,9 +152,9 @@ class WiringMonitor(Callback):
         changed = {name: _count_new(edges[name], self._edges[name]) for name in edges}
         self._edges = edges
         numbers = _network_numbers(edges, changed, wiring)
-        live = {} if wiring is None else _live_by_module(wiring)
+        live = {} if wiring is None else wiring.live_per_group()
         for name, short in _short_names(list(gates)).items():
-            used = live.get(name.rpartition(".")[2], int(edges[name].any(0).sum()))
+            used, *_ = live.get(name.rpartition(".")[2], [int(edges[name].any(0).sum())])
             own = _score_numbers(gates[name])
             own |= {"edges_changed": changed[name], "live_branches": used}
             numbers |= {f"{short}/{key}": value for key, value in own.items()}
@@ -204,11 +204,9 @@ def _network_numbers(
     if wiring is None:
         active = sum(int(mask.sum()) for mask in edges.values())
         return {"edges_changed": sum(changed.values()), "active_edges": active}
-    live = wiring.live_nodes
-    live_edges = wiring.active & live[wiring.source] & live[wiring.target]
     return {
-        "live_nodes": int(live.sum()),
-        "live_edges": int(live_edges.sum()),
+        "live_nodes": int(wiring.live_nodes.sum()),
+        "live_edges": int(wiring.live_edges.sum()),
         "parameters_live": int(costs.parameters(wiring)),
         "multiply_adds_live": int(costs.multiply_adds(wiring)),
         "active_edges": int(wiring.active.sum()),
@@ -231,15 +229,6 @@ def _score_numbers(gate: Gate) -> dict[str, float]:
         "share_at_0": float((scores[candidate] == 0).float().mean()),
         "share_at_1": float((scores[candidate] == 1).float().mean()),
     }
-
-
-def _live_by_module(wiring: Wiring) -> dict[str, int]:
-    """Number of live nodes by module, which is what stands before the dot in a node's name."""
-    counts: dict[str, int] = {}
-    for name, live in zip(wiring.nodes.names, wiring.live_nodes.tolist(), strict=True):
-        module = name.rpartition(".")[0] or name
-        counts[module] = counts.get(module, 0) + live
-    return counts
 
 
 def _short_names(names: list[str]) -> dict[str, str]:

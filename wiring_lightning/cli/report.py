@@ -53,14 +53,8 @@ def _steps(wiring: Wiring) -> dict[str, int]:
 
 def live_per_group(wiring: Wiring) -> dict[str, list[int]]:
     """Live and all nodes of every group that has several, by the group's name."""
-    counts: dict[str, list[int]] = {}
-    for name, live in zip(wiring.nodes.names, wiring.live_nodes.tolist(), strict=True):
-        group, dot, _ = name.rpartition(".")
-        if dot:
-            count = counts.setdefault(group, [0, 0])
-            count[0] += live
-            count[1] += 1
-    return counts
+    alone = set(wiring.nodes.names)
+    return {name: counts for name, counts in wiring.live_per_group().items() if name not in alone}
 
 
 def summary_rows(wiring: Wiring) -> list[tuple[str, str]]:

@@ -9,6 +9,8 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
+from wiring_lightning.nn.checks import check_word
+from wiring_lightning.nn.learnable import find_modules
 
 AdjacencyMode = Literal["learned", "random"]
 
@@ -59,8 +61,7 @@ class Adjacency(nn.Module):
         rank_all: bool = False,
     ) -> None:
         super().__init__()
-        if mode not in ("learned", "random"):
-            raise ValueError(f'mode must be "learned" or "random", got "{mode}".')
+        check_word("mode", mode, AdjacencyMode)
         candidates = usable.numel() if rank_all else int(usable.sum())
         if not 1 <= edges <= candidates:
             raise ValueError(
@@ -87,11 +88,6 @@ class Adjacency(nn.Module):
     def learnable(self) -> bool:
         """Whether the edges still change: not random, and not frozen yet."""
         return not self._fixed
-
-    @property
-    def rankable(self) -> Tensor | None:
-        """`[receivers, senders]` the weights among which the largest are the edges; `None`: all."""
-        return None if self.rank_all else self.usable
 
     def matrix(self) -> Tensor:
         """`[receivers, senders]` the sparse weights; once frozen, absent ones get no gradient."""
@@ -129,11 +125,7 @@ class Adjacency(nn.Module):
 
 def find_adjacencies(module: nn.Module) -> dict[str, Adjacency]:
     """All graphs inside a module whose edges learn or have learned, by their qualified name."""
-    return {
-        name: child
-        for name, child in module.named_modules()
-        if isinstance(child, Adjacency) and child.mode != "random"
-    }
+    return find_modules(module, Adjacency, lambda graph: graph.mode != "random")
 
 
 def _follow_state(layer: nn.Module, _incompatible: Any) -> None:

@@ -12,6 +12,7 @@ from wiring_lightning.functional.budgeted_search import (
     draw_edges,
     most_probable_edges,
 )
+from wiring_lightning.nn.learnable import find_modules
 
 
 class BernoulliGate(nn.Module):
@@ -141,11 +142,7 @@ class BernoulliGate(nn.Module):
 
 def find_bernoulli_gates(module: nn.Module) -> dict[str, BernoulliGate]:
     """All gates inside a module that draw edges or have drawn them, by their qualified name."""
-    return {
-        name: child
-        for name, child in module.named_modules()
-        if isinstance(child, BernoulliGate) and bool(child._learnable.any())
-    }
+    return find_modules(module, BernoulliGate, lambda gate: bool(gate._learnable.any()))
 
 
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:

@@ -11,9 +11,14 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.functional import fold_batch_norm
+from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.pointwise import PointwiseConv2d
+from wiring_lightning.wiring import count_multiply_adds, count_parameters
 
 Identity = Literal["mean", "sum"]
+
+# The layers that hold a share for every branch; the projection is common to all.
+_PER_BRANCH = ("reduce", "reduce_norm", "spatial", "spatial_norm", "expand", "expand_norm")
 
 
 class Branches(nn.Module):
@@ -112,51 +117,34 @@ class Branches(nn.Module):
         if self.merge and self.shared_input:
             # The sum counts a shared identity once per branch, so fewer branches count it more.
             smaller.identity_scale *= self.branches / len(kept)
-        index = torch.as_tensor(kept, device=self.reduce.weight.device)
-        for layer in smaller._per_branch:
-            for value in [*layer.parameters(), *layer.buffers()]:
-                if value.dim():  # not the number of batches that a norm has seen
-                    value.data = value.data.unflatten(0, (self.branches, -1))[index].flatten(0, 1)
-            for name in ("in_channels", "out_channels", "num_features", "groups"):
-                size = getattr(layer, name, 1)
-                shared = layer is smaller.reduce and self.shared_input and name == "in_channels"
-                if size > 1 and not shared:
-                    setattr(layer, name, size // self.branches * len(kept))
+        for name in _PER_BRANCH:
+            size = self.out_channels if name.startswith("expand") else self.width
+            channels = torch.arange(self.branches * size).view(self.branches, size)
+            fewer = select_channels(self.get_submodule(name), channels[list(kept)].flatten())
+            if isinstance(fewer, nn.Conv2d) and fewer.groups > 1:
+                fewer.groups = len(kept)
+                fewer.in_channels = fewer.in_channels // self.branches * len(kept)
+            setattr(smaller, name, fewer)
         return smaller
 
     @property
     def branch_parameters(self) -> int:
         """Parameters of one branch."""
-        own = (parameter for layer in self._per_branch for parameter in layer.parameters())
-        return sum(parameter.numel() for parameter in own) // self.branches
+        return count_parameters(*map(self.get_submodule, _PER_BRANCH)) // self.branches
 
     @property
     def shared_parameters(self) -> int:
         """Parameters of the projection that all branches share."""
-        return sum(p.numel() for p in self.projection.parameters()) if self.projection else 0
+        return count_parameters(self.projection) if self.projection else 0
 
-    def multiply_adds(self, height: int, width: int) -> tuple[int, int]:
-        """Multiply-adds for one example of `height` x `width`: of one branch, and shared ones."""
-        area = height * width
-        out_area = -(-height // self.stride) * -(-width // self.stride)
-        branch = self.in_channels * self.width * area
-        branch += (9 * self.width + self.out_channels) * self.width * out_area
-        projection = self.in_channels * self.out_channels * out_area if self.projection else 0
+    def multiply_adds(self, side: int) -> tuple[int, int]:
+        """Multiply-adds for one example of `side` x `side`: of one branch, and shared ones."""
+        chain = self.reduce, self.spatial, self.expand
+        branch = count_multiply_adds(*chain, side=side) // self.branches
+        projection = count_multiply_adds(self.projection, side=side) if self.projection else 0
         if self.shared_input:
             return branch, projection
         return branch + projection, 0
-
-    @property
-    def _per_branch(self) -> tuple[nn.Module, ...]:
-        """The layers that hold a share for every branch; the projection is common to all."""
-        return (
-            self.reduce,
-            self.reduce_norm,
-            self.spatial,
-            self.spatial_norm,
-            self.expand,
-            self.expand_norm,
-        )
 
     def _identity(self, inputs: Tensor) -> Tensor:
         if self.projection is None:

@@ -1,12 +1,13 @@
 """A layer of a dense network: it reads the concatenation of earlier outputs, or of some of them."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
+
+from wiring_lightning.nn.channels import select_channels
 
 
 class DenseLayer(nn.Module):
@@ -63,26 +64,9 @@ class DenseLayer(nn.Module):
         smaller.conv.weight.copy_(
             (self.conv.weight * self._by_channel(gates).view(1, -1, 1, 1))[:, kept]
         )
-        smaller.norm = _some_channels(self.norm, kept)
+        smaller.norm = select_channels(self.norm, kept)
         return smaller
-
-    def edge_parameters(self, source: int) -> int:
-        """Parameters that exist for one source: columns of the convolution, scale and shift."""
-        return self.channels[source] * (9 * self.conv.out_channels + 2)
-
-    def edge_multiply_adds(self, source: int, height: int, width: int) -> int:
-        """Multiply-adds that one source takes for one example of `height` x `width`."""
-        return self.channels[source] * 9 * self.conv.out_channels * height * width
 
     def _by_channel(self, gates: Tensor) -> Tensor:
         counts = torch.tensor(self.channels, device=gates.device)
         return gates.repeat_interleave(counts, output_size=sum(self.channels))
-
-
-def _some_channels(norm: nn.BatchNorm2d, kept: Tensor) -> nn.BatchNorm2d:
-    smaller = deepcopy(norm)
-    smaller.num_features = int(kept.sum())
-    for value in [*smaller.parameters(), *smaller.buffers()]:
-        if value.dim():  # not the number of batches that were seen
-            value.data = value.data[kept]
-    return smaller

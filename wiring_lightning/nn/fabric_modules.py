@@ -40,23 +40,3 @@ def basic_block(into: int, out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         *convolution(into, out, 3, stride), nn.ReLU(inplace=True), *convolution(out, out, 3)
     )
-
-
-def count_multiply_adds(module: nn.Module, side: int) -> int:
-    """Multiply-adds of a chain of layers for one example of `side` x `side`.
-
-    Example:
-        >>> count_multiply_adds(basic_block(16, 32, stride=2), side=32)
-        3538944
-    """
-    total = 0
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            side = -(-side // layer.stride[0])
-            total += layer.weight.numel() * side**2
-        elif isinstance(layer, nn.Linear):
-            total += layer.weight.numel()
-        elif isinstance(layer, nn.Upsample):
-            assert isinstance(layer.scale_factor, float)
-            side = int(side * layer.scale_factor)
-    return total

@@ -1,5 +1,6 @@
 """The gate: K learned connections per target out of a set of candidates."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +15,9 @@ from wiring_lightning.functional import (
     straight_through,
     topk_mask,
 )
+from wiring_lightning.nn.checks import check_fan_in, check_word
+from wiring_lightning.nn.learnable import find_modules
+from wiring_lightning.wiring import Choice
 
 GateMode = Literal["learned", "random", "real"]
 
@@ -38,12 +42,13 @@ class Gate(nn.Module):
             their scores; GateConnect's real-valued ablation. The weights of a target are K times
             its scores, so that its input has the scale of K binary gates; the gradient of a score
             then has that factor too).
-        allowed: `[targets, candidates]` which candidates a target may choose, each target at least
-            one; all if not given. The scores of the others are -1 for good.
+        usable: `[targets, candidates]` which slots can be an edge, at least one for each target;
+            all if not given. The scores of the others are -1 for good.
         weighted: whether an active connection also has a positive weight, which starts at 1 and is
             learned by your optimizer like any other weight (the parametric aggregation that the
             papers leave to future work). It is the exponential of a parameter, so weight decay
             pulls it to 1.
+        allowed: the former name of `usable`.
 
     Raises:
         ValueError: if K is below 1 or larger than the number of candidates, or a target has none.
@@ -70,24 +75,25 @@ class Gate(nn.Module):
         candidates: int,
         fan_in: int,
         mode: GateMode = "learned",
-        allowed: Tensor | None = None,
+        usable: Tensor | None = None,
         weighted: bool = False,
+        *,
+        allowed: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if not 1 <= fan_in <= candidates:
-            raise ValueError(
-                f"fan_in (K) must be between 1 and the number of candidates, which is {candidates} "
-                f"here, got {fan_in}."
-            )
-        if mode not in ("learned", "random", "real"):
-            raise ValueError(f'mode must be "learned", "random" or "real", got "{mode}".')
+        if allowed is not None:
+            warnings.warn("Gate(allowed=...) is now Gate(usable=...).", FutureWarning, stacklevel=2)
+            usable = allowed
+        meaning = f"the number of candidates, which is {candidates} here"
+        check_fan_in(fan_in, candidates, meaning)
+        check_word("mode", mode, GateMode)
         self.fan_in = fan_in
         self.mode = mode
         scores = torch.ones(targets, candidates)
-        if allowed is not None:
-            if not allowed.is_meta and not allowed.any(-1).all():
-                raise ValueError("every target needs at least one candidate that is allowed.")
-            scores = scores.masked_fill(~allowed, -1.0)
+        if usable is not None:
+            if not usable.is_meta and not usable.any(-1).all():
+                raise ValueError("every target needs at least one candidate that is usable.")
+            scores = scores.masked_fill(~usable, -1.0)
         scores = normalize_scores(scores)
         drawn = sample_k_distinct(scores, fan_in)
         if mode == "random":
@@ -126,6 +132,23 @@ class Gate(nn.Module):
             # A target without any positive score still computes: it reads all sources, times zero.
             return positive | ~positive.any(-1, keepdim=True)
         return topk_mask(self.scores.detach(), self.fan_in)
+
+    @property
+    def binary(self) -> bool:
+        """Whether a source is either taken as it is or left out."""
+        return self.mode != "real" and self.log_weights is None
+
+    @torch.no_grad()
+    def choice(self) -> Choice:
+        """The edges of evaluation mode, for a `WiringBuilder`.
+
+        A target with at most K candidates takes all of them: none of its edges is learnable.
+        """
+        usable = self.scores >= 0
+        learnable = usable.sum(-1, keepdim=True) > self.fan_in
+        if self.mode != "learned":
+            learnable = torch.full_like(learnable, self.mode == "real")
+        return Choice(self.best, self.scores, learnable, usable)
 
     def weights(self) -> Tensor:
         """`[targets, candidates]` what each source is multiplied with in this forward pass."""
@@ -181,12 +204,20 @@ class Selection(nn.Module):
         self.register_buffer("score", score.detach().clone())
         self.binary = bool(((weights == 0) | (weights == 1)).all())
 
+    def selection(self) -> "Selection":
+        """Itself, as `Gate.selection` gives it."""
+        return self
+
     def keep(self, targets: Sequence[int], sources: Sequence[int]) -> "Selection":
         """The same selection among some of the targets and some of the sources."""
         return Selection(
             self.matrix[list(targets)][:, list(sources)],
             self.score[list(targets)][:, list(sources)],
         )
+
+    def choice(self) -> Choice:
+        """The edges, for a `WiringBuilder`; none of them is learnable any more."""
+        return Choice(self.matrix != 0, self.score, torch.tensor(False), self.score >= 0)
 
     @override
     def forward(self, sources: Tensor) -> Tensor:
@@ -204,11 +235,7 @@ class Selection(nn.Module):
 
 def find_gates(module: nn.Module) -> dict[str, Gate]:
     """All gates inside a module that can learn or have learned, by their qualified name."""
-    return {
-        name: child
-        for name, child in module.named_modules()
-        if isinstance(child, Gate) and child.mode != "random"
-    }
+    return find_modules(module, Gate, lambda gate: gate.mode != "random")
 
 
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:

@@ -47,14 +47,14 @@ def edges_of(layer: Adjacency | SparseEdges, first_receiver: int) -> GraphEdges:
         row, column, weight = (t.detach().cpu() for t in (layer.row, layer.column, layer.values))
         usable = torch.ones(len(row), dtype=torch.bool)
         return GraphEdges(column, row + first_receiver, weight, usable, 0, layer.learned)
-    weight, possible = layer.weight.detach().cpu(), layer.usable.cpu()
+    weight, usable = layer.weight.detach().cpu(), layer.usable.cpu()
     row, column = weight.nonzero(as_tuple=True)
-    rankable = possible.numel() if layer.rank_all else int(possible.count_nonzero())
+    candidates = usable.numel() if layer.rank_all else int(usable.count_nonzero())
     return GraphEdges(
         source=column,
         target=row + first_receiver,
         weight=weight[row, column],
-        usable=possible[row, column],
-        unlisted=rankable - len(row),
+        usable=usable[row, column],
+        unlisted=candidates - len(row),
         learned=layer.mode == "learned",
     )

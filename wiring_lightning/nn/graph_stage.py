@@ -7,13 +7,14 @@ from typing_extensions import override
 
 from wiring_lightning.functional import pointwise_product, rows_of_blocks
 from wiring_lightning.nn.adjacency import Adjacency, AdjacencyMode
+from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.nn.sparse_edges import SparseEdges
 
 _SIZE = 3  # of a node's filter
 
 
-class NodeOperation(nn.Module):
+class RectifiedFilter(nn.Module):
     """Batch norm, ReLU and a 3 x 3 filter of its own for every channel.
 
     Args:
@@ -21,7 +22,7 @@ class NodeOperation(nn.Module):
         stride: of the filter.
 
     Example:
-        >>> NodeOperation(4, stride=2)(torch.randn(2, 4, 7, 7)).shape
+        >>> RectifiedFilter(4, stride=2)(torch.randn(2, 4, 7, 7)).shape
         torch.Size([2, 4, 4, 4])
     """
 
@@ -43,14 +44,6 @@ class NodeOperation(nn.Module):
             rectified, self.filters, stride=self.stride, padding=_SIZE // 2, groups=channels
         )
 
-    @torch.no_grad()
-    def select(self, kept: Tensor) -> "NodeOperation":
-        """The same for some of the nodes, given as a mask."""
-        smaller = NodeOperation(int(kept.sum()), self.stride)
-        smaller.norm = select_norm(self.norm, kept)
-        smaller.filters = nn.Parameter(self.filters[kept])
-        return smaller
-
     @override
     def extra_repr(self) -> str:
         return f"{len(self.filters)}, stride={self.stride}"
@@ -60,7 +53,7 @@ class GraphStage(nn.Module):
     """A neural graph whose nodes form blocks, with edges to later blocks only (DNW, Section 2.4).
 
     A node is a channel. Block 0 are the inputs. Every node but the outputs, the last block, applies
-    a `NodeOperation` to what it receives and sends the result to nodes of later blocks. All
+    a `RectifiedFilter` to what it receives and sends the result to nodes of later blocks. All
     weights are one `Adjacency`. Outputs do nothing: they are the inputs of the next stage.
 
     Args:
@@ -92,7 +85,7 @@ class GraphStage(nn.Module):
         self.stride = stride
         self.sizes = (inputs, *[width] * blocks)
         self.operations = nn.ModuleList(
-            NodeOperation(size, stride if number == 0 else 1)
+            RectifiedFilter(size, stride if number == 0 else 1)
             for number, size in enumerate(self.sizes[:-1])
         )
         block_of_sender = torch.arange(blocks).repeat_interleave(torch.tensor(self.sizes[:-1]))
@@ -138,7 +131,7 @@ class CompactGraphStage(nn.Module):
 
     def __init__(
         self,
-        operations: list[NodeOperation],
+        operations: list[RectifiedFilter],
         edges: list[SparseEdges],
         numbers: Tensor,
     ) -> None:
@@ -184,8 +177,8 @@ def _compact(stage: GraphStage | CompactGraphStage, live: Tensor) -> CompactGrap
     for sending, receiving, operation in zip(
         blocks[:-1], blocks[1:], stage.operations, strict=True
     ):
-        assert isinstance(operation, NodeOperation)
-        operations.append(operation.select(sending.to(operation.filters.device)))
+        assert isinstance(operation, RectifiedFilter)
+        operations.append(select_channels(operation, sending))
         first += len(sending)
         senders += int(sending.sum())
         into = edges.select((edges.target >= first) & (edges.target < first + len(receiving)))
@@ -198,15 +191,3 @@ def _compact(stage: GraphStage | CompactGraphStage, live: Tensor) -> CompactGrap
     numbers = stage.numbers.cpu()[live[: len(stage.numbers)]]
     device = next(stage.parameters()).device
     return CompactGraphStage(operations, matrices, numbers).to(device)
-
-
-@torch.no_grad()
-def select_norm(norm: nn.BatchNorm2d, kept: Tensor) -> nn.BatchNorm2d:
-    """The batch norm of some of the channels, given as a mask."""
-    smaller = nn.BatchNorm2d(int(kept.sum()), norm.eps, norm.momentum)
-    smaller.to(norm.weight.device, norm.weight.dtype)
-    values = norm.state_dict()
-    smaller.load_state_dict({
-        name: value[kept] if value.dim() else value for name, value in values.items()
-    })  # fmt: skip
-    return smaller.train(norm.training)

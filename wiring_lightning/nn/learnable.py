@@ -1,8 +1,11 @@
 """What layers with a learned wiring have in common."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import nn
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -26,8 +29,15 @@ def find_learnable(module: nn.Module) -> dict[str, Learnable]:
         >>> [(name, layer.taught_by) for name, layer in found.items()]
         [('0', 'MaskConnect')]
     """
+    return find_modules(module, Learnable, lambda layer: layer.learnable)  # type: ignore[type-abstract]
+
+
+def find_modules(
+    module: nn.Module, kind: type[T], wanted: Callable[[T], bool] = lambda _: True
+) -> dict[str, T]:
+    """All modules of a kind inside a module, by their qualified name, or those that are wanted."""
     return {
         name: child
         for name, child in module.named_modules()
-        if isinstance(child, Learnable) and child.learnable
+        if isinstance(child, kind) and wanted(child)
     }

@@ -36,11 +36,6 @@ class NodeOperations(nn.Module):
         # As torch initialises a convolution with nine inputs.
         self.filters = nn.Parameter(torch.empty(nodes, _SIZE, _SIZE).uniform_(-1 / 3, 1 / 3))
 
-    @property
-    def parameters_per_node(self) -> int:
-        """Weights of a filter, a scale and a shift."""
-        return FILTER_TAPS + 2
-
     def normalize(self, maps: Tensor, nodes: slice = slice(None)) -> Tensor:
         """Give every map of every example mean 0 and variance 1, then scale and shift it.
 
@@ -54,12 +49,6 @@ class NodeOperations(nn.Module):
         """The filters of some nodes in the form that suits the size of the maps."""
         filters, (height, width) = self.filters[nodes], maps.shape[2:]
         return filter_matrices(filters, height, width) if height * width <= _SMALL else filters
-
-    @torch.no_grad()
-    def keep(self, nodes: Tensor) -> None:
-        """Remove all nodes but some, given by a mask."""
-        for name, value in list(self.named_parameters()):
-            setattr(self, name, nn.Parameter(value[nodes].clone()))
 
     @override
     def extra_repr(self) -> str:

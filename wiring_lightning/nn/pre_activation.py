@@ -127,16 +127,6 @@ class RectifiedConv2d(nn.Module):
             conv.stride[0], conv.kernel_size[0] // 2, self.recompute,
         )  # fmt: skip
 
-    @property
-    def parameters_per_source_channel(self) -> int:
-        """Columns of the convolution, scale and shift."""
-        return self.conv.weight[:, 0].numel() + 2
-
-    def multiply_adds_per_source_channel(self, height: int, width: int) -> int:
-        """For one example whose sources are `height` x `width`."""
-        stride = self.conv.stride[0]
-        return self.conv.weight[:, 0].numel() * -(-height // stride) * -(-width // stride)
-
 
 class RectifiedChain(nn.Module):
     """`RectifiedConv2d` one after another; the first may read several features.

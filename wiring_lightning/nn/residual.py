@@ -61,15 +61,6 @@ class ResidualBlock(nn.Module):
         """The identity in the shape of the output."""
         return lift(inputs, self.origin, self.space)
 
-    def multiply_adds(self, height: int, width: int) -> int:
-        """Multiply-adds for one example of `height` x `width`."""
-        total = 0
-        for layer in self.residual:
-            if isinstance(layer, nn.Conv2d):
-                height, width = -(-height // layer.stride[0]), -(-width // layer.stride[1])
-                total += layer.weight.numel() * height * width
-        return total
-
 
 def _conv(into: int, out: int, size: int, stride: int = 1) -> nn.Conv2d:
     conv = nn.Conv2d(into, out, size, stride, padding=size // 2, bias=False)
