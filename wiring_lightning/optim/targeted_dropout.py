@@ -12,7 +12,7 @@ from typing_extensions import override
 from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.optim._skipped import step_was_skipped
 from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
-from wiring_lightning.optim.masked_weights import count_usable, mask_gradients
+from wiring_lightning.optim.masked_weights import count_usable
 
 
 @dataclass(eq=False)
@@ -112,10 +112,6 @@ class WeightDropout(StraightThrough):
     def __init__(self, optimizer: Optimizer, edge_sets: Sequence[DroppedEdgeSet]) -> None:
         self.dropped_sets = list(edge_sets)
         super().__init__(optimizer, edge_sets)
-
-    def mask_gradients(self) -> None:
-        """Set the gradients of dropped weights to zero; call it before every step."""
-        mask_gradients(self._weights, self.masks)
 
     def evaluate(self) -> None:
         """Write only the largest weights into the parameters, until `train` is called."""
