@@ -29,8 +29,6 @@ class DNW(SparseLayers[StraightThrough]):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
-    masks_gradients = False
-
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> StraightThrough:
         return StraightThrough(optimizer, [group.edge_set() for group in groups])

@@ -36,6 +36,8 @@ class L1Anneal(SparseLayers[PrunedWeights]):
         ...                   logger=False, enable_checkpointing=False, accelerator="cpu")
     """
 
+    masks_gradients = True
+
     def __init__(
         self, penalty: float = 1e-5, freeze_epoch: int | None = None, **choice: Any
     ) -> None:

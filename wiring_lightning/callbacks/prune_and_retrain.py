@@ -46,6 +46,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
+    masks_gradients = True
+
     def __init__(
         self, dense_epochs: int, rewind: bool = False, lr: float | None = None, **choice: Any
     ) -> None:

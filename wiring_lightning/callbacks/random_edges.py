@@ -31,6 +31,8 @@ class RandomEdges(SparseLayers[MaskedWeights]):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
+    masks_gradients = True
+
     def __init__(self, seed: int = 0, **choice: Any) -> None:
         super().__init__(freeze_epoch=None, **choice)
         self.seed = seed

@@ -52,7 +52,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         WiringError: as for `WiringCallback`.
     """
 
-    masks_gradients = True  # whether absent weights get no gradient
+    masks_gradients = False  # whether absent weights get no gradient
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class TargetedDropout(SparseLayers[WeightDropout]):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
+    masks_gradients = True
+
     def __init__(
         self, rho: float = 0.95, per_row: bool = False, seed: int = 0, **choice: Any
     ) -> None:
@@ -48,7 +50,20 @@ class TargetedDropout(SparseLayers[WeightDropout]):
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> WeightDropout:
-        return WeightDropout(optimizer, [self._edge_set(group) for group in groups])
+        sets = [
+            DroppedEdgeSet(
+                group.weights,
+                group.k,
+                group.usable,
+                group.take_absent(),
+                rho=self.rho,
+                per_row=self.per_row,
+                seed=self.seed,
+                name=group.name,
+            )
+            for group in groups
+        ]
+        return WeightDropout(optimizer, sets)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,15 +93,3 @@ class TargetedDropout(SparseLayers[WeightDropout]):
     def broken(self) -> str | None:
         # During training more than k weights are present, by design.
         return super().broken() if all(rule.evaluates for rule in self._rules) else None
-
-    def _edge_set(self, group: SparseGroup) -> DroppedEdgeSet:
-        return DroppedEdgeSet(
-            group.weights,
-            group.k,
-            group.usable,
-            group.take_absent(),
-            rho=self.rho,
-            per_row=self.per_row,
-            seed=self.seed,
-            name=group.name,
-        )
