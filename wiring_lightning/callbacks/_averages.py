@@ -238,28 +238,26 @@ def _candidates(
             pending += [(f"{name}.{key}", child, certain) for key, child in children]
 
 
+@dataclass(eq=False)
 class _SettledState:
     """A hook that settles one tensor in the `state_dict` of a module.
 
     With `check`, values that are no average and break a constraint are an error.
     """
 
-    def __init__(
-        self, settler: Settler, number: int, group: Group, index: int, check: bool
-    ) -> None:
-        self._settler = settler
-        self._number = number
-        self._group = group
-        self._index = index
-        self._check = check
+    settler: Settler
+    number: int
+    group: Group
+    index: int
+    check: bool
 
     def __call__(self, _owner: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        name = f"{prefix}{self._group[self._index].key}"
-        values = [place.tensor for place in self._group]
-        settled = self._settler.settled(self._number, values)[self._index]
-        if settled is not values[self._index]:
-            if self._check:
-                self._settler.check()
+        name = f"{prefix}{self.group[self.index].key}"
+        values = [place.tensor for place in self.group]
+        settled = self.settler.settled(self.number, values)[self.index]
+        if settled is not values[self.index]:
+            if self.check:
+                self.settler.check()
             state[name] = settled.clone()
 
     def __reduce__(self) -> tuple[type["_NoHook"], tuple[()]]:

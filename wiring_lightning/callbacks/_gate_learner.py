@@ -1,21 +1,26 @@
 """The base class of callbacks that learn gates with an optimizer of their own."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Group, Place, copies_inside
-from wiring_lightning.callbacks.own_parameters import copy_from_first_rank, take_out
+from wiring_lightning.callbacks._averages import Group, Place
+from wiring_lightning.callbacks.own_parameters import (
+    copy_from_first_rank,
+    hide_from_reducer,
+    take_out,
+)
 from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
 from wiring_lightning.optim import GateSGD, Reinforce
 
-SomeGate = TypeVar("SomeGate", bound=nn.Module)
 SomeOptimizer = TypeVar("SomeOptimizer", GateSGD, Reinforce)
 
 
@@ -25,9 +30,6 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     Args:
         lr: learning rate of the gates.
         freeze_epoch: as for `WiringCallback`.
-
-    Raises:
-        MisconfigurationException: if a number is out of range.
     """
 
     learned: str  # name of the parameter that a gate learns
@@ -65,6 +67,15 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         if stage == "fit":
             refuse_a_second(self, trainer)
             self.optimizer, self._latest = None, []  # from an earlier fit
+            if is_overridden("configure_model", pl_module):
+                # So that the gates exist. Lightning calls it again, which must change nothing.
+                pl_module.configure_model()
+            names = self.gate_names(pl_module)
+            hide_from_reducer(pl_module, [f"{name}.{self.learned}" for name in names])
+
+    @abstractmethod
+    def gate_names(self, module: LightningModule) -> list[str]:
+        """The names of the gates to learn; an error if there is none."""
 
     @override
     def on_before_zero_grad(
@@ -100,21 +111,12 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def let_go(self) -> None:
         self._restored = None  # a state that was loaded for a test is not for the next fit
 
-    @staticmethod
-    def own_gates(
-        gates: dict[str, SomeGate], trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, SomeGate]:
-        """The gates without those of copies of the network, such as a moving average."""
-        copied = {
-            id(child) for copy in copies_inside(trainer, pl_module) for child in copy.modules()
-        }
-        return {name: gate for name, gate in gates.items() if id(gate) not in copied}
-
     def take_over(self, trainer: Trainer) -> list[list[Tensor]]:
         """Take the parameters of the gates out of the user's optimizers; see `take_out`."""
-        assert self.optimizer is not None
-        own = [group[0].tensor for group in self.places()]
-        copy_from_first_rank(own, trainer)
+        copy_from_first_rank(self._parameters, trainer)
+        return self._take_out(trainer)
+
+    def _take_out(self, trainer: Trainer) -> list[list[Tensor]]:
         followers = take_out(trainer.optimizers, self._parameters, type(self).__name__)
         self._user_parameters = _count_parameters(trainer.optimizers)
         return followers
@@ -127,8 +129,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         if self.optimizer is not None and (
             _count_parameters(trainer.optimizers) != self._user_parameters
         ):
-            take_out(trainer.optimizers, self._parameters, type(self).__name__)
-            self._user_parameters = _count_parameters(trainer.optimizers)
+            self._take_out(trainer)
 
     @override
     def state_dict(self) -> dict[str, Any]:

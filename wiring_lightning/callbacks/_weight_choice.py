@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import NoReturn, cast
 
 import torch
@@ -54,11 +55,13 @@ class SparseWeight:
         """The layer, if it is a graph."""
         return self.layer if isinstance(self.layer, Adjacency) else None
 
-    def matches(self, pattern: str) -> bool:
+    def matches(self, *patterns: str) -> bool:
         """Whether a pattern is a class of the layer, or matches the layer's or parameter's name."""
         classes = {kind.__name__ for kind in type(self.layer).__mro__}
-        return pattern in classes or any(
-            fnmatchcase(name, pattern) for name in (self.layer_name, self.name)
+        names = (self.layer_name, self.name)
+        return any(
+            pattern in classes or any(fnmatchcase(name, pattern) for name in names)
+            for pattern in patterns
         )
 
 
@@ -133,24 +136,18 @@ class WeightChoice:
     fail: Callable[[str], Exception]
 
     def find(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> "Chosen":
-        """The chosen weights of a module, by the name of their group or their own.
-
-        Args:
-            module: the network.
-            copies: submodules to skip, which are copies of others, such as moving averages.
-
-        Raises:
-            Exception: made by `fail`, if a pattern matches nothing or a layer cannot be sparse.
-        """
+        """The chosen weights of a module, without those of submodules that copy others."""
         matrices = list(_matrices(module, copies))
-        chosen = self._matching(matrices, [*self._patterns(module), *self._grouped])
-        excluded = {weight.name for weight in self._matching(matrices, self.exclude)}
         self._check_patterns(module, matrices)
-        sparse = [weight for weight in chosen if weight.name not in excluded]
-        if self.first_dense and sparse:
-            sparse = [weight for weight in sparse if weight.layer is not sparse[0].layer]
-        frozen = [weight for weight in sparse if not weight.parameter.requires_grad]
-        sparse = [weight for weight in sparse if weight.parameter.requires_grad]
+        layers = self.layers
+        if layers is None:
+            layers = ("Adjacency",) if find_adjacencies(module) else _DEFAULT_LAYERS
+        wanted = [*layers, *chain(*self.groups.values())]
+        chosen = [w for w in matrices if w.matches(*wanted) and not w.matches(*self.exclude)]
+        if self.first_dense and chosen:
+            chosen = [weight for weight in chosen if weight.layer is not chosen[0].layer]
+        sparse = [weight for weight in chosen if weight.parameter.requires_grad]
+        frozen = [weight.name for weight in chosen if weight not in sparse]
         self._check_layers(sparse)
         if not sparse:
             self._raise_none_left(module, frozen)
@@ -159,33 +156,15 @@ class WeightChoice:
         for weight in sparse:
             single = weights_in_layer[weight.layer_name] == 1
             own_name = weight.layer_name if single else weight.name
-            groups.setdefault(self._group_of(weight) or own_name, []).append(weight)
-        names = {weight.name for weight in sparse}
-        dense = [weight.layer_name for weight in matrices if weight.name not in names]
-        return Chosen(groups, list(dict.fromkeys(dense)), [weight.name for weight in frozen])
-
-    @property
-    def _grouped(self) -> list[str]:
-        return [pattern for group in self.groups.values() for pattern in group]
-
-    def _patterns(self, module: nn.Module) -> Sequence[str]:
-        if self.layers is not None:
-            return self.layers
-        return ("Adjacency",) if find_adjacencies(module) else _DEFAULT_LAYERS
-
-    def _group_of(self, weight: SparseWeight) -> str | None:
-        for group, patterns in self.groups.items():
-            if any(weight.matches(pattern) for pattern in patterns):
-                return group
-        return None
-
-    @staticmethod
-    def _matching(weights: Sequence[SparseWeight], patterns: Sequence[str]) -> list[SparseWeight]:
-        return [weight for weight in weights if any(map(weight.matches, patterns))]
+            fitting = (name for name, own in self.groups.items() if weight.matches(*own))
+            groups.setdefault(next(fitting, own_name), []).append(weight)
+        dense = dict.fromkeys(weight.layer_name for weight in matrices if weight not in sparse)
+        return Chosen(groups, list(dense), frozen)
 
     def _check_patterns(self, module: nn.Module, matrices: Sequence[SparseWeight]) -> None:
         """Raise an error if a pattern matches nothing."""
-        given = {"layers": self.layers or (), "exclude": self.exclude, "groups": self._grouped}
+        grouped = list(chain(*self.groups.values()))
+        given = {"layers": self.layers or (), "exclude": self.exclude, "groups": grouped}
         for option, patterns in given.items():
             for pattern in patterns:
                 if not any(weight.matches(pattern) for weight in matrices):
@@ -211,10 +190,10 @@ class WeightChoice:
                 "exchanged: use the modules that they were made from."
             )
 
-    def _raise_none_left(self, module: nn.Module, frozen: Sequence[SparseWeight]) -> NoReturn:
+    def _raise_none_left(self, module: nn.Module, frozen: Sequence[str]) -> NoReturn:
         reason = "it has no such layer"
         if frozen:
-            reason = f"{listed([w.name for w in frozen])} do not learn (requires_grad is false)"
+            reason = f"{listed(frozen)} do not learn (requires_grad is false)"
         elif self.first_dense:
             reason = "beside the first layer, which stays dense, there is none"
         raise self.fail(f"found no layer to make sparse in {type(module).__name__}: {reason}.")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,12 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.callbacks._gate_learner import GateLearner
-from wiring_lightning.callbacks.own_parameters import (
-    average_over_ranks,
-    build_model,
-    hide_from_reducer,
-    let_parameters_be_unused,
-)
+from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
 from wiring_lightning.costs import ConfiguredCost, Cost, CostName, named_cost
 from wiring_lightning.functional import budgeted_objective, derived_seed
@@ -157,14 +153,15 @@ class BudgetedSearch(GateLearner[Reinforce]):
             )
 
     @override
+    def gate_names(self, module: LightningModule) -> list[str]:
+        return [_find_searched(module).gate_name]
+
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        build_model(pl_module)
-        searched = _find_searched(pl_module)
-        hide_from_reducer(pl_module, [f"{searched.gate_name}.logits"])
-        let_parameters_be_unused(trainer)
+        if stage == "fit" and isinstance(trainer.strategy, DDPStrategy):
+            # A module that is in no sampled architecture of a rank gets no gradient there.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -305,8 +302,8 @@ class BudgetedSearch(GateLearner[Reinforce]):
                 f'that training_step returned have the shape {tuple(losses.shape)}; "losses" must '
                 "hold one number per example."
             )
-        architectures = self._searched.architectures(gate.drawn)
-        prices = self._price(architectures)
+        edges = self._searched.network.active_edges(gate.drawn)
+        prices = self._price(self._searched.wiring.with_active(edges))
         if prices.shape != losses.shape:
             raise MisconfigurationException(
                 f"BudgetedSearch: the cost {self.cost} gave the shape {tuple(prices.shape)} for "
@@ -325,10 +322,6 @@ class _Searched:
     gate: BernoulliGate
     gate_name: str
     wiring: Wiring
-
-    def architectures(self, drawn: Tensor) -> Wiring:
-        """The batch of architectures with these active edges of the gate."""
-        return self.wiring.with_active(self.network.active_edges(drawn))
 
 
 def _find_searched(module: LightningModule) -> _Searched:

@@ -9,7 +9,7 @@ from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import StraightThrough
 
 
-class DNW(SparseLayers):
+class DNW(SparseLayers[StraightThrough]):
     """Train sparse weights and learn which of them to keep, in one run (DNW, Algorithm 1).
 
     At every step the sparse layers have k non-zero weights: those of largest magnitude. Absent
@@ -28,19 +28,6 @@ class DNW(SparseLayers):
         >>> trainer = Trainer(callbacks=[DNW(density=0.1, first_dense=True)], logger=False,
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
-
-    @property
-    @override
-    def frozen(self) -> bool:
-        return any(isinstance(rule, StraightThrough) and rule.frozen for rule in self._rules)
-
-    @override
-    def freeze(self) -> None:
-        for rule in self._rules:
-            assert isinstance(rule, StraightThrough)
-            rule.freeze()
-        for graph in self._graphs:
-            graph.freeze()
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> StraightThrough:

@@ -12,12 +12,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from wiring_lightning.callbacks._averages import copies_inside
 from wiring_lightning.callbacks._gate_learner import GateLearner
-from wiring_lightning.callbacks.own_parameters import (
-    average_over_ranks,
-    build_model,
-    hide_from_reducer,
-)
+from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped
 
@@ -74,6 +71,7 @@ class MaskConnect(GateLearner[GateSGD]):
         self.seed = seed
         self._trainer: Trainer | None = None
         self._owners: list[_Owner] = []
+        self._hooks: list[RemovableHandle] = []
         self._names: list[str] = []
 
     @property
@@ -100,23 +98,21 @@ class MaskConnect(GateLearner[GateSGD]):
         return f"{len(self.gates)} {what}, {edges:,} of {candidates:,} connections active"
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        build_model(pl_module)
-        gates = find_gates(pl_module)
+    def gate_names(self, module: LightningModule) -> list[str]:
+        gates = find_gates(module)
         if not gates:
             raise MisconfigurationException(
-                f"MaskConnect found no gate to learn in {type(pl_module).__name__}: build the "
+                f"MaskConnect found no gate to learn in {type(module).__name__}: build the "
                 'backbone with wiring="learned", put `wiring_lightning.nn.Gate` into your own '
                 "network, or remove the callback."
             )
-        hide_from_reducer(pl_module, [f"{name}.scores" for name in gates])
+        return list(gates)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = self.own_gates(find_gates(pl_module), trainer, pl_module)
+        copies = copies_inside(trainer, pl_module)  # such as a moving average
+        copied = {id(module) for copy in copies for module in copy.modules()}
+        found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}
         self._trainer, self._names, gates = trainer, list(found), list(found.values())
         self.optimizer = GateSGD(gates, self.lr, self.normalize, self.low, self.high, self.seed)
         if self._restored is not None:
@@ -124,7 +120,8 @@ class MaskConnect(GateLearner[GateSGD]):
             self._restored = None
         self._owners = _owners(trainer.optimizers, gates, self.take_over(trainer))
         for owner in self._owners:
-            owner.hook = owner.optimizer.register_step_post_hook(partial(self._after_step, owner))
+            hook = partial(self._after_step, owner)
+            self._hooks.append(owner.optimizer.register_step_post_hook(hook))
         self.remember()
         super().on_fit_start(trainer, pl_module)
 
@@ -140,7 +137,7 @@ class MaskConnect(GateLearner[GateSGD]):
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for owner in self._owners:
-            owner.after_backward()
+            owner.show_gradients()
 
     def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
         """Update the gates of one of the user's optimizers after its step."""
@@ -152,26 +149,20 @@ class MaskConnect(GateLearner[GateSGD]):
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
         average_over_ranks(gradients, self._trainer, scale)
-        others = [
-            (gate.scores, gate.scores.grad)
-            for other in self._owners
-            if other is not owner
-            for gate in other.gates
-        ]
-        for scores, _ in others:
-            scores.grad = None
+        others = [other for other in self._owners if other is not owner]
+        for other in others:
+            other.hide_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.remember()
-        for scores, gradient in others:
-            scores.grad = gradient
+        for other in others:
+            other.show_gradients()
 
     @override
     def let_go(self) -> None:
-        for owner in self._owners:
-            if owner.hook is not None:
-                owner.hook.remove()
-        self._owners = []
+        for hook in self._hooks:
+            hook.remove()
+        self._owners, self._hooks = [], []
         self._trainer = None
         super().let_go()
 
@@ -187,7 +178,6 @@ class _Owner:
     optimizer: Optimizer
     gates: list[Gate]
     weights: list[Tensor]
-    hook: RemovableHandle | None = None
     saved: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # scores, gradients
 
     def before_backward(self) -> None:
@@ -198,11 +188,14 @@ class _Owner:
                 gate.scores.grad = None
         if not any(weight.requires_grad for weight in self.weights):
             # Another optimizer is toggled: this backward pass must not change these gradients.
-            self.saved = [(gate.scores, gate.scores.grad) for gate in self.gates]
-            for scores, _ in self.saved:
-                scores.grad = None
+            self.hide_gradients()
 
-    def after_backward(self) -> None:
+    def hide_gradients(self) -> None:
+        self.saved = [(gate.scores, gate.scores.grad) for gate in self.gates]
+        for scores, _ in self.saved:
+            scores.grad = None
+
+    def show_gradients(self) -> None:
         for scores, gradient in self.saved:
             scores.grad = gradient
         self.saved = []
@@ -217,5 +210,6 @@ def _owners(
     for optimizer, scores in zip(optimizers, followers, strict=True):
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         own = [by_scores[id(score)] for score in scores]
-        owners.append(_Owner(optimizer, own, [w for w in weights if w.requires_grad]))
-    return [owner for owner in owners if owner.gates]
+        if own:
+            owners.append(_Owner(optimizer, own, [w for w in weights if w.requires_grad]))
+    return owners

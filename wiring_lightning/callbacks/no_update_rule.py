@@ -1,11 +1,6 @@
 """DNW without its update rule: the ablation of Table 2."""
 
-from lightning.pytorch import LightningModule, Trainer
-from torch.optim import Optimizer
-from typing_extensions import override
-
 from wiring_lightning.callbacks.dnw import DNW
-from wiring_lightning.optim import StraightThrough, mask_gradients
 
 
 class NoUpdateRule(DNW):
@@ -22,10 +17,4 @@ class NoUpdateRule(DNW):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
-    @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        for rule in self.rules_of(optimizer, StraightThrough):
-            weights = [weight for edges in rule.edge_sets for weight in edges.weights]
-            mask_gradients(weights, rule.masks)
+    masks_gradients = True

@@ -5,17 +5,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-
-
-def build_model(pl_module: LightningModule) -> None:
-    """Call the module's `configure_model` now, so that a callback's `setup` finds the network."""
-    if is_overridden("configure_model", pl_module):
-        pl_module.configure_model()  # Lightning calls it after this hook, and it is idempotent
 
 
 def hide_from_reducer(pl_module: LightningModule, names: Iterable[str]) -> None:
@@ -28,15 +20,6 @@ def hide_from_reducer(pl_module: LightningModule, names: Iterable[str]) -> None:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         pl_module, [*already, *names]
     )
-
-
-def let_parameters_be_unused(trainer: Trainer) -> None:
-    """Set DDP's `find_unused_parameters`, unless its strategy already sets it.
-
-    A module that is in no sampled architecture of a rank gets no gradient there.
-    """
-    if isinstance(trainer.strategy, DDPStrategy):
-        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
 @torch.no_grad()

@@ -8,8 +8,6 @@ from wiring_lightning.wiring import Wired, Wiring
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DPI = 100  # TensorBoard shows pictures pixel by pixel
-
 
 def draw_pictures(network: Wired, wiring: Wiring) -> Iterator[tuple[str, "Figure"]]:
     """Name and figure of every picture that applies.
@@ -27,12 +25,6 @@ def draw_pictures(network: Wired, wiring: Wiring) -> Iterator[tuple[str, "Figure
         >>> [name for name, _ in draw_pictures(network, network.wiring())]
         ['graph', 'active_branches']
     """
-    for name, figure in _draw(network, wiring):
-        figure.set_dpi(_DPI)
-        yield name, figure
-
-
-def _draw(network: Wired, wiring: Wiring) -> Iterator[tuple[str, "Figure"]]:
     from wiring_lightning import plots  # imports matplotlib, which is slow
 
     channels, in_rows = plots.is_channel_graph(wiring), not plots.is_fabric(wiring)

@@ -15,7 +15,7 @@ from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.optim import PrunedWeights
 
 
-class PruneAndRetrain(SparseLayers):
+class PruneAndRetrain(SparseLayers[PrunedWeights]):
     """Train the dense network, prune it once, and train what is left again (DNW, Table 2).
 
     After `dense_epochs` the k weights of largest magnitude stay, and a second training begins.
@@ -33,12 +33,11 @@ class PruneAndRetrain(SparseLayers):
         rewind: whether the second training starts from the initial weights.
         lr: initial learning rate of the second training. The rates of all groups and their
             schedules are scaled by `lr` over the rate of the first group. By default unchanged.
-        choice: arguments that choose the sparse weights: density, edges, layers, first_dense,
-            groups, as for `DNW`.
+        choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Raises:
-        MisconfigurationException: as for `DNW`; if `dense_epochs` or `lr` is out of range; if the
-            trainer stops before the second training; or if another callback learns a wiring.
+        MisconfigurationException: as for `SparseLayers`; if `dense_epochs` or `lr` is out of range;
+            if the trainer stops before the second training; or if another callback learns a wiring.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -46,6 +45,8 @@ class PruneAndRetrain(SparseLayers):
         >>> trainer = Trainer(callbacks=[ticket], max_epochs=320, logger=False,
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
+
+    masks_gradients = True
 
     def __init__(
         self, dense_epochs: int, rewind: bool = False, lr: float | None = None, **choice: Any
@@ -127,13 +128,6 @@ class PruneAndRetrain(SparseLayers):
             self._begin_again(trainer, pl_module)
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        for rule in self.rules_of(optimizer, PrunedWeights):
-            rule.mask_gradients()
-
-    @override
     def state_dict(self) -> dict[str, Any]:
         state = {**super().state_dict(), "pruned": self._pruned}
         return state if self._initial is None else {**state, "first": self._initial}
@@ -158,12 +152,11 @@ class PruneAndRetrain(SparseLayers):
         for rule in self._rules:
             rule.detach()
         self.make_rules(trainer, self.find_groups(trainer, pl_module))
-        rules = [rule for rule in self._rules if isinstance(rule, PrunedWeights)]
-        for rule in rules:
-            rule.prune(1.0)
+        for rule in self._rules:
+            rule.freeze()
         if self._initial is not None:
             pl_module.load_state_dict(self._initial)
-            for rule in rules:
+            for rule in self._rules:
                 rule.keep(rule.masks)
         for graph in self._graphs:
             graph.freeze()

@@ -14,7 +14,7 @@ from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.optim import MaskedWeights
 
 
-class RandomEdges(SparseLayers):
+class RandomEdges(SparseLayers[MaskedWeights]):
     """Keep k random weights from the start, and train only these (RG of DNW, Tables 1 to 3).
 
     The paper's main baseline: every weight gets a random rank, and the k highest are the edges. The
@@ -23,11 +23,7 @@ class RandomEdges(SparseLayers):
 
     Args:
         seed: seed of the random ranks.
-        choice: arguments that choose the sparse weights: density, edges, layers, first_dense,
-            groups, as for `DNW`.
-
-    Raises:
-        MisconfigurationException: as for `DNW`.
+        choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -35,18 +31,11 @@ class RandomEdges(SparseLayers):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
+    masks_gradients = True
+
     def __init__(self, seed: int = 0, **choice: Any) -> None:
         super().__init__(freeze_epoch=None, **choice)
         self.seed = seed
-
-    @property
-    @override
-    def frozen(self) -> bool:
-        return True
-
-    @override
-    def freeze(self) -> None:
-        pass  # the edges never change
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> MaskedWeights:
@@ -61,15 +50,7 @@ class RandomEdges(SparseLayers):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        for graph in self._graphs:
-            graph.freeze()
-
-    @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        for rule in self.rules_of(optimizer, MaskedWeights):
-            rule.mask_gradients()
+        self.freeze()
 
     def _draw(self, group: SparseGroup) -> list[Tensor]:
         """For each parameter a mask of k random entries in the whole group."""

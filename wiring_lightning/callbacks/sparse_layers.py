@@ -1,9 +1,9 @@
 """The base class of callbacks that make the weights of layers sparse."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -21,35 +21,13 @@ from wiring_lightning.callbacks._weight_choice import (
 )
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.nn import Adjacency
-from wiring_lightning.optim import count_usable
+from wiring_lightning.optim import MaskedWeights, StraightThrough, count_usable
+
+# What keeps the weights of an optimizer sparse.
+SomeRule = TypeVar("SomeRule", bound=StraightThrough | MaskedWeights)
 
 
-class Rule(Protocol):
-    """Keeps the weights of an optimizer sparse, such as `optim.StraightThrough`."""
-
-    optimizer: Optimizer
-
-    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
-        """Make averaged values of its parameters, from index `first` on, as sparse as they are."""
-        ...
-
-    def detach(self) -> None:
-        """Remove all hooks from the optimizer."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state that a resumed run needs."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state."""
-        ...
-
-
-SomeRule = TypeVar("SomeRule", bound=Rule)
-
-
-class SparseLayers(WiringCallback):
+class SparseLayers(WiringCallback, Generic[SomeRule]):
     """A callback that makes layers sparse; a subclass decides which weights stay, and when.
 
     Args:
@@ -73,6 +51,8 @@ class SparseLayers(WiringCallback):
             has no weights yet, or its weight is in no optimizer or in two callbacks.
         WiringError: as for `WiringCallback`.
     """
+
+    masks_gradients = False  # whether absent weights get no gradient
 
     def __init__(
         self,
@@ -99,9 +79,9 @@ class SparseLayers(WiringCallback):
         self.groups = dict(groups or {})
         self.exclude = tuple(exclude)
         self.log_density = log_density
-        self._rules: list[Rule] = []
+        self._rules: list[SomeRule] = []
         # Every group with its rule, and the index of its first parameter in that rule.
-        self._ruled_groups: list[tuple[Rule, SparseGroup, int]] = []
+        self._ruled_groups: list[tuple[SomeRule, SparseGroup, int]] = []
         self._dense: list[str] = []
         self._restored: dict[str, Any] | None = None
         self._best_before: list[tuple[str, float]] = []
@@ -117,13 +97,25 @@ class SparseLayers(WiringCallback):
         )
 
     @abstractmethod
-    def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> Rule:
+    def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> SomeRule:
         """Make the rule that keeps groups sparse, for the optimizer that holds their weights."""
 
     @property
     def due(self) -> bool:
         """Whether the groups must already have their final number of edges."""
         return True
+
+    @property
+    @override
+    def frozen(self) -> bool:
+        return any(rule.frozen for rule in self._rules)
+
+    @override
+    def freeze(self) -> None:
+        for rule in self._rules:
+            rule.freeze()
+        for graph in self._graphs:
+            graph.freeze()
 
     @override
     def set_lr(self, lr: float) -> None:
@@ -132,19 +124,11 @@ class SparseLayers(WiringCallback):
         )
 
     def find_layers(self, module: nn.Module) -> dict[str, list[SparseWeight]]:
-        """The sparse weights of a module, by the name of their group or their own.
-
-        Raises:
-            MisconfigurationException: if none is found, or a pattern matches nothing.
-        """
+        """The sparse weights of a module, by the name of their group or their own."""
         return self._choose(module).groups
 
     def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
-        """The groups of a module with their numbers of edges, the same on all ranks.
-
-        Raises:
-            MisconfigurationException: if there is none, or a group has fewer weights than edges.
-        """
+        """The groups of a module with their numbers of edges, the same on all ranks."""
         copies = [] if trainer is None else copies_inside(trainer, trainer.lightning_module)
         chosen = self._choose(module, copies)
         self._dense = chosen.dense
@@ -165,11 +149,7 @@ class SparseLayers(WiringCallback):
         return groups
 
     def make_rules(self, trainer: Trainer, groups: Sequence[SparseGroup]) -> None:
-        """Make a rule for every optimizer that holds the weights of a group.
-
-        Raises:
-            MisconfigurationException: if a group is not in exactly one optimizer.
-        """
+        """Make a rule for every optimizer that holds the weights of a group."""
         owners = [
             (optimizer, [group for group in groups if _holds(optimizer, group)])
             for optimizer in trainer.optimizers
@@ -190,11 +170,13 @@ class SparseLayers(WiringCallback):
                     self._ruled_groups.append((rule, group, first))
                     first += len(group.members)
 
-    def rules_of(self, optimizer: Optimizer, kind: type[SomeRule]) -> list[SomeRule]:
-        """The rules of a class that belong to an optimizer."""
-        return [
-            rule for rule in self._rules if isinstance(rule, kind) and rule.optimizer is optimizer
-        ]
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        for rule in self._rules:
+            if self.masks_gradients and rule.optimizer is optimizer:
+                rule.mask_gradients()
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -170,6 +170,7 @@ class WiringMonitor(Callback):
             if self.pictures and wiring is not None and isinstance(logger, TensorBoardLogger):
                 assert network is not None
                 for name, figure in draw_pictures(network, wiring):
+                    figure.set_dpi(100)  # TensorBoard shows pictures pixel by pixel
                     logger.experiment.add_figure(f"wiring/{name}", figure, step)
             logger.save()
 

@@ -20,10 +20,6 @@ class ClassFolders:
         owner: Name of the data set.
         layout: The folder that ``root`` should name.
         remedy: The advice for a class with too few images, for the error message.
-
-    Raises:
-        FileNotFoundError: If a folder does not exist or holds fewer than two folders.
-        RuntimeError: If a class has too few images, or is in one of two folders only.
     """
 
     owner: str

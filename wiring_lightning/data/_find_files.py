@@ -37,12 +37,7 @@ def existing(path: Path) -> Path:
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
-    """Return the folders in a folder by their names, sorted.
-
-    Raises:
-        FileNotFoundError: If one is a link that leads nowhere.
-        RuntimeError: If two have the same name in different Unicode forms.
-    """
+    """Return the folders in a folder by their names, sorted."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if not _is_data(path.name):
@@ -83,12 +78,7 @@ def image_files(folder: Path) -> list[str]:
 
 
 def read_list(path: Path) -> list[str]:
-    """Return the lines of a text file that names images, without spaces around them.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        RuntimeError: If it is not a text file.
-    """
+    """Return the lines of a text file that names images, without spaces around them."""
     path = existing(path)
     if not path.is_file():
         fault = f"'{path}' is no regular file" if path.exists() else f"There is no list '{path}'"

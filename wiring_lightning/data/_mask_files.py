@@ -25,9 +25,6 @@ def classes_of_numbers(image: Image, num_classes: int, path: str) -> Tensor:
     Returns:
         The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
 
-    Raises:
-        RuntimeError: If the image has several channels, or a number that is not a class.
-
     Example:
         >>> from PIL import Image
         >>> classes_of_numbers(Image.new("L", (3, 1), 2), num_classes=3, path="mask.png")
@@ -68,9 +65,6 @@ def classes_of_colors(
 
     Returns:
         The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
-
-    Raises:
-        RuntimeError: If a colour has no class.
 
     Example:
         >>> from PIL import Image

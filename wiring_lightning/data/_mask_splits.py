@@ -4,13 +4,7 @@ from pathlib import Path
 
 import torch
 
-from wiring_lightning.data._find_files import (
-    IMAGE_ENDINGS,
-    existing,
-    image_files,
-    nfc,
-    read_list,
-)
+from wiring_lightning.data._find_files import IMAGE_ENDINGS, existing, image_files, nfc, read_list
 
 Pair = tuple[str, str]
 """Paths of an image and its mask."""
@@ -27,10 +21,6 @@ def find_pairs(images: Path, masks: Path, mask_suffix: str, all_have_both: bool)
         masks: Folder of the masks.
         mask_suffix: Suffix of a mask's name that its image's name does not have.
         all_have_both: Whether an image without a mask, or a mask without an image, is an error.
-
-    Raises:
-        FileNotFoundError: If a folder is missing or has no image, or a pair is not complete.
-        RuntimeError: If two files in a folder differ in their endings only.
     """
     image_paths, mask_paths = _files(images), _files(masks)
     if mask_suffix:
@@ -64,9 +54,6 @@ def split_by_chance(
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
     """Split the images at random; the split depends on their names and the seed only.
 
-    Raises:
-        ValueError: If a share leaves no training or no test image.
-
     Example:
         >>> pairs = {name: (f"{name}.jpg", f"{name}.png") for name in "abcdefghij"}
         >>> [len(split) for split in split_by_chance(pairs, 0.1, 0.2, seed=0)]
@@ -89,12 +76,7 @@ def split_by_chance(
 def split_by_lists(
     pairs: Pairs, train: Path, val: Path | None, test: Path
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Read the training, validation and test images from lists, in their order.
-
-    Raises:
-        FileNotFoundError: If a list, or an image or mask in it, does not exist.
-        RuntimeError: If a list is empty, or a name occurs twice.
-    """
+    """Read the training, validation and test images from lists, in their order."""
     found_in: dict[str, Path] = {}
 
     def chosen(path: Path) -> list[Pair]:

@@ -107,11 +107,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue training from a position.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
+        """Continue training from a position that :meth:`state_dict` returned."""
         if self.trainer is not None and not self.trainer.training:
             return
         self._resume_state = state_dict

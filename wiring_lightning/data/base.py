@@ -70,11 +70,7 @@ class ImageDataModule(InMemoryDataModule):
 
     @override
     def read_splits(self) -> tuple[Split, Split, Split]:
-        """Read the images and set aside the last training images for validation.
-
-        Raises:
-            ValueError: If ``val_size`` leaves no training image.
-        """
+        """Read the images and set aside the last training images for validation."""
         images, labels = self.read(train=True)
         size = len(images) - self.val_size
         if size < 1:

@@ -95,7 +95,13 @@ class ImageMaskFolder(MaskDataModule):
         if min(height, width) < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}.")
         _check_classes(class_names, palette, ignored_color)
-        _check_splits(train_list, val_list, test_list, val_share, test_share)
+        if (train_list is None) != (test_list is None) or (val_list and train_list is None):
+            raise ValueError(
+                "Lists come together: give train_list and test_list, or no list at all."
+            )
+        for name, share in (("val_share", val_share), ("test_share", test_share)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {share}.")
         if mask_suffix.lower().endswith(IMAGE_ENDINGS):
             raise ValueError(
                 f"mask_suffix stands before the ending, such as '_mask', got '{mask_suffix}'."
@@ -152,17 +158,9 @@ class ImageMaskFolder(MaskDataModule):
     def read_splits(self) -> tuple[Split, ...]:
         """Read the three splits, and warn of classes that no training mask has."""
         splits = super().read_splits()
-        self._warn_of_classes_without_pixels(splits[0][1])
-        return splits
-
-    def _read_mask(self, path: str) -> Tensor:
-        if self.palette is None:
-            return classes_of_numbers(read_image(path, in_color=False), self.num_classes, path)
-        return classes_of_colors(read_image(path), self.palette, path, self.ignored_color)
-
-    def _warn_of_classes_without_pixels(self, masks: Tensor) -> None:
-        pixels = masks.flatten().bincount(minlength=self.num_classes).tolist()
-        missing = [name for name, count in zip(self.class_names, pixels, strict=False) if not count]
+        masks = splits[0][1]
+        counts = masks.flatten().bincount(minlength=self.num_classes).tolist()
+        missing = [name for name, count in zip(self.class_names, counts, strict=False) if not count]
         if missing:
             hint = "" if self.palette else "; white masks need a palette, since 255 means no class"
             warnings.warn(
@@ -170,6 +168,12 @@ class ImageMaskFolder(MaskDataModule):
                 f"'{missing[0]}': nothing can learn it{hint}.",
                 stacklevel=2,
             )
+        return splits
+
+    def _read_mask(self, path: str) -> Tensor:
+        if self.palette is None:
+            return classes_of_numbers(read_image(path, in_color=False), self.num_classes, path)
+        return classes_of_colors(read_image(path), self.palette, path, self.ignored_color)
 
 
 def _check_classes(
@@ -193,17 +197,3 @@ def _check_classes(
             raise ValueError(f"A colour is three numbers from 0 to 255, got {list(color)}.")
     if len({tuple(color) for color in colors}) < len(colors):
         raise ValueError(f"The colours of palette and ignored_color must differ, got {colors}.")
-
-
-def _check_splits(
-    train_list: str | None,
-    val_list: str | None,
-    test_list: str | None,
-    val_share: float,
-    test_share: float,
-) -> None:
-    if (train_list is None) != (test_list is None) or (val_list and train_list is None):
-        raise ValueError("Lists come together: give train_list and test_list, or no list at all.")
-    for name, share in (("val_share", val_share), ("test_share", test_share)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {share}.")

@@ -87,6 +87,11 @@ class ImageNet(ResumableDataModule[list[str]]):
         self.num_workers = num_workers
         self.image_size = image_size
         self.resize = resize
+        self._class_folders = ClassFolders(
+            type(self).__name__,
+            "the folder that holds 'train' and 'val', each with one folder of images per class",
+            "complete the folder, or delete it in both 'train' and 'val'",
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -97,12 +102,6 @@ class ImageNet(ResumableDataModule[list[str]]):
     def num_classes(self) -> int:
         """Number of class folders in ``train``."""
         return len(self._class_folders.paths(Path(self.root) / "train"))
-
-    @property
-    def _class_folders(self) -> ClassFolders:
-        layout = "the folder that holds 'train' and 'val', each with one folder of images per class"
-        remedy = "complete the folder, or delete it in both 'train' and 'val'"
-        return ClassFolders(type(self).__name__, layout, remedy)
 
     @override
     def read_splits(self) -> tuple[tuple[list[str], Tensor], ...]:

@@ -66,9 +66,6 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
         Args:
             stage: Lightning's stage; not used. All stages need the training images, since the
                 normalisation is measured on them.
-
-        Raises:
-            ValueError: If ``normalization`` is unknown.
         """
         if self._splits is None:
             splits = self.read_splits()

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from math import ceil
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +13,6 @@ from torch import Tensor
 
 from wiring_lightning.data.augment import CropFlip, Mirror
 from wiring_lightning.functional import seed_of_epoch
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 class BatchLoader:
@@ -112,6 +109,7 @@ class BatchLoader:
         self.rank = rank
         self.world_size = world_size
         self.trainer = trainer
+        self._global_batch_size = batch_size * world_size
         self._num_batches = self._count_batches()
         if self._num_batches == 0:
             raise ValueError(
@@ -193,19 +191,15 @@ class BatchLoader:
                 stacklevel=2,
             )
 
-    @property
-    def _global_batch_size(self) -> int:
-        return self.batch_size * self.world_size
-
     def _count_batches(self) -> int:
         smallest = len(self.images) // self.world_size
         if self.shuffle and self.drop_last:
             return smallest // self.batch_size
         if self.shuffle:
-            return _ceil_div(smallest, self.batch_size)
-        largest = _ceil_div(len(self.images), self.world_size)
+            return ceil(smallest / self.batch_size)
+        largest = ceil(len(self.images) / self.world_size)
         # The minimum matters for a batch size of 1 only: one batch then has two samples.
-        return min(_ceil_div(largest, self.batch_size), smallest)
+        return min(ceil(largest / self.batch_size), smallest)
 
     def _load(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of this epoch from batch ``start`` on."""
@@ -238,6 +232,6 @@ class BatchLoader:
     def _edges(self, shard_size: int) -> list[int]:
         """Return the start of each batch of a shard, and the end of the last one."""
         count = self._num_batches
-        if self.shuffle or _ceil_div(shard_size, self.batch_size) == count:
+        if self.shuffle or ceil(shard_size / self.batch_size) == count:
             return [min(i * self.batch_size, shard_size) for i in range(count + 1)]
         return [i * shard_size // count for i in range(count + 1)]

@@ -80,6 +80,8 @@ class MiniImageNet(ImageDataModule):
         self.root = root
         self.train_per_class = train_per_class
         self.test_per_class = test_per_class
+        remedy = "complete it, or lower train_per_class or test_per_class"
+        self._class_folders = ClassFolders(type(self).__name__, _LAYOUT, remedy)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]  # known only when the folder is there
@@ -120,16 +122,12 @@ class MiniImageNet(ImageDataModule):
         train_folder, test_folder = folders
         return self._class_folders.two_splits((train_folder, train_size), (test_folder, test_size))
 
-    @property
-    def _class_folders(self) -> ClassFolders:
-        remedy = "complete it, or lower train_per_class or test_per_class"
-        return ClassFolders(type(self).__name__, _LAYOUT, remedy)
-
     def _split_folders(self) -> tuple[Path, Path] | None:
         """Return the folders of the training and the test classes, if the sets are apart."""
         root = Path(self.root)
         # Classes may have these names too, but their folders contain images.
-        apart = [name for name in ("train", "test", "val") if _holds_folders(root / name)]
+        there = [name for name in ("train", "test", "val") if (root / name).is_dir()]
+        apart = [name for name in there if subfolders(root / name)]
         if not apart:
             return None
         if apart[0] == "train" and len(apart) > 1:
@@ -139,7 +137,3 @@ class MiniImageNet(ImageDataModule):
             f"{type(self).__name__}: '{root}' holds class folders in '{apart[0]}', but none in "
             f"{missing} beside it; add that folder, or point root (--data.root) at {_LAYOUT}."
         )
-
-
-def _holds_folders(folder: Path) -> bool:
-    return folder.is_dir() and bool(subfolders(folder))

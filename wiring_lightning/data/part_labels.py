@@ -54,7 +54,6 @@ class PartLabels(MaskDataModule):
         class_names: Their names, in the order of their numbers.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1.
         FileNotFoundError: In :meth:`setup`, if a folder, a list or an image is missing.
         RuntimeError: In :meth:`setup`, if a list is empty or has a line of another form, or an
             image is damaged, of another size, or has a colour that is no class.

@@ -80,6 +80,19 @@ def keep_masked(values: list[Tensor], masks: Sequence[Tensor | None]) -> list[Te
     return values if all(map(torch.equal, values, kept)) else kept
 
 
+@torch.no_grad()
+def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
+    """Set the gradients of entries outside of the masks to zero.
+
+    Args:
+        weights: parameters; those without a gradient are skipped.
+        masks: for each parameter a mask of the entries whose gradient stays, or `None` for all.
+    """
+    for weight, mask in zip(weights, masks, strict=True):
+        if weight.grad is not None and mask is not None:
+            weight.grad.mul_(mask)
+
+
 class StraightThrough:
     """Lets an optimizer update dense latent weights of sparse parameters (DNW, Section 2.2).
 
@@ -138,6 +151,10 @@ class StraightThrough:
     def masks(self) -> list[Tensor]:
         """For each parameter a mask of its edges."""
         return self._fixed or [weight.detach() != 0 for weight in self._weights]
+
+    def mask_gradients(self) -> None:
+        """Set the gradients of absent edges to zero, so that only the present ones learn."""
+        mask_gradients(self._weights, self.masks)
 
     def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
         """Make other values of an edge set's parameters, such as averages, as sparse as they are.

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
-from wiring_lightning.optim.dnw import EdgeSet, count_usable, keep_masked
+from wiring_lightning.optim.dnw import EdgeSet, count_usable, keep_masked, mask_gradients
 
 
 class MaskedWeights:
@@ -31,6 +32,8 @@ class MaskedWeights:
         >>> weight.tolist()
         [0.25, 0.0]
     """
+
+    frozen = True
 
     def __init__(
         self, optimizer: Optimizer, weights: Sequence[Tensor], masks: Sequence[Tensor | None]
@@ -60,6 +63,9 @@ class MaskedWeights:
             for mask, weight in zip(masks, self.weights, strict=True)
         ]
         self._mask()
+
+    def freeze(self) -> None:
+        """Fix the present edges: nothing to do, the masks stay as they are."""
 
     def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
         """Make other values of some parameters as sparse as their masks; see `StraightThrough`."""
@@ -116,6 +122,13 @@ class PrunedWeights(MaskedWeights):
         weights = [weight for edges in self.edge_sets for weight in edges.weights]
         usable = [mask for edges in self.edge_sets for mask in edges.usable]
         super().__init__(optimizer, weights, usable)
+        self.frozen = False
+
+    @override
+    def freeze(self) -> None:
+        """Remove all weights that must go."""
+        self.prune(1.0)
+        self.frozen = True
 
     def prune(self, progress: float) -> None:
         """Remove weights until a share `progress` of those that must go is gone."""
@@ -127,16 +140,3 @@ class PrunedWeights(MaskedWeights):
             present = count_usable(edges.weights, own)
             masks += mask_largest(edges.weights, min(wanted, present), own)
         self.keep(masks)
-
-
-@torch.no_grad()
-def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
-    """Set the gradients of entries outside of the masks to zero.
-
-    Args:
-        weights: parameters; those without a gradient are skipped.
-        masks: for each parameter a mask of the entries whose gradient stays, or `None` for all.
-    """
-    for weight, mask in zip(weights, masks, strict=True):
-        if weight.grad is not None and mask is not None:
-            weight.grad.mul_(mask)

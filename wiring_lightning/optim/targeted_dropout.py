@@ -13,7 +13,6 @@ from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.functional.mask_connect import mask_best
 from wiring_lightning.optim._skipped import step_was_skipped
 from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable
-from wiring_lightning.optim.masked_weights import mask_gradients
 
 
 @dataclass(eq=False)
@@ -106,10 +105,6 @@ class WeightDropout(StraightThrough):
     def __init__(self, optimizer: Optimizer, edge_sets: Sequence[DroppedEdgeSet]) -> None:
         self.dropped_sets = list(edge_sets)
         super().__init__(optimizer, edge_sets)
-
-    def mask_gradients(self) -> None:
-        """Set the gradients of dropped weights to zero; call it before every step."""
-        mask_gradients(self._weights, self.masks)
 
     def evaluate(self) -> None:
         """Write only the largest weights into the parameters, until `train` is called."""

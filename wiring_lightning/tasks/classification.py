@@ -73,10 +73,7 @@ class ClassificationTask(SupervisedTask):
         ]
         chosen = {id(parameter) for parameter in norms}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in chosen]
-        groups: list[dict[str, Any]] = [
-            {"params": rest},
-            {"params": norms, "weight_decay": 0.0},
-        ]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": norms, "weight_decay": 0.0}]
         return groups
 
     @override
