@@ -1,8 +1,11 @@
 """Writing pictures to files."""
 
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from wiring_lightning.files import picture_path, write_file
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -10,7 +13,11 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
     Args:
         figure: the figure.
-        path: such as `pictures/wiring.png`, `.pdf` or `.svg`.
+        path: such as `pictures/wiring.png`, `.pdf` or `.svg`; without an ending it gets `.png`.
+
+    Raises:
+        ValueError: if the ending names no format of pictures.
+        OSError: if the file cannot be written; an earlier one is still there.
 
     Example:
         >>> from pathlib import Path
@@ -20,6 +27,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         ...     Path(folder, "new", "empty.png").exists()
         True
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    path = picture_path(path)
+    content = BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix("."))
+    write_file(path, content.getbuffer())
