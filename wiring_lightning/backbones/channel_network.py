@@ -14,6 +14,7 @@ from wiring_lightning.nn import (
     preferred_layout,
     select_norm,
 )
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.wiring import Wiring
 
@@ -21,7 +22,7 @@ _FILTER = 9  # weights of a node's filter
 _NORM = 2  # scale and shift
 
 
-class ChannelNetwork(nn.Module):
+class ChannelNetwork(Described):
     """A convolution, graphs of channels one behind the other, and a classifier.
 
     Args:

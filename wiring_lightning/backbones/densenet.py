@@ -11,12 +11,13 @@ from typing_extensions import override
 from wiring_lightning.backbones.stems import StemName, stem_plan
 from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
 from wiring_lightning.nn import DenseLayer, Gate
+from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring
 
 DenseNetWiring = Literal["learned", "dense", "random"]
 
 
-class DenseNet(nn.Module):
+class DenseNet(Described):
     """DenseNet with learned skip connections, future work of MaskConnect (Section 5).
 
     Three stages of `(depth - 4) / 3` layers behind a 3 x 3 convolution of `2 * growth` channels.
@@ -80,6 +81,10 @@ class DenseNet(nn.Module):
                 f"got {fan_in}."
             )
         self.image_size = plan.image_size if image_size is None else image_size
+        self.describe(
+            depth=depth, growth=growth, stem=stem, wiring=wiring,
+            fan_in=None if wiring == "dense" else fan_in,
+        )  # fmt: skip
         self.reduction = plan.reduction
         conv = nn.Conv2d(in_channels, 2 * growth, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from wiring_lightning.backbones.wiring_columns import count_parameters
 from wiring_lightning.nn import BernoulliGate
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.fabric_modules import count_multiply_adds
 from wiring_lightning.wiring import Wiring, make_wiring
@@ -16,7 +17,7 @@ from wiring_lightning.wiring import Wiring, make_wiring
 TaskName = Literal["classification", "segmentation"]
 
 
-class FabricNetwork(nn.Module):
+class FabricNetwork(Described):
     """Stem, fabric and classifier; which edges of the fabric are there is drawn per example.
 
     The logits of an example whose architecture does not connect input and output are zero: its

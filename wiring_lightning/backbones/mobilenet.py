@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
 from wiring_lightning.nn import preferred_layout
+from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring
 
 MobileNetStem = Literal["cifar", "imagenet"]
@@ -27,7 +28,7 @@ _LAYERS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32,
 _CHANNELS = 32  # of the stem
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Described):
     """Thirteen pairs of a depthwise 3 x 3 and a 1 x 1 convolution (Howard et al., 2017).
 
     Every convolution is followed by batch norm and ReLU. This is the baseline of DNW, Table 3.
@@ -63,6 +64,7 @@ class MobileNetV1(nn.Module):
     ) -> None:
         super().__init__()
         stride, self.image_size = stem_facts(stem, image_size)
+        self.describe(width=width, stem=stem)
         if int(width * _CHANNELS) < 1:
             raise ValueError(
                 f"width must be at least {1 / _CHANNELS}, one channel in the stem, got {width}."

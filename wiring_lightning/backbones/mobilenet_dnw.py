@@ -71,6 +71,7 @@ class MobileNetV1DNW(ChannelNetwork):
         image_size: int | None = None,
     ) -> None:
         stride, image_size = stem_facts(stem, image_size)
+        self.describe(width=width, stem=stem, small=small, wiring=wiring, rank_all=rank_all)
         if not 0 < width <= 1:
             raise ValueError(f"width must be above 0 and at most 1, got {width}.")
         share = Fraction(str(width))  # exact: 0.3 is three tenths

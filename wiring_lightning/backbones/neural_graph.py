@@ -12,6 +12,7 @@ from typing_extensions import override
 from wiring_lightning.backbones.graph_columns import GraphColumns
 from wiring_lightning.backbones.wiring_columns import count_parameters
 from wiring_lightning.nn import Adjacency, AdjacencyMode, NodeOperations, SparseEdges
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
 from wiring_lightning.nn.node_operations import FILTER_TAPS
 from wiring_lightning.wiring import Wiring
@@ -21,7 +22,7 @@ Dynamics = Literal["static", "discrete", "continuous"]
 _STEM_WIDTH = 16
 
 
-class NeuralGraph(nn.Module):
+class NeuralGraph(Described):
     """A tiny classifier whose channels are the nodes of one graph (DNW, Section 3.1, Table 1).
 
     Two strided convolutions reduce the image, and each of their channels is the input of a node. A
@@ -97,6 +98,11 @@ class NeuralGraph(nn.Module):
             raise ValueError(f"tolerance must be above 0, got {tolerance}.")
         if len(strides) != 2 or min(strides) < 1:
             raise ValueError(f"strides must be two numbers of at least 1, got {list(strides)}.")
+        self.describe(
+            dynamics=dynamics, wiring=wiring, nodes=nodes, inputs=inputs, outputs=outputs,
+            edges=edges, rank_all=rank_all, strides=strides,
+            depth=None if dynamics == "continuous" else depth,
+        )  # fmt: skip
         self.dynamics = dynamics
         self.sizes = _group_sizes(dynamics, nodes, inputs, outputs, depth)
         self.outputs = outputs

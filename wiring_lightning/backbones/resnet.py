@@ -89,6 +89,9 @@ class ResNet(ResidualNetwork):
                 f"fan_in (K) must be between 1 and {total - 1}, the number of blocks before the "
                 f"last of {total}, got {fan_in}."
             )
+        self.describe(depth=depth, stem=stem, wiring=wiring)
+        if wiring != "previous":
+            self.describe(fan_in=fan_in, identity=identity)
         width = 64 if stem == "imagenet" else 16
         narrow = width * (4 if kind == "bottleneck" else 1)
         spaces = [

@@ -66,6 +66,7 @@ class ResNetFabric(FabricNetwork):
     ) -> None:
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}.")
+        self.describe(width=width)
         self.width = width
         spaces = [Space(16, 1)]
         edges: list[FabricEdge] = []

@@ -89,6 +89,10 @@ class ResNeXt(MultiBranchNetwork):
                 f"fan_in (K) must be between 1 and the cardinality (C = {cardinality}), "
                 f"got {fan_in}."
             )
+        self.describe(
+            depth=depth, width=width, cardinality=cardinality, stem=stem, wiring=wiring,
+            identity=identity, fan_in=None if wiring == "full" else fan_in,
+        )  # fmt: skip
         stages = _stages(depth, stem)
         wide = width >= 64 or stem == "imagenet"
         stem_channels, channels = (64, 256) if wide else (16, 64)

@@ -17,13 +17,14 @@ from wiring_lightning.nn import (
     StagePlan,
     preferred_layout,
 )
+from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring
 
 _WIDTHS = (16, 32, 64)  # inside the bottlenecks of each stage
 _EXPANSION = 4
 
 
-class SparseResNet(nn.Module):
+class SparseResNet(Described):
     """Sparsely aggregated network by summation (SparseNet [+], Section 3, Equation 2).
 
     Three stages of `(depth - 2) / 9` pre-activation bottlenecks, 16, 32 and 64 channels wide inside
@@ -85,6 +86,9 @@ class SparseResNet(nn.Module):
         self.image_size = plan.image_size if image_size is None else image_size
         self.reduction = plan.reduction
         self.pattern = pattern
+        self.describe(depth=depth, stem=stem, pattern=pattern)
+        if pattern != "dense":
+            self.describe(base=base)
         self.plan = StagePlan((depth - 2) // 9, pattern, base)
         self.stem = make_stem(stem, in_channels, _WIDTHS[0], activate=False)
         initialize_convolutions(self.stem)

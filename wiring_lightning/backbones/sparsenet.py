@@ -19,6 +19,7 @@ from wiring_lightning.nn import (
     StagePlan,
     preferred_layout,
 )
+from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring
 
 # Layers per stage of the ImageNet layouts (DenseNet, Table 1).
@@ -26,7 +27,7 @@ _IMAGENET_STAGES = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48,
 _BOTTLENECK = 4  # channels inside a bottleneck layer, as a multiple of the stage's growth
 
 
-class SparseNet(nn.Module):
+class SparseNet(Described):
     """Sparsely aggregated network by concatenation (SparseNet, Section 3, Equation 2).
 
     In every stage, layer l concatenates the outputs of layers l - 1, l - c, l - c^2, ..., down to
@@ -100,6 +101,10 @@ class SparseNet(nn.Module):
         self.image_size = plan.image_size if image_size is None else image_size
         self.pattern = pattern
         self.shared_statistics = shared_statistics
+        self.describe(
+            depth=depth, growth=rates, bottleneck=bottleneck, stem=stem, pattern=pattern,
+            base=None if pattern == "dense" else base,
+        )  # fmt: skip
         channels = 2 * rates[0]
         self.stem = make_stem(stem, in_channels, channels, activate=stem == "imagenet")
         initialize_convolutions(self.stem)

@@ -93,8 +93,9 @@ class PruneAndRetrain(SparseLayers):
             )
         super().on_fit_start(trainer, pl_module)
         if self.rewind and not self._pruned and self._first is None:
-            state = pl_module.state_dict()
-            self._first = {name: value.detach().cpu().clone() for name, value in state.items()}
+            self._first = pl_module.state_dict()  # which says what it is of
+            for name, value in self._first.items():
+                self._first[name] = value.detach().cpu().clone()
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

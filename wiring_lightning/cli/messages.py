@@ -32,7 +32,7 @@ def one_sentence() -> Iterator[None]:
         sys.stderr.write("wiring: interrupted\n")
         raise SystemExit(1) from None
     except Exception as error:
-        if os.environ.get("WIRING_DEBUG") or not _is_for_users(error):
+        if os.environ.get("WIRING_DEBUG") or not is_for_users(error):
             raise
         fail(one_line(str(error)))
 
@@ -43,7 +43,7 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2) from None
 
 
-def _is_for_users(error: Exception) -> bool:
+def is_for_users(error: Exception) -> bool:
     """Whether an error is worded for users, as a `RuntimeError` is if this package raised it."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

@@ -4,6 +4,12 @@ from wiring_lightning.nn.adjacency import Adjacency, AdjacencyMode, find_adjacen
 from wiring_lightning.nn.bernoulli_gate import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.nn.branches import Branches
 from wiring_lightning.nn.dense import DenseLayer
+from wiring_lightning.nn.described import (
+    Described,
+    find_differences,
+    find_flaws,
+    with_descriptions,
+)
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.gate import Gate, Selection, find_gates
 from wiring_lightning.nn.graph_stage import CompactGraphStage, GraphStage, select_norm
@@ -32,6 +38,7 @@ __all__ = [
     "Branches",
     "CompactGraphStage",
     "DenseLayer",
+    "Described",
     "Fabric",
     "FabricEdge",
     "Feature",
@@ -51,9 +58,12 @@ __all__ = [
     "filter_matrices",
     "find_adjacencies",
     "find_bernoulli_gates",
+    "find_differences",
+    "find_flaws",
     "find_gates",
     "find_learnable",
     "normalize_maps",
     "preferred_layout",
     "select_norm",
+    "with_descriptions",
 ]

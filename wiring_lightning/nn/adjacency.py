@@ -1,6 +1,7 @@
 """The weighted edges between the nodes of a neural graph."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,11 +10,12 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
+from wiring_lightning.nn.described import Described
 
 AdjacencyMode = Literal["learned", "random"]
 
 
-class Adjacency(nn.Module):
+class Adjacency(Described):
     """Connects nodes by the k largest of all weights that could be an edge (DNW, Section 2.2).
 
     A node is a channel, and an edge is one weight: node v receives the sum of w_uv times what u
@@ -67,6 +69,7 @@ class Adjacency(nn.Module):
                 f"the number of edges must be between 1 and {candidates}, the weights that can be "
                 f"one, got {edges}."
             )
+        self.describe(edges=edges, mode=mode, rank_all=rank_all)
         self.edges = edges
         self.mode = mode
         self.rank_all = rank_all
@@ -108,6 +111,19 @@ class Adjacency(nn.Module):
         """Hand over the first values of absent weights to the rule that learns the edges."""
         absent, self.absent = self.absent, None
         return absent
+
+    @override
+    def flaw(self, values: Mapping[str, Tensor], alike: bool) -> str | None:
+        if "weight" not in values:
+            return None
+        edges = values["weight"].cpu() != 0
+        if not self.rank_all and (edges & ~self.usable.cpu()).any():
+            return "has an edge there where none can be here"
+        # Callbacks such as PruneAndRetrain have more edges for a while.
+        count, own = int(edges.sum()), int(self.weight.count_nonzero())
+        if not alike and own <= self.edges < count:
+            return f"has {count} edges there and {self.edges} here"
+        return None
 
     @override
     def forward(self, sent: Tensor) -> Tensor:

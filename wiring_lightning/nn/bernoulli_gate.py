@@ -12,9 +12,10 @@ from wiring_lightning.functional.budgeted_search import (
     draw_edges,
     most_probable_edges,
 )
+from wiring_lightning.nn.described import Described
 
 
-class BernoulliGate(nn.Module):
+class BernoulliGate(Described):
     """Draws which edges of a graph are there, per example (BSN, Section 3.2).
 
     From the input to the output, an edge is there with probability `sigmoid(logit)` if its source
@@ -75,6 +76,7 @@ class BernoulliGate(nn.Module):
                 f"learnable needs one entry for each of the {self.topology.edges} edges, got "
                 f"{len(learnable)}."
             )
+        self.describe(source=source, target=target, learnable=learnable)
         self.sampling = True
         self.drawn: Tensor | None = None
         self.asked: Tensor | None = None
