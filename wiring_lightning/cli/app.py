@@ -27,16 +27,19 @@ from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.inspect import WiringTrainer
 from wiring_lightning.cli.messages import fail, one_line
 from wiring_lightning.cli.report import format_table, summary_rows, weight_rows
+from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
+from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
 from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.files import free_path
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
-
-# What `ckpt_path` may be instead of a file, for the trainer to find.
-_CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 
 
 class WiringCLI(LightningCLI):
     """`wiring fit | validate | test | predict | inspect --config FILE`."""
+
+    trainer: WiringTrainer
+    subcommand: str
 
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
@@ -50,7 +53,7 @@ class WiringCLI(LightningCLI):
             parser_class=_Parser,
             parser_kwargs={"prog": "wiring"},  # however Python was told to run it
             seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},  # a resumed run writes into the same folder
+            save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             args=args,
         )
@@ -72,18 +75,29 @@ class WiringCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning would let hyper-parameters of the checkpoint override the command line. Ours
         # holds none; the file is read here to say early and clearly if it is damaged.
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path and path.partition(":")[0] not in _CHECKPOINT_KEYWORDS:
-            self._checkpoint = load_checkpoint(path)
+        subcommand = self.config.subcommand
+        path = self.config[subcommand].ckpt_path
+        if path is not None and not is_word(path) and subcommand != "inspect":
+            self._read(path)
+
+    def _read(self, path: str) -> None:
+        weights_only = self.config[self.config.subcommand].get("weights_only")
+        self._checkpoint = load_checkpoint(path, weights_only is not False)
 
     @override
     def after_instantiate_classes(self) -> None:
-        if self._checkpoint is not None and self.subcommand != "inspect":
-            path = self.config[self.subcommand].ckpt_path
-            check_checkpoint(self.model, self._checkpoint, path, resume=self.subcommand == "fit")
+        if self.subcommand == "inspect":  # it reads the file itself
+            return
+        given = self.config_init[self.subcommand]
+        if is_word(given.ckpt_path):
+            given.ckpt_path = find_checkpoint(self.trainer, given.ckpt_path, self.subcommand)
+            if given.ckpt_path is not None:
+                self._read(given.ckpt_path)
+        if self._checkpoint is not None:
+            resume = self.subcommand == "fit"
+            check_checkpoint(self.model, self._checkpoint, given.ckpt_path, resume, self.trainer)
         self._checkpoint = None
-        measures = self.subcommand in ("validate", "test", "predict")
-        if measures and self.config[self.subcommand].get("ckpt_path") is None:
+        if self.subcommand != "fit" and given.ckpt_path is None:
             rank_zero_warn(
                 f"wiring {self.subcommand} without --ckpt_path runs a network that was not trained."
             )
@@ -104,6 +118,17 @@ class WiringCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand != "inspect" and not self.trainer.fast_dev_run:
+            given = self.config[subcommand].ckpt_path
+            claim_folder(self.trainer, begins(subcommand, given))
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            release_folder(self.trainer)
+            explain(error, self.config_init[subcommand].get("ckpt_path"))
 
     def after_inspect(self) -> None:
         """Write the architecture that was asked for; only the command line has its config."""
@@ -133,8 +158,9 @@ class WiringCLI(LightningCLI):
             rows += weight_rows(self.model)
         else:
             rows += summary_rows(network.wiring())
-            save_figure(draw_architecture(network.wiring()), folder / "wiring.png")
-            rows.append(("picture", str(folder / "wiring.png")))
+            picture = free_path(folder / "wiring.png")
+            save_figure(draw_architecture(network.wiring()), picture)
+            rows.append(("picture", str(picture)))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
             rows.append(("curves", f"tensorboard --logdir {folder}"))
         print(f"\n{format_table(rows)}")
@@ -142,7 +168,8 @@ class WiringCLI(LightningCLI):
 
 def run(arguments: Sequence[str]) -> None:
     """Run one command of Lightning's; the first argument is its name."""
-    WiringCLI(list(arguments))
+    # A switch needs no value in the other subcommands; here the parser wants one.
+    WiringCLI(["--overwrite=true" if one == "--overwrite" else one for one in arguments])
 
 
 class _Parser(LightningArgumentParser):
