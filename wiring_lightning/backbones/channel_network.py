@@ -12,6 +12,7 @@ from wiring_lightning.nn import (
     SparseEdges,
     select_channels,
 )
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder
@@ -20,7 +21,7 @@ _FILTER = 9  # weights of a node's filter
 _NORM = 2  # scale and shift
 
 
-class ChannelNetwork(nn.Module):
+class ChannelNetwork(Described):
     """A convolution, a chain of channel graphs, and a classifier.
 
     Args:

@@ -75,6 +75,9 @@ class ConvFabric(FabricNetwork):
         architecture: Literal["search", "full"] | Sequence[str] = "search",
     ) -> None:
         _check(columns, channels, scales, task, image_size, doubling)
+        self.describe(
+            columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
+        )
         # Nodes are numbered column by column, the last column towards the output.
         order = [(column, scale) for column in range(columns) for scale in range(scales)]
         upward = task == "segmentation"
@@ -104,6 +107,9 @@ class ConvFabric(FabricNetwork):
         )
         fabric = Fabric(spaces, choose_edges(edges, architecture), initial)
         super().__init__(stem, fabric, classifier, image_size)
+        self.describe(
+            columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
+        )
 
 
 def _edge(channels: int, coarser: int, doubling: Doubling) -> nn.Sequential:

@@ -17,12 +17,13 @@ from wiring_lightning.backbones.stems import (
 )
 from wiring_lightning.nn import DenseLayer, Gate
 from wiring_lightning.nn.checks import check_fan_in, check_positive, check_word
+from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 DenseNetWiring = Literal["learned", "dense", "random"]
 
 
-class DenseNet(nn.Module):
+class DenseNet(Described):
     """DenseNet with learned skip connections, future work of MaskConnect (Section 5).
 
     Three stages of `(depth - 4) / 3` layers behind a 3 x 3 convolution of `2 * growth` channels.
@@ -64,6 +65,10 @@ class DenseNet(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.describe(
+            depth=depth, growth=growth, stem=stem, wiring=wiring,
+            fan_in=None if wiring == "dense" else fan_in,
+        )  # fmt: skip
         plan = small_stem_plan("DenseNet", stem, image_size)
         check_word("wiring", wiring, DenseNetWiring)
         rule = "3n + 4 (7, 10, 40, 100, ...) for three equal stages"

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.nn import BernoulliGate
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 TaskName = Literal["classification", "segmentation"]
 
 
-class FabricNetwork(nn.Module):
+class FabricNetwork(Described):
     """Stem, fabric and classifier; the edges of the fabric are sampled for each example.
 
     If an example's architecture does not connect input and output, its logits are zero, without the

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, make_stem, stem_plan
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -14,7 +15,7 @@ _LAYERS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32,
 _CHANNELS = 32  # of the stem
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Described):
     """Thirteen pairs of a depthwise 3 x 3 and a 1 x 1 convolution (Howard et al., 2017).
 
     Every convolution is followed by batch norm and ReLU. This is the baseline of DNW, Table 3.
@@ -46,6 +47,7 @@ class MobileNetV1(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.describe(width=width, stem=stem)
         plan = stem_plan(stem, image_size, MOBILENET_STEMS)
         if int(width * _CHANNELS) < 1:
             raise ValueError(

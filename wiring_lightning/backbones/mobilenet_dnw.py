@@ -87,6 +87,7 @@ class MobileNetV1DNW(ChannelNetwork):
             image_size=plan.image_size,
         )
         self.num_classes = num_classes
+        self.describe(width=width, stem=stem, small=small, wiring=wiring, rank_all=rank_all)
 
     @property
     def edge_counts(self) -> dict[str, int]:

@@ -10,10 +10,11 @@ from typing_extensions import override
 
 from wiring_lightning.functional import rectified_gated_sum
 from wiring_lightning.nn import Branches, Gate, Selection
+from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 
-class MultiBranchNetwork(nn.Module):
+class MultiBranchNetwork(Described):
     """Stem, modules of parallel branches, average pooling and a linear classifier.
 
     Args:

@@ -17,6 +17,7 @@ from wiring_lightning.nn import (
     select_channels,
 )
 from wiring_lightning.nn.checks import check_positive, check_word
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
 from wiring_lightning.nn.graph_edges import edges_of
 from wiring_lightning.nn.node_operations import FILTER_TAPS
@@ -28,7 +29,7 @@ Dynamics = Literal["static", "discrete", "continuous"]
 _STEM_WIDTH = 16
 
 
-class NeuralGraph(nn.Module):
+class NeuralGraph(Described):
     """A tiny classifier whose channels are the nodes of one graph (DNW, Section 3.1, Table 1).
 
     Two strided convolutions reduce the image; each of their channels is the input of a node. A node
@@ -97,6 +98,11 @@ class NeuralGraph(nn.Module):
         image_size: int = 32,
     ) -> None:
         super().__init__()
+        self.describe(
+            dynamics=dynamics, wiring=wiring, nodes=nodes, inputs=inputs, outputs=outputs,
+            edges=edges, rank_all=rank_all, strides=strides,
+            depth=None if dynamics == "continuous" else depth,
+        )  # fmt: skip
         check_word("dynamics", dynamics, Dynamics)
         if not tolerance > 0:
             raise ValueError(f"tolerance must be above 0, got {tolerance}.")

@@ -9,12 +9,13 @@ from typing_extensions import override
 
 from wiring_lightning.functional import BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
+from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 Connection = Gate | Selection
 
 
-class ResidualNetwork(nn.Module):
+class ResidualNetwork(Described):
     """Stem, residual blocks, average pooling and a linear classifier.
 
     The first block reads the stem, and the classifier the last block. Without a connection every

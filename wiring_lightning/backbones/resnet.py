@@ -110,6 +110,9 @@ class ResNet(ResidualNetwork):
             classifier,
             plan.image_size,
         )
+        self.describe(depth=depth, stem=stem, wiring=wiring)
+        if wiring != "previous":
+            self.describe(fan_in=fan_in, identity=identity)
 
 
 def _stages(depth: int, stem: StemName) -> tuple[BlockName, tuple[int, ...]]:

@@ -76,6 +76,7 @@ class ResNetFabric(FabricNetwork):
             architecture = [edge.name for edge in edges if edge.target == edge.source + 1]
         fabric = Fabric(spaces, choose_edges(edges, architecture), initial)
         super().__init__(stem, fabric, nn.Linear(64, num_classes), image_size)
+        self.describe(width=width)
 
     def resnet(self) -> Tensor:
         """`[edges]` the edges of the ResNet with 6 N + 2 layers, such as for `active_edges`."""

@@ -124,6 +124,10 @@ class ResNeXt(MultiBranchNetwork):
             image_size=plan.image_size,
             reduction=plan.reduction,
         )
+        self.describe(
+            depth=depth, width=width, cardinality=cardinality, stem=stem, wiring=wiring,
+            identity=identity, fan_in=None if wiring == "full" else fan_in,
+        )  # fmt: skip
 
 
 def _stages(depth: int, stem: StemName) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from wiring_lightning.backbones.stems import (
 )
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -22,7 +23,7 @@ _WIDTHS = (16, 32, 64)  # inside the bottlenecks of each stage
 _EXPANSION = 4
 
 
-class SparseResNet(nn.Module):
+class SparseResNet(Described):
     """Sparsely aggregated network by summation (SparseNet [+], Section 3, Equation 2).
 
     Three stages of `(depth - 2) / 9` pre-activation bottlenecks after a 3 x 3 convolution of 16
@@ -67,6 +68,9 @@ class SparseResNet(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.describe(depth=depth, stem=stem, pattern=pattern)
+        if pattern != "dense":
+            self.describe(base=base)
         plan = small_stem_plan("SparseResNet", stem, image_size)
         check_pattern(pattern, base)
         rule = (

@@ -12,6 +12,7 @@ from wiring_lightning.backbones.stages import equal_stages
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
@@ -20,7 +21,7 @@ _IMAGENET_STAGES = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48,
 _BOTTLENECK = 4  # channels inside a bottleneck layer, as a multiple of the stage's growth
 
 
-class SparseNet(nn.Module):
+class SparseNet(Described):
     """Sparsely aggregated network by concatenation (SparseNet, Section 3, Equation 2).
 
     In every stage, layer l concatenates outputs l - 1, l - c, l - c^2, ...; output 0 is the input
@@ -85,6 +86,10 @@ class SparseNet(nn.Module):
         rates = _growth_per_stage(growth, len(counts))
         if not 0 < compression <= 1:
             raise ValueError(f"compression must be above 0 and at most 1, got {compression}.")
+        self.describe(
+            depth=depth, growth=rates, bottleneck=bottleneck, stem=stem, pattern=pattern,
+            base=None if pattern == "dense" else base,
+        )  # fmt: skip
         self.image_size = plan.image_size
         self.reduction = plan.reduction
         self.pattern = pattern

@@ -113,8 +113,9 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
             )
         super().on_fit_start(trainer, pl_module)
         if self.rewind and not self._pruned and self._initial is None:
-            state = pl_module.state_dict()
-            self._initial = {name: value.detach().cpu().clone() for name, value in state.items()}
+            self._initial = pl_module.state_dict()  # with the descriptions of its modules
+            for name, value in self._initial.items():
+                self._initial[name] = value.detach().cpu().clone()
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""LightningCLI with this package's classes, `wiring inspect` and a report after training."""
+"""LightningCLI with this package's classes, an `inspect` and a final report."""
 
 import os
 import sys
@@ -27,16 +27,19 @@ from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.inspect import WiringTrainer
 from wiring_lightning.cli.messages import fail, one_line
 from wiring_lightning.cli.report import format_table, summary_rows, weight_rows
+from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
+from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
 from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.files import free_path
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
-
-# Values of `ckpt_path` that are no file; the trainer resolves them.
-_CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 
 
 class WiringCLI(LightningCLI):
     """`wiring fit | validate | test | predict | inspect --config FILE`."""
+
+    trainer: WiringTrainer
+    subcommand: str
 
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
@@ -48,9 +51,9 @@ class WiringCLI(LightningCLI):
             subclass_mode_data=True,
             trainer_class=WiringTrainer,
             parser_class=_Parser,
-            parser_kwargs={"prog": "wiring"},  # however it was started
+            parser_kwargs={"prog": "wiring"},  # however Python was told to run it
             seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},  # a resumed run writes into the same folder
+            save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             args=args,
         )
@@ -64,33 +67,44 @@ class WiringCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        # As Lightning does, but without its warning about `args` from Python.
+        # Without Lightning's warning about arguments that come from a Python call.
         assert args is None or isinstance(args, list)
         self.config = parser.parse_args(args)
 
     @override
     def _parse_ckpt_path(self) -> None:
-        # Replaces a method that takes hyper-parameters from the checkpoint: there are none. The
-        # file is read here, so that a damaged one is reported before anything else is built.
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path and path.partition(":")[0] not in _CHECKPOINT_KEYWORDS:
-            self._checkpoint = load_checkpoint(path)
+        # Lightning would let hyper-parameters of the checkpoint override the command line. Ours
+        # holds none; the file is read here to say early and clearly if it is damaged.
+        subcommand = self.config.subcommand
+        path = self.config[subcommand].ckpt_path
+        if path is not None and not is_word(path) and subcommand != "inspect":
+            self._read(path)
+
+    def _read(self, path: str) -> None:
+        weights_only = self.config[self.config.subcommand].get("weights_only")
+        self._checkpoint = load_checkpoint(path, weights_only is not False)
 
     @override
     def after_instantiate_classes(self) -> None:
-        if self._checkpoint is not None and self.subcommand != "inspect":
-            path = self.config[self.subcommand].ckpt_path
-            check_checkpoint(self.model, self._checkpoint, path, resume=self.subcommand == "fit")
+        if self.subcommand == "inspect":  # it reads the file itself
+            return
+        given = self.config_init[self.subcommand]
+        if is_word(given.ckpt_path):
+            given.ckpt_path = find_checkpoint(self.trainer, given.ckpt_path, self.subcommand)
+            if given.ckpt_path is not None:
+                self._read(given.ckpt_path)
+        if self._checkpoint is not None:
+            resume = self.subcommand == "fit"
+            check_checkpoint(self.model, self._checkpoint, given.ckpt_path, resume, self.trainer)
         self._checkpoint = None
-        measures = self.subcommand in ("validate", "test", "predict")
-        if measures and self.config[self.subcommand].get("ckpt_path") is None:
+        if self.subcommand != "fit" and given.ckpt_path is None:
             rank_zero_warn(
                 f"wiring {self.subcommand} without --ckpt_path runs a network that was not trained."
             )
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        if self.subcommand == "inspect":  # without devices and loggers of the config
+        if self.subcommand == "inspect":  # needs none of the devices and loggers of the config
             return WiringTrainer(
                 accelerator="cpu", devices=1, logger=False, enable_checkpointing=False
             )
@@ -101,18 +115,29 @@ class WiringCLI(LightningCLI):
             issubclass(kind, BasePredictionWriter) for kind in callbacks
         ):
             trainer.callbacks.append(PredictionWriter())
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the default
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand != "inspect" and not self.trainer.fast_dev_run:
+            given = self.config[subcommand].ckpt_path
+            claim_folder(self.trainer, begins(subcommand, given))
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            release_folder(self.trainer)
+            explain(error, self.config_init[subcommand].get("ckpt_path"))
+
     def after_inspect(self) -> None:
-        """Write the architecture with `--found`; only the command line has the config for it."""
+        """Write the architecture that was asked for; only the command line has its config."""
         folder = self.config.inspect.found
         if folder is not None:
             parser = self._parser("inspect")
             config = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
             path = write_found(self.model, config, Path(folder))
-            sys.stderr.write(f"wiring: wrote {path}\n")  # stdout may be JSON
+            sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
 
     def after_fit(self) -> None:
         """Test the trained network and print the report."""
@@ -120,7 +145,7 @@ class WiringCLI(LightningCLI):
         if trainer.fast_dev_run or trainer.interrupted:
             return
         tested = trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
         if not trainer.is_global_zero:
             return
         rows = [
@@ -133,20 +158,22 @@ class WiringCLI(LightningCLI):
             rows += weight_rows(self.model)
         else:
             rows += summary_rows(network.wiring())
-            save_figure(draw_architecture(network.wiring()), folder / "wiring.png")
-            rows.append(("picture", str(folder / "wiring.png")))
+            picture = free_path(folder / "wiring.png")
+            save_figure(draw_architecture(network.wiring()), picture)
+            rows.append(("picture", str(picture)))
         if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
             rows.append(("curves", f"tensorboard --logdir {folder}"))
         print(f"\n{format_table(rows)}")
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run a subcommand of `LightningCLI`; the first argument is its name."""
-    WiringCLI(list(arguments))
+    """Run one command of Lightning's; the first argument is its name."""
+    # A switch needs no value in the other subcommands; here the parser wants one.
+    WiringCLI(["--overwrite=true" if one == "--overwrite" else one for one in arguments])
 
 
 class _Parser(LightningArgumentParser):
-    """A parser with one-line error messages."""
+    """Says in one line what is wrong with an argument or a config."""
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -159,7 +186,7 @@ class _Parser(LightningArgumentParser):
 
 
 def _check_learners(callbacks: Any) -> None:
-    """Raise a short error for two learners of one class, where Lightning's is long."""
+    """Find what Lightning would refuse in many words: two callbacks with the same state."""
     given = callbacks if isinstance(callbacks, list) else [callbacks]
     learners = [callback for callback in given if isinstance(callback, WiringCallback)]
     for name, count in Counter(type(learner).__name__ for learner in learners).items():

@@ -7,6 +7,7 @@ from typing import Literal, NoReturn
 from typing_extensions import override
 
 from wiring_lightning.cli.messages import fail
+from wiring_lightning.files import picture_path
 
 RUN = """\
 A RUN is a folder that `wiring fit` wrote, such as lightning_logs/version_0, or a folder above
@@ -35,4 +36,6 @@ class RunsParser(ArgumentParser):
     def add_picture(self, default: str) -> None:
         """Add `--output`, `None` if not given; the help shows `default`."""
         what = f"picture to write, .png, .pdf or .svg (default: {default})"
-        self.add_argument("-o", "--output", metavar="FILE", type=Path, help=what)
+        self.add_argument("-o", "--output", metavar="FILE", type=picture_path, help=what)
+        what = "replace files that are there already"
+        self.add_argument("--overwrite", action="store_true", help=what)

@@ -1,7 +1,8 @@
-"""Writing a found architecture as a new config and checkpoint."""
+"""A found architecture as a config and a checkpoint of its own."""
 
 from collections.abc import Mapping
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,29 @@ from lightning.pytorch import LightningModule
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
 from wiring_lightning.callbacks import BudgetedSearch, PhaseSchedule, WarmStart
 from wiring_lightning.cli.runs import class_name, classes_in
+from wiring_lightning.files import write_file
 
 _FABRICS = (ConvFabric, ResNetFabric)
 _KEPT = ("seed_everything", "trainer", "model", "data")
-_STEERING = ("gate_lr", "freeze")  # keys of a phase that need a gate
+_STEERING = ("gate_lr", "freeze")  # of a phase: there is nothing to learn or to freeze any more
 
 
 def write_found(module: LightningModule, config: Mapping[str, Any], folder: Path) -> Path:
-    """Write a found architecture as `config.yaml` and `network.ckpt`; return the config's path.
+    """Write the architecture that a search has found as `config.yaml` and `network.ckpt`.
 
-    The new config is that of the search with a fixed architecture and without `BudgetedSearch`. Its
-    training starts from the weights in `network.ckpt`.
+    The config describes the network without what the architecture leaves out, and has no search
+    any more; its training starts with the weights of `network.ckpt`. Everything else stays.
 
     Args:
         module: a module with a fabric, after the search.
         config: the config that it was built from, as plain values.
-        folder: of the two files.
+        folder: where the two files go.
+
+    Returns:
+        The path of the new config.
 
     Raises:
-        MisconfigurationException: if the module has no fabric.
+        MisconfigurationException: if the module or the config has no fabric.
         ValueError: if the architecture does not connect input and output.
     """
     name, fabric = _fabric_of(module)
@@ -41,26 +46,32 @@ def write_found(module: LightningModule, config: Mapping[str, Any], folder: Path
             f"{type(module).__name__} holds no fabric: an architecture can be written for "
             f"{' and '.join(kind.__name__ for kind in _FABRICS)}."
         )
-    compact = {f"{name}{key}": value for key, value in fabric.compact().state_dict().items()}
-    others = {k: v for k, v in module.state_dict().items() if not k.startswith(name)}
-    config = found_config(config, fabric.architecture_names, folder / "network.ckpt")
-    folder.mkdir(parents=True, exist_ok=True)
+    path, weights = found_files(folder)
+    small = deepcopy(module)
+    small.set_submodule(name, fabric.compact())
+    config = found_config(config, fabric.architecture_names, weights)
     checkpoint = {
-        "state_dict": others | compact,
+        "state_dict": small.state_dict(),
         "pytorch-lightning_version": lightning.__version__,
         "epoch": 0,
         "global_step": 0,
     }
-    torch.save(checkpoint, folder / "network.ckpt")
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    content = BytesIO()
+    torch.save(checkpoint, content)
+    write_file(weights, content.getbuffer())
+    write_file(path, yaml.safe_dump(config, sort_keys=False).encode())
     return path
+
+
+def found_files(folder: Path) -> tuple[Path, Path]:
+    """The config and the checkpoint that `write_found` writes into a folder."""
+    return folder / "config.yaml", folder / "network.ckpt"
 
 
 def found_config(
     config: Mapping[str, Any], architecture: list[str], weights: Path
 ) -> dict[str, Any]:
-    """The config of a search with a fixed architecture.
+    """The config of a search as that of an architecture.
 
     Example:
         >>> search = {"model": {"class_path": "ConvFabric", "init_args": {"columns": 2}},
@@ -92,8 +103,8 @@ def found_config(
 
 
 def _fabric_of(module: LightningModule) -> tuple[str, ConvFabric | ResNetFabric | None]:
-    """The name of the fabric, with a dot, and the fabric."""
+    """Its name, and the fabric."""
     for name, child in module.named_modules():
         if isinstance(child, _FABRICS):
-            return f"{name}.", child
+            return name, child
     return "", None

@@ -1,4 +1,4 @@
-"""`wiring inspect`: the costs of a network's wiring, as an entry point of the trainer."""
+"""`wiring inspect`: what a network's wiring costs, as an entry point of the trainer."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from typing_extensions import override
 
 from wiring_lightning.checkpoints import load_weights
+from wiring_lightning.cli.found import found_files
 from wiring_lightning.cli.report import (
     format_table,
     summarize,
@@ -15,12 +17,29 @@ from wiring_lightning.cli.report import (
     summary_rows,
     weight_rows,
 )
+from wiring_lightning.files import picture_path, refuse_existing
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
 
 
 class WiringTrainer(Trainer):
-    """Lightning's Trainer with `inspect`."""
+    """Lightning's Trainer, one more entry point for the command line, and a folder for every run.
+
+    Attributes:
+        folder: where a run writes whose loggers have no folder for every run.
+        claimed: folders that were made for this run and nobody else.
+    """
+
+    folder: Path | None = None
+    claimed: tuple[Path, ...] = ()
+
+    @property
+    @override
+    def log_dir(self) -> str | None:
+        """The folder of this run; all ranks must ask for it."""
+        if self.folder is None:
+            return super().log_dir
+        return self.strategy.broadcast(str(self.folder))
 
     def inspect(
         self,
@@ -29,7 +48,8 @@ class WiringTrainer(Trainer):
         ckpt_path: str | None = None,
         format: Literal["table", "json"] = "table",
         figure: str | None = None,
-        found: str | None = None,  # noqa: ARG002
+        found: str | None = None,
+        overwrite: bool = False,
         weights_only: bool | None = None,  # noqa: ARG002
     ) -> None:
         """Show what a network's wiring costs, all candidates against what is live.
@@ -44,8 +64,12 @@ class WiringTrainer(Trainer):
             figure: file to draw the wiring into, such as wiring.png or wiring.svg.
             found: folder to write the architecture into that a search has found in a fabric: a
                 config and a checkpoint of its own.
+            overwrite: whether these files may replace others that are there.
             weights_only: not used; the config that a run saves names it.
         """
+        if not overwrite:
+            refuse_existing([picture_path(figure)] if figure else [], "--figure")
+            refuse_existing(found_files(Path(found)) if found else [], "--found")
         if ckpt_path is not None:
             load_weights(model, ckpt_path)
         network = find_wired(model)

@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wiring_lightning.cli.arguments import RUN, RunsParser
@@ -37,12 +36,24 @@ examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print the table of selected networks; write the picture, the table and all networks."""
-    given = parse(arguments)  # before torch is imported
+    """Print the table of selected networks, and write it, all networks and the picture.
+
+    Raises:
+        RunError: if a folder is no run, or has no network or accuracy, or the data differ.
+        CheckpointError: if a checkpoint cannot be read.
+        FileExistsError: if a file is there already.
+        ValueError: if the ending of the file names no format of pictures.
+    """
+    given = parse(arguments)  # before torch is loaded
     from wiring_lightning.cli.runs import RunError, check_alike, distinct_names, find_runs
     from wiring_lightning.costs import named_cost
+    from wiring_lightning.files import free_path, refuse_existing, write_file
     from wiring_lightning.plots import Candidate, draw_pareto, save_figure, select
 
+    output = given.output or free_path("pareto.png")
+    markdown, csv = output.with_suffix(".md"), output.with_suffix(".csv")
+    if not given.overwrite:
+        refuse_existing([output, markdown, csv], "-o")
     runs = find_runs(given.runs)
     check_alike(runs, ["data"], "on one data set")
     price = named_cost(given.cost, given.machines)
@@ -65,17 +76,16 @@ def run(arguments: Sequence[str]) -> None:
                 f"The run {run.folder} is selected, but has no test accuracy: run `wiring test` "
                 "with its config and checkpoint, and give the folder that it writes."
             )
-    save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), given.output)
+    save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), output)
     table = _markdown(chosen, given.unit)
-    markdown, csv = given.output.with_suffix(".md"), given.output.with_suffix(".csv")
-    markdown.write_text(table, encoding="utf-8")
-    csv.write_text(_csv(candidates, chosen, given.unit), encoding="utf-8")
+    write_file(markdown, table.encode())
+    write_file(csv, _csv(candidates, chosen, given.unit).encode())
     print(table)
-    print(f"{len(chosen)} of {len(candidates)} selected: {given.output}, {markdown}, {csv}")
+    print(f"{len(chosen)} of {len(candidates)} selected: {output}, {markdown}, {csv}")
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """Parse the arguments; `--help` and errors end the process.
+    """Read the arguments; help and bad arguments end the process.
 
     Example:
         >>> parse(["run1", "run2", "--cost", "sequential_steps", "--machines", "4"]).unit
@@ -94,7 +104,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
         parser.error(f"--machines must be at least 1, got {given.machines}")
     if given.machines > 1 and given.cost != "sequential_steps":
         parser.error("--machines is for --cost sequential_steps")
-    given.output = given.output or Path("pareto.png")
+    # What the cost counts, in words.
     given.unit = COSTS[given.cost] + f" on {given.machines} machines" * (given.machines > 1)
     return given
 

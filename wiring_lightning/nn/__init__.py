@@ -5,6 +5,12 @@ from wiring_lightning.nn.bernoulli_gate import BernoulliGate, find_bernoulli_gat
 from wiring_lightning.nn.branches import Branches
 from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.dense import DenseLayer
+from wiring_lightning.nn.described import (
+    Described,
+    find_differences,
+    find_flaws,
+    with_descriptions,
+)
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.gate import Gate, Selection, find_gates
 from wiring_lightning.nn.graph_stage import CompactGraphStage, GraphStage
@@ -23,6 +29,7 @@ __all__ = [
     "Branches",
     "CompactGraphStage",
     "DenseLayer",
+    "Described",
     "Fabric",
     "FabricEdge",
     "Feature",
@@ -40,7 +47,10 @@ __all__ = [
     "StagePlan",
     "find_adjacencies",
     "find_bernoulli_gates",
+    "find_differences",
+    "find_flaws",
     "find_gates",
     "find_learnable",
     "select_channels",
+    "with_descriptions",
 ]

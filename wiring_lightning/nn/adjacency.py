@@ -1,6 +1,7 @@
 """A sparse weight matrix whose k largest entries are the edges of a graph."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,12 +11,13 @@ from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
 from wiring_lightning.nn.checks import check_word
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
 
 AdjacencyMode = Literal["learned", "random"]
 
 
-class Adjacency(nn.Module):
+class Adjacency(Described):
     """Connects nodes by the k largest usable weights (DNW, Section 2.2).
 
     A node is a channel and an edge is one weight: node v receives the sum of w_uv times the output
@@ -65,6 +67,7 @@ class Adjacency(nn.Module):
                 f"one, got {edges}."
             )
         self.receivers, self.senders = usable.shape
+        self.describe(edges=edges, mode=mode, rank_all=rank_all)
         self.edges = edges
         self.mode = mode
         self.learned = mode == "learned"
@@ -102,6 +105,19 @@ class Adjacency(nn.Module):
         """Return the initial values of the absent weights, once; afterwards `None`."""
         absent, self.absent = self.absent, None
         return absent
+
+    @override
+    def flaw(self, values: Mapping[str, Tensor], alike: bool) -> str | None:
+        if "weight" not in values:
+            return None
+        edges = values["weight"].cpu() != 0
+        if not self.rank_all and (edges & ~self.usable.cpu()).any():
+            return "has an edge there where none can be here"
+        # Callbacks such as PruneAndRetrain have more edges for a while.
+        count, own = int(edges.sum()), int(self.weight.count_nonzero())
+        if not alike and own <= self.edges < count:
+            return f"has {count} edges there and {self.edges} here"
+        return None
 
     @override
     def forward(self, sent: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from wiring_lightning.functional.budgeted_search import (
     draw_edges,
     most_probable_edges,
 )
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
 
 
-class BernoulliGate(nn.Module):
+class BernoulliGate(Described):
     """Samples the active edges of a graph for each example (BSN, Section 3.2).
 
     Edges are sampled in order, from the input to the output. If the source of an edge is connected
@@ -75,6 +76,7 @@ class BernoulliGate(nn.Module):
                 f"learnable needs one entry for each of the {self.topology.edges} edges, got "
                 f"{len(learnable)}."
             )
+        self.describe(source=source, target=target, learnable=learnable)
         self.sampling = True
         self.drawn: Tensor | None = None
         self.asked: Tensor | None = None

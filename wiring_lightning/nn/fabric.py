@@ -17,6 +17,7 @@ from wiring_lightning.functional.subsets import (
     split_batch,
 )
 from wiring_lightning.nn.bernoulli_gate import BernoulliGate
+from wiring_lightning.nn.described import Described
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class FabricEdge:
     learnable: bool = True
 
 
-class Fabric(nn.Module):
+class Fabric(Described):
     """A super-network: a node sums the outputs of the modules on its edges (BSN, Section 2).
 
     Node 0 is the input. The state of any other node is the ReLU of the sum over its edges. In
@@ -78,6 +79,7 @@ class Fabric(nn.Module):
         super().__init__()
         self.spaces = tuple(spaces)
         self.names = tuple(edge.name for edge in edges)
+        self.describe(edges=self.names)
         self.source = tuple(edge.source for edge in edges)
         self.target = tuple(edge.target for edge in edges)
         if len(set(map(_key, self.names))) < len(edges):

@@ -1,6 +1,6 @@
 """The gate: K learned connections per target."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,13 +16,14 @@ from wiring_lightning.functional import (
     topk_mask,
 )
 from wiring_lightning.nn.checks import check_fan_in, check_word
+from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
 from wiring_lightning.wiring import Choice
 
 GateMode = Literal["learned", "random", "real"]
 
 
-class Gate(nn.Module):
+class Gate(Described):
     """Connect every target to `fan_in` of its candidates (Equation 2 of GateConnect).
 
     In training mode a learned gate uses the wiring that was drawn last. In evaluation mode it uses
@@ -79,6 +80,7 @@ class Gate(nn.Module):
         meaning = f"the number of candidates, which is {candidates} here"
         check_fan_in(fan_in, candidates, meaning)
         check_word("mode", mode, GateMode)
+        self.describe(fan_in=fan_in, mode=mode)
         self.fan_in = fan_in
         self.mode = mode
         scores = torch.ones(targets, candidates)
@@ -167,6 +169,24 @@ class Gate(nn.Module):
         self.frozen.fill_(True)
         self.scores.requires_grad_(False)
         self.scores.grad = None
+
+    @override
+    def flaw(self, values: Mapping[str, Tensor], alike: bool) -> str | None:
+        if not {"scores", "active"} <= values.keys():
+            return None
+        scores, active = values["scores"].cpu(), values["active"].cpu().bool()
+        usable = self.scores.detach().cpu() >= 0
+        if not torch.equal(scores >= 0, usable):
+            return "has scores below 0, or for other candidates"
+        if (active & ~usable).any():
+            return "is connected to what is no candidate"
+        if self.mode == "real":
+            return "does not use all candidates" if ((scores > 0) & ~active).any() else None
+        counts, right = active.sum(1), usable.sum(1).clamp_max(self.fan_in)
+        if (wrong := counts != right).any():
+            given, own = int(counts[wrong][0]), int(right[wrong][0])
+            return f"has a target with {given} connections there and {own} here"
+        return None
 
     @override
     def forward(self, sources: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Colours, figures, axes and legends of all pictures, and saving a figure."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from wiring_lightning.files import picture_path, write_file
 
 DPI = 130
 # Green and vermilion of Okabe and Ito's palette for colour-blind readers.
@@ -88,7 +91,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
     Args:
         figure: the figure.
-        path: file whose ending sets the format, such as `pictures/wiring.png`, `.pdf` or `.svg`.
+        path: file whose ending sets the format, such as `pictures/wiring.png`, `.pdf` or `.svg`;
+            without an ending it gets `.png`.
+
+    Raises:
+        ValueError: if the ending names no format of pictures.
+        OSError: if the file cannot be written; an earlier one is still there.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -97,6 +105,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         ...     Path(folder, "new", "empty.png").exists()
         True
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    path, content = picture_path(path), BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix("."))
+    write_file(path, content.getbuffer())

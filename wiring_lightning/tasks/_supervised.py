@@ -18,7 +18,9 @@ from torch.optim import SGD
 from typing_extensions import override
 
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.checkpoints import check_optimizers, check_weights
 from wiring_lightning.nn import find_learnable
+from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._metrics import ExampleMean
 
 Stage = Literal["train", "val", "test"]
@@ -137,6 +139,10 @@ class SupervisedTask(LightningModule, ABC):
             )
 
     @override
+    def on_train_start(self) -> None:
+        check_optimizers(self.trainer)
+
+    @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The mean loss, and `[batch]` the loss of each example for `BudgetedSearch`."""
         losses = self._step(batch, "train")
@@ -165,6 +171,13 @@ class SupervisedTask(LightningModule, ABC):
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
                 self._diverged(f"Values of {name}")
+        # Averages of weights, for example, are a plain dict that does not say what they are of.
+        checkpoint["state_dict"] = with_descriptions(checkpoint["state_dict"], self)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        path = None if self._trainer is None else self._trainer.ckpt_path
+        check_weights(self, checkpoint, path or "that was given")
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         images, labels = batch
