@@ -5,10 +5,11 @@ from typing import Literal
 
 from torch import nn
 
+from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork, TaskName
 from wiring_lightning.functional import Space
-from wiring_lightning.nn.checks import check_positive, check_word
+from wiring_lightning.nn.checks import check_word
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.fabric_modules import convolution
 
@@ -74,7 +75,14 @@ class ConvFabric(FabricNetwork):
         initial: float = 3.0,
         architecture: Literal["search", "full"] | Sequence[str] = "search",
     ) -> None:
-        _check(columns, channels, scales, task, image_size, doubling)
+        check_counts(
+            channels=channels,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+        check_finite("ConvFabric", {"initial": initial}, ValueError)
+        _check(columns, scales, task, image_size, doubling)
         self.describe(
             columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
         )
@@ -120,10 +128,8 @@ def _edge(channels: int, coarser: int, doubling: Doubling) -> nn.Sequential:
     return layers
 
 
-def _check(
-    columns: int, channels: int, scales: int, task: TaskName, image_size: int, doubling: Doubling
-) -> None:
-    check_positive(columns=columns, channels=channels, scales=scales)
+def _check(columns: int, scales: int, task: TaskName, image_size: int, doubling: Doubling) -> None:
+    check_counts(most=1000, columns=columns, scales=scales)
     check_word("task", task, TaskName)
     check_word("doubling", doubling, Doubling)
     if columns == 1 and task == "segmentation":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.stages import equal_stages
 from wiring_lightning.backbones.stems import (
     StemName,
@@ -16,7 +17,7 @@ from wiring_lightning.backbones.stems import (
     small_stem_plan,
 )
 from wiring_lightning.nn import DenseLayer, Gate
-from wiring_lightning.nn.checks import check_fan_in, check_positive, check_word
+from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
@@ -71,9 +72,12 @@ class DenseNet(Described):
         )  # fmt: skip
         plan = small_stem_plan("DenseNet", stem, image_size)
         check_word("wiring", wiring, DenseNetWiring)
+        check_counts(
+            growth=growth, num_classes=num_classes, in_channels=in_channels, image_size=image_size
+        )
+        check_counts(most=MOST_LAYERS, depth=depth)
         rule = "3n + 4 (7, 10, 40, 100, ...) for three equal stages"
         count, *_ = equal_stages(depth, layers=1, others=4, rule=rule)
-        check_positive(growth=growth)
         if wiring != "dense":
             check_fan_in(fan_in, count, f"{count}, the number of layers per stage")
         self.image_size = plan.image_size

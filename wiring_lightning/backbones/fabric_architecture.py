@@ -18,7 +18,8 @@ def choose_edges(
             gate; or the names of the edges to keep, without a gate.
 
     Raises:
-        ValueError: if an edge is unknown or named twice, or `architecture` is another word.
+        ValueError: if an edge is unknown or named twice, `architecture` is another word, or its
+            edges do not connect the first node to the last.
 
     Example:
         >>> edges = [FabricEdge("there", 0, 1), FabricEdge("back", 1, 2), FabricEdge("skip", 0, 2)]
@@ -42,4 +43,14 @@ def choose_edges(
             )
         if count > 1:
             raise ValueError(f'architecture names the edge "{name}" {count} times.')
-    return [replace(edge, learnable=False) for edge in edges if edge.name in set(architecture)]
+    chosen = [replace(edge, learnable=False) for edge in edges if edge.name in set(architecture)]
+    reached = {0}
+    for edge in sorted(chosen, key=lambda edge: edge.target):  # data flow to higher numbers
+        if edge.source in reached:
+            reached.add(edge.target)
+    if max(edge.target for edge in edges) not in reached:
+        raise ValueError(
+            f"architecture does not connect the input to the output with its {len(chosen)} edges: "
+            "no image would reach the classifier."
+        )
+    return chosen

@@ -5,6 +5,7 @@ from copy import deepcopy
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts, check_number
 from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, make_stem, stem_plan
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.pre_activation import preferred_layout
@@ -49,6 +50,8 @@ class MobileNetV1(Described):
         super().__init__()
         self.describe(width=width, stem=stem)
         plan = stem_plan(stem, image_size, MOBILENET_STEMS)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_number("width", width, above=0, below=1000)
         if int(width * _CHANNELS) < 1:
             raise ValueError(
                 f"width must be at least {1 / _CHANNELS}, one channel in the stem, got {width}."

@@ -6,6 +6,7 @@ from fractions import Fraction
 import torch
 from torch import nn
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.backbones.channel_network import ChannelNetwork
 from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, stem_plan
 from wiring_lightning.nn import Adjacency, AdjacencyMode, GraphStage
@@ -64,6 +65,12 @@ class MobileNetV1DNW(ChannelNetwork):
         image_size: int | None = None,
     ) -> None:
         plan = stem_plan(stem, image_size, MOBILENET_STEMS)
+        check_counts(
+            stem_channels=stem_channels,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+        )
         if not 0 < width <= 1:
             raise ValueError(f"width must be above 0 and at most 1, got {width}.")
         share = Fraction(str(width))  # exact, where 0.3 * 0.3 as float is not

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts, check_number
 from wiring_lightning.nn import (
     Adjacency,
     AdjacencyMode,
@@ -104,10 +105,14 @@ class NeuralGraph(Described):
             depth=None if dynamics == "continuous" else depth,
         )  # fmt: skip
         check_word("dynamics", dynamics, Dynamics)
-        if not tolerance > 0:
-            raise ValueError(f"tolerance must be above 0, got {tolerance}.")
-        if len(strides) != 2 or min(strides) < 1:
-            raise ValueError(f"strides must be two numbers of at least 1, got {list(strides)}.")
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=MOST_LAYERS, nodes=nodes, depth=depth)
+        check_number("tolerance", tolerance, above=0)
+        if len(strides) != 2 or not 1 <= min(strides) <= max(strides) <= image_size:
+            raise ValueError(
+                f"strides must be two numbers of at least 1, and not above the image_size of "
+                f"{image_size}, got {list(strides)}."
+            )
         self.dynamics = dynamics
         self.sizes = _group_sizes(dynamics, nodes, inputs, outputs, depth)
         self.outputs = outputs

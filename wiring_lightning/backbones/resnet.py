@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.residual_network import ResidualNetwork
 from wiring_lightning.backbones.stages import equal_stages, imagenet_layout
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
@@ -76,6 +77,8 @@ class ResNet(ResidualNetwork):
         plan = stem_plan(stem, image_size)
         check_word("wiring", wiring, ResNetWiring)
         check_word("identity", identity, Identity)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=MOST_LAYERS, depth=depth)
         kind, stages = _stages(depth, stem)
         total = sum(stages)
         if wiring != "previous":

@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork
 from wiring_lightning.functional import Space
-from wiring_lightning.nn.checks import check_positive
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.fabric_modules import basic_block, convolution
 
@@ -58,7 +58,9 @@ class ResNetFabric(FabricNetwork):
         initial: float = 3.0,
         architecture: Literal["search", "full", "resnet"] | Sequence[str] = "search",
     ) -> None:
-        check_positive(width=width)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=1000, width=width)
+        check_finite("ResNetFabric", {"initial": initial}, ValueError)
         self.width = width
         spaces = [Space(16, 1)]
         edges: list[FabricEdge] = []

@@ -4,12 +4,13 @@ from typing import Literal
 
 from torch import nn
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.multi_branch import MultiBranchNetwork
 from wiring_lightning.backbones.stages import equal_stages, imagenet_layout
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branches import Identity
-from wiring_lightning.nn.checks import check_fan_in, check_positive, check_word
+from wiring_lightning.nn.checks import check_fan_in, check_word
 
 WiringName = Literal["learned", "full", "random", "real"]
 
@@ -76,7 +77,10 @@ class ResNeXt(MultiBranchNetwork):
         plan = stem_plan(stem, image_size)
         check_word("wiring", wiring, WiringName)
         check_word("identity", identity, Identity)
-        check_positive(width=width, cardinality=cardinality)
+        check_counts(
+            width=width, num_classes=num_classes, in_channels=in_channels, image_size=image_size
+        )
+        check_counts(most=MOST_LAYERS, depth=depth, cardinality=cardinality)
         if wiring != "full":
             check_fan_in(fan_in, cardinality, f"the cardinality (C = {cardinality})")
         stages = _stages(depth, stem)

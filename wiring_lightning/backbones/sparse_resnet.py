@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.stages import equal_stages
 from wiring_lightning.backbones.stems import (
     StemName,
@@ -72,6 +73,8 @@ class SparseResNet(Described):
         if pattern != "dense":
             self.describe(base=base)
         plan = small_stem_plan("SparseResNet", stem, image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=MOST_LAYERS, depth=depth)
         check_pattern(pattern, base)
         rule = (
             "9n + 2 (11, 20, 56, 110, 200, 1001, ...) for three equal stages of three-layer blocks"

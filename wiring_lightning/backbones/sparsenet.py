@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.stages import equal_stages
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.functional import Pattern, check_pattern
@@ -81,6 +82,8 @@ class SparseNet(Described):
     ) -> None:
         super().__init__()
         plan = stem_plan(stem, image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=MOST_LAYERS, depth=depth)
         check_pattern(pattern, base)
         counts = _layers_per_stage(depth, bottleneck, stem)
         rates = _growth_per_stage(growth, len(counts))
@@ -241,6 +244,6 @@ def _growth_per_stage(growth: int | Sequence[int], stages: int) -> tuple[int, ..
         raise ValueError(
             f"growth must be one number or one for each of {stages} stages, got {list(rates)}."
         )
-    if min(rates) < 1:
-        raise ValueError(f"growth must be at least 1, got {growth}.")
+    for rate in rates:
+        check_counts(growth=rate)
     return rates

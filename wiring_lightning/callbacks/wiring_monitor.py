@@ -14,7 +14,7 @@ from wiring_lightning import costs
 from wiring_lightning.callbacks.pictures import draw_pictures
 from wiring_lightning.callbacks.run_facts import run_facts
 from wiring_lightning.callbacks.wiring_callback import refuse_a_second
-from wiring_lightning.functional import normalize_scores
+from wiring_lightning.functional import score_entropy
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.wiring import Wiring, find_wired
 
@@ -227,11 +227,8 @@ def _score_numbers(gate: Gate) -> dict[str, float]:
     if choice.any():  # leave out targets that take all of their candidates
         scores = scores[choice]
     candidate = scores >= 0
-    count = candidate.sum(-1)
-    share = normalize_scores(scores).clamp_min(0)
-    entropy = -torch.xlogy(share, share).sum(-1) / count.clamp_min(2).log()
     return {
-        "entropy": float(entropy.mean()),
+        "entropy": float(score_entropy(scores).mean()),
         "share_at_0": float((scores[candidate] == 0).float().mean()),
         "share_at_1": float((scores[candidate] == 1).float().mean()),
     }

@@ -13,6 +13,11 @@ RUN = """\
 A RUN is a folder that `wiring fit` wrote, such as lightning_logs/version_0, or a folder above
 it that holds no other run."""
 
+TRUST = (
+    "also build a network that is not of this package, which runs its code (by default only the "
+    "backbones of this package are built)"
+)
+
 
 class RunsParser(ArgumentParser):
     """The parser of `wiring NAME`, with one-line error messages."""
@@ -32,6 +37,10 @@ class RunsParser(ArgumentParser):
     def add_runs(self, number: Literal["*", "+"]) -> None:
         """Add `runs`: any number of folders, or at least one."""
         self.add_argument("runs", metavar="RUN", nargs=number, type=Path, help="folder of a run")
+
+    def add_trust(self) -> None:
+        """Add `--trust`."""
+        self.add_argument("--trust", action="store_true", help=TRUST)
 
     def add_picture(self, default: str) -> None:
         """Add `--output`, `None` if not given; the help shows `default`."""

@@ -9,6 +9,7 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from torch import Tensor
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.data._class_folders import ClassFolders
 from wiring_lightning.data._file_loader import FileLoader
 from wiring_lightning.data._resumable import ResumableDataModule
@@ -77,12 +78,10 @@ class ImageNet(ResumableDataModule[list[str]]):
         drop_last: bool = False,
     ) -> None:
         super().__init__(batch_size, seed, drop_last)
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}.")
+        check_counts(batch_size=batch_size, image_size=image_size, resize=resize)
         if resize < image_size:
             raise ValueError(f"resize must be at least image_size = {image_size}, got {resize}.")
-        if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
+        check_counts(least=0, most=1000, num_workers=num_workers)
         self.root = root
         self.num_workers = num_workers
         self.image_size = image_size

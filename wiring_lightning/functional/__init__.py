@@ -21,6 +21,7 @@ from wiring_lightning.functional.dnw import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.mask_connect import (
     normalize_scores,
     sample_k_distinct,
+    score_entropy,
     straight_through,
     topk_mask,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "rectified_gated_sum",
     "rows_of_blocks",
     "sample_k_distinct",
+    "score_entropy",
     "seed_of_epoch",
     "seed_of_step",
     "sources",

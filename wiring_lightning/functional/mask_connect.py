@@ -50,6 +50,20 @@ def normalize_scores(scores: Tensor) -> Tensor:
     return torch.where(candidate, normalized, scores)
 
 
+def score_entropy(scores: Tensor) -> Tensor:
+    """`[..., targets]` entropy of every row's scores, as a share of the largest one possible.
+
+    1 says that all candidates are alike, 0 that one has everything.
+
+    Example:
+        >>> score_entropy(torch.tensor([[0.5, 0.5, -1.0], [0.0, 1.0, 0.0]]))
+        tensor([1., 0.])
+    """
+    share = normalize_scores(scores).clamp_min(0)
+    count = (scores >= 0).sum(-1)
+    return torch.special.entr(share).sum(-1) / count.clamp_min(2).log()
+
+
 def sample_k_distinct(
     scores: Tensor, k: int | Tensor, generator: torch.Generator | None = None
 ) -> Tensor:

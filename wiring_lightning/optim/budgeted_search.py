@@ -50,7 +50,7 @@ class Reinforce(GateOptimizer[BernoulliGate]):
     def __init__(
         self, gates: Iterable[BernoulliGate], lr: float = 0.1, baseline: bool = True
     ) -> None:
-        super().__init__(gates, "logits", {"lr": lr, "baseline": baseline})
+        super().__init__(gates, "logits", {"lr": lr, "baseline": baseline, "steps": 0})
         self._observed = 0
 
     @override
@@ -91,6 +91,8 @@ class Reinforce(GateOptimizer[BernoulliGate]):
 
     @override
     def _update(self) -> None:
+        # A state from before steps were counted has none.
+        self.group["steps"] = self.group.get("steps", 0) + bool(self.learning)
         for gate in self.learning:
             if gate.logits.grad is not None:
                 gradient = gate.logits.grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

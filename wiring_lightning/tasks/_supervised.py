@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.checkpoints import check_optimizers, check_weights
 from wiring_lightning.nn import find_learnable
@@ -49,7 +50,8 @@ class SupervisedTask(LightningModule, ABC):
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
-            the data's, or a learned wiring is trained without the callback that learns it.
+            the data's, as its size of images does, or a learned wiring is trained without the
+            callback that learns it.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SupervisedTask(LightningModule, ABC):
             # In place: the names in the state_dict stay those of the plain network.
             self.backbone.compile()
         self.num_classes = _output_width(backbone, last_layer)
+        check_counts(2, error=MisconfigurationException, num_classes=self.num_classes)
         self.val_loss, self.test_loss = ExampleMean(), ExampleMean()
         self._last_loss: Tensor | None = None
 
@@ -112,6 +115,8 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            check_finite(type(optimizer).__name__, group, MisconfigurationException)
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
@@ -119,6 +124,7 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
+        _check_image_size(self.backbone, datamodule)
         classes = getattr(datamodule, "num_classes", self.num_classes)
         if classes != self.num_classes:
             raise MisconfigurationException(
@@ -148,7 +154,8 @@ class SupervisedTask(LightningModule, ABC):
         losses = self._step(batch, "train")
         loss = losses.mean()
         self._last_loss = loss.detach()
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # 0: no step is logged
+        if every and self.trainer.global_step % every == 0:
             self._check_loss()
         return {"loss": loss, "losses": losses.detach()}
 
@@ -201,6 +208,22 @@ class SupervisedTask(LightningModule, ABC):
             f"{what} became infinite or not a number by step {self.trainer.global_step}: lower the "
             "learning rate or clip the gradients; checkpoints from before are untouched."
         )
+
+
+def _check_image_size(backbone: nn.Module, datamodule: Any) -> None:
+    """Costs and budgets follow from the size that the backbone was told."""
+    told = getattr(backbone, "image_size", None)
+    shape = getattr(datamodule, "image_shape", None)
+    if not isinstance(told, int) or shape is None or tuple(shape[1:]) == (told, told):
+        return
+    _, height, width = shape
+    hint = f"set image_size={height} of the backbone"
+    if height != width:
+        hint = "costs are those of square images, so use square ones"
+    raise MisconfigurationException(
+        f"The images have {height} x {width} pixels, but the backbone counts its costs for "
+        f"{told} x {told}: {hint}."
+    )
 
 
 def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, cast
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from wiring_lightning._checks import check_number
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
 
 # `_NormBase` is the base class of batch norms and instance norms.
@@ -28,13 +30,14 @@ class ClassificationTask(SupervisedTask):
             from this optimizer.
         lr_scheduler: learning rate schedule, one step per epoch. Do not combine it with a
             `PhaseSchedule` that sets learning rates.
-        label_smoothing: share of the target spread evenly over all classes.
+        label_smoothing: share of the target spread evenly over all classes, from 0 up and below 1.
         compile: compile the backbone with `torch.compile`.
         decay_norms: whether weight decay applies to scales and shifts of norms.
 
     Raises:
-        MisconfigurationException: if the backbone's number of classes differs from the data's, or a
-            learned wiring is trained without the callback that learns it.
+        MisconfigurationException: if the backbone's number of classes or size of images differs
+            from the data's, a number is out of range, or a learned wiring is trained without the
+            callback that learns it.
 
     Example:
         >>> import torch
@@ -54,6 +57,7 @@ class ClassificationTask(SupervisedTask):
         decay_norms: bool = True,
     ) -> None:
         super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Linear)
+        check_number("label_smoothing", label_smoothing, below=1, error=MisconfigurationException)
         self.label_smoothing = label_smoothing
         self.decay_norms = decay_norms
         top5 = self.num_classes > 5
