@@ -1,4 +1,4 @@
-"""Networks in which every channel is a node: what a learned one and its compacted form share."""
+"""Networks in which every channel is a node, learned or compacted."""
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ _NORM = 2  # scale and shift
 
 
 class ChannelNetwork(nn.Module):
-    """A convolution, graphs of channels one behind the other, and a classifier.
+    """A convolution, a chain of channel graphs, and a classifier.
 
     Args:
         stem: the convolution; its channels are the inputs of the first graph.
@@ -30,10 +30,8 @@ class ChannelNetwork(nn.Module):
         norm: of the outputs of the last graph.
         classifier: a linear layer, or a graph from channels to classes.
         image_size: height and width of the images, used only to count multiply-adds.
-        numbers: `[features]` what the features were called before some were removed.
+        numbers: `[features]` the numbers in the names of the features, which `compact()` keeps.
     """
-
-    numbers: Tensor
 
     def __init__(
         self,
@@ -50,8 +48,8 @@ class ChannelNetwork(nn.Module):
         self.norm = norm
         self.classifier = classifier
         self.image_size = image_size
-        numbers = torch.arange(norm.num_features) if numbers is None else numbers
-        self.register_buffer("numbers", numbers, persistent=False)
+        everything = torch.arange(norm.num_features, device="cpu")
+        self.numbers = everything if numbers is None else numbers
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -65,15 +63,15 @@ class ChannelNetwork(nn.Module):
         return self.classifier(features[:, :, None, None]).flatten(1)
 
     def wiring(self) -> Wiring:
-        """Channels as nodes, and as edges all weights that are not zero.
+        """Channels as nodes, and nonzero weights as edges.
 
-        A node is called `"graph3.node17"`; outputs of a graph are nodes of the next one, and those
-        of the last graph are features. `Wiring.unlisted` counts the weights that could be edges.
+        A node is called `"graph3.node17"`. Outputs of a graph are nodes of the next one, and those
+        of the last graph are features. `Wiring.unlisted` counts the other usable weights.
         """
         return self._wiring(only_usable=False)
 
     def compact(self) -> "ChannelNetwork":
-        """The same function in evaluation mode without dead nodes; edges are sparse matrices."""
+        """The network in evaluation mode without dead nodes; edges are sparse matrices."""
         live = self._wiring(only_usable=True).live_nodes[1:]
         first, graphs = 0, dict[str, nn.Module]()
         stem = select_channels(self.stem, live[: self.stem.out_channels])
@@ -87,7 +85,7 @@ class ChannelNetwork(nn.Module):
             norm=select_channels(self.norm, features),
             classifier=_select_inputs(self.classifier, features),
             image_size=self.image_size,
-            numbers=self.numbers[features.to(self.numbers.device)],
+            numbers=self.numbers[features],
         ).eval()
 
     def _stages(self) -> dict[str, GraphStage | CompactGraphStage]:
@@ -116,18 +114,18 @@ class ChannelNetwork(nn.Module):
             unlisted += edges.unlisted
             fed.append(first + edges.target[edges.usable])
         features = graph.add_group("features.node", self.numbers, _NORM, steps=0)
-        # A node that nobody feeds still sends what batch norm makes of zero.
-        starved = torch.ones(len(graph), dtype=torch.bool)
-        starved[image] = False
-        starved[torch.cat(fed)] = False
-        graph.connect(image, starved.nonzero().flatten())
+        # A node without an input still sends a constant: batch norm shifts zero.
+        constant = torch.ones(len(graph), dtype=torch.bool)
+        constant[image] = False
+        constant[torch.cat(fed)] = False
+        graph.connect(image, constant.nonzero().flatten())
         classifier = self.classifier
         if isinstance(classifier, nn.Linear):
             last, size = graph.add_node("classifier", len(classifier.bias)), classifier.out_features
             graph.connect(features, last, parameters=size, multiply_adds=size)
         else:
             first, edges = len(graph) - len(features), edges_of(classifier, len(features))
-            classes = graph.add_group("classes.node", _receivers(classifier))
+            classes = graph.add_group("classes.node", classifier.receivers)
             _connect(graph, first, edges, 1)
             unlisted += edges.unlisted
             graph.add_node("classifier", reads=classes, steps=0)
@@ -146,24 +144,19 @@ def _connect(graph: WiringBuilder, first: int, edges: GraphEdges, multiply_adds:
     )
 
 
-def _receivers(layer: Adjacency | SparseEdges) -> int:
-    return layer.receivers if isinstance(layer, SparseEdges) else len(layer.weight)
-
-
 @torch.no_grad()
 def _select_inputs(
     classifier: nn.Linear | Adjacency | SparseEdges, kept: Tensor
 ) -> nn.Linear | SparseEdges:
-    """The classifier of some of the features, given as a mask."""
+    """The classifier of the features in a mask."""
+    count = int(kept.sum())
     if not isinstance(classifier, nn.Linear):
         edges = edges_of(classifier, 0)
         edges, number = edges.select(kept[edges.source]), kept.cumsum(0) - 1
-        count, senders = _receivers(classifier), int(kept.sum())
-        smaller = SparseEdges(
-            edges.target, number[edges.source], edges.weight, count, senders, edges.learned
-        )
+        columns = edges.target, number[edges.source], edges.weight
+        smaller = SparseEdges(*columns, classifier.receivers, count, edges.learned)
         return smaller.to(next(classifier.parameters()).device)
-    linear = nn.Linear(int(kept.sum()), classifier.out_features)
+    linear = nn.Linear(count, classifier.out_features)
     linear.weight = nn.Parameter(classifier.weight[:, kept.to(classifier.weight.device)])
     linear.bias = nn.Parameter(classifier.bias.clone())
     return linear

@@ -26,9 +26,9 @@ class DenseNet(nn.Module):
     """DenseNet with learned skip connections, future work of MaskConnect (Section 5).
 
     Three stages of `(depth - 4) / 3` layers behind a 3 x 3 convolution of `2 * growth` channels.
-    Each layer reads K of what its stage holds so far: the stage's input and the layers before.
-    Transitions and the classifier read the whole stage, as in DenseNet, so every layer lives;
-    what pruning removes is the part of each layer that reads sources it did not choose.
+    Each layer reads K sources: earlier layers of its stage, or the stage's input. Transitions and
+    the classifier read the whole stage, as in DenseNet. So every layer is live, and `compact()`
+    removes only the weights that read inactive sources.
 
     Args:
         depth: number of layers, 3n + 4 (40, 100, ...).
@@ -38,15 +38,11 @@ class DenseNet(nn.Module):
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3) or `"mini_imagenet"` (3 x 3 and a max-pool).
         wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"dense"` (the plain DenseNet)
-            or `"random"` (K random sources that stay).
+            or `"random"` (K fixed random sources).
         weighted: whether every active connection also learns a positive weight (see `nn.Gate`).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32 or 64, as the stem suggests.
-
-    Raises:
-        ValueError: if the depth fits no stage plan, K is not between 1 and the number of layers per
-            stage, or a name is unknown.
 
     Example:
         >>> network = DenseNet(depth=40, growth=12, wiring="dense", num_classes=100)
@@ -92,7 +88,7 @@ class DenseNet(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
         self.connections = nn.ModuleDict()
         if wiring != "dense":
-            # Drawn after all weights, so that every wiring starts from the same weights for a seed.
+            # After all weights, so that a seed gives the same weights with every wiring.
             earlier = torch.ones(count, count, dtype=torch.bool).tril()
             for name in self.stages:
                 self.connections[name] = Gate(count, count, fan_in, wiring, earlier, weighted)
@@ -115,7 +111,7 @@ class DenseNet(nn.Module):
         return logits
 
     def wiring(self) -> Wiring:
-        """Layers as nodes and possible connections as edges, as used in evaluation mode."""
+        """Layers as nodes and possible connections as edges, active as in evaluation mode."""
         graph, side = WiringBuilder(), self.image_size
         last = graph.add_layers("stem", self.stem, side=side)
         side = -(-side // self.reduction)
@@ -123,7 +119,7 @@ class DenseNet(nn.Module):
             names = [f"{name}.layer{index + 1}" for index in range(len(layers))]
             outputs = [last, *map(graph.add_node, names)]
             if name in self.connections:
-                widest = layers[-1]  # reads what all others read, and more
+                widest = layers[-1]  # reads all sources of the stage
                 size, work = count_by_source(widest, widest.channels, side)
                 choice = self._gate(name).choice()
                 graph.choose(outputs[:-1], outputs[1:], choice, size, work)
@@ -140,7 +136,7 @@ class DenseNet(nn.Module):
         return graph.wiring()
 
     def compact(self) -> "DenseNet":
-        """The same function in evaluation mode, without gates and without what they leave out."""
+        """The network in evaluation mode, without gates and without unused weights."""
         compacted = deepcopy(self)
         for name, layers in compacted._stages():
             if name not in compacted.connections:

@@ -16,13 +16,13 @@ TaskName = Literal["classification", "segmentation"]
 
 
 class FabricNetwork(nn.Module):
-    """Stem, fabric and classifier; which edges of the fabric are there is drawn per example.
+    """Stem, fabric and classifier; the edges of the fabric are sampled for each example.
 
-    The logits of an example whose architecture does not connect input and output are zero: its
-    classifier has nothing to say, not even its bias.
+    If an example's architecture does not connect input and output, its logits are zero, without the
+    bias of the classifier.
 
-    As in the paper, a sum of n maps counts as n - 1 additions per number among the multiply-adds,
-    and a convolution (with its batch norm), a basic block or a sum takes one sequential step.
+    As in the paper, a sum of n maps counts as n - 1 multiply-adds per entry. A convolution with its
+    batch norm, a basic block or a sum takes one sequential step.
 
     Args:
         stem: the first layers, which keep height and width.
@@ -48,7 +48,7 @@ class FabricNetwork(nn.Module):
 
     @property
     def gate(self) -> BernoulliGate | None:
-        """What draws the edges of the fabric; none in a compact network."""
+        """The gate of the fabric; `None` in a compact network."""
         return self.fabric.gate
 
     @override
@@ -67,10 +67,10 @@ class FabricNetwork(nn.Module):
         return logits * connected.to(logits.dtype).view(-1, *[1] * (logits.dim() - 1))
 
     def wiring(self) -> Wiring:
-        """Modules and sums as nodes; the edge into a module is the one that is drawn.
+        """Modules and sums as nodes; the edge into a module is the one that the gate samples.
 
-        A module node is followed by a sum, and the edge between the two is always there. An
-        identity is an edge from sum to sum. The score of a drawn edge is its probability.
+        The edge from a module to its sum is always active. An identity is an edge from sum to sum.
+        The score of a sampled edge is its probability.
         """
         fabric, drawn = self.fabric, self._edge_of >= 0
         learnable = torch.tensor([edge.learnable for edge in fabric.edges()], dtype=torch.bool)
@@ -85,27 +85,19 @@ class FabricNetwork(nn.Module):
         )
 
     def active_edges(self, drawn: Tensor) -> Tensor:
-        """Edges of `wiring()` that are active if these edges of the fabric are drawn.
-
-        Args:
-            drawn: `[..., edges]` edges of the fabric, such as `gate.drawn`.
-
-        Returns:
-            `[..., edges of the wiring]` on the CPU.
-        """
+        """Active edges of `wiring()`, on the CPU, for drawn edges of the fabric `[..., edges]`."""
         return drawn.cpu()[..., self._edge_of] | (self._edge_of < 0)
 
     @property
     def architecture_names(self) -> list[str]:
         """Names of the edges that `compact()` keeps.
 
-        They are an `architecture` that another fabric can be built with. It has the parameters of
-        `compact()`, by the same names.
+        With them as `architecture`, a new fabric has the same parameters as `compact()`.
         """
         return [edge.name for edge in self._live_edges()]
 
     def compact(self) -> "FabricNetwork":
-        """The network of the most probable architecture, without gate and unused modules.
+        """The most probable architecture, without gate and unused modules.
 
         Raises:
             ValueError: if that architecture does not connect input and output.
@@ -124,13 +116,13 @@ class FabricNetwork(nn.Module):
         return FabricNetwork(*parts, self.image_size).eval()
 
     def _live_edges(self) -> list[FabricEdge]:
-        """Edges of the fabric on a path from its input to its output, in evaluation mode."""
+        """Edges of evaluation mode on a path from the input to the output."""
         live = self.fabric.topology.live(self.fabric.best.cpu().unsqueeze(0)).squeeze(0).tolist()
         return [edge for edge, alive in zip(self.fabric.edges(), live, strict=True) if alive]
 
 
 def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
-    """The wiring, all edges active, and which edge of the fabric each is, -1 for given ones."""
+    """The wiring with all edges active, and the fabric edge of each (-1 if none)."""
     fabric, size = network.fabric, network.image_size
     graph, stands_for, edges = WiringBuilder(), list[int](), fabric.edges()
     sides = [-(-size // space.reduction) for space in fabric.spaces]
@@ -152,7 +144,7 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
             arrivals.append(arrival)
             drawn.append(choice)
             name = edge.name.rpartition(".")[0] + ".sum"
-        # A sum of n maps is n - 1 additions: one for each edge, less one.
+        # A sum of n maps is n - 1 additions: one for each edge, minus one.
         numbers = fabric.spaces[node].channels * sides[node] ** 2
         state_of[node] = graph.add_node(name, 0, -numbers if arrivals else 0, group=node)
         graph.connect(arrivals, state_of[node], multiply_adds=numbers)

@@ -1,4 +1,4 @@
-"""MobileNetV1, the dense network that MobileNetV1-DNW starts from."""
+"""MobileNetV1, the dense baseline of MobileNetV1-DNW."""
 
 from copy import deepcopy
 
@@ -20,15 +20,12 @@ class MobileNetV1(nn.Module):
     Every convolution is followed by batch norm and ReLU. This is the baseline of DNW, Table 3.
 
     Args:
-        width: d, the share of all channels to have; the paper's networks have 0.25 to 1.
+        width: d, the factor of all channel numbers, at least 1/32; the paper uses 0.25 to 1.
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3) or `"imagenet"` (3 x 3 of stride 2).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default 32
             or 224, as the stem suggests.
-
-    Raises:
-        ValueError: if the width leaves no channel, or there is no such stem.
 
     Example:
         >>> import torch
@@ -88,7 +85,7 @@ class MobileNetV1(nn.Module):
         return graph.wiring()
 
     def compact(self) -> "MobileNetV1":
-        """The same network in evaluation mode: nothing can be removed from a chain."""
+        """A copy in evaluation mode: nothing can be removed from a chain."""
         return deepcopy(self).eval()
 
 

@@ -16,17 +16,15 @@ from wiring_lightning.wiring import Wiring, WiringBuilder
 class MultiBranchNetwork(nn.Module):
     """Stem, modules of parallel branches, average pooling and a linear classifier.
 
-    Between two modules stands a connection (a `Gate` or a `Selection`), unless the earlier one
-    merges its branches, as the modules of a plain ResNeXt and every last module do.
-
     Args:
         stem: the first layers.
-        blocks: the modules, in order.
-        connections: what feeds a module, by the module's name (`"module2"`); a module without a
-            connection reads the merged output of the one before.
+        blocks: the modules, in order. The last one merges its branches, and so does every module of
+            a plain ResNeXt.
+        connections: the connection before a module, by the module's name (`"module2"`); a module
+            without one reads the merged output of the module before.
         classifier: the last layer.
         image_size: height and width of the images, for counting multiply-adds.
-        reduction: by how much the stem divides height and width.
+        reduction: the factor by which the stem divides height and width.
     """
 
     def __init__(
@@ -52,7 +50,8 @@ class MultiBranchNetwork(nn.Module):
         state = self.stem(images).unsqueeze(1)
         for name, block in self.blocks.items():
             if name in self.connections:
-                state = _connect(self._connection(name).weights(), state)
+                branches, weights = state.flatten(2), self._connection(name).weights()
+                state = rectified_gated_sum(weights, branches).unflatten(2, state.shape[2:])
             state = block(state)
             if block.merge:
                 state = state.relu_()
@@ -60,7 +59,7 @@ class MultiBranchNetwork(nn.Module):
         return logits
 
     def wiring(self) -> Wiring:
-        """Branches as nodes and possible connections as edges, as used in evaluation mode."""
+        """Branches as nodes and possible connections as edges, active as in evaluation mode."""
         graph, side = WiringBuilder(), self.image_size
         previous = torch.tensor([graph.add_layers("stem", self.stem, side=side)])
         side = -(-side // self.reduction)  # padded layers round up
@@ -78,7 +77,7 @@ class MultiBranchNetwork(nn.Module):
             if name in self.connections:
                 connection = self._connection(name)
                 choice = connection.choice()
-                # Scores learn with K = C, too, where there is nothing to choose.
+                # Scores also learn with K = C, where there is no choice.
                 learns = isinstance(connection, Gate) and connection.mode != "random"
                 graph.choose(previous, current, choice._replace(learnable=torch.tensor(learns)))
             else:
@@ -88,7 +87,7 @@ class MultiBranchNetwork(nn.Module):
         return graph.wiring()
 
     def compact(self) -> "MultiBranchNetwork":
-        """The same function in evaluation mode, without unused branches and without gates."""
+        """The network in evaluation mode, without gates and unused branches."""
         wiring = self.wiring()
         live = wiring.live_nodes
         kept = [
@@ -114,13 +113,8 @@ class MultiBranchNetwork(nn.Module):
         return connection
 
     def _blocks(self) -> list[tuple[str, Branches]]:
-        blocks = list(self.blocks.items())
-        return [(name, block) for name, block in blocks if isinstance(block, Branches)]
-
-
-def _connect(weights: Tensor, branches: Tensor) -> Tensor:
-    """`[batch, branches, channels, height, width]` -> the same shape of inputs, rectified."""
-    return rectified_gated_sum(weights, branches.flatten(2)).unflatten(2, branches.shape[2:])
+        items = self.blocks.items()
+        return [(name, block) for name, block in items if isinstance(block, Branches)]
 
 
 def _name(index: int) -> str:

@@ -18,8 +18,9 @@ from wiring_lightning.nn import (
 )
 from wiring_lightning.nn.checks import check_positive, check_word
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
+from wiring_lightning.nn.graph_edges import edges_of
 from wiring_lightning.nn.node_operations import FILTER_TAPS
-from wiring_lightning.wiring import Wiring, WiringBuilder, count_multiply_adds, count_parameters
+from wiring_lightning.wiring import Wiring, WiringBuilder
 from wiring_lightning.wiring.live import reach
 
 Dynamics = Literal["static", "discrete", "continuous"]
@@ -30,23 +31,23 @@ _STEM_WIDTH = 16
 class NeuralGraph(nn.Module):
     """A tiny classifier whose channels are the nodes of one graph (DNW, Section 3.1, Table 1).
 
-    Two strided convolutions reduce the image, and each of their channels is the input of a node. A
-    node works on one channel: instance norm, ReLU and a 3 x 3 filter. Edges are single weights, the
-    k largest of all that could be (`nn.Adjacency`); `callbacks.DNW` learns them. The classifier
-    reads the last nodes.
+    Two strided convolutions reduce the image; each of their channels is the input of a node. A node
+    has one channel, and applies instance norm, ReLU and a 3 x 3 filter. Edges are the k largest
+    usable weights (`nn.Adjacency`); `callbacks.DNW` learns them. The classifier reads the last
+    nodes.
 
-    - `"static"`: blocks of nodes, and edges lead to later blocks. The last block also sends to the
-      output nodes, which are its own last ones.
+    - `"static"`: blocks of nodes with edges to later blocks. The last block also sends to its own
+      output nodes.
     - `"discrete"`: edges from any node to any node; `depth` steps with the same weights. A node
       rectifies and filters its state, and normalises what it receives.
     - `"continuous"`: the same function is the derivative of the states, from time 0 to 1.
 
-    The classifier sees the mean of a patch of each output map, the second quarter of its rows and
-    of its columns (2 x 2 of 8 x 8). The mean of a whole map would say nothing in a dynamic graph:
-    instance norm makes it the same for all images.
+    The classifier reads the mean of a patch of each output map: the second quarter of its rows and
+    columns (2 x 2 of 8 x 8). In a dynamic graph, instance norm makes the mean of a whole map the
+    same for all images.
 
     Args:
-        dynamics: how signals run through the graph, see above.
+        dynamics: `"static"`, `"discrete"` or `"continuous"`, see above.
         num_classes: number of classes.
         wiring: `"learned"`, or `"random"` for k random edges that stay (the paper's RG).
         nodes: number of nodes.
@@ -55,18 +56,19 @@ class NeuralGraph(nn.Module):
         depth: number of blocks of a static graph (the input nodes, and equal shares of the others),
             or of steps in discrete time; not used in continuous time.
         edges: k, the number of edges.
-        rank_all: let weights that can never be an edge compete for k with the others, as the
-            authors of DNW do. In the static graph they take 59 % of k at first.
+        rank_all: rank the weights that are not usable, too, as the authors of DNW do. In the static
+            graph they take 59 % of k at first.
         tolerance: of the solver in continuous time, relative and absolute.
-        adjoint: in continuous time, get gradients from a second solution backwards in time: memory
-            does not grow with the number of evaluations, but gradients have the solver's error.
+        adjoint: in continuous time, compute gradients by a second solution backwards in time.
+            Memory then does not grow with the number of evaluations, but gradients have the
+            solver's error.
         in_channels: channels of the images.
-        strides: of the two convolutions in front of the graph; `[1, 1]` suits images of 8 x 8.
+        strides: of the two convolutions before the graph; `[1, 1]` suits images of 8 x 8.
         image_size: height and width of the images, used only to count multiply-adds.
 
     Raises:
-        ValueError: if the nodes are too few for the inputs, outputs and blocks, an argument is not
-            as above, or images are so small that a map has one pixel.
+        ValueError: if the nodes are too few for the inputs, outputs and blocks, or an argument is
+            not as above.
 
     Example:
         >>> network = NeuralGraph()
@@ -122,7 +124,7 @@ class NeuralGraph(nn.Module):
                 f"images of {images.shape[2]} x {images.shape[3]} leave maps of one pixel, which "
                 "instance norm makes constant: use larger images or smaller strides."
             )
-        maps = self._run(inputs, _dense(self.graph))
+        maps = self._run(inputs, self.graph.matrix())
         patch = maps[:, :, _second_quarter(height), _second_quarter(width)]
         logits: Tensor = self.classifier(patch.mean((2, 3)).t())
         return logits
@@ -138,34 +140,35 @@ class NeuralGraph(nn.Module):
 
     @torch.no_grad()
     def wiring(self) -> Wiring:
-        """Channels as nodes, and single weights as edges.
+        """Channels as nodes, and nonzero weights as edges (`Wiring.unlisted` counts the others).
 
-        Edges are listed if their weight is not zero (`Wiring.unlisted` counts the others); those of
-        `rank_all` that can carry nothing are listed, but never active. In a static graph the output
-        nodes appear twice: as senders in the last block, and as `"outputs"`, with all they receive.
-        A node that no input reaches still sends something, which its norm's shift makes of nothing;
-        it gets an edge from the stem.
+        Edges of `rank_all` that carry nothing are listed, but not active. In a static graph the
+        output nodes appear twice: as senders in the last block, and as `"outputs"` with all they
+        receive. A node that no input reaches still sends a constant, since its norm shifts zero; it
+        gets an edge from the stem.
 
-        Multiply-adds are those of one image: in discrete time of all steps, as far as they are
-        computed; in continuous time of one evaluation of the derivative.
+        Multiply-adds are those of one image: of all steps in discrete time, of one evaluation of
+        the derivative in continuous time.
         """
-        matrix, slots = _dense(self.graph).cpu(), self._usable()
-        receivers, senders = matrix.nonzero().unbind(1)
+        edges, slots = edges_of(self.graph, 0), self._usable()
+        receivers, senders = edges.target, edges.source
         usable = slots[receivers, senders]
-        graph = WiringBuilder()
-        area, work = self.stem.multiply_adds(self.image_size)
-        stem = graph.add_node("stem", self.stem.shared_parameters, work)
+        graph, layers = WiringBuilder(), self.stem
+        first = (layers.conv, layers.norm, layers.depthwise)  # `pointwise` belongs to the inputs
+        stem = graph.add_layers("stem", *first, side=self.image_size)
+        side = -(-self.image_size // layers.conv.stride[0])
+        area = (-(-side // layers.depthwise.stride[0])) ** 2
         groups: list[Tensor] = []
         for name, size in self._groups():
             later = bool(groups)
-            width = 0 if later else self.stem.pointwise.in_channels  # of the stem's last layer
+            width = 0 if later else layers.pointwise.in_channels
             uses = self.depth - later if self.dynamics == "discrete" else 1
             parameters = FILTER_TAPS + 2 + (0 if later else width + 3)  # a filter, scale and shift
             work = area * (uses * FILTER_TAPS + width)
             groups.append(graph.add_group(f"{name}.node", size, parameters, work))
         nodes = torch.cat(groups)
         targets, outputs = nodes[receivers], nodes[-self.outputs :]
-        inside = usable  # edges between nodes, without those into the last sums of the outputs
+        inside = usable  # without the edges into the sums of the outputs
         if self.dynamics == "static":
             sums = graph.add_group("outputs.node", self.outputs, steps=0)
             from_last = usable & (nodes[senders] >= groups[-1][0])
@@ -176,8 +179,8 @@ class NeuralGraph(nn.Module):
             nodes[senders],
             targets,
             active=usable,
-            score=matrix[receivers, senders].abs(),
-            learnable=self._learned,
+            score=edges.weight.abs(),
+            learnable=edges.learned,
             parameters=1,
             multiply_adds=area * self._uses(receivers, senders) * usable,
         )
@@ -192,27 +195,20 @@ class NeuralGraph(nn.Module):
 
     @torch.no_grad()
     def compact(self) -> "NeuralGraph":
-        """The same network in evaluation mode, without nodes and edges that lead nowhere.
+        """The network in evaluation mode, without dead nodes and edges.
 
-        In continuous time the solver chooses its steps by all states, so fewer nodes change the
+        In continuous time all states decide the steps of the solver, so fewer nodes change the
         result by about its tolerance.
         """
-        wiring, nodes = self.wiring(), sum(self.sizes)
-        live = wiring.live_nodes[1 : nodes + 1]
-        matrix = _dense(self.graph).cpu()
-        receivers, senders = matrix.nonzero().unbind(1)
-        kept = wiring.live_edges[: len(receivers)]
-        place = live.cumsum(0) - 1
+        wiring, edges = self.wiring(), edges_of(self.graph, 0)
+        live = wiring.live_nodes[1 : sum(self.sizes) + 1]
+        edges = edges.select(wiring.live_edges[: len(edges.source)])
+        number, count = live.cumsum(0) - 1, int(live.sum())
+        columns = number[edges.target], number[edges.source], edges.weight
         small = deepcopy(self)
-        count = int(live.sum())
-        small.graph = SparseEdges(
-            place[receivers[kept]],
-            place[senders[kept]],
-            matrix[receivers[kept], senders[kept]],
-            count,
-            count,
-            self._learned,
-        ).to(self.classifier.weight.device)
+        small.graph = SparseEdges(*columns, count, count, edges.learned).to(
+            self.classifier.weight.device
+        )
         small.operations = select_channels(self.operations, live)
         inputs = live[: self.sizes[0]]
         small.stem.pointwise = select_channels(self.stem.pointwise, inputs)
@@ -228,21 +224,16 @@ class NeuralGraph(nn.Module):
         return list(zip(names, self.sizes, strict=True))
 
     def _uses(self, receivers: Tensor, senders: Tensor) -> Tensor:
-        """How often an image needs each of some edges."""
+        """How often the forward pass uses each edge."""
         if self.dynamics != "discrete":
             return torch.ones_like(senders)
-        # All but the inputs send nothing in the first step, and the last is for the outputs only.
+        # Only inputs send in the first step, and only outputs receive in the last one.
         silent = (senders >= self.sizes[0]).long()
         ignored = (receivers < sum(self.sizes) - self.outputs).long()
         return (self.depth - silent - ignored).clamp_min(0)
 
-    @property
-    def _learned(self) -> bool:
-        graph = self.graph
-        return graph.mode == "learned" if isinstance(graph, Adjacency) else graph.learned
-
     def _usable(self) -> Tensor:
-        """`[receivers, senders]` which weights can carry something."""
+        """`[receivers, senders]` which weights can be an edge."""
         nodes = sum(self.sizes)
         if self.dynamics != "static":
             return torch.ones(nodes, nodes, dtype=torch.bool)
@@ -253,13 +244,7 @@ class NeuralGraph(nn.Module):
 
 
 class Stem(nn.Module):
-    """A 3 x 3 convolution and a depthwise-separable one, both strided (DNW, footnote 3).
-
-    Args:
-        in_channels: channels of the images.
-        out_channels: channels after it.
-        strides: of the two.
-    """
+    """A 3 x 3 convolution and a depthwise-separable one, both strided (DNW, footnote 3)."""
 
     def __init__(self, in_channels: int, out_channels: int, strides: Sequence[int]) -> None:
         super().__init__()
@@ -275,35 +260,16 @@ class Stem(nn.Module):
         """`[batch, in_channels, height, width]` -> `[batch, out_channels, ...]`, smaller."""
         hidden = functional.relu(self.norm(self.conv(images)), inplace=True)
         hidden = self.depthwise(hidden)
-        if self.pointwise.out_channels == 0:  # compacted, and no input node was read
+        if self.pointwise.out_channels == 0:  # compacted, and no input node was live
             return hidden[:, :0]
         maps: Tensor = self.out_norm(self.pointwise(hidden))
         return maps
-
-    @property
-    def shared_parameters(self) -> int:
-        """Parameters of all but the last convolution, whose channels belong to the input nodes."""
-        return count_parameters(self.conv, self.norm, self.depthwise)
-
-    def multiply_adds(self, image_size: int) -> tuple[int, int]:
-        """Pixels of a map after the stem, and multiply-adds of all but its last convolution."""
-        side = -(-image_size // self.conv.stride[0])
-        area = (-(-side // self.depthwise.stride[0])) ** 2
-        return area, count_multiply_adds(self.conv, self.depthwise, side=image_size)
-
-
-def _dense(edges: Adjacency | SparseEdges) -> Tensor:
-    """`[receivers, senders]` the weights, and zeros where there is no edge."""
-    if isinstance(edges, Adjacency):
-        return edges.matrix()
-    empty = edges.values.new_zeros(edges.receivers, edges.senders)
-    return empty.index_put((edges.row, edges.column), edges.values)
 
 
 def _group_sizes(
     dynamics: Dynamics, nodes: int, inputs: int, outputs: int, depth: int
 ) -> tuple[int, ...]:
-    """Nodes of every block, or of inputs, hidden nodes and outputs where there are no blocks."""
+    """Numbers of nodes: of every block, or of inputs, hidden nodes and outputs."""
     if min(inputs, outputs) < 1 or inputs + outputs > nodes:
         raise ValueError(
             f"a graph needs at least one input and one output node, and no node can be both, got "
@@ -325,5 +291,5 @@ def _group_sizes(
 
 
 def _second_quarter(length: int) -> slice:
-    """Of the rows or columns of a map; at least one of them."""
+    """The second quarter of the rows or columns of a map; at least one."""
     return slice(length // 4, max(length // 2, length // 4 + 1))

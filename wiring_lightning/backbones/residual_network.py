@@ -1,4 +1,4 @@
-"""A chain of residual blocks, each fed by the sum of some earlier ones."""
+"""Residual blocks, each of which reads the sum of some earlier ones."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,15 +17,14 @@ Connection = Gate | Selection
 class ResidualNetwork(nn.Module):
     """Stem, residual blocks, average pooling and a linear classifier.
 
-    The first block reads the stem and the classifier the last block. Without a connection every
-    other block reads the one before. With one, block j reads K of the j - 1 earlier blocks, and
-    `K_j = min(K, j - 1)` says how many that are: it receives `relu(sum_k m_jk (F_k + s_j x_k))`
-    with `s_j = 1 / K_j` for `identity="mean"` and 1 for `"sum"`.
+    The first block reads the stem, and the classifier the last block. Without a connection every
+    other block reads the one before. With one, block j reads `K_j = min(K, j - 1)` earlier blocks:
+    `relu(sum_k m_jk (F_k + s_j x_k))`, where `s_j` is `1 / K_j` with `mean`, and 1 otherwise.
 
     Args:
         stem: the first layers.
         blocks: the residual blocks, in order.
-        connection: `[blocks - 1, blocks - 1]`: row j - 2 is for block j, column k - 1 for block k.
+        connection: `[blocks - 1, blocks - 1]`, row j - 2 for block j and column k - 1 for block k.
         fan_in: K.
         mean: whether the identities of the K sources are averaged.
         spaces: the shape of each stage.
@@ -84,13 +83,13 @@ class ResidualNetwork(nn.Module):
             if sums.inputs:
                 scale = 1 / self.fan_in if self.mean else 1.0
                 residual, identity = sums.store(j, residual, identity, scale)
-            if j < self.fan_in:  # only the next K inputs can be sums over all earlier blocks
+            if j < self.fan_in:  # only the next K blocks can read all earlier ones
                 prefix.add(residual, identity, block.space)
         sums.close()
         return (residual + identity).relu_()
 
     def _open_sums(self, blocks: list[ResidualBlock]) -> BlockSums | PlainBlockSums:
-        """What feeds the blocks that have a choice; the others read all earlier blocks."""
+        """The inputs of blocks that read only some earlier ones; the others use `_Prefix`."""
         assert self.connection is not None
         inputs = {
             j: self.spaces.index(block.origin)
@@ -102,14 +101,14 @@ class ResidualNetwork(nn.Module):
         return kind(self.connection.weights(), stages, self.spaces, inputs)
 
     def _missing_identity(self, j: int, prefix: "_Prefix", space: Space) -> Tensor | None:
-        """A block with fewer than K sources counts each identity more than `1 / K` times."""
+        """What a mean of j < K sources lacks if their identities were stored times `1 / K`."""
         if not self.mean or j >= self.fan_in:
             return None
         _, identities = prefix.sums_in(space)
         return identities * (1 / j - 1 / self.fan_in)
 
     def wiring(self) -> Wiring:
-        """Blocks as nodes and possible connections as edges, as used in evaluation mode."""
+        """Blocks as nodes and possible connections as edges, active as in evaluation mode."""
         graph, side = WiringBuilder(), self.image_size
         stem = graph.add_layers("stem", self.stem, side=side)
         blocks = [
@@ -125,7 +124,7 @@ class ResidualNetwork(nn.Module):
         return graph.wiring()
 
     def compact(self) -> "ResidualNetwork":
-        """The same function in evaluation mode, without unused blocks and without gates."""
+        """The network in evaluation mode, without gates and unused blocks."""
         live = self.wiring().live_nodes[1:-1].tolist()
         kept = [index for index, alive in enumerate(live) if alive]
         names = list(self.blocks)
@@ -133,7 +132,7 @@ class ResidualNetwork(nn.Module):
         compacted = ResidualNetwork(
             deepcopy(self.stem),
             {names[index]: deepcopy(self._blocks()[index]) for index in kept},
-            # Its sources outlive a block, so those that read all earlier ones still do.
+            # The sources of a live block are live, so no block loses a source.
             selection and selection.keep([j - 1 for j in kept[1:]], kept[:-1]),
             self.fan_in,
             self.mean,
@@ -161,7 +160,7 @@ class _Prefix:
         self._sums, self._space = (residual, identity), space
 
     def input(self, space: Space, identity_scale: float) -> Tensor:
-        """What a block receives that reads all earlier ones, their identities scaled."""
+        """The input of a block that reads all earlier ones, with scaled identities."""
         residuals, identities = self.sums_in(space)
         return torch.add(residuals, identities, alpha=identity_scale).relu_()
 

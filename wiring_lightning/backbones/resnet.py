@@ -1,4 +1,4 @@
-"""ResNet whose blocks learn which earlier blocks they listen to."""
+"""ResNet whose blocks learn which earlier blocks they read."""
 
 from typing import Literal
 
@@ -27,18 +27,17 @@ _IMAGENET_PLANS: dict[int, tuple[BlockName, tuple[int, ...]]] = {
 
 
 class ResNet(ResidualNetwork):
-    """ResNet whose blocks learn which of all earlier blocks they listen to (MaskConnect, 3.4).
+    """ResNet whose blocks learn which earlier blocks they read (MaskConnect, Section 3.4).
 
     For small images three stages of `(depth - 2) / 6` basic blocks with 16, 32 and 64 channels; for
     ImageNet the four stages of ResNet-18, -34, -50, -101 or -152. Shortcuts and connections across
     stages stride and pad channels with zeros, so no connection has parameters. The first block of a
-    stage sums its sources in the shape of the stage before, and the stem feeds the first block
-    only.
+    stage sums its sources in the shape of the stage before. Only the first block reads the stem.
 
     Args:
         depth: number of layers: 2 + 6n for small images (20, 38, 74, 110, ...), 18, 34, 50, 101 or
             152 for the `"imagenet"` stem.
-        fan_in: K, how many earlier blocks feed each block; a block with fewer takes all of them.
+        fan_in: K, how many earlier blocks each block reads; a block with fewer reads all of them.
             The paper uses 10, 15 and 20 for depth 38, 74 and 110, and 10 for 50 on ImageNet. Not
             used by `wiring="previous"`.
         num_classes: number of classes.
@@ -46,17 +45,12 @@ class ResNet(ResidualNetwork):
             stride 2 and a max-pool).
         wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"previous"` (the plain
             ResNet, Fixed-Prev) or `"random"` (Fixed-Random: K random connections that stay).
-        identity: how often a block counts the identities of its K sources: `"mean"` once (at K = 1
-            that is the paper's formula), `"sum"` K times, the paper's literal formula, which grows
-            with every block: beyond 10^10 at depth 110.
+        identity: `"mean"` or `"sum"` of the identities of the K sources. `"sum"` is the paper's
+            literal formula; its activations grow with every block, beyond 10^10 at depth 110.
         weighted: whether every active connection also learns a positive weight (see `nn.Gate`).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32, 64 or 224, as the stem suggests.
-
-    Raises:
-        ValueError: if the depth fits no stage plan, K is not between 1 and the number of earlier
-            blocks of the last one, or a name is unknown.
 
     Example:
         >>> network = ResNet(depth=38, fan_in=10, num_classes=100)
@@ -103,7 +97,7 @@ class ResNet(ResidualNetwork):
         classifier = nn.Linear(origin.channels, num_classes)
         connection = None
         if wiring != "previous":
-            # Drawn after all weights, so that every wiring starts from the same weights for a seed.
+            # After all weights, so that a seed gives the same weights with every wiring.
             earlier = torch.ones(total - 1, total - 1, dtype=torch.bool).tril()
             connection = Gate(total - 1, total - 1, fan_in, wiring, earlier, weighted)
         super().__init__(

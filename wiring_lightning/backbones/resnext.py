@@ -18,12 +18,12 @@ _IMAGENET_STAGES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 class ResNeXt(MultiBranchNetwork):
-    """ResNeXt whose branches learn which branches of the previous module they listen to.
+    """ResNeXt whose branches learn which branches of the previous module they read.
 
     Architecture {D, w, C} of GateConnect's Tables 5 and 6 and of MaskConnect's Tables 6 and 7. For
     small images three stages of `(depth - 2) / 9` modules with 64, 128 and 256 output channels
-    behind a stem of 16 (256, 512, 1024 behind 64 if `width` is at least 64); for ImageNet the four
-    stages of ResNeXt-50, -101 or -152. The first module's branches all read the stem, the
+    after a stem of 16 (256, 512, 1024 after 64 if `width` is at least 64); for ImageNet the four
+    stages of ResNeXt-50, -101 or -152. The branches of the first module all read the stem. The
     classifier reads all branches of the last module.
 
     Args:
@@ -32,8 +32,8 @@ class ResNeXt(MultiBranchNetwork):
         width: w, channels inside the bottleneck of one branch in the first stage; doubles with
             every stage.
         cardinality: C, number of branches per module.
-        fan_in: K, number of branches of the previous module that each branch listens to. The paper
-            finds K = C / 2 best and K = 1 sparsest; K = C is the plain ResNeXt. Not used by
+        fan_in: K, number of branches of the previous module that each branch reads. The paper finds
+            K = C / 2 best and K = 1 sparsest; K = C is the plain ResNeXt. Not used by
             `wiring="full"`.
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3), `"mini_imagenet"` (3 x 3 and a max-pool) or `"imagenet"` (7 x 7 of
@@ -41,16 +41,13 @@ class ResNeXt(MultiBranchNetwork):
         wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"full"` (the plain ResNeXt,
             Fixed-Full), `"random"` (Fixed-Random: K random connections that stay) or `"real"`
             (GateConnect's ablation with real-valued gates).
-        identity: how often a target counts the identities of its K sources: `"mean"` once (at K = C
-            exactly ResNeXt), `"sum"` K times, the papers' literal formula, which grows by a factor
-            of about K per module. The classifier counts them likewise over the C branches it reads.
+        identity: `"mean"` or `"sum"` of the identities of the K sources (of all C before the
+            classifier). `"mean"` is exactly ResNeXt at K = C. `"sum"` is the papers' literal
+            formula; its activations grow by a factor of about K per module.
         weighted: whether every active connection also learns a positive weight (see `nn.Gate`).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32, 64 or 224, as the stem suggests.
-
-    Raises:
-        ValueError: if the depth fits no stage plan, K is not between 1 and C, or a name is unknown.
 
     Example:
         >>> import torch
@@ -91,9 +88,8 @@ class ResNeXt(MultiBranchNetwork):
         current = stem_channels
         for stage, modules in enumerate(stages):
             for index in range(modules):
-                position = len(blocks)
-                merge = wiring == "full" or position == total - 1
-                listened = cardinality if merge else fan_in
+                merge = wiring == "full" or len(blocks) == total - 1
+                summed = cardinality if merge else fan_in  # branches that a target sums
                 blocks.append(
                     Branches(
                         cardinality,
@@ -101,9 +97,9 @@ class ResNeXt(MultiBranchNetwork):
                         width * 2**stage,
                         channels * 2**stage,
                         stride=2 if stage > 0 and index == 0 else 1,
-                        shared_input=wiring == "full" or position == 0,
+                        shared_input=wiring == "full" or not blocks,
                         merge=merge,
-                        identity_scale=1 / listened if identity == "mean" else 1.0,
+                        identity_scale=1 / summed if identity == "mean" else 1.0,
                     )
                 )
                 current = channels * 2**stage
@@ -113,7 +109,7 @@ class ResNeXt(MultiBranchNetwork):
             stem_layers, *(block.projection for block in blocks if block.projection)
         )
         if wiring != "full":
-            # Drawn after all weights, so that every wiring starts from the same weights for a seed.
+            # After all weights, so that a seed gives the same weights with every wiring.
             connections = {
                 f"module{position + 1}": Gate(
                     cardinality, cardinality, fan_in, mode=wiring, weighted=weighted

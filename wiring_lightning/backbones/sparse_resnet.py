@@ -1,4 +1,4 @@
-"""SparseNet by summation: a pre-activation ResNet that sums earlier outputs 1, c, c^2, ... back."""
+"""SparseNet by summation: a pre-activation ResNet that sums outputs 1, c, c^2, ... blocks back."""
 
 from copy import deepcopy
 
@@ -25,13 +25,13 @@ _EXPANSION = 4
 class SparseResNet(nn.Module):
     """Sparsely aggregated network by summation (SparseNet [+], Section 3, Equation 2).
 
-    Three stages of `(depth - 2) / 9` pre-activation bottlenecks, 16, 32 and 64 channels wide inside
-    and 64, 128 and 256 outside, behind a 3 x 3 convolution of 16 channels. The residual function of
-    block l reads the sum of what blocks l - 1, l - c, l - c^2, ... of its stage gave, without an
-    identity around it. Output 0 of a stage is a 1 x 1 projection of what the stage receives, which
-    also feeds block 1; the next stage and the classifier read as the block that would come next.
-    With `pattern="dense"` every block reads all outputs so far: their running sum is the identity
-    path of a pre-activation ResNet (He et al., 2016), which the network then is.
+    Three stages of `(depth - 2) / 9` pre-activation bottlenecks after a 3 x 3 convolution of 16
+    channels. Bottlenecks have 16, 32 and 64 channels inside and four times as many outside. Block l
+    is a residual function, without an identity, of the sum of outputs l - 1, l - c, l - c^2, ... of
+    its stage. Output 0 is a 1 x 1 projection of the input of the stage; block 1 shares its batch
+    norm. The next stage and the classifier read as the block that would come next. With
+    `pattern="dense"` every block reads the sum of all outputs so far, as in a pre-activation ResNet
+    (He et al., 2016).
 
     Args:
         depth: number of layers, 9n + 2 (56, 110, 200, 1001, 2000, ...).
@@ -44,9 +44,6 @@ class SparseResNet(nn.Module):
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32 or 64, as the stem suggests.
-
-    Raises:
-        ValueError: if the depth is not 9n + 2, or another argument is not as above.
 
     Example:
         >>> import torch
@@ -92,7 +89,7 @@ class SparseResNet(nn.Module):
             self.stages[f"stage{number}"] = nn.ModuleList(
                 RectifiedChain(
                     [
-                        # Its input is four times as wide as the others: one copy is enough.
+                        # Its input is four times as wide as the others, so recompute it.
                         RectifiedConv2d(channels, width, size=1, recompute=True),
                         RectifiedConv2d(width, width),
                         RectifiedConv2d(width, channels, size=1),
@@ -110,8 +107,8 @@ class SparseResNet(nn.Module):
         state = preferred_layout(self.stem(images))
         for entry, blocks in self._stages():
             projected, residual = entry(state)
-            del state  # each tensor is let go after its last reader
-            if self.pattern == "dense":  # the sum of all outputs grows by one addition a block
+            del state  # free each tensor after its last reader
+            if self.pattern == "dense":  # keep a running sum
                 state = projected + residual
                 del projected, residual
                 for block in blocks:
@@ -129,7 +126,7 @@ class SparseResNet(nn.Module):
         return logits
 
     def wiring(self) -> Wiring:
-        """Projections and blocks as nodes, and what they sum as edges."""
+        """Projections and blocks as nodes, and the outputs that they sum as edges."""
         graph, side = WiringBuilder(), self.image_size
         reads = [graph.add_layers("stem", self.stem, side=side)]
         side = -(-side // self.reduction)
@@ -148,7 +145,7 @@ class SparseResNet(nn.Module):
         return graph.wiring()
 
     def compact(self) -> "SparseResNet":
-        """The same network in evaluation mode: every block is read, so nothing can be removed."""
+        """A copy in evaluation mode: every block is read, so nothing can be removed."""
         return deepcopy(self).eval()
 
     def _stages(self) -> list[tuple["StageEntry", list[RectifiedChain]]]:
@@ -162,11 +159,7 @@ class SparseResNet(nn.Module):
 class StageEntry(nn.Module):
     """The projection and the first block of a stage, which share batch norm and ReLU.
 
-    Args:
-        in_channels: channels that the stage receives.
-        width: channels inside the bottleneck; the stage has four times as many.
-        stride: of the projection and of the 3 x 3 convolution.
-        checkpointing: as for `RectifiedChain`.
+    `width` are the channels inside the bottleneck, and the output has four times as many.
     """
 
     def __init__(self, in_channels: int, width: int, stride: int, checkpointing: bool) -> None:

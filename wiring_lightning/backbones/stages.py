@@ -1,4 +1,4 @@
-"""How many layers a network has in each of its stages."""
+"""Numbers of layers in the stages of a network."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -9,14 +9,8 @@ Layout = TypeVar("Layout")
 def equal_stages(depth: int, layers: int, others: int, rule: str) -> tuple[int, int, int]:
     """Blocks in each of three equal stages.
 
-    Args:
-        depth: number of layers of the network.
-        layers: layers of a block.
-        others: layers of the network that are in no block.
-        rule: what a depth must be, in words.
-
-    Raises:
-        ValueError: if the depth leaves no block for a stage, or stages would not be equal.
+    A block has `layers` layers, and `others` layers are in no block. `rule` describes the possible
+    depths for the error.
 
     Example:
         >>> equal_stages(38, layers=2, others=2, rule="2 + 6n")
@@ -29,11 +23,7 @@ def equal_stages(depth: int, layers: int, others: int, rule: str) -> tuple[int, 
 
 
 def imagenet_layout(depth: int, layouts: Mapping[int, Layout]) -> Layout:
-    """What a network of some depth is made of, by the table of a paper.
-
-    Raises:
-        ValueError: if the table has no such depth.
-    """
+    """The layout of a depth in the table of a paper."""
     if depth not in layouts:
         raise ValueError(
             f"depth must be one of {', '.join(map(str, layouts))} with the imagenet stem, got "

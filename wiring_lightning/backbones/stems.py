@@ -12,10 +12,7 @@ MobileNetStem = Literal["cifar", "imagenet"]
 
 @dataclass(frozen=True)
 class StemPlan:
-    """What a stem does to an image: kernel and stride of its convolution, pooling.
-
-    `image_size` is the height and width of the images to count multiply-adds for.
-    """
+    """Kernel and stride of a stem's convolution, its pooling, and the usual size of its images."""
 
     kernel: int
     stride: int
@@ -24,7 +21,7 @@ class StemPlan:
 
     @property
     def reduction(self) -> int:
-        """By how much the stem divides height and width."""
+        """The factor by which the stem divides height and width."""
         return self.stride * (2 if self.max_pool else 1)
 
 
@@ -42,11 +39,7 @@ MOBILENET_STEMS: dict[str, StemPlan] = {
 def stem_plan(
     name: str, image_size: int | None = None, stems: Mapping[str, StemPlan] = STEMS
 ) -> StemPlan:
-    """The plan of a stem, for images of its usual size unless another one is given.
-
-    Raises:
-        ValueError: if there is no stem of that name.
-    """
+    """The plan of a stem, for images of its usual size if `image_size` is not given."""
     if name not in stems:
         raise ValueError(f'There is no stem "{name}"; choose one of {", ".join(stems)}.')
     plan = stems[name]
@@ -54,11 +47,7 @@ def stem_plan(
 
 
 def small_stem_plan(network: str, name: str, image_size: int | None) -> StemPlan:
-    """The plan of a stem for a network that has none for ImageNet.
-
-    Raises:
-        ValueError: if the network has no stem of that name.
-    """
+    """The plan of a stem for a network without a stem for ImageNet."""
     plan = stem_plan(name, image_size)
     if name == "imagenet":
         raise ValueError(f'{network} has the stems "cifar" and "mini_imagenet", got "imagenet".')
@@ -68,11 +57,7 @@ def small_stem_plan(network: str, name: str, image_size: int | None) -> StemPlan
 def make_stem(
     plan: StemPlan, in_channels: int, out_channels: int, activate: bool = True
 ) -> nn.Sequential:
-    """Convolution, batch norm and ReLU, and a 3 x 3 max-pool of stride 2 for larger images.
-
-    Without `activate` there are no batch norm and ReLU: networks of pre-activation layers bring
-    their own.
-    """
+    """Convolution, batch norm and ReLU if `activate`, and maybe a 3 x 3 max-pool of stride 2."""
     kernel, padding = plan.kernel, plan.kernel // 2
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, kernel, plan.stride, padding, bias=False)

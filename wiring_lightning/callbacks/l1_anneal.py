@@ -91,9 +91,12 @@ class L1Anneal(SparseLayers[PrunedWeights]):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
+        strength, scaler = self.penalty, getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            strength *= scaler.get_scale()  # by which a fused optimizer divides its gradients later
         for rule in self._rules:
             if rule.optimizer is optimizer:
-                rule.penalize(self.penalty)
+                rule.penalize(strength)
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
     def _anneal(self, trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""LightningCLI with this package's classes, an `inspect` and a final report."""
+"""LightningCLI with this package's classes, `wiring inspect` and a report after training."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ from wiring_lightning.cli.short_names import prefer_own_classes
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
 
-# What `ckpt_path` may be instead of a file, for the trainer to find.
+# Values of `ckpt_path` that are no file; the trainer resolves them.
 _CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 
 
@@ -48,7 +48,7 @@ class WiringCLI(LightningCLI):
             subclass_mode_data=True,
             trainer_class=WiringTrainer,
             parser_class=_Parser,
-            parser_kwargs={"prog": "wiring"},  # however Python was told to run it
+            parser_kwargs={"prog": "wiring"},  # however it was started
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},  # a resumed run writes into the same folder
             auto_configure_optimizers=False,
@@ -64,14 +64,14 @@ class WiringCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        # Without Lightning's warning about arguments that come from a Python call.
+        # As Lightning does, but without its warning about `args` from Python.
         assert args is None or isinstance(args, list)
         self.config = parser.parse_args(args)
 
     @override
     def _parse_ckpt_path(self) -> None:
-        # Lightning would let hyper-parameters of the checkpoint override the command line. Ours
-        # holds none; the file is read here to say early and clearly if it is damaged.
+        # Replaces a method that takes hyper-parameters from the checkpoint: there are none. The
+        # file is read here, so that a damaged one is reported before anything else is built.
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path and path.partition(":")[0] not in _CHECKPOINT_KEYWORDS:
             self._checkpoint = load_checkpoint(path)
@@ -90,7 +90,7 @@ class WiringCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        if self.subcommand == "inspect":  # needs none of the devices and loggers of the config
+        if self.subcommand == "inspect":  # without devices and loggers of the config
             return WiringTrainer(
                 accelerator="cpu", devices=1, logger=False, enable_checkpointing=False
             )
@@ -101,18 +101,18 @@ class WiringCLI(LightningCLI):
             issubclass(kind, BasePredictionWriter) for kind in callbacks
         ):
             trainer.callbacks.append(PredictionWriter())
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the default
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
     def after_inspect(self) -> None:
-        """Write the architecture that was asked for; only the command line has its config."""
+        """Write the architecture with `--found`; only the command line has the config for it."""
         folder = self.config.inspect.found
         if folder is not None:
             parser = self._parser("inspect")
             config = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
             path = write_found(self.model, config, Path(folder))
-            sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
+            sys.stderr.write(f"wiring: wrote {path}\n")  # stdout may be JSON
 
     def after_fit(self) -> None:
         """Test the trained network and print the report."""
@@ -120,7 +120,7 @@ class WiringCLI(LightningCLI):
         if trainer.fast_dev_run or trainer.interrupted:
             return
         tested = trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call
         if not trainer.is_global_zero:
             return
         rows = [
@@ -141,12 +141,12 @@ class WiringCLI(LightningCLI):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one command of Lightning's; the first argument is its name."""
+    """Run a subcommand of `LightningCLI`; the first argument is its name."""
     WiringCLI(list(arguments))
 
 
 class _Parser(LightningArgumentParser):
-    """Says in one line what is wrong with an argument or a config."""
+    """A parser with one-line error messages."""
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -159,7 +159,7 @@ class _Parser(LightningArgumentParser):
 
 
 def _check_learners(callbacks: Any) -> None:
-    """Find what Lightning would refuse in many words: two callbacks with the same state."""
+    """Raise a short error for two learners of one class, where Lightning's is long."""
     given = callbacks if isinstance(callbacks, list) else [callbacks]
     learners = [callback for callback in given if isinstance(callback, WiringCallback)]
     for name, count in Counter(type(learner).__name__ for learner in learners).items():

@@ -43,14 +43,8 @@ examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Draw a figure into its file, and print the path.
-
-    Raises:
-        RunError: if a folder is no run, or has not what the figure needs.
-        CheckpointError: if a checkpoint cannot be read.
-        ValueError: if the ending of the file names no format of pictures.
-    """
-    given = parse(arguments)  # before torch is loaded
+    """Draw a figure into its file, and print the path."""
+    given = parse(arguments)  # before torch is imported
     from wiring_lightning.cli import kinds
     from wiring_lightning.cli.runs import find_runs
     from wiring_lightning.plots import save_figure
@@ -61,7 +55,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """Read the arguments; help and bad arguments end the process.
+    """Parse the arguments; `--help` and errors end the process.
 
     Example:
         >>> given = parse(["active", "run1", "run2"])

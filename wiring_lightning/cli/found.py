@@ -1,4 +1,4 @@
-"""A found architecture as a config and a checkpoint of its own."""
+"""Writing a found architecture as a new config and checkpoint."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,25 +17,22 @@ from wiring_lightning.cli.runs import class_name, classes_in
 
 _FABRICS = (ConvFabric, ResNetFabric)
 _KEPT = ("seed_everything", "trainer", "model", "data")
-_STEERING = ("gate_lr", "freeze")  # of a phase: there is nothing to learn or to freeze any more
+_STEERING = ("gate_lr", "freeze")  # keys of a phase that need a gate
 
 
 def write_found(module: LightningModule, config: Mapping[str, Any], folder: Path) -> Path:
-    """Write the architecture that a search has found as `config.yaml` and `network.ckpt`.
+    """Write a found architecture as `config.yaml` and `network.ckpt`; return the config's path.
 
-    The config describes the network without what the architecture leaves out, and has no search
-    any more; its training starts with the weights of `network.ckpt`. Everything else stays.
+    The new config is that of the search with a fixed architecture and without `BudgetedSearch`. Its
+    training starts from the weights in `network.ckpt`.
 
     Args:
         module: a module with a fabric, after the search.
         config: the config that it was built from, as plain values.
-        folder: where the two files go.
-
-    Returns:
-        The path of the new config.
+        folder: of the two files.
 
     Raises:
-        MisconfigurationException: if the module or the config has no fabric.
+        MisconfigurationException: if the module has no fabric.
         ValueError: if the architecture does not connect input and output.
     """
     name, fabric = _fabric_of(module)
@@ -63,7 +60,7 @@ def write_found(module: LightningModule, config: Mapping[str, Any], folder: Path
 def found_config(
     config: Mapping[str, Any], architecture: list[str], weights: Path
 ) -> dict[str, Any]:
-    """The config of a search as that of an architecture.
+    """The config of a search with a fixed architecture.
 
     Example:
         >>> search = {"model": {"class_path": "ConvFabric", "init_args": {"columns": 2}},
@@ -95,7 +92,7 @@ def found_config(
 
 
 def _fabric_of(module: LightningModule) -> tuple[str, ConvFabric | ResNetFabric | None]:
-    """Its name with a dot, and the fabric."""
+    """The name of the fabric, with a dot, and the fabric."""
     for name, child in module.named_modules():
         if isinstance(child, _FABRICS):
             return f"{name}.", child

@@ -1,4 +1,4 @@
-"""`wiring inspect`: what a network's wiring costs, as an entry point of the trainer."""
+"""`wiring inspect`: the costs of a network's wiring, as an entry point of the trainer."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from wiring_lightning.wiring import find_wired
 
 
 class WiringTrainer(Trainer):
-    """Lightning's Trainer, and one more entry point for the command line."""
+    """Lightning's Trainer with `inspect`."""
 
     def inspect(
         self,

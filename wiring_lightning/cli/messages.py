@@ -1,4 +1,4 @@
-"""How the command line says that something is wrong: in one sentence, with exit code 2."""
+"""Errors of the command line: one sentence and exit code 2."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import NoReturn
 
-# What jsonargparse says about the other types that a value could have had.
+# Starts of lines in which jsonargparse describes the other types that it has tried.
 _ASIDES = (
     "Does not validate against",
     "Subtypes:",
@@ -25,7 +25,7 @@ _ASIDES = (
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn a problem that the user can solve into one sentence; others keep their traceback."""
+    """Print one sentence for an error that the user can solve; others keep their traceback."""
     try:
         yield
     except KeyboardInterrupt:
@@ -38,13 +38,13 @@ def one_sentence() -> Iterator[None]:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, and end the process."""
+    """Print an error, and end the process."""
     sys.stderr.write(f"wiring: error: {message}\n")
     raise SystemExit(2) from None
 
 
 def _is_for_users(error: Exception) -> bool:
-    """Whether an error is worded for users, as a `RuntimeError` is if this package raised it."""
+    """Whether an error is worded for users; a `RuntimeError` only if this package raised it."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     if isinstance(error, (FloatingPointError, MisconfigurationException, OSError, ValueError)):
@@ -55,7 +55,7 @@ def _is_for_users(error: Exception) -> bool:
 
 
 def one_line(message: str) -> str:
-    """What is wrong and where, out of the tree of attempts that jsonargparse reports.
+    """The key and the first reason in an error message of jsonargparse.
 
     Example:
         >>> one_line('''Parser key "model":
@@ -78,7 +78,7 @@ def one_line(message: str) -> str:
             text = f"{owner} has no option '{option[1]}'"
         if name := re.search(r"Expected a dot import path string: (.+)", text):
             text = text[: name.start()] + _unknown_class(name[1])
-            reasons.clear()  # the name was tried as a file before
+            reasons.clear()  # of trying the name as a file
         if text and not text.startswith(_ASIDES):
             reasons.append(text)
     if not (keys or message.startswith(_ASIDES)):

@@ -37,14 +37,8 @@ examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print the table of selected networks, and write it, all networks and the picture.
-
-    Raises:
-        RunError: if a folder is no run, or has no network or accuracy, or the data differ.
-        CheckpointError: if a checkpoint cannot be read.
-        ValueError: if the ending of the file names no format of pictures.
-    """
-    given = parse(arguments)  # before torch is loaded
+    """Print the table of selected networks; write the picture, the table and all networks."""
+    given = parse(arguments)  # before torch is imported
     from wiring_lightning.cli.runs import RunError, check_alike, distinct_names, find_runs
     from wiring_lightning.costs import named_cost
     from wiring_lightning.plots import Candidate, draw_pareto, save_figure, select
@@ -81,7 +75,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """Read the arguments; help and bad arguments end the process.
+    """Parse the arguments; `--help` and errors end the process.
 
     Example:
         >>> parse(["run1", "run2", "--cost", "sequential_steps", "--machines", "4"]).unit
@@ -101,7 +95,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
     if given.machines > 1 and given.cost != "sequential_steps":
         parser.error("--machines is for --cost sequential_steps")
     given.output = given.output or Path("pareto.png")
-    # What the cost counts, in words.
     given.unit = COSTS[given.cost] + f" on {given.machines} machines" * (given.machines > 1)
     return given
 

@@ -23,16 +23,13 @@ def latency(
     Args:
         wiring: one architecture of the network, or a batch of them.
         network: the network, on the device to measure.
-        images: the input.
-        repeats: number of timed runs; the result is their median.
-        warmup: number of runs before them.
+        images: the input; only its shape matters.
+        repeats: as for `Latency`.
+        warmup: as for `Latency`.
 
     Returns:
         A float tensor, a scalar or `[...]` like the batch; 0 for an architecture that does not
         connect its input to its output.
-
-    Raises:
-        ValueError: if the wiring is not one of this network.
     """
     cost = Latency(images.shape[1:], len(images), repeats, warmup)
     cost.bind(network)

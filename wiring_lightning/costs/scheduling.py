@@ -1,6 +1,6 @@
 """The distributed cost: time steps when several nodes run side by side (BSN, Section 4.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Literal, overload
 
@@ -72,9 +72,6 @@ class SequentialSteps(ConfiguredCost):
     Args:
         machines: number of nodes that can run at the same time.
         order: which nodes start first, see `sequential_steps`.
-
-    Raises:
-        ValueError: as `sequential_steps`.
     """
 
     def __init__(self, machines: int = 1, order: Order = "critical_path") -> None:
@@ -90,7 +87,10 @@ class SequentialSteps(ConfiguredCost):
     @override
     def __call__(self, wiring: Wiring) -> Tensor:
         """The steps of one architecture, or of each in a batch."""
-        graph = _Graph(wiring)
+        steps: list[int] = wiring.nodes.steps.tolist()
+        if not set(steps) <= {0, 1}:
+            raise ValueError(f"a node takes 0 or 1 steps, got {sorted(set(steps) - {0, 1})}.")
+        ends = list(zip(wiring.source.tolist(), wiring.target.tolist(), strict=True))
         self._forget_other_candidates(wiring)
         alive = wiring.live_nodes.reshape(-1, len(wiring.nodes)).numpy()
         edges = wiring.live_edges.reshape(-1, len(wiring.source)).numpy()
@@ -98,9 +98,8 @@ class SequentialSteps(ConfiguredCost):
         for number, key in enumerate(numpy.packbits(numpy.hstack([alive, edges]), axis=1)):
             name = key.tobytes()
             if name not in self._known:
-                part = graph.live_part(alive[number].tolist(), edges[number].tolist())
-                rank = _RANKS[self.order](part)
-                self._known[name] = part.schedule(self.machines, rank)
+                part = _Part(alive[number].tolist(), compress(ends, edges[number].tolist()), steps)
+                self._known[name] = part.schedule(self.machines, _RANKS[self.order](part))
             prices.append(self._known[name])
         return torch.tensor(prices, dtype=torch.long).reshape(wiring.active.shape[:-1])
 
@@ -117,26 +116,11 @@ class SequentialSteps(ConfiguredCost):
             self._candidates = candidates
 
 
-class _Graph:
-    """The candidate edges of a wiring as Python integers."""
-
-    def __init__(self, wiring: Wiring) -> None:
-        self.steps: list[int] = wiring.nodes.steps.tolist()
-        if not set(self.steps) <= {0, 1}:
-            wrong = sorted(set(self.steps) - {0, 1})
-            raise ValueError(f"a node takes 0 or 1 steps, got {wrong}.")
-        self.ends = list(zip(wiring.source.tolist(), wiring.target.tolist(), strict=True))
-
-    def live_part(self, nodes: list[bool], edges: list[bool]) -> "_Part":
-        """The architecture with these nodes and edges."""
-        return _Part(nodes, list(compress(self.ends, edges)), self.steps)
-
-
 class _Part:
     """One architecture: its nodes in topological order, and the targets of each."""
 
     def __init__(
-        self, alive: Sequence[bool], ends: Sequence[tuple[int, int]], steps: Sequence[int]
+        self, alive: Sequence[bool], ends: Iterable[tuple[int, int]], steps: Sequence[int]
     ) -> None:
         self.steps = steps
         self.targets: list[list[int]] = [[] for _ in steps]
@@ -179,10 +163,6 @@ class _Part:
         return total
 
 
-def _by_number(part: _Part) -> Sequence[int]:
-    return range(len(part.steps))
-
-
 def _by_critical_path(part: _Part) -> Sequence[int]:
     """Nodes with the longest path to the output first.
 
@@ -217,8 +197,8 @@ def _by_reverse_postorder(part: _Part) -> Sequence[int]:
     return rank
 
 
-_RANKS = {
+_RANKS: dict[Order, Callable[[_Part], Sequence[int]]] = {
     "critical_path": _by_critical_path,
-    "node": _by_number,
+    "node": lambda part: range(len(part.steps)),
     "reverse_postorder": _by_reverse_postorder,
 }

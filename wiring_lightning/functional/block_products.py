@@ -55,7 +55,7 @@ def pointwise_product(sources: Sequence[Tensor], matrix: Tensor) -> Tensor:
         matrix = matrix.to(torch.get_autocast_dtype(device))
         sources = [source.to(matrix.dtype) for source in sources]
     if device != "cpu" or torch.compiler.is_compiling():
-        return functional.conv2d(_joined(sources), matrix[:, :, None, None])
+        return functional.conv2d(joined(sources), matrix[:, :, None, None])
     return _PointwiseProduct.apply(matrix, *sources)
 
 
@@ -89,7 +89,7 @@ class _PointwiseProduct(Function):
     @override
     def forward(ctx: Any, matrix: Tensor, *sources: Tensor) -> Tensor:
         ctx.save_for_backward(matrix, *sources)
-        return _as_images(_as_rows(_joined(sources)) @ matrix.t(), sources[0])
+        return _as_images(_as_rows(joined(sources)) @ matrix.t(), sources[0])
 
     @staticmethod
     @once_differentiable
@@ -97,14 +97,15 @@ class _PointwiseProduct(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         matrix, *sources = ctx.saved_tensors
         rows = _as_rows(gradient)
-        to_matrix = rows.t() @ _as_rows(_joined(sources)) if ctx.needs_input_grad[0] else None
+        to_matrix = rows.t() @ _as_rows(joined(sources)) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[1:]):
             return to_matrix, *[None] * len(sources)
         to_sources = _as_images(rows @ matrix, sources[0])
         return to_matrix, *to_sources.split([source.shape[1] for source in sources], 1)
 
 
-def _joined(sources: Sequence[Tensor]) -> Tensor:
+def joined(sources: Sequence[Tensor]) -> Tensor:
+    """The sources, concatenated by channel; a single one is not copied."""
     return sources[0] if len(sources) == 1 else torch.cat(list(sources), 1)
 
 

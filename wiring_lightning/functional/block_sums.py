@@ -174,10 +174,6 @@ class _StageSums:
         """The rows of the gates for the blocks of this stage, from number `first` on."""
         return slice(self.blocks[first] - 1, self.blocks[-1])
 
-    @property
-    def earlier(self) -> list[int]:
-        return [stage for stage in self.columns if stage < self.stage]
-
     def slot(self, block: int, like: Tensor) -> Tensor:
         """The part of the stacks for the output of a block, which is shaped `like`."""
         stage = self.stages[block]
@@ -197,9 +193,11 @@ class _StageSums:
             stack = self.stacks[self.stage][: block - own.start]
             total = _combine(gates[block - 1, own.start : block], stack)
         row = self.blocks.index(block)
-        for stage in self.earlier:
+        for stage, columns in self.columns.items():
+            if stage == self.stage:
+                continue
             if stage not in self.from_earlier:  # for all rows at once: the stack is complete
-                weights = gates[self.rows(), self.columns[stage]]
+                weights = gates[self.rows(), columns]
                 self.from_earlier[stage] = _combine(weights, self.stacks[stage])
             part = self.from_earlier[stage][row]
             total[:, : part.shape[1]] += part

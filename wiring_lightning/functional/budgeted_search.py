@@ -50,13 +50,10 @@ class Topology:
         self._targets = _split([target[edge] for edge in order], self._sizes)
 
     def asked(self, heads: Tensor) -> Tensor:
-        """Which edges are sampled: those whose source is connected to the input.
+        """`[batch, edges]` edges that are sampled: those whose source is connected to the input.
 
-        Args:
-            heads: `[batch, edges]` Bernoulli outcome of each edge, if its source is connected.
-
-        Returns:
-            `[batch, edges]`; an edge is active where this and its outcome are true.
+        `heads` is the `[batch, edges]` Bernoulli outcome of each edge, if its source is connected.
+        An edge is active where it is sampled and its outcome is true.
         """
         by_level = heads.t()[self._order].split(self._sizes)
         active_inputs = torch.zeros(self.nodes, len(heads), dtype=torch.int, device="cpu")
@@ -68,13 +65,9 @@ class Topology:
         return self._in_edge_order(asked, heads)
 
     def live(self, drawn: Tensor) -> Tensor:
-        """Which drawn edges lie on a path to the output.
+        """`[batch, edges]` drawn edges that are on a path to the output.
 
-        Args:
-            drawn: `[batch, edges]` edges whose sources are connected to the input.
-
-        Returns:
-            `[batch, edges]`.
+        `drawn` is the `[batch, edges]` active edges, whose sources are connected to the input.
         """
         live = list(drawn.t()[self._order].split(self._sizes))
         live_outputs = torch.zeros(self.nodes, len(drawn), dtype=torch.int, device="cpu")

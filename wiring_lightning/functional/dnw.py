@@ -76,13 +76,7 @@ class LargestMagnitudes:
     def keep(self, weights: Sequence[Tensor], kept: Sequence[Tensor], usable: Usable = ()) -> None:
         """Copy the k largest entries of `weights` into `kept`, and write zeros elsewhere.
 
-        Args:
-            weights: as for `mask_largest`.
-            kept: for each tensor one of the same shape that is written to.
-            usable: as for `mask_largest`.
-
-        Raises:
-            ValueError: as for `mask_largest`.
+        `kept` has a tensor of the same shape for each weight; the rest is as for `mask_largest`.
         """
         if self._threshold is not None and self._keep_near(self._threshold, weights, kept, usable):
             return

@@ -30,7 +30,7 @@ def topk_mask(scores: Tensor, k: int | Tensor) -> Tensor:
                 [0, 1, 0]], dtype=torch.int32)
     """
     keys = scores.masked_fill(scores < 0, -torch.inf).flip(-1)
-    return _mask_best(keys, k).flip(-1) & (scores >= 0)
+    return mask_best(keys, k).flip(-1) & (scores >= 0)
 
 
 def normalize_scores(scores: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def sample_k_distinct(
     gumbel = -noise.clamp_min(torch.finfo(dtype).tiny).log()
     log_scores = torch.where(scores > 0, scores.to(dtype).log(), _LOG_ZERO)
     keys = (log_scores + gumbel).masked_fill(scores < 0, -torch.inf)
-    return _mask_best(keys, k) & (scores >= 0)
+    return mask_best(keys, k) & (scores >= 0)
 
 
 def straight_through(value: Tensor, scores: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ def straight_through(value: Tensor, scores: Tensor) -> Tensor:
     return value.to(scores.dtype) + (scores - scores.detach())
 
 
-def _mask_best(keys: Tensor, k: int | Tensor) -> Tensor:
-    """Mark the `k` largest keys of every row; a stable sort breaks ties alike on every device."""
+def mask_best(keys: Tensor, k: int | Tensor) -> Tensor:
+    """Mark the `k` largest keys of every row, of equal keys the first, on every device."""
     order = keys.sort(dim=-1, descending=True, stable=True).indices
     rank = torch.arange(keys.shape[-1], device=keys.device)
     limit = k.unsqueeze(-1) if isinstance(k, Tensor) else k

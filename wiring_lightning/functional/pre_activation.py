@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning.functional.block_products import joined
+
 # Bytes of a concatenation per chunk on a CPU: a chunk stays in the cache from step to step.
 _CHUNK_BYTES = 4 * 2**20
 # In channels last on a CPU, torch sums a channel's values one by one in float32. Sums of this
@@ -93,7 +95,7 @@ def rectified_convolution(
         kernel = kernel.to(torch.get_autocast_dtype(device))
     dtype = statistics.mean.dtype
     return _RectifiedConvolution.apply(
-        _Settings(eps, stride, padding, recompute),
+        (eps, stride, padding, recompute),
         statistics.mean,
         statistics.variance,
         scale.to(dtype),
@@ -101,15 +103,6 @@ def rectified_convolution(
         kernel,
         *sources,
     )
-
-
-class _Settings(NamedTuple):
-    """The arguments that are not tensors."""
-
-    eps: float
-    stride: int
-    padding: int
-    recompute: bool
 
 
 class _ChannelStatistics(Function):
@@ -139,7 +132,7 @@ class _RectifiedConvolution(Function):
     @override
     def forward(
         ctx: Any,
-        settings: _Settings,
+        settings: tuple[float, int, int, bool],
         mean: Tensor,
         variance: Tensor,
         scale: Tensor,
@@ -147,11 +140,11 @@ class _RectifiedConvolution(Function):
         kernel: Tensor,
         *sources: Tensor,
     ) -> Tensor:
+        eps, stride, padding, recompute = ctx.settings = settings
         with torch.autocast(kernel.device.type, enabled=False):
-            active = _activate(sources, (mean, variance, scale, shift, settings.eps), kernel.dtype)
-            outputs = functional.conv2d(active, kernel, None, settings.stride, settings.padding)
-        ctx.settings = settings
-        saved = None if settings.recompute else active
+            active = _activate(sources, (mean, variance, scale, shift, eps), kernel.dtype)
+            outputs = functional.conv2d(active, kernel, None, stride, padding)
+        saved = None if recompute else active
         ctx.save_for_backward(mean, variance, scale, shift, kernel, saved, *sources)
         return outputs
 
@@ -159,13 +152,12 @@ class _RectifiedConvolution(Function):
     @once_differentiable
     @override
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        settings: _Settings = ctx.settings
+        eps, stride, padding, _ = ctx.settings
         mean, variance, scale, shift, kernel, active, *sources = ctx.saved_tensors
-        eps = settings.eps
         if active is None:
             active = _activate(sources, (mean, variance, scale, shift, eps), kernel.dtype)
         to_active, to_kernel, _ = torch.ops.aten.convolution_backward(
-            gradient, active, kernel, None, (settings.stride,) * 2, (settings.padding,) * 2,
+            gradient, active, kernel, None, (stride,) * 2, (padding,) * 2,
             (1, 1), False, (0, 0), 1, (True, True, False),
         )  # fmt: skip
         to_active, active = to_active.to(sources[0].dtype), active.to(sources[0].dtype)
@@ -181,8 +173,8 @@ class _RectifiedConvolution(Function):
                 to_norm, active[rows], 0, grad_input=to_norm
             )
             _, part_scale, part_shift = torch.ops.aten.native_batch_norm_backward(
-                to_norm, _join(sources, rows), scale, mean, variance, None, None, False, eps,
-                (False, True, True),
+                to_norm, joined([source[rows] for source in sources]), scale, mean, variance,
+                None, None, False, eps, (False, True, True),
             )  # fmt: skip
             to_scale += part_scale
             to_shift += part_shift
@@ -200,15 +192,14 @@ def _activate(
     dtype: torch.dtype,
 ) -> Tensor:
     """`relu(batch_norm(cat(sources)))`, in chunks."""
-    mean, variance, scale, shift, eps = norm
     like = sources[0]
     batch, _, height, width = like.shape
     active = torch.empty(
-        (batch, len(mean), height, width), dtype=like.dtype, device=like.device,
+        (batch, len(norm[0]), height, width), dtype=like.dtype, device=like.device,
         memory_format=torch.contiguous_format if like.is_contiguous() else torch.channels_last,
     )  # fmt: skip
     for rows in _chunks(sources):
-        normalized = _normalize(_join(sources, rows), mean, variance, scale, shift, eps)
+        normalized = _normalize(joined([source[rows] for source in sources]), *norm)
         torch.clamp_min(normalized, 0, out=active[rows])
     return active.to(dtype)
 
@@ -235,12 +226,6 @@ def _normalize(
 ) -> Tensor:
     """`(values - mean) / sqrt(variance + eps) * scale + shift` per channel, in one pass."""
     return torch.batch_norm(values, scale, shift, mean, variance, False, 0.0, eps, False)
-
-
-def _join(sources: Sequence[Tensor], rows: slice) -> Tensor:
-    if len(sources) == 1:
-        return sources[0][rows]
-    return torch.cat([source[rows] for source in sources], 1)
 
 
 def _chunks(sources: Sequence[Tensor]) -> Iterator[slice]:

@@ -58,9 +58,6 @@ def last_reader(output: int, layers: int, pattern: Pattern = "log", base: int = 
         pattern: as for `offsets`.
         base: as for `offsets`.
 
-    Raises:
-        ValueError: if an argument is not as above.
-
     Example:
         >>> [last_reader(output, layers=6) for output in range(7)]
         [4, 5, 6, 7, 6, 7, 7]
@@ -72,11 +69,7 @@ def last_reader(output: int, layers: int, pattern: Pattern = "log", base: int = 
 
 
 def check_pattern(pattern: str, base: int) -> None:
-    """Check the arguments of the rule.
-
-    Raises:
-        ValueError: if the pattern is unknown or the base is below 2.
-    """
+    """Raise a `ValueError` if the pattern is unknown or the base is below 2."""
     if pattern not in ("log", "dense"):
         raise ValueError(f'pattern must be "log" or "dense", got "{pattern}".')
     if base < 2:

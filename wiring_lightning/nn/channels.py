@@ -1,4 +1,4 @@
-"""Some of the channels of a layer."""
+"""Selecting channels of a layer."""
 
 from copy import deepcopy
 from typing import TypeVar
@@ -11,11 +11,11 @@ T = TypeVar("T", bound=nn.Module)
 
 @torch.no_grad()
 def select_channels(layer: T, kept: Tensor) -> T:
-    """A copy of a layer with some of its output channels only.
+    """A copy of a layer with some of its output channels.
 
     Args:
-        layer: a convolution, a batch norm or another module whose parameters and buffers all have
-            the channels as their first dimension.
+        layer: a module whose parameters and buffers all have the channels as first dimension, such
+            as a convolution or a batch norm.
         kept: `[channels]` a mask, or the numbers of the channels.
 
     Example:
@@ -25,7 +25,7 @@ def select_channels(layer: T, kept: Tensor) -> T:
     """
     smaller = deepcopy(layer)
     for value in [*smaller.parameters(), *smaller.buffers()]:
-        if value.dim():  # not the number of batches that a norm has seen
+        if value.dim():  # not a norm's counter of batches
             value.data = value.data[kept.to(value.device)]
     count = int(kept.sum()) if kept.dtype == torch.bool else len(kept)
     for part in smaller.modules():

@@ -1,10 +1,10 @@
-"""Checks of arguments that several layers and networks have in common."""
+"""Checks of arguments that several layers and networks share."""
 
 from typing import Any, get_args
 
 
 def check_word(argument: str, word: str, words: Any) -> None:
-    """Refuse a word that is none of those of a `Literal`.
+    """Raise `ValueError` if a word is not in a `Literal`.
 
     Example:
         >>> from typing import Literal
@@ -19,13 +19,13 @@ def check_word(argument: str, word: str, words: Any) -> None:
 
 
 def check_positive(**numbers: int) -> None:
-    """Refuse numbers below 1, given by the name of their argument."""
+    """Raise `ValueError` if an argument, given by its name, is below 1."""
     for argument, number in numbers.items():
         if number < 1:
             raise ValueError(f"{argument} must be at least 1, got {number}.")
 
 
 def check_fan_in(fan_in: int, most: int, meaning: str) -> None:
-    """Refuse a K that is not between 1 and `most`, which is called by its meaning."""
+    """Raise `ValueError` if K is not between 1 and `most`; `meaning` describes `most`."""
     if not 1 <= fan_in <= most:
         raise ValueError(f"fan_in (K) must be between 1 and {meaning}, got {fan_in}.")

@@ -1,4 +1,4 @@
-"""What layers with a learned wiring have in common."""
+"""Finding the layers with a learned wiring."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Learnable(Protocol):
-    """A layer whose wiring some callback has to learn: `Gate`, `Adjacency`, `BernoulliGate`."""
+    """A layer whose wiring the callback `taught_by` learns, such as `Gate` or `Adjacency`."""
 
     taught_by: str
 
     @property
     def learnable(self) -> bool:
-        """Whether the wiring still learns: not random, and not frozen yet."""
+        """Whether the wiring still learns: neither random nor frozen."""
         ...
 
 
 def find_learnable(module: nn.Module) -> dict[str, Learnable]:
-    """All layers inside a module whose wiring still learns, by their qualified name.
+    """All layers inside a module whose wiring still learns, by qualified name.
 
     Example:
         >>> from wiring_lightning.nn import Gate
@@ -32,10 +32,8 @@ def find_learnable(module: nn.Module) -> dict[str, Learnable]:
     return find_modules(module, Learnable, lambda layer: layer.learnable)  # type: ignore[type-abstract]
 
 
-def find_modules(
-    module: nn.Module, kind: type[T], wanted: Callable[[T], bool] = lambda _: True
-) -> dict[str, T]:
-    """All modules of a kind inside a module, by their qualified name, or those that are wanted."""
+def find_modules(module: nn.Module, kind: type[T], wanted: Callable[[T], bool]) -> dict[str, T]:
+    """All modules of a class inside a module that `wanted` accepts, by qualified name."""
     return {
         name: child
         for name, child in module.named_modules()

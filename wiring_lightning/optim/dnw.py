@@ -36,14 +36,13 @@ class EdgeSet:
     def __post_init__(self) -> None:
         self.usable = self.usable or [None] * len(self.weights)
         self.absent = self.absent or [None] * len(self.weights)
-        count = 0
         for weight, mask in zip(self.weights, self.usable, strict=True):
             if mask is not None and mask.shape != weight.shape:
                 raise ValueError(
                     f"a mask of shape {tuple(mask.shape)} was given for a weight of shape "
                     f"{tuple(weight.shape)}."
                 )
-            count += weight.numel() if mask is None else int(mask.sum())
+        count = count_usable(self.weights, self.usable)
         if not 0 <= self.k <= count:
             raise ValueError(
                 f"the number of edges must be between 0 and {count}, the weights that can be one, "
@@ -62,6 +61,14 @@ class EdgeSet:
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
         self.largest.keep(latent, self.weights, self.usable)
+
+
+def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
+    """The number of entries that the masks of some tensors mark; `None` marks all."""
+    return sum(
+        weight.numel() if mask is None else int(mask.sum())
+        for weight, mask in zip(weights, usable, strict=True)
+    )
 
 
 def keep_masked(values: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
@@ -188,11 +195,7 @@ class StraightThrough:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state, and write its sparse weights into the parameters.
-
-        Raises:
-            ValueError: if the state belongs to other weights.
-        """
+        """Restore a state, and write its sparse weights into the parameters."""
         shapes = [tuple(latent.shape) for latent in state["latent"]]
         if shapes != [tuple(latent.shape) for latent in self.latent]:
             raise ValueError(

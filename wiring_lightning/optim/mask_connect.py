@@ -73,16 +73,13 @@ class GateSGD(GateOptimizer[Gate]):
     def _update(self) -> None:
         gates = [gate for gate in self.learning if gate.scores.grad is not None]
         if gates:
-            rows = self._rows_of(gates)
+            if self._rows is None or self._rows.gates != gates:
+                self._rows = _Rows(gates)
+            rows = self._rows
             scores = self._descend(rows)
             self.group["steps"] += 1
             rows.write([gate.scores for gate in gates], scores)
             rows.write([gate.active for gate in gates], self._draw(rows, scores))
-
-    def _rows_of(self, gates: list[Gate]) -> "_Rows":
-        if self._rows is None or self._rows.gates != gates:
-            self._rows = _Rows(gates)
-        return self._rows
 
     def _descend(self, rows: "_Rows") -> Tensor:
         group = self.group

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
-from wiring_lightning.optim.dnw import EdgeSet, keep_masked, mask_gradients
+from wiring_lightning.optim.dnw import EdgeSet, count_usable, keep_masked, mask_gradients
 
 
 class MaskedWeights:
@@ -22,9 +22,6 @@ class MaskedWeights:
         optimizer: the optimizer that holds the parameters.
         weights: the parameters.
         masks: for each parameter a mask of the entries to keep, or `None` to keep all.
-
-    Raises:
-        ValueError: if a mask has another shape than its parameter.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4]))
@@ -71,14 +68,7 @@ class MaskedWeights:
         """Fix the present edges: nothing to do, the masks stay as they are."""
 
     def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
-        """Make other values of some parameters, such as averages, as sparse as their masks.
-
-        If nothing changes, the same list is returned.
-
-        Args:
-            first: index of the first of these parameters among all parameters of this rule.
-            values: values for these parameters.
-        """
+        """Make other values of some parameters as sparse as their masks; see `StraightThrough`."""
         return keep_masked(values, self.masks[first : first + len(values)])
 
     def mask_gradients(self) -> None:
@@ -101,11 +91,7 @@ class MaskedWeights:
         return {"masks": self.masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the masks of a state.
-
-        Raises:
-            ValueError: if the state belongs to other weights.
-        """
+        """Restore the masks of a state."""
         self.keep(state["masks"])
 
     @torch.no_grad()
@@ -154,11 +140,3 @@ class PrunedWeights(MaskedWeights):
             present = count_usable(edges.weights, own)
             masks += mask_largest(edges.weights, min(wanted, present), own)
         self.keep(masks)
-
-
-def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
-    """The number of entries that the masks of some tensors mark; `None` marks all."""
-    return sum(
-        weight.numel() if mask is None else int(mask.sum())
-        for weight, mask in zip(weights, usable, strict=True)
-    )

@@ -10,20 +10,18 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional import derived_seed, mask_largest
+from wiring_lightning.functional.mask_connect import mask_best
 from wiring_lightning.optim._skipped import step_was_skipped
-from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
-from wiring_lightning.optim.masked_weights import count_usable
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable
 
 
 @dataclass(eq=False)
 class DroppedEdgeSet(EdgeSet):
     """Weights of which all but the k largest can be dropped.
 
+    The first four arguments are those of `EdgeSet`.
+
     Args:
-        weights: one or more parameters.
-        k: number of weights that are never dropped.
-        usable: as for `EdgeSet`.
-        absent: as for `EdgeSet`.
         rho: probability that each of the other weights is dropped, from 0 to 1.
         per_row: keep the largest weights of every row (the weights of one output) instead of the
             largest of all. Every row keeps the same share of its weights, rounded.
@@ -91,12 +89,7 @@ class WeightDropout(StraightThrough):
     weights get no gradient; momentum and weight decay change all latent weights. `evaluate` keeps
     the k largest only, and `train` restores the last draw.
 
-    Args:
-        optimizer: the optimizer that holds the parameters.
-        edge_sets: the sparse parameters.
-
-    Raises:
-        ValueError: if a parameter is not in the optimizer, or is in two sets.
+    Arguments and errors are those of `StraightThrough`.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1]))
@@ -149,11 +142,7 @@ class WeightDropout(StraightThrough):
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state.
-
-        Raises:
-            ValueError: if the state belongs to other weights.
-        """
+        """Restore a state."""
         for edges, draw in zip(self.dropped_sets, state["draws"], strict=True):
             edges.draw = draw
         super().load_state_dict(state)
@@ -183,7 +172,5 @@ def _largest_in_rows(weight: Tensor, usable: Tensor | None, share: float) -> Ten
     """Mark a share of the usable entries of every row, those of largest magnitude."""
     rows = weight.detach().abs().flatten(1)
     mask = torch.ones_like(rows, dtype=torch.bool) if usable is None else usable.flatten(1)
-    order = rows.masked_fill(~mask, -1).sort(dim=1, descending=True, stable=True).indices
-    count = (share * mask.sum(1, keepdim=True)).round()
-    first = torch.arange(rows.shape[1], device=rows.device) < count
-    return torch.zeros_like(mask).scatter(1, order, first).view_as(weight)
+    count = (share * mask.sum(1)).round()
+    return mask_best(rows.masked_fill(~mask, -1), count).view_as(weight)

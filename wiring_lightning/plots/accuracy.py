@@ -46,13 +46,6 @@ def draw_accuracy(measurements: Sequence[Measurement], title: str | None = None)
     deviation as error bar and their number n. A wiring without K is a horizontal line, with the
     deviation as a band.
 
-    Args:
-        measurements: in any order.
-        title: a headline.
-
-    Raises:
-        ValueError: if there is no measurement.
-
     Example:
         >>> runs = [Measurement("learned", 1, 0.5), Measurement("learned", 1, 0.7),
         ...         Measurement("learned", 4, 0.8), Measurement("full", None, 0.75)]
@@ -125,13 +118,6 @@ def draw_efficiency(networks: Sequence[Efficiency], title: str | None = None) ->
 
     Networks of one family and size are drawn as their mean, with the sample standard deviation as
     error bar.
-
-    Args:
-        networks: in any order.
-        title: a headline.
-
-    Raises:
-        ValueError: if there is no network.
 
     Example:
         >>> runs = [Efficiency("dense", 1000, 10**6, 0.5), Efficiency("dense", 1000, 10**6, 0.7),

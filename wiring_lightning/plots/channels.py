@@ -49,13 +49,6 @@ def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
     opaque for larger weights. Hollow nodes are dead: they are on no active path from the input to
     the output, and their edges are pale.
 
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
-
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph
         >>> network = NeuralGraph(nodes=80, inputs=8, outputs=10, edges=400)
@@ -118,14 +111,7 @@ def channel_columns(wiring: Wiring) -> Tensor:
 
 
 def between_channels(wiring: Wiring) -> Tensor:
-    """`[edges]` mask of edges with a weight between two channels, not stem or classifier.
-
-    Example:
-        >>> from wiring_lightning.backbones import NeuralGraph
-        >>> network = NeuralGraph(nodes=80, inputs=8, outputs=10, edges=400)
-        >>> int(between_channels(network.wiring()).sum())
-        400
-    """
+    """`[edges]` mask of edges with a weight between two channels, not stem or classifier."""
     several = wiring.nodes.group.bincount()[wiring.nodes.group] > 1
     return several[wiring.source] & several[wiring.target] & (wiring.parameters > 0)
 
@@ -207,13 +193,6 @@ def draw_degrees(wiring: Wiring, title: str | None = None) -> Figure:
 
     Counts active edges with a weight between channels, not those of the stem and the classifier.
     Grey bars are nodes without such edges; the line is the mean of the others.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph

@@ -10,6 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from wiring_lightning.plots import page, style
@@ -27,6 +28,7 @@ _KINDS = {
     "": ("always there", style.GIVEN),
 }
 _REMOVED = 0.3  # opacity
+_DASHED: Any = (0, (3, 2.5))
 _NODE, _BETWEEN = 0.2, 0.075  # side of a node's square, distance of two edges of a pair, in inches
 _LEGEND_ENTRY = 1.3  # inches
 
@@ -199,7 +201,7 @@ def _draw_arcs(axes: Axes, arcs: _Arcs, places: Points) -> Iterator[Artist]:
         width = 1.8 if kind else 0.9
         own = arcs.kind == kind
         removed, kept = own & ~arcs.kept, own & arcs.kept
-        page.draw_edges(axes, lines[removed], color, _REMOVED, dashed=True, linewidths=0.9,
+        page.draw_edges(axes, lines[removed], color, _REMOVED, linestyles=_DASHED, linewidths=0.9,
                         zorder=2, label=label, gid="removed")  # fmt: skip
         drawn = page.draw_edges(axes, lines[kept], color, arcs.score[kept], linewidths=width,
                                 zorder=3, label=label, gid="kept")  # fmt: skip
@@ -207,9 +209,9 @@ def _draw_arcs(axes: Axes, arcs: _Arcs, places: Points) -> Iterator[Artist]:
         heads = PolyCollection(list(arrows[kept]), facecolors=colors, linewidths=0, zorder=3.5)
         axes.add_collection(heads, autolim=False)
         if own.any():
-            yield page.edge_entry(label, color, width)
+            yield Line2D([], [], color=color, linewidth=width, label=label)
     if not arcs.kept.all():
-        yield page.edge_entry("removed", style.PRUNED, 0.9, dashed=True)
+        yield Line2D([], [], color=style.PRUNED, linewidth=0.9, linestyle=_DASHED, label="removed")
 
 
 def _lines_and_arrows(arcs: _Arcs, places: Points, size: float = 0.075) -> tuple[Points, Points]:

@@ -9,6 +9,7 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from wiring_lightning.plots import page, style
@@ -24,13 +25,6 @@ def draw_architecture(wiring: Wiring, title: str | None = None) -> Figure:
     """Draw any wiring.
 
     Uses `draw_fabric` for a fabric, `draw_channels` for a graph of channels, else `draw_wiring`.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNetFabric
@@ -50,16 +44,6 @@ def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
     on no active path from the input to the output. Lines are active edges. Dark ones were learned,
     darker for higher scores in their row; grey ones are fixed; pale ones belong to a pruned branch.
     Edges that skip rows are curved. More than 60 rows are drawn in several columns.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Returns:
-        The figure; `save_figure` writes it, a TensorBoard writer's `add_figure` logs it.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -82,9 +66,6 @@ def draw_connectivity(wiring: Wiring, title: str = "learned") -> Figure:
     Args:
         wiring: one architecture.
         title: a headline for the picture on the right.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -160,8 +141,10 @@ class _Graph:
         names = f"live {one}", f"pruned {one}"
         squares = page.draw_nodes(axes, self.layout.nodes, live, self.layout.node, names)
         self._name_rows(axes)
-        lines = [page.edge_entry(k.name, k.color, max(k.width, 0.9)) for k in self.edges[::-1]]
-        return squares, lines
+        return squares, [
+            Line2D([], [], color=kind.color, linewidth=max(kind.width, 0.9), label=kind.name)
+            for kind in self.edges[::-1]
+        ]
 
     def _name_rows(self, axes: Axes) -> None:
         text: dict[str, Any] = {"size": self.text_size, "color": style.INK}

@@ -27,15 +27,8 @@ def draw_scores(wiring: Wiring, title: str | None = None) -> Figure:
     panels share one colour scale. If every module is a single branch, or there are more than 64
     modules, all are in one panel.
 
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
     Returns:
         The figure; without learnable edges it contains only a sentence.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -133,9 +126,6 @@ def draw_feature_reuse(stages: Sequence[Tensor], title: str | None = None) -> Fi
     Args:
         stages: `[targets, sources]` each, 0 to 1, as `SparseNet.feature_reuse` gives them.
         title: a headline.
-
-    Raises:
-        ValueError: if there is no stage.
 
     Example:
         >>> from wiring_lightning.backbones import SparseNet

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wiring_lightning.plots import style
-from wiring_lightning.plots.rows import check_one, count_live, inner_nodes, row_noun
+from wiring_lightning.plots.rows import check_one, count_live, inner_nodes
 from wiring_lightning.wiring import Wiring
 
 _GROUP_WIDTH = 0.84  # of the distance between two modules
@@ -26,9 +26,6 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
     Args:
         wiring: one architecture.
         title: a headline; by default the totals.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -51,18 +48,13 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
 
 
 def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None) -> Figure:
-    """Draw the number of live branches of every module, one series of bars for each network.
+    """Draw what `draw_active_nodes` draws, with one series of bars for each network.
 
-    This is GateConnect's Figures 4 and 5 and MaskConnect's Figures 5 and 6. The horizontal axis
-    counts the modules from the input on, without input and output; dashed lines are the number of
-    all branches of a module.
+    This is GateConnect's Figures 4 and 5 and MaskConnect's Figures 5 and 6.
 
     Args:
         wirings: architectures by their label in the legend, such as `"K = 1"`.
         title: a headline.
-
-    Raises:
-        ValueError: if there is no wiring, or one holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -98,7 +90,8 @@ def _draw_totals(axes: Axes, wiring: Wiring, totals: Sequence[list[int]]) -> Non
         axes.stairs(total, np.arange(len(total) + 1) + 0.5, baseline=None, color=style.INK,
                     linestyle="--", linewidth=0.9, label=label)  # fmt: skip
     depth = max(1, *map(len, totals))
-    style.set_axes(axes, row_noun(wiring), f"live {many}")
+    single = len(wiring.nodes.group_parameters) == len(wiring.nodes)
+    style.set_axes(axes, wiring.noun[0] if single else "module", f"live {many}")
     axes.set_xlim(0.4, depth + 0.6)
     axes.set_ylim(0, 1.12 * max((count for total in totals for count in total), default=1))
     style.use_integers(axes.xaxis, axes.yaxis)
@@ -107,11 +100,7 @@ def _draw_totals(axes: Axes, wiring: Wiring, totals: Sequence[list[int]]) -> Non
 
 
 def _count_by_depth(wiring: Wiring) -> tuple[list[int], list[int]]:
-    """Live branches and all branches of every module, without input and output.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
-    """
+    """Live branches and all branches of every module, without input and output."""
     check_one(wiring)
     inner = inner_nodes(wiring)
     groups = len(wiring.nodes.group_parameters)

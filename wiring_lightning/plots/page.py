@@ -18,7 +18,6 @@ from wiring_lightning.plots import style
 from wiring_lightning.plots.rows import Points
 
 _HEADER, _FOOTER = 0.85, 0.75  # inches that headline and legend need
-_DASHED: Any = (0, (3, 2.5))
 
 
 def corners(
@@ -47,26 +46,14 @@ def inch_axes(page: FigureBase, low: Points, high: Points, title: str | None, ca
 
 
 def draw_edges(
-    axes: Axes,
-    lines: Points,
-    color: str | Sequence[str],
-    opacity: Any,
-    dashed: bool = False,
-    **options: Any,
+    axes: Axes, lines: Points, color: str | Sequence[str], opacity: Any, **options: Any
 ) -> LineCollection:
     """Draw `[edges, points, 2]` lines in one colour or one for each, with an opacity for each."""
     colors = np.broadcast_to(to_rgba_array(color), (len(lines), 4)).copy()
     colors[:, 3] = opacity
-    options["linestyles"] = _DASHED if dashed else "-"
     collection = LineCollection(list(lines), colors=colors, **options)
     axes.add_collection(collection, autolim=False)
     return collection
-
-
-def edge_entry(label: str, color: str, width: float, dashed: bool = False) -> Artist:
-    """An entry of the legend for edges."""
-    pattern: Any = _DASHED if dashed else "-"
-    return Line2D([], [], color=color, linewidth=width, linestyle=pattern, label=label)
 
 
 def draw_nodes(

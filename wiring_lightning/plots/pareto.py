@@ -32,13 +32,8 @@ class Candidate:
 def select(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The Pareto front of every family by cost and validation accuracy.
 
-    Test accuracies are not used. Of equal candidates the first one is kept.
-
-    Args:
-        candidates: in any order.
-
-    Returns:
-        The selected candidates by family, in order of their cost.
+    Test accuracies are not used. Of equal candidates the first one is kept. The selected ones of a
+    family are in order of their cost.
 
     Example:
         >>> runs = [Candidate("a", "cheap", 1, 0.7, 0.6), Candidate("a", "good", 3, 0.9, 0.8),
@@ -69,9 +64,6 @@ def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = 
         candidates: in any order.
         unit: unit of the cost, the label of the horizontal axis.
         title: a headline.
-
-    Raises:
-        ValueError: if there is no candidate.
 
     Example:
         >>> runs = [Candidate("a", "cheap", 1e6, 0.7, 0.6), Candidate("a", "good", 3e6, 0.9, 0.8)]

@@ -19,11 +19,7 @@ _WIDTH, _HEIGHT = 12.0, 15.0  # maximum size of all nodes, in inches
 
 
 def check_one(wiring: Wiring) -> None:
-    """Raise an error for a batch of architectures.
-
-    Raises:
-        ValueError: if `active` has batch dimensions.
-    """
+    """Raise a `ValueError` for a batch of architectures."""
     if wiring.active.dim() != 1:
         raise ValueError(
             "A picture shows one architecture, but this wiring holds a batch of shape "
@@ -44,12 +40,6 @@ def row_names(wiring: Wiring) -> list[str]:
     for name, row in zip(wiring.nodes.names, wiring.nodes.group.tolist(), strict=True):
         names[row] = names[row] or name.rpartition(".")[0] or name
     return names
-
-
-def row_noun(wiring: Wiring) -> str:
-    """The noun for a row: "module", or the noun of a node if every row is a single node."""
-    single = len(wiring.nodes.group_parameters) == len(wiring.nodes)
-    return wiring.noun[0] if single else "module"
 
 
 def count_live(wiring: Wiring) -> str:

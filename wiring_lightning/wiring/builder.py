@@ -1,4 +1,4 @@
-"""The builder of a wiring: nodes, groups of equal nodes, and the edges between them."""
+"""Building a `Wiring` step by step or from whole columns."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,15 +15,9 @@ Values = Tensor | Sequence[float] | float
 
 
 class Choice(NamedTuple):
-    """What a gate says about the edges from its candidates to its targets.
+    """The edges from the candidates of a gate to its targets.
 
-    Each column is `[targets, candidates]`, or can be broadcast to it.
-
-    Attributes:
-        active: the edges that evaluation mode uses.
-        score: what was learned about each.
-        learnable: which of them the gate chooses.
-        usable: which slots can be an edge.
+    The columns are those of `WiringBuilder.connect`, each broadcastable to `[targets, candidates]`.
     """
 
     active: Tensor
@@ -33,11 +27,10 @@ class Choice(NamedTuple):
 
 
 class WiringBuilder:
-    """Builds a `Wiring`: add nodes in an order that data can flow in, and connect them.
+    """Builds a `Wiring`: add nodes in topological order, and connect them.
 
-    The node that is added first is the input, the last one is the output. Nodes that follow one
-    another form a group, a row of pictures, if their names agree up to the last dot, or if they are
-    given the same number of a group.
+    The first node is the input and the last one the output. Consecutive nodes form a group if their
+    names agree up to the last dot, or if they have the same `group` number.
 
     Example:
         >>> graph = WiringBuilder()
@@ -61,7 +54,7 @@ class WiringBuilder:
         self.connect([], [])
 
     def __len__(self) -> int:
-        """Number of nodes so far, which is the number that the next one gets."""
+        """Number of nodes so far, and the number of the next one."""
         return len(self._names)
 
     def add_node(
@@ -79,9 +72,9 @@ class WiringBuilder:
             name: of the node, unique.
             parameters: of the node itself.
             multiply_adds: of the node itself.
-            reads: numbers of the nodes that it always reads; `connect` adds other edges.
-            steps: 1, the time step that it takes, or 0 if it does nothing.
-            group: number of its group; by its name if not given.
+            reads: numbers of the nodes that it always reads.
+            steps: 1 if it takes a time step, 0 if it computes nothing.
+            group: number of its group; found from its name if not given.
         """
         number = len(self)
         self._add([name], group, parameters=parameters, multiply_adds=multiply_adds, steps=steps)
@@ -97,14 +90,9 @@ class WiringBuilder:
         reads: Numbers = (),
         group: int | None = None,
     ) -> int:
-        """Add a node that is a chain of layers, whose costs are counted, and return its number.
+        """Add a node that is a chain of layers with inputs of `side` x `side`; return its number.
 
-        Args:
-            name: of the node, unique.
-            layers: what it computes, one behind the other.
-            side: height and width of what the layers read, for their multiply-adds.
-            reads: as for `add_node`.
-            group: as for `add_node`.
+        Parameters and multiply-adds are counted. See `add_node` for the other arguments.
         """
         work = count_multiply_adds(*layers, side=side)
         return self.add_node(name, count_parameters(*layers), work, reads, group=group)
@@ -123,12 +111,12 @@ class WiringBuilder:
 
         Args:
             name: what the name of each node starts with, such as `"module1.branch"`.
-            nodes: how many, counted from 0, or what stands behind the name.
+            nodes: their number, or the numbers that end their names.
             parameters: of each node.
             multiply_adds: of each node.
-            group_parameters: what the nodes share, such as a common projection.
+            group_parameters: of what the nodes share, such as a common projection.
             group_multiply_adds: likewise.
-            steps: 1, the time step that each takes, or 0 if they do nothing.
+            steps: as for `add_node`.
         """
         first = len(self)
         endings = range(nodes) if isinstance(nodes, int) else nodes.tolist()
@@ -149,16 +137,15 @@ class WiringBuilder:
         parameters: Values = 0,
         multiply_adds: Values = 0,
     ) -> None:
-        """Add edges, one for each entry of the arguments, which are broadcast.
+        """Add one edge for each entry of the arguments, which are broadcast against each other.
 
-        So what is given once holds for all edges, and `connect(sources, targets[:, None])` leads
-        from every source to every target.
+        For example, `connect(sources, targets[:, None])` connects every source to every target.
 
         Args:
             source: numbers of the nodes that edges come from.
             target: numbers of the nodes that they lead to.
             active: which of them evaluation mode uses.
-            score: what was learned about each.
+            score: learned score of each.
             learnable: which of them a method chooses.
             usable: which entries can be an edge; the others are left out.
             parameters: of each edge.
@@ -195,23 +182,16 @@ class WiringBuilder:
         parameters: Values = 0,
         multiply_adds: Values = 0,
     ) -> None:
-        """Add all edges that a gate could choose.
+        """Add all candidate edges of a gate from `nn.Gate.choice()`, as `connect`.
 
-        Args:
-            sources: `[candidates]` numbers of the nodes that it chooses from.
-            targets: `[targets]` numbers of the nodes that it feeds.
-            choice: of the gate, such as `nn.Gate.choice()`.
-            parameters: `[targets, candidates]` of each edge, or what can be broadcast to it.
-            multiply_adds: likewise.
+        `sources` are `[candidates]` numbers of nodes, and `targets` are `[targets]`. Costs are
+        broadcast to `[targets, candidates]`.
         """
         rows = torch.as_tensor(targets)[:, None]
         self.connect(sources, rows, *choice, parameters=parameters, multiply_adds=multiply_adds)
 
     def wiring(self, unlisted: int = 0) -> Wiring:
-        """The wiring of all that was added.
-
-        Args:
-            unlisted: how many more edges could exist.
+        """The wiring of all nodes and edges so far; see `Wiring` for `unlisted`.
 
         Raises:
             ValueError: if an edge leads to or from a node that was not added.
@@ -229,21 +209,15 @@ class WiringBuilder:
     def _all_nodes(self) -> Nodes:
         groups = range(max(self._nodes["group"], default=-1) + 1)
         shared = [self._shared.get(group, (0, 0)) for group in groups]
-        columns = {
+        lists = {
             **self._nodes,
             "group_parameters": [parameters for parameters, _ in shared],
             "group_multiply_adds": [multiply_adds for _, multiply_adds in shared],
         }
-        return Nodes(
-            tuple(self._names),
-            **{
-                name: torch.tensor(values, dtype=torch.long, device="cpu")
-                for name, values in columns.items()
-            },
-        )
+        columns = {name: _column(values, len(values)) for name, values in lists.items()}
+        return Nodes(tuple(self._names), **columns)
 
     def _add(self, names: Sequence[str], group: int | None, **costs: int) -> None:
-        """Add equal nodes."""
         if group is None:
             before, part = self._names[-1:], names[0].rpartition(".")[0]
             same = part and before and before[0].rpartition(".")[0] == part
@@ -271,9 +245,9 @@ def make_wiring(
     edge_multiply_adds: Values = 0,
     unlisted: int = 0,
 ) -> Wiring:
-    """Build a wiring from whole columns; `WiringBuilder` builds that of a network step by step.
+    """Build a wiring from the columns of `Nodes` and `Wiring`.
 
-    Every node is a group of its own unless `group` says otherwise. See `Nodes` and `Wiring`.
+    Without `group`, every node is a group of its own.
 
     Raises:
         ValueError: if a column has the wrong length, or an edge leads to a node without a name.
@@ -281,15 +255,8 @@ def make_wiring(
     graph = WiringBuilder()
     for name in names:
         graph.add_node(name)
-    graph.connect(
-        source,
-        target,
-        active,
-        score,
-        learnable,
-        parameters=edge_parameters,
-        multiply_adds=edge_multiply_adds,
-    )
+    costs = {"parameters": edge_parameters, "multiply_adds": edge_multiply_adds}
+    graph.connect(source, target, active, score, learnable, **costs)
     rows = torch.as_tensor(range(len(names)) if group is None else group, dtype=torch.long)
     groups = int(rows.max()) + 1
     nodes = Nodes(
@@ -305,7 +272,7 @@ def make_wiring(
 
 
 def _column(values: Values, length: int) -> Tensor:
-    column = torch.as_tensor(values, dtype=torch.long)
+    column = torch.as_tensor(values, dtype=torch.long, device="cpu")
     if column.dim() and len(column) != length:
         raise ValueError(f"a column has {len(column)} entries, but {length} are needed.")
     return column.expand(length).contiguous()

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def count_parameters(*modules: nn.Module) -> int:
-    """Numbers in all parameters of some modules.
+    """Number of parameters of some modules.
 
     Example:
         >>> count_parameters(nn.Linear(6, 7), nn.BatchNorm2d(7))
@@ -16,10 +16,10 @@ def count_parameters(*modules: nn.Module) -> int:
 
 
 def count_multiply_adds(*modules: nn.Module, side: int) -> int:
-    """Multiply-adds of modules one behind the other, for one example of `side` x `side`.
+    """Multiply-adds of a chain of modules, for one example of `side` x `side`.
 
-    Counts convolutions, padded by half their kernel, and linear layers, which read one position.
-    Other layers cost nothing; those that resize, such as a max-pool, must follow the convolutions.
+    Convolutions (padded by half their kernel) and linear layers (of one position) are counted.
+    Other layers cost nothing. Pooling must come after the last convolution.
 
     Example:
         >>> first, second = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1)
@@ -42,12 +42,10 @@ def count_multiply_adds(*modules: nn.Module, side: int) -> int:
 def count_by_source(
     layer: nn.Module, channels: Sequence[int], side: int
 ) -> tuple[list[int], list[int]]:
-    """Parameters and multiply-adds that each source has in a layer that concatenates sources.
+    """Parameters and multiply-adds of each source in a layer that concatenates its sources.
 
-    Args:
-        layer: a convolution, maybe with a batch norm in front of it.
-        channels: of every source.
-        side: height and width of the sources.
+    The layer is a convolution, maybe with a batch norm before it; `channels` has one entry for each
+    source, and `side` is their height and width.
 
     Example:
         >>> count_by_source(nn.Conv2d(6, 5, 3, bias=False), channels=[4, 2], side=8)

@@ -8,10 +8,7 @@ from torch import Tensor
 
 
 def reach(marked: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """Mark, in place, every node that edges reach from the marked ones.
-
-    All edges are looked at together, once for every node on the longest path.
-    """
+    """Mark every node that can be reached from a marked one; works in place."""
     while True:
         news = target[marked[source] & ~marked[target]]
         if len(news) == 0:
@@ -20,10 +17,9 @@ def reach(marked: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 
 def live_in_one(nodes: int, source: Tensor, target: Tensor, active: Tensor) -> Tensor:
-    """`[nodes]` live nodes of a single architecture, its active edges given as `[1, edges]`.
+    """`[nodes]` live nodes of one architecture, from its active edges `[1, edges]`.
 
-    Fast for the many edges of a graph of channels; `live_in_many` is faster for many samples of a
-    small graph.
+    It is fast for one graph with many edges, `live_in_many` for many samples of a small graph.
     """
     source, target = source[active[0]], target[active[0]]
     ends = torch.zeros(2, nodes, dtype=torch.bool)
@@ -32,7 +28,7 @@ def live_in_one(nodes: int, source: Tensor, target: Tensor, active: Tensor) -> T
 
 
 def live_in_many(nodes: int, source: Tensor, target: Tensor, active: Tensor) -> Tensor:
-    """`[samples, nodes]` live nodes of many, their active edges given as `[samples, edges]`."""
+    """`[samples, nodes]` live nodes of each sample, from active edges `[samples, edges]`."""
     samples, last, packed = len(active), nodes - 1, _pack(active)
     everyone, rest = (1 << samples) - 1, [0] * last
     reached = _spread([everyone, *rest], source, target, packed)
@@ -42,11 +38,9 @@ def live_in_many(nodes: int, source: Tensor, target: Tensor, active: Tensor) -> 
 
 
 def _spread(marked: list[int], source: Tensor, target: Tensor, active: Sequence[int]) -> list[int]:
-    """Mark, in place, every node that active edges reach from the marked ones, in cycles too.
+    """As `reach`, for a batch: bit b of a mark, and of an edge's integer, belongs to sample b.
 
-    Bit b of a mark, and of an edge's number, stands for sample b: one operation on two integers
-    serves the whole batch. The first pass over the edges, in the order of the data, marks
-    everything unless there are cycles, and the second finds nothing new.
+    One pass over the sorted edges is enough without cycles; a second one finds nothing new.
     """
     order = source.argsort()
     edges = [active[edge] for edge in order.tolist()]
@@ -64,7 +58,7 @@ def _spread(marked: list[int], source: Tensor, target: Tensor, active: Sequence[
 
 
 def _pack(mask: Tensor) -> list[int]:
-    """`[samples, n]` bool as n integers of one bit per sample."""
+    """`[samples, n]` bool as n integers with one bit for each sample."""
     packed = numpy.packbits(mask.T.numpy(), axis=1, bitorder="little")
     width, data = packed.shape[1], packed.tobytes()
     columns = (data[width * column : width * (column + 1)] for column in range(len(packed)))

@@ -1,4 +1,4 @@
-"""What a network answers about its graph."""
+"""The methods that a network needs so that its wiring can be measured, drawn and exported."""
 
 from typing import Protocol, runtime_checkable
 
@@ -9,14 +9,14 @@ from wiring_lightning.wiring.snapshot import Wiring
 
 @runtime_checkable
 class Wired(Protocol):
-    """What a backbone answers about its graph; costs, pictures and exports ask nothing else."""
+    """A network with a wiring; costs, pictures and exports need only these two methods."""
 
     def wiring(self) -> Wiring:
         """The wiring that the network uses in evaluation mode."""
         ...
 
     def compact(self) -> nn.Module:
-        """A plain module that computes the same function in evaluation mode, dead parts removed."""
+        """A plain module without dead parts that computes the same function in evaluation mode."""
         ...
 
 
@@ -25,12 +25,12 @@ class SuperNetwork(Wired, Protocol):
     """A network that draws one of its architectures for every example (BSN)."""
 
     def active_edges(self, drawn: Tensor) -> Tensor:
-        """`[batch, edges]` the active edges of its wiring for drawn edges of its gate."""
+        """`[batch, edges]` the active edges of the wiring for edges that the gate has drawn."""
         ...
 
 
 def find_wired(module: nn.Module) -> Wired | None:
-    """The outermost network inside a module that knows its wiring, if there is one."""
+    """The outermost network with a wiring inside a module, if there is one."""
     for child in module.modules():
         if isinstance(child, Wired):
             return child

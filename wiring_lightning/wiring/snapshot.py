@@ -1,4 +1,4 @@
-"""A snapshot of a network as a graph: which nodes and edges there are, and which are in use."""
+"""A snapshot of a network as a graph: its nodes, its possible edges, and which are active."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,18 +25,18 @@ _NOUNS = {
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """The nodes of a wiring as columns, one entry per node in an order that data can flow in.
+    """The nodes of a wiring as columns, in topological order unless the graph has cycles.
 
     Args:
         names: unique names, such as `"module2.branch5"`.
-        group: `[nodes]` the group a node belongs to (a module with several branches); groups are
-            numbered from 0 and drawn as the rows of a picture.
+        group: `[nodes]` number of the node's group, from 0. A group is a module with several
+            branches, for example, and a row of a picture.
         parameters: `[nodes]` parameters of the node itself.
         multiply_adds: `[nodes]` multiply-adds of the node itself for one example.
-        group_parameters: `[groups]` parameters that a group's nodes share (a common projection):
-            counted once while any of its nodes lives.
+        group_parameters: `[groups]` parameters that a group's nodes share (a common projection).
+            They count once if any node of the group is live.
         group_multiply_adds: `[groups]` multiply-adds that a group's nodes share, likewise.
-        steps: `[nodes]` 1, the time step that a node takes on a machine, or 0 if it does nothing.
+        steps: `[nodes]` 1 if a node takes a time step on a machine, 0 if it computes nothing.
     """
 
     names: tuple[str, ...]
@@ -53,29 +53,29 @@ class Nodes:
 
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """Nodes, and the edges that could connect them, each active or not.
+    """Nodes and candidate edges, each active or not.
 
-    Several architectures over the same candidates (samples of a search) share one wiring: `active`
-    then has leading batch dimensions, and so have `live_nodes`, `live_edges` and every cost.
+    One wiring can hold a batch of architectures, such as the samples of a search: `active`,
+    `live_nodes`, `live_edges` and every cost then have leading batch dimensions.
 
     Args:
         nodes: the nodes; the first is the input, the last is the output.
         source: `[edges]` index of the node that an edge comes from.
         target: `[edges]` index of the node that an edge leads to.
         active: `[..., edges]` whether an edge carries data.
-        score: `[edges]` what the method has learned about an edge; 1 for an edge that is given.
+        score: `[edges]` the learned score of an edge; 1 for a fixed edge.
         learnable: `[edges]` whether the method chooses this edge.
-        parameters: `[edges]` parameters that exist for an edge, such as the columns of a
-            convolution that read its source; zeros where sources are only summed.
-        multiply_adds: `[edges]` multiply-adds that an edge takes for one example.
-        unlisted: how many more edges could exist. A graph of channels lists only those that it has,
-            because it could have millions.
+        parameters: `[edges]` parameters that belong to an edge, such as the columns of a
+            convolution that read its source; 0 where sources are only summed.
+        multiply_adds: `[edges]` multiply-adds of an edge for one example.
+        unlisted: number of candidates that are not listed. A graph of channels lists only the edges
+            that it has, since there can be millions of candidates.
 
     Example:
         >>> from wiring_lightning.wiring import make_wiring
         >>> wiring = make_wiring(["in", "a", "b", "out"], source=[0, 0, 1], target=[1, 2, 3],
         ...                      active=[True, True, True])
-        >>> wiring.live_nodes.tolist()  # nobody listens to b
+        >>> wiring.live_nodes.tolist()  # nothing reads b
         [True, True, False, True]
     """
 
@@ -91,7 +91,7 @@ class Wiring:
 
     @property
     def candidates(self) -> int:
-        """How many edges could exist."""
+        """Number of candidate edges."""
         return len(self.source) + self.unlisted
 
     @cached_property
@@ -117,10 +117,7 @@ class Wiring:
         return counts.scatter_add(-1, group, live.long()) > 0
 
     def live_per_group(self) -> dict[str, list[int]]:
-        """Live and all nodes of every group, by the part of their names before the last dot.
-
-        A node without a dot in its name is listed by its whole name.
-        """
+        """Numbers of live and of all nodes, by their name up to the last dot (or without a dot)."""
         counts: dict[str, list[int]] = {}
         for name, live in zip(self.nodes.names, self.live_nodes.tolist(), strict=True):
             count = counts.setdefault(name.rpartition(".")[0] or name, [0, 0])
@@ -130,7 +127,7 @@ class Wiring:
 
     @property
     def noun(self) -> tuple[str, str]:
-        """What the nodes are called, one and many of them."""
+        """A word for one node and for several, such as "branch" and "branches"."""
         for part, words in _NOUNS.items():
             if any(part in name for name in self.nodes.names):
                 return words
@@ -141,7 +138,7 @@ class Wiring:
         return replace(self, active=active.to("cpu", torch.bool))
 
     def to_networkx(self) -> "networkx.DiGraph[str]":
-        """The wiring as a directed graph with node and edge attributes, for graph algorithms.
+        """The wiring as a directed graph with node and edge attributes.
 
         Raises:
             ValueError: if `active` holds a batch of architectures.
@@ -155,7 +152,8 @@ class Wiring:
             )
         graph = networkx.DiGraph()
         live = self.live_nodes.tolist()
-        for index, name in enumerate(self.nodes.names):
+        names = self.nodes.names
+        for index, name in enumerate(names):
             graph.add_node(
                 name,
                 group=int(self.nodes.group[index]),
@@ -163,15 +161,7 @@ class Wiring:
                 multiply_adds=int(self.nodes.multiply_adds[index]),
                 live=live[index],
             )
-        columns = zip(
-            self.source.tolist(),
-            self.target.tolist(),
-            self.active.tolist(),
-            self.score.tolist(),
-            strict=True,
-        )
-        for source, target, active, score in columns:
-            graph.add_edge(
-                self.nodes.names[source], self.nodes.names[target], active=active, score=score
-            )
+        columns = (self.source, self.target, self.active, self.score)
+        for source, target, active, score in zip(*(c.tolist() for c in columns), strict=True):
+            graph.add_edge(names[source], names[target], active=active, score=score)
         return graph
