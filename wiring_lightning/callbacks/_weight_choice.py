@@ -15,7 +15,10 @@ from wiring_lightning.nn import Adjacency, Gate, find_adjacencies
 from wiring_lightning.optim import EdgeSet
 
 # The default choice, with subclasses. `Conv1D` is the linear layer of some transformers.
-_DEFAULT_LAYERS = ("_ConvNd", "Linear", "Conv1D")
+_DEFAULT_LAYERS = (
+    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+    "Linear", "Conv1D",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
