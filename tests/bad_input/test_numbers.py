@@ -226,7 +226,9 @@ def test_no_step_may_be_logged(tmp_path: Path) -> None:
 
 def test_barebones_says_that_it_measures_nothing(tmp_path: Path) -> None:
     config = config_with()
-    said = refused("fit", "--config", write(config, tmp_path / "c.yaml"), "--trainer.barebones=true")
+    said = refused(
+        "fit", "--config", write(config, tmp_path / "c.yaml"), "--trainer.barebones=true"
+    )
     assert "barebones" in said
     kept = ("accelerator", "devices", "max_epochs", "limit_train_batches", "callbacks")
     config["trainer"] = {key: config["trainer"][key] for key in kept} | {"barebones": True}

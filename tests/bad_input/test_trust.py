@@ -245,7 +245,9 @@ def test_a_config_that_is_looked_at_writes_no_file(run_of_a_stranger: Path) -> N
 def test_options_of_training_have_no_effect_on_inspect(run_of_a_stranger: Path) -> None:
     config = str(run_of_a_stranger / "config.yaml")
     options = ("--data.root=there", "--data", "evil.Data", "--trainer.callbacks+=evil.Back")
-    assert succeed("inspect", "--config", config) == succeed("inspect", "--config", config, *options)
+    assert succeed("inspect", "--config", config) == succeed(
+        "inspect", "--config", config, *options
+    )
     said = refused("inspect", "--config", config, "--found=found", "--trainer.max_epochs=3")
     assert "--found copies what the config says, so --trainer.max_epochs has no effect" in said
     assert nothing_ran()

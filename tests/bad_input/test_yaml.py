@@ -43,7 +43,10 @@ BAD_FILES: dict[str, tuple[Callable[[], bytes], list[str]]] = {
         lambda: b"model: {class_path: A, class_path: B}",
         ["line 1: the key 'class_path' is given twice, first in line 1"],
     ),
-    "an alias of itself": (lambda: b"x: &x [*x]\n", ["an alias stands for a value that it is part"]),
+    "an alias of itself": (
+        lambda: b"x: &x [*x]\n",
+        ["an alias stands for a value that it is part"],
+    ),
     "aliases that multiply": (lambda: BOMB.encode(), ["more than 100,000 values"]),
     "deep brackets": (lambda: b"x: " + b"[" * 200 + b"]" * 200, ["nested more than 100 deep"]),
     "deeper brackets": (lambda: b"x: " + b"[" * 5000 + b"]" * 5000, ["nesting"]),
@@ -112,7 +115,9 @@ def test_aliases_merges_and_a_byte_order_mark_stay_allowed(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["folder", "missing", "device", "empty"])
 def test_what_is_no_file_is_named(kind: str, tmp_path: Path) -> None:
-    path = {"folder": ".", "missing": "nowhere.yaml", "device": "/dev/zero", "empty": "empty.yaml"}[kind]
+    path = {"folder": ".", "missing": "nowhere.yaml", "device": "/dev/zero", "empty": "empty.yaml"}[
+        kind
+    ]
     (tmp_path / "empty.yaml").touch()
     if kind == "device" and not os.path.exists(path):  # noqa: PTH110
         pytest.skip("no such device here")

@@ -1,4 +1,4 @@
-"""Which edges a fabric has: all of them to search, all of them for good, or those with a name."""
+"""The edges of a fabric: all candidates of a search, or those of one architecture."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from wiring_lightning.nn.fabric import FabricEdge
 def choose_edges(
     edges: Sequence[FabricEdge], architecture: str | Sequence[str]
 ) -> list[FabricEdge]:
-    """The edges of a fabric that is to be searched, or of an architecture in it.
+    """The edges for a search, or those of an architecture.
 
     Args:
         edges: all candidates.
-        architecture: `"search"` for all of them, which then are drawn; `"full"` for all, always
-            there; or the names of those that are always there.
+        architecture: `"search"` for all edges, sampled by a gate; `"full"` for all edges without a
+            gate; or the names of the edges to keep, without a gate.
 
     Raises:
-        ValueError: if a name is that of no edge, or given twice, if `architecture` is another word,
-            or if its edges do not connect the first node to the last.
+        ValueError: if an edge is unknown or named twice, `architecture` is another word, or its
+            edges do not connect the first node to the last.
 
     Example:
         >>> edges = [FabricEdge("there", 0, 1), FabricEdge("back", 1, 2), FabricEdge("skip", 0, 2)]

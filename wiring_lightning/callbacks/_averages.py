@@ -1,4 +1,8 @@
-"""Averages of a network's weights, which would mix the wirings of many steps into one."""
+"""Averages of a network's weights over many steps, whose wirings differ.
+
+To *settle* an average is to replace its values by ones with a valid wiring. The learner's method
+`settled` computes them.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +12,17 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A parameter or buffer that holds a part of a wiring.
+    """A parameter or buffer that is part of a wiring.
 
     Args:
         owner: the module that holds it.
-        key: its name there.
+        key: its name in that module.
     """
 
     owner: nn.Module
@@ -25,7 +30,7 @@ class Place:
 
     @property
     def tensor(self) -> Tensor:
-        """What lies there, without its history."""
+        """The parameter or buffer, detached."""
         value: Tensor = getattr(self.owner, self.key)
         return value.detach()
 
@@ -34,29 +39,33 @@ Group = Sequence[Place]
 
 
 class Settler(Protocol):
-    """What knows how a wiring has to be, whatever was averaged."""
+    """Computes values with a valid wiring; every `WiringCallback` is a `Settler`."""
 
     def places(self) -> list[Group]:
-        """Where the wiring lies in the network that learns; what belongs together is a group."""
+        """The tensors of the wiring, in groups that are settled together."""
         ...
 
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
-        """What has to lie in the places of a group, instead of these values."""
+        """The values of a group with a valid wiring; the same objects if nothing changes."""
+        ...
+
+    def check(self) -> None:
+        """Raise an error if the network that learns breaks a constraint."""
         ...
 
 
 class Averages:
-    """Lets averages of the weights have the wiring that their network must have.
+    """Settles the averages of a fit.
 
-    Found are the averages of Lightning's own callbacks, and other copies of the network that some
-    callback or the LightningModule keeps, such as timm's `ModelEmaV3`: modules of the same kind
-    that no optimizer holds, and that start with the same weights. What is validated and saved of
-    them is settled; the average itself goes on undisturbed, and is settled when the fit ends.
+    These are the averages of Lightning's callbacks, and copies of the network, such as timm's
+    `ModelEmaV3`, that a callback or the LightningModule holds. A copy is a module of the same
+    class that no optimizer holds and that starts with the same weights. Averages are settled for
+    validation and in checkpoints; the running average itself is settled only after the fit.
 
     Args:
-        settler: what knows the wiring.
+        settler: the learner.
         trainer: the trainer of the fit.
-        module: what it trains.
+        module: the module that it trains.
     """
 
     def __init__(self, settler: Settler, trainer: Trainer, module: LightningModule) -> None:
@@ -64,129 +73,107 @@ class Averages:
         self._trainer = trainer
         self._module = module
         self._paths = {id(child): name for name, child in module.named_modules()}
-        # Lightning's callbacks write their average over the weights of the network itself.
-        self.expected = any(map(_averages, trainer.callbacks))
+        # Lightning's callbacks write their average into the network itself.
+        self.in_network = any(map(_averages, trainer.callbacks))
         self.copies: dict[str, list[Group]] = {}
         self._before: list[tuple[Tensor, Tensor]] = []
         self._hooks: list[RemovableHandle] = []
-        self._hook(settler.places())
+        self._settle_state_dicts(settler.places(), check=not self.in_network)
+        for callback in trainer.callbacks:
+            for value in vars(callback).values():
+                if isinstance(value, AveragedModel):
+                    _copy_booleans(value)
 
     def find(self, known: Sequence[str] = ()) -> None:
-        """Look for copies; those whose names are known need not have the same weights any more."""
-        for name, copy, live, sure in self._candidates():
+        """Find the copies of the network.
+
+        Args:
+            known: names of copies in a resumed run; their weights may differ from the network's.
+        """
+        for name, copy, original, certain in _candidates(self._trainer, self._module):
             if name in self.copies:
                 continue
-            if sure or name in known or self._is_equal(copy, live):
-                places = self._counterparts(copy, self._paths[id(live)])
+            if certain or name in known or self._is_equal(copy, original):
+                places = self._counterparts(copy, self._paths[id(original)])
                 self.copies[name] = places
-                self._hook(places)
+                self._settle_state_dicts(places)
 
     def settle(self) -> None:
-        """Write what has to be, in the network and its copies, until `restore`."""
-        networks = [self._settler.places()] if self.expected else []
+        """Settle all averages in place, until `restore`."""
+        networks = [self._settler.places()] if self.in_network else []
         for groups in (*networks, *self.copies.values()):
             for number, group in enumerate(groups):
                 values = [place.tensor for place in group]
                 if not values:
                     continue
-                for value, wanted in zip(
-                    values, self._settler.settled(number, values), strict=True
-                ):
-                    if wanted is not value and not torch.equal(value, wanted):
+                settled = self._settler.settled(number, values)
+                for value, new in zip(values, settled, strict=True):
+                    if new is not value and not torch.equal(value, new):
                         self._before.append((value, value.clone()))
-                        value.copy_(wanted)
+                        value.copy_(new)
 
     def restore(self) -> None:
-        """Take back what `settle` wrote: an average goes on as if nobody had looked."""
+        """Restore the values from before `settle`, so that averaging continues with them."""
         for value, before in self._before:
             value.copy_(before)
         self._before = []
 
     def finish(self) -> None:
-        """Settle for good: the fit is over."""
+        """Settle all averages for good, at the end of the fit."""
         self.restore()
         for callback in self._trainer.callbacks:
             if isinstance(callback, StochasticWeightAveraging) and _has_updated_norms(
                 callback, self._trainer.current_epoch
             ):
-                # Its last epoch, for the statistics of batch norm, ends with an optimizer step.
+                # Its extra epoch for batch norm ends with an optimizer step on the network, which
+                # therefore no longer holds the average.
                 assert callback._average_model is not None
                 callback.transfer_weights(callback._average_model, self._module)
         self.settle()
         self._before = []
 
-    def let_go(self) -> None:
-        """Leave all networks alone."""
+    def detach(self) -> None:
+        """Restore all values and remove all hooks."""
         self.restore()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
     def state(self) -> dict[str, list[list[Tensor]]]:
-        """The averages as they are: a checkpoint holds the settled ones only."""
+        """The averages before they are settled; the `state_dict` holds settled ones only."""
         return {
             name: [[place.tensor for place in group] for group in groups]
             for name, groups in self.copies.items()
         }
 
     def load_state(self, state: Mapping[str, list[list[Tensor]]]) -> None:
-        """Go on with the averages of a state."""
+        """Restore the averages of a state."""
         for name, groups in self.copies.items():
             for group, values in zip(groups, state.get(name, []), strict=False):
                 for place, value in zip(group, values, strict=False):
                     place.tensor.copy_(value)
 
-    def _hook(self, groups: Sequence[Group]) -> None:
-        """Let what is saved be settled."""
+    def _settle_state_dicts(self, groups: Sequence[Group], check: bool = False) -> None:
+        """Register hooks that settle every `state_dict` of the modules that hold these groups."""
         for number, group in enumerate(groups):
             for index, place in enumerate(group):
-                hook = _SettledState(self._settler, number, group, index)
+                hook = _SettledState(self._settler, number, group, index, check)
                 self._hooks.append(place.owner.register_state_dict_post_hook(hook))
 
-    def _candidates(self) -> Iterator[tuple[str, nn.Module, nn.Module, bool]]:
-        """Modules that no optimizer holds: name, module, of what it may be a copy, if surely."""
-        learned = {
-            id(parameter)
-            for optimizer in self._trainer.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        }
-
-        def learns(module: nn.Module) -> bool:
-            return any(id(parameter) in learned for parameter in module.parameters())
-
-        live = [module for module in self._module.modules() if learns(module)]
-        waiting: list[tuple[str, nn.Module, bool]] = [("module", self._module, False)]
-        for callback in self._trainer.callbacks:
-            for key, value in vars(callback).items():
-                if isinstance(value, nn.Module) and value is not self._module:
-                    name = f"{type(callback).__name__}.{key}"
-                    waiting.append((name, value, _averages(callback)))
-        while waiting:
-            name, module, sure = waiting.pop()
-            if next(module.parameters(), None) is None:
-                continue
-            twins = [] if learns(module) else [m for m in live if _is_alike(m, module)]
-            if twins:
-                yield name, module, twins[0], sure
-            else:
-                children = module.named_children()
-                waiting += [(f"{name}.{key}", child, sure) for key, child in children]
-
-    def _is_equal(self, copy: nn.Module, live: nn.Module) -> bool:
-        """Whether a module holds the weights of another, but for those that are absent there."""
-        own = {p.tensor.data_ptr() for group in self._settler.places() for p in group}
-        pairs = zip(copy.state_dict().values(), live.state_dict().values(), strict=True)
-        for theirs, ours in pairs:
-            same = theirs.to(ours.device) == ours
-            if ours.data_ptr() in own:
-                same |= ours == 0
+    def _is_equal(self, copy: nn.Module, original: nn.Module) -> bool:
+        """Whether two modules hold the same weights, except where the original's are absent."""
+        wiring = {p.tensor.data_ptr() for group in self._settler.places() for p in group}
+        pairs = zip(copy.state_dict().values(), original.state_dict().values(), strict=True)
+        for copied, value in pairs:
+            same = copied.to(value.device) == value
+            if value.data_ptr() in wiring:
+                same |= value == 0
             if not same.all():
                 return False
         return True
 
     def _counterparts(self, copy: nn.Module, path: str) -> list[Group]:
-        """The places of the wiring in a copy of the part of the network at a path."""
+        """The wiring's groups in a copy of the submodule at `path`; empty if not all is in it."""
         groups: list[Group] = []
         for group in self._settler.places():
             places = []
@@ -200,47 +187,118 @@ class Averages:
         return groups
 
 
-class _SettledState:
-    """Writes what has to be into the `state_dict` of a module."""
+def copies_inside(trainer: Trainer, module: LightningModule) -> list[nn.Module]:
+    """Submodules that no optimizer holds and that have the same weights as another submodule."""
+    return [
+        copy
+        for name, copy, original, _ in _candidates(trainer, module)
+        if name.startswith("module.")
+        and all(map(_is_same, copy.state_dict().values(), original.state_dict().values()))
+    ]
 
-    def __init__(self, settler: Settler, number: int, group: Group, index: int) -> None:
-        self._settler = settler
-        self._number = number
-        self._group = group
-        self._index = index
+
+def _is_same(copied: Tensor, value: Tensor) -> bool:
+    return torch.equal(copied.to(value.device), value)
+
+
+def _candidates(
+    trainer: Trainer, network: LightningModule
+) -> Iterator[tuple[str, nn.Module, nn.Module, bool]]:
+    """Modules that no optimizer holds and that may be copies of parts of the network.
+
+    Yields:
+        Name, module, the part of the network that it may copy, and whether that is certain.
+    """
+    learned = {
+        id(parameter)
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+    def learns(module: nn.Module) -> bool:
+        return any(id(parameter) in learned for parameter in module.parameters())
+
+    learning = [module for module in network.modules() if learns(module)]
+    pending: list[tuple[str, nn.Module, bool]] = [("module", network, False)]
+    for callback in trainer.callbacks:
+        for key, value in vars(callback).items():
+            if isinstance(value, nn.Module) and value is not network:
+                name = f"{type(callback).__name__}.{key}"
+                pending.append((name, value, _averages(callback)))
+    while pending:
+        name, module, certain = pending.pop()
+        if next(module.parameters(), None) is None:
+            continue
+        originals = [] if learns(module) else [m for m in learning if _is_alike(m, module)]
+        if originals:
+            yield name, module, originals[0], certain
+        else:
+            children = module.named_children()
+            pending += [(f"{name}.{key}", child, certain) for key, child in children]
+
+
+@dataclass(eq=False)
+class _SettledState:
+    """A hook that settles one tensor in the `state_dict` of a module.
+
+    With `check`, values that are no average and break a constraint are an error.
+    """
+
+    settler: Settler
+    number: int
+    group: Group
+    index: int
+    check: bool
 
     def __call__(self, _owner: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        name = f"{prefix}{self._group[self._index].key}"
-        values = [place.tensor for place in self._group]
-        wanted = self._settler.settled(self._number, values)[self._index]
-        if wanted is not values[self._index]:
-            state[name] = wanted.clone()
+        name = f"{prefix}{self.group[self.index].key}"
+        values = [place.tensor for place in self.group]
+        settled = self.settler.settled(self.number, values)[self.index]
+        if settled is not values[self.index]:
+            if self.check:
+                self.settler.check()
+            state[name] = settled.clone()
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Nothing":
-        return _Nothing()  # a copy of the network is a network of its own
-
-    def __reduce__(self) -> tuple[type["_Nothing"], tuple[()]]:
-        return _Nothing, ()
+    def __reduce__(self) -> tuple[type["_NoHook"], tuple[()]]:
+        return _NoHook, ()  # a copied or pickled network must not refer to this learner
 
 
-class _Nothing:
-    """The hook that a copied network gets."""
+class _NoHook:
+    """The hook of a copied network, which does nothing."""
 
     def __call__(self, *_: Any) -> None:
-        """Change nothing."""
+        """Do nothing."""
 
 
 def _averages(callback: Any) -> bool:
     return isinstance(callback, WeightAveraging | StochasticWeightAveraging)
 
 
+def _copy_booleans(average: AveragedModel) -> None:
+    """Make an average copy boolean tensors, such as a wiring, which torch would try to average."""
+    average_lists = average.multi_avg_fn
+    if average_lists is None:
+        average_one = average.avg_fn or get_swa_avg_fn()
+        average.avg_fn = lambda a, b, n: b if a.dtype == torch.bool else average_one(a, b, n)
+        return
+
+    def update(averages: Any, values: Any, count: Any) -> None:  # the lists are of one dtype
+        if averages[0].dtype == torch.bool:
+            torch._foreach_copy_(averages, values)
+        else:
+            average_lists(averages, values, count)
+
+    average.multi_avg_fn = update
+
+
 def _has_updated_norms(averaging: StochasticWeightAveraging, epochs: int) -> bool:
-    """Whether the epoch is over in which the norms of the average were updated."""
+    """Whether the extra epoch that updates the average's batch norm statistics is over."""
     return averaging._model_contains_batch_norm is True and epochs - 1 == averaging.swa_end + 1
 
 
 def _is_alike(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two modules are of one kind, with tensors of the same names and shapes."""
+    """Whether two modules have the same class, and tensors of the same names and shapes."""
     if type(first) is not type(second):
         return False
     one, two = first.state_dict(), second.state_dict()

@@ -1,32 +1,35 @@
-"""What callbacks that learn gates have in common: an optimizer of their own, and its state."""
+"""The base class of callbacks that learn gates with an optimizer of their own."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._averages import Group, Place
-from wiring_lightning.callbacks.own_parameters import copy_from_first_rank, take_out
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.own_parameters import (
+    copy_from_first_rank,
+    hide_from_reducer,
+    take_out,
+)
+from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
 from wiring_lightning.optim import GateSGD, Reinforce
 
 SomeOptimizer = TypeVar("SomeOptimizer", GateSGD, Reinforce)
 
 
 class GateLearner(WiringCallback, Generic[SomeOptimizer]):
-    """Drives an optimizer of gates; the wiring is what the gates themselves hold, never an average.
+    """Calls an optimizer of gates. The valid wiring is the last one of the gates, not an average.
 
     Args:
-        lr: learning rate of what the gates learn.
+        lr: learning rate of the gates.
         freeze_epoch: as for `WiringCallback`.
-
-    Raises:
-        MisconfigurationException: if a number is out of range.
     """
 
     learned: str  # name of the parameter that a gate learns
@@ -38,8 +41,8 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         self.lr = lr
         self.optimizer: SomeOptimizer | None = None
         self._restored: dict[str, Any] | None = None
-        self._held: list[list[Tensor]] = []  # what the gates held after their last change
-        self._held_elsewhere = 0  # parameters of the user's optimizers
+        self._latest: list[list[Tensor]] = []  # values of `places()` after the last update
+        self._user_parameters = 0  # number of parameters in the user's optimizers
 
     @property
     @override
@@ -62,13 +65,23 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.optimizer, self._held = None, []  # of an earlier fit
+            refuse_a_second(self, trainer)
+            self.optimizer, self._latest = None, []  # from an earlier fit
+            if is_overridden("configure_model", pl_module):
+                # So that the gates exist. Lightning calls it again, which must change nothing.
+                pl_module.configure_model()
+            names = self.gate_names(pl_module)
+            hide_from_reducer(pl_module, [f"{name}.{self.learned}" for name in names])
+
+    @abstractmethod
+    def gate_names(self, module: LightningModule) -> list[str]:
+        """The names of the gates to learn; an error if there is none."""
 
     @override
     def on_before_zero_grad(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        # A step that the gradient scaler skipped leaves gradients behind.
+        # After a step that the gradient scaler skipped, the gates still have gradients.
         if self.optimizer is not None:
             self.optimizer.zero_grad()
 
@@ -87,37 +100,36 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     @override
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
-        held = self._held[group] if self._held else values
-        same = all(map(torch.equal, held, values))
-        return values if same else held
+        latest = self._latest[group] if self._latest else values
+        return values if all(map(torch.equal, latest, values)) else latest
 
     def remember(self) -> None:
-        """Note what the gates hold: it is the wiring, whatever is averaged."""
-        self._held = [[place.tensor.clone() for place in group] for group in self.places()]
+        """Save the present wiring of the gates: averages are settled to it."""
+        self._latest = [[place.tensor.clone() for place in group] for group in self.places()]
 
     @override
     def let_go(self) -> None:
-        self._restored = None  # what a test loaded is not for the next fit
+        self._restored = None  # a state that was loaded for a test is not for the next fit
 
     def take_over(self, trainer: Trainer) -> list[list[Tensor]]:
-        """Take what the gates learn out of the user's optimizers; see `take_out`."""
-        assert self.optimizer is not None
-        own = [group[0].tensor for group in self.places()]
-        copy_from_first_rank(own, trainer)
+        """Take the parameters of the gates out of the user's optimizers; see `take_out`."""
+        copy_from_first_rank(self._parameters, trainer)
+        return self._take_out(trainer)
+
+    def _take_out(self, trainer: Trainer) -> list[list[Tensor]]:
         followers = take_out(trainer.optimizers, self._parameters, type(self).__name__)
-        self._held_elsewhere = _count_parameters(trainer.optimizers)
+        self._user_parameters = _count_parameters(trainer.optimizers)
         return followers
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # A callback that unfreezes layers adds their parameters to an optimizer.
+        # A callback that unfreezes layers may add their gates' parameters to an optimizer.
         if self.optimizer is not None and (
-            _count_parameters(trainer.optimizers) != self._held_elsewhere
+            _count_parameters(trainer.optimizers) != self._user_parameters
         ):
-            take_out(trainer.optimizers, self._parameters, type(self).__name__)
-            self._held_elsewhere = _count_parameters(trainer.optimizers)
+            self._take_out(trainer)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -127,11 +139,11 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Called before the gates are on their device; `on_fit_start` takes it up.
+        # The gates are not on their device yet, so `on_fit_start` loads the state.
         self._restored = state_dict or None
 
     def more_state(self) -> dict[str, Any]:
-        """What a resumed run needs beside the state of the optimizer."""
+        """The state of a subclass, saved with the state of the optimizer."""
         return {}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,12 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.callbacks._gate_learner import GateLearner
-from wiring_lightning.callbacks.own_parameters import (
-    average_over_ranks,
-    build_model,
-    hide_from_reducer,
-    let_parameters_be_unused,
-)
+from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
 from wiring_lightning.costs import ConfiguredCost, Cost, CostName, named_cost
 from wiring_lightning.functional import budgeted_objective, derived_seed
@@ -30,48 +26,47 @@ from wiring_lightning.wiring import SuperNetwork, Wiring
 
 
 class BudgetedSearch(GateLearner[Reinforce]):
-    """Search an architecture whose cost stays within a budget, while it trains (BSN).
+    """Search for an architecture within a budget while its weights train (BSN).
 
-    In training mode a super-network draws one architecture per example. After each optimizer step
-    this callback moves the probabilities of the edges along the policy gradient of
-    `loss + penalty * max(0, cost - budget)` (`optim.Reinforce`), whatever the cost is. Accumulated
-    batches count as one step, and a step that a gradient scaler skips changes nothing. Under DDP
-    every rank draws architectures of its own for its own examples, and the gradients are averaged,
-    so that all ranks hold the same probabilities.
+    In training mode a super-network samples one architecture per example. After each optimizer
+    step this callback updates the probabilities of the edges (`optim.Reinforce`). It follows the
+    policy gradient of `loss + penalty * max(0, cost - budget)`; the cost need not be
+    differentiable. Accumulated batches count as one step, and a step that a gradient scaler skips
+    changes nothing. Under DDP every rank samples architectures for its own examples, and the
+    gradients are averaged, so all ranks have the same probabilities.
 
-    `training_step` has to return the loss of each example beside their mean:
+    `training_step` must return the loss of each example and their mean:
     `{"loss": losses.mean(), "losses": losses.detach()}`, as `ClassificationTask` does.
 
     Logs after each epoch under `search/`:
 
-    - `entropy_bits`: entropy of the architecture that is drawn, and `entropy`, its share of the
-      largest possible: 1 if every edge is a coin, 0 if all is decided;
+    - `entropy_bits`: entropy of the sampled architecture, and `entropy`, its share of the largest
+      possible one: 1 if every edge has probability 1/2, 0 if all probabilities are 0 or 1;
     - `near_0`, `near_1`: share of probabilities below 0.05 and above 0.95;
-    - `cost_best`: cost of the most probable architecture, and `budget` to compare it with;
-    - `cost_sampled`, `within_budget`: mean cost of the architectures that were drawn in the epoch,
-      and share of them within the budget.
+    - `cost_best`: cost of the most probable architecture, and `budget`;
+    - `cost_sampled`, `within_budget`: mean cost of the architectures that were sampled in the
+      epoch, and share of them within the budget.
 
     Args:
-        budget: the cost up to which an architecture pays nothing, in the units of the cost.
-        cost: `"multiply_adds"`, `"parameters"`, `"sequential_steps"` or `"latency"`, or anything
-            that prices a `Wiring`, such as `costs.SequentialSteps(machines=4)`.
-        penalty: lambda, what a unit of cost above the budget adds to the loss; follows from
-            `relative_penalty` if not given.
+        budget: the cost up to which there is no penalty, in the units of the cost.
+        cost: `"multiply_adds"`, `"parameters"`, `"sequential_steps"` or `"latency"`, or a function
+            from a `Wiring` to its cost, such as `costs.SequentialSteps(machines=4)`.
+        penalty: lambda, added to the loss for each unit of cost above the budget. By default
+            computed from `relative_penalty`.
         relative_penalty: lambda times 10^m, where m is the order of magnitude of the budget. The
             paper tries values from 0.1 to 10.
-        lr: learning rate of the probabilities' logits. `PhaseSchedule` can change it.
-        warmup_epochs: number of epochs before the search, which train the whole super-network; the
-            paper takes 50.
-        freeze_epoch: from the start of this epoch the most probable architecture is the
-            architecture for good. Leave it out if a `PhaseSchedule` freezes, or to search to the
-            end.
-        machines: for `"sequential_steps"`, how many nodes can run at the same time.
+        lr: learning rate of the logits of the probabilities. `PhaseSchedule` can change it.
+        warmup_epochs: number of epochs before the search, which train the whole super-network; 50
+            in the paper.
+        freeze_epoch: from the start of this epoch the architecture is fixed to the most probable
+            one. Leave it out if a `PhaseSchedule` freezes, or to search until the end.
+        machines: for `"sequential_steps"`, number of nodes that can run at the same time.
         baseline: whether to subtract the mean objective of the other examples.
         seed: seed of the draws.
 
     Raises:
-        MisconfigurationException: if a number is out of range, or the LightningModule has no
-            super-network, or more than one, or no optimizer, or returns no losses.
+        MisconfigurationException: if a number is out of range, or the LightningModule has not
+            exactly one super-network, has no optimizer, or returns no losses.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -128,14 +123,14 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @property
     def absolute_penalty(self) -> float:
-        """Lambda: what a unit of cost above the budget adds to the loss."""
+        """Lambda: the penalty that a unit of cost above the budget adds to the loss."""
         if self.penalty is not None:
             return self.penalty
         return self.relative_penalty / 10.0 ** math.floor(math.log10(self.budget))
 
     @override
     def broken(self) -> str | None:
-        return None  # any set of edges is an architecture; `on_fit_end` looks at the last one
+        return None  # any set of edges is valid; `on_fit_end` warns if the last one is useless
 
     @override
     def summary(self) -> str:
@@ -158,14 +153,15 @@ class BudgetedSearch(GateLearner[Reinforce]):
             )
 
     @override
+    def gate_names(self, module: LightningModule) -> list[str]:
+        return [_find_searched(module).gate_name]
+
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        build_model(pl_module)
-        searched = _find_searched(pl_module)
-        hide_from_reducer(pl_module, [f"{searched.gate_name}.logits"])
-        let_parameters_be_unused(trainer)
+        if stage == "fit" and isinstance(trainer.strategy, DDPStrategy):
+            # A module that is in no sampled architecture of a rank gets no gradient there.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,7 +176,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
             self._restored = None
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
-        elif isinstance(self.cost, str):  # a callable of the user's may be expensive
+        elif isinstance(self.cost, str):  # a user's own cost may be expensive to compute
             self._warn_if_never_binding(searched.wiring)
         owner = next(
             optimizer
@@ -252,7 +248,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         if not best.live_nodes.any():
             rank_zero_warn(
                 "BudgetedSearch: the most probable architecture does not connect the input to the "
-                "output, so its network answers the same for every image; use a smaller penalty or "
+                "output, so its output is the same for every image; use a smaller penalty or "
                 "learning rate, or a larger budget."
             )
         elif self._best_price > self.budget:
@@ -295,7 +291,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @torch.no_grad()
     def _observe(self, losses: Tensor) -> None:
-        """Price what was drawn, and add its policy gradient to that of the step."""
+        """Compute the costs of the sampled architectures, and add their policy gradient."""
         assert self.optimizer is not None
         assert self._searched is not None
         gate = self._searched.gate
@@ -306,8 +302,8 @@ class BudgetedSearch(GateLearner[Reinforce]):
                 f'that training_step returned have the shape {tuple(losses.shape)}; "losses" must '
                 "hold one number per example."
             )
-        architectures = self._searched.architectures(gate.drawn)
-        prices = self._price(architectures)
+        edges = self._searched.network.active_edges(gate.drawn)
+        prices = self._price(self._searched.wiring.with_active(edges))
         if prices.shape != losses.shape:
             raise MisconfigurationException(
                 f"BudgetedSearch: the cost {self.cost} gave the shape {tuple(prices.shape)} for "
@@ -320,29 +316,23 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
 @dataclass(frozen=True, eq=False)
 class _Searched:
-    """The super-network of a module, its gate, and the candidates of its wiring."""
+    """The super-network of a module, its gate, and its wiring."""
 
     network: SuperNetwork
     gate: BernoulliGate
     gate_name: str
     wiring: Wiring
 
-    def architectures(self, drawn: Tensor) -> Wiring:
-        """The batch of architectures with these edges of the gate."""
-        return self.wiring.with_active(self.network.active_edges(drawn))
-
 
 def _find_searched(module: LightningModule) -> _Searched:
     name = type(module).__name__
-    gates = {
-        name: gate
-        for name, gate in find_bernoulli_gates(module).items()
-        if gate.learnable or gate.frozen  # others are in a copy, such as a moving average
-    }
+    found = find_bernoulli_gates(module)
+    # A gate that neither learns nor is frozen is in a copy of the network, such as an average.
+    gates = {name: gate for name, gate in found.items() if gate.learnable or gate.frozen} or found
     if len(gates) != 1:
-        found = "no gate to learn" if not gates else f"{len(gates)} gates"
+        what = "no gate to learn" if not gates else f"{len(gates)} gates"
         raise MisconfigurationException(
-            f"BudgetedSearch found {found} in {name}: it searches one super-network, such as "
+            f"BudgetedSearch found {what} in {name}: it searches one super-network, such as "
             "`backbones.ResNetFabric`, or your own with one `nn.BernoulliGate`."
         )
     ((gate_name, gate),) = gates.items()
@@ -356,7 +346,7 @@ def _find_searched(module: LightningModule) -> _Searched:
 
 
 def _losses(outputs: Any, module: LightningModule) -> Tensor | None:
-    """The losses that a training step returned; `None` if it asked to skip its batch."""
+    """The losses that a training step returned; `None` if it skipped its batch."""
     if not outputs or (isinstance(outputs, Mapping) and outputs.get("loss", 0) is None):
         return None
     losses = outputs.get("losses") if isinstance(outputs, Mapping) else None

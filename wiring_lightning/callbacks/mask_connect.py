@@ -12,12 +12,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from wiring_lightning.callbacks._averages import copies_inside
 from wiring_lightning.callbacks._gate_learner import GateLearner
-from wiring_lightning.callbacks.own_parameters import (
-    average_over_ranks,
-    build_model,
-    hide_from_reducer,
-)
+from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped
 
@@ -25,19 +22,20 @@ from wiring_lightning.optim import GateSGD, step_was_skipped
 class MaskConnect(GateLearner[GateSGD]):
     """Learn which earlier blocks or branches feed each block (MaskConnect, GateConnect).
 
-    Finds every `nn.Gate` in the LightningModule, takes the scores out of your optimizer and hands
-    them to `optim.GateSGD`: after each optimizer step, and only then, the scores take a step along
-    the gradient of their gates and a new wiring is drawn. Accumulated batches count as one step, a
-    step that a gradient scaler skips changes nothing, and your gradient clipping does not see the
-    gates. With several optimizers a gate follows the one that held its scores. Under DDP the
-    callback averages the gradients of the gates itself, so that all ranks hold the same scores and
-    the same wiring, and freezing in the middle of a run is safe.
+    The callback finds every `nn.Gate` in the LightningModule and moves its scores from your
+    optimizer to `optim.GateSGD`. After each step of your optimizer, it updates the scores and
+    samples a new wiring. Accumulated batches count as one step, and a step that a gradient scaler
+    skips changes nothing. Gradient clipping does not include the gates. With several optimizers, a
+    gate is updated after a step of the one that held its scores.
+
+    Under DDP the callback averages the gradients of the gates itself, so all ranks have the same
+    scores and wiring, and can freeze in the middle of a run.
 
     Args:
         lr: learning rate of the scores. The papers use 0.2 for ResNeXt and 0.3 for ResNet over
             tens of thousands of steps; shorter runs need more. `PhaseSchedule` can change it.
-        freeze_epoch: from the start of this epoch the top-K wiring is the wiring for good. Leave it
-            out if a `PhaseSchedule` freezes, or to learn to the end.
+        freeze_epoch: from the start of this epoch the wiring is fixed to the top-K one. Leave it
+            out if a `PhaseSchedule` freezes, or to learn until the end.
         normalize: write the normalised scores back after each step (see `optim.GateSGD`).
         low: lower end of the interval that scores are clipped to.
         high: upper end of that interval.
@@ -73,6 +71,7 @@ class MaskConnect(GateLearner[GateSGD]):
         self.seed = seed
         self._trainer: Trainer | None = None
         self._owners: list[_Owner] = []
+        self._hooks: list[RemovableHandle] = []
         self._names: list[str] = []
 
     @property
@@ -99,27 +98,21 @@ class MaskConnect(GateLearner[GateSGD]):
         return f"{len(self.gates)} {what}, {edges:,} of {candidates:,} connections active"
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        build_model(pl_module)
-        gates = find_gates(pl_module)
+    def gate_names(self, module: LightningModule) -> list[str]:
+        gates = find_gates(module)
         if not gates:
             raise MisconfigurationException(
-                f"MaskConnect found no gate to learn in {type(pl_module).__name__}: build the "
+                f"MaskConnect found no gate to learn in {type(module).__name__}: build the "
                 'backbone with wiring="learned", put `wiring_lightning.nn.Gate` into your own '
                 "network, or remove the callback."
             )
-        hide_from_reducer(pl_module, [f"{name}.scores" for name in gates])
+        return list(gates)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = {
-            name: gate
-            for name, gate in find_gates(pl_module).items()
-            if gate.learnable or gate.frozen  # others are in a copy, such as a moving average
-        }
+        copies = copies_inside(trainer, pl_module)  # such as a moving average
+        copied = {id(module) for copy in copies for module in copy.modules()}
+        found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}
         self._trainer, self._names, gates = trainer, list(found), list(found.values())
         self.optimizer = GateSGD(gates, self.lr, self.normalize, self.low, self.high, self.seed)
         if self._restored is not None:
@@ -127,7 +120,8 @@ class MaskConnect(GateLearner[GateSGD]):
             self._restored = None
         self._owners = _owners(trainer.optimizers, gates, self.take_over(trainer))
         for owner in self._owners:
-            owner.hook = owner.optimizer.register_step_post_hook(partial(self._after_step, owner))
+            hook = partial(self._after_step, owner)
+            self._hooks.append(owner.optimizer.register_step_post_hook(hook))
         self.remember()
         super().on_fit_start(trainer, pl_module)
 
@@ -135,7 +129,7 @@ class MaskConnect(GateLearner[GateSGD]):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        # With several optimizers, a backward pass reaches gates that it is not meant for.
+        # With several optimizers, a backward pass also reaches gates of another optimizer.
         if not pl_module.automatic_optimization:
             for owner in self._owners:
                 owner.before_backward()
@@ -143,10 +137,10 @@ class MaskConnect(GateLearner[GateSGD]):
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for owner in self._owners:
-            owner.after_backward()
+            owner.show_gradients()
 
     def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
-        """Runs after every real step of a user's optimizer, never after a skipped one."""
+        """Update the gates of one of the user's optimizers after its step."""
         assert self.optimizer is not None
         assert self._trainer is not None
         gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
@@ -155,26 +149,20 @@ class MaskConnect(GateLearner[GateSGD]):
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
         average_over_ranks(gradients, self._trainer, scale)
-        waiting = [
-            (gate.scores, gate.scores.grad)
-            for other in self._owners
-            if other is not owner
-            for gate in other.gates
-        ]
-        for scores, _ in waiting:
-            scores.grad = None
+        others = [other for other in self._owners if other is not owner]
+        for other in others:
+            other.hide_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.remember()
-        for scores, kept in waiting:
-            scores.grad = kept
+        for other in others:
+            other.show_gradients()
 
     @override
     def let_go(self) -> None:
-        for owner in self._owners:
-            if owner.hook is not None:
-                owner.hook.remove()
-        self._owners = []
+        for hook in self._hooks:
+            hook.remove()
+        self._owners, self._hooks = [], []
         self._trainer = None
         super().let_go()
 
@@ -183,15 +171,14 @@ class MaskConnect(GateLearner[GateSGD]):
 class _Owner:
     """One of the user's optimizers, and the gates whose scores were taken out of it.
 
-    Manual optimization zeroes gradients and toggles optimizers at will. The scores do not hear of
-    it any more, so they follow the weights that stayed in the optimizer.
+    In manual optimization the user zeroes gradients and toggles optimizers, which no longer reaches
+    the scores. So the weights that are still in the optimizer show what to do with the scores.
     """
 
     optimizer: Optimizer
     gates: list[Gate]
     weights: list[Tensor]
-    hook: RemovableHandle | None = None
-    held: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    saved: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # scores, gradients
 
     def before_backward(self) -> None:
         if not self.weights:
@@ -200,25 +187,29 @@ class _Owner:
             for gate in self.gates:  # the user has called zero_grad
                 gate.scores.grad = None
         if not any(weight.requires_grad for weight in self.weights):
-            # Another optimizer is toggled: this backward pass is not for these gates.
-            self.held = [(gate.scores, gate.scores.grad) for gate in self.gates]
-            for scores, _ in self.held:
-                scores.grad = None
+            # Another optimizer is toggled: this backward pass must not change these gradients.
+            self.hide_gradients()
 
-    def after_backward(self) -> None:
-        for scores, gradient in self.held:
+    def hide_gradients(self) -> None:
+        self.saved = [(gate.scores, gate.scores.grad) for gate in self.gates]
+        for scores, _ in self.saved:
+            scores.grad = None
+
+    def show_gradients(self) -> None:
+        for scores, gradient in self.saved:
             scores.grad = gradient
-        self.held = []
+        self.saved = []
 
 
 def _owners(
     optimizers: list[Optimizer], gates: list[Gate], followers: list[list[Tensor]]
 ) -> list[_Owner]:
-    """The user's optimizers that trigger updates: each gate follows one of them."""
+    """The user's optimizers whose steps trigger updates, each with its gates."""
     by_scores = {id(gate.scores): gate for gate in gates}
     owners = []
     for optimizer, scores in zip(optimizers, followers, strict=True):
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         own = [by_scores[id(score)] for score in scores]
-        owners.append(_Owner(optimizer, own, [w for w in weights if w.requires_grad]))
-    return [owner for owner in owners if owner.gates]
+        if own:
+            owners.append(_Owner(optimizer, own, [w for w in weights if w.requires_grad]))
+    return owners

@@ -1,4 +1,4 @@
-"""The pictures of `WiringMonitor`: what each is called, and when it applies."""
+"""The pictures of `WiringMonitor`: their names, and the networks that each applies to."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -8,18 +8,16 @@ from wiring_lightning.wiring import Wired, Wiring
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DPI = 100  # TensorBoard shows pictures pixel by pixel
-
 
 def draw_pictures(network: Wired, wiring: Wiring) -> Iterator[tuple[str, "Figure"]]:
     """Name and figure of every picture that applies.
 
     Args:
-        network: what knows more than its wiring, such as how it reuses features.
-        wiring: the one that the network has now.
+        network: the network; some pictures need more of it than its wiring.
+        wiring: the present wiring of the network.
 
     Yields:
-        Its tag in TensorBoard, behind `wiring/`, and the picture.
+        The picture's tag in TensorBoard, after `wiring/`, and the picture.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -27,13 +25,7 @@ def draw_pictures(network: Wired, wiring: Wiring) -> Iterator[tuple[str, "Figure
         >>> [name for name, _ in draw_pictures(network, network.wiring())]
         ['graph', 'active_branches']
     """
-    for name, figure in _draw(network, wiring):
-        figure.set_dpi(_DPI)
-        yield name, figure
-
-
-def _draw(network: Wired, wiring: Wiring) -> Iterator[tuple[str, "Figure"]]:
-    from wiring_lightning import plots  # not before a picture is drawn: matplotlib takes a while
+    from wiring_lightning import plots  # imports matplotlib, which is slow
 
     channels, in_rows = plots.is_channel_graph(wiring), not plots.is_fabric(wiring)
     yield "graph", plots.draw_architecture(wiring)

@@ -1,8 +1,9 @@
-"""What callbacks that keep some weights of some layers have in common: which weights, how many."""
+"""The base class of callbacks that make the weights of layers sparse."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Group, Place
+from wiring_lightning.callbacks._averages import Group, Place, copies_inside
 from wiring_lightning.callbacks._weight_choice import (
     Chosen,
     SparseGroup,
@@ -20,60 +21,38 @@ from wiring_lightning.callbacks._weight_choice import (
 )
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.nn import Adjacency
-from wiring_lightning.optim import count_usable
+from wiring_lightning.optim import MaskedWeights, StraightThrough, count_usable
+
+# What keeps the weights of an optimizer sparse.
+SomeRule = TypeVar("SomeRule", bound=StraightThrough | MaskedWeights)
 
 
-class Rule(Protocol):
-    """What keeps weights sparse behind an optimizer, such as `optim.StraightThrough`."""
-
-    optimizer: Optimizer
-
-    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
-        """Other values of some parameters, from number `first` on, as sparse as they must be."""
-        ...
-
-    def detach(self) -> None:
-        """Leave the optimizer."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state."""
-        ...
-
-
-SomeRule = TypeVar("SomeRule", bound=Rule)
-
-
-class SparseLayers(WiringCallback):
-    """A callback that keeps some weights of some layers; a subclass says which weights and when.
+class SparseLayers(WiringCallback, Generic[SomeRule]):
+    """A callback that makes layers sparse; a subclass decides which weights stay, and when.
 
     Args:
-        density: share of the weights to keep, above 0 and up to 1, in every layer or group. Graphs
+        density: share of the weights to keep in every layer or group, above 0 and up to 1. Graphs
             keep their own number of edges if neither `density` nor `edges` is given.
-        edges: number of weights to keep in every layer or group; instead of a density.
-        layers: which weights are sparse: names of classes, which stand for their subclasses, too,
-            such as `Conv2d`; or patterns for the qualified names of modules such as
-            `backbone.layer4.*`, or of parameters such as `encoder.lstm.weight_*`. Biases and norms
-            stay dense. If not given, the graphs of the network, or all of its convolutions and
-            linear layers if it has no graph.
+        edges: number of weights to keep in every layer or group, instead of a density.
+        layers: the sparse weights, as names of classes such as `Conv2d` (subclasses included), or
+            patterns for the qualified names of modules such as `backbone.layer4.*`, or of
+            parameters such as `encoder.lstm.weight_*`. Biases and norms stay dense. By default the
+            graphs of the network, or all convolutions and linear layers if it has no graph.
         first_dense: whether the first of these layers stays dense.
-        groups: patterns as in `layers` by the name of a group; the layers of a group share one
-            number of edges, so that it can move from one to another. Layers in no group have a
-            number of their own.
+        groups: patterns as in `layers` by the name of a group. The layers of a group share one
+            number of edges, so edges can move between them. Layers in no group have their own.
         freeze_epoch: from the start of this epoch the edges stay, and only their weights learn.
-        exclude: patterns as in `layers` of what stays dense in any case.
-        log_density: whether to log the share of weights that are not zero after every epoch, as
-            `learner/density`, and of each layer or group as `learner/density/<name>`.
+        exclude: patterns as in `layers` of weights that stay dense in any case.
+        log_density: whether to log the share of non-zero weights after every epoch, as
+            `learner/density`, and for each layer or group as `learner/density/<name>`.
 
     Raises:
         MisconfigurationException: if a number is out of range, a pattern matches nothing, a layer
-            has no weights yet, no optimizer holds a layer's weight, or two callbacks want it.
+            has no weights yet, or its weight is in no optimizer or in two callbacks.
         WiringError: as for `WiringCallback`.
     """
+
+    masks_gradients = False  # whether absent weights get no gradient
 
     def __init__(
         self,
@@ -100,15 +79,17 @@ class SparseLayers(WiringCallback):
         self.groups = dict(groups or {})
         self.exclude = tuple(exclude)
         self.log_density = log_density
-        self._rules: list[Rule] = []
-        self._behind: list[tuple[Rule, SparseGroup, int]] = []  # and its first parameter there
+        self._rules: list[SomeRule] = []
+        # Every group with its rule, and the index of its first parameter in that rule.
+        self._ruled_groups: list[tuple[SomeRule, SparseGroup, int]] = []
         self._dense: list[str] = []
         self._restored: dict[str, Any] | None = None
+        self._best_before: list[tuple[str, float]] = []
 
     @property
     @override
     def state_key(self) -> str:
-        """Callbacks of one class that learn different layers have states of their own."""
+        """Includes the choice of layers, so a trainer can have several callbacks of one class."""
         if self.layers is None and not self.groups and not self.exclude:
             return super().state_key
         return self._generate_state_key(
@@ -116,13 +97,25 @@ class SparseLayers(WiringCallback):
         )
 
     @abstractmethod
-    def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> Rule:
-        """Start to keep the weights of groups sparse behind the optimizer that holds them."""
+    def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> SomeRule:
+        """Make the rule that keeps groups sparse, for the optimizer that holds their weights."""
 
     @property
     def due(self) -> bool:
-        """Whether the groups must have their number of edges by now."""
+        """Whether the groups must already have their final number of edges."""
         return True
+
+    @property
+    @override
+    def frozen(self) -> bool:
+        return any(rule.frozen for rule in self._rules)
+
+    @override
+    def freeze(self) -> None:
+        for rule in self._rules:
+            rule.freeze()
+        for graph in self._graphs:
+            graph.freeze()
 
     @override
     def set_lr(self, lr: float) -> None:
@@ -131,20 +124,13 @@ class SparseLayers(WiringCallback):
         )
 
     def find_layers(self, module: nn.Module) -> dict[str, list[SparseWeight]]:
-        """The sparse weights of a module, by the name of their group or their own.
-
-        Raises:
-            MisconfigurationException: if none is found, or a pattern matches nothing.
-        """
+        """The sparse weights of a module, by the name of their group or their own."""
         return self._choose(module).groups
 
     def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
-        """The groups of a module with their numbers of edges, the same on all ranks.
-
-        Raises:
-            MisconfigurationException: if there is none, or one has fewer weights than edges.
-        """
-        chosen = self._choose(module)
+        """The groups of a module with their numbers of edges, the same on all ranks."""
+        copies = [] if trainer is None else copies_inside(trainer, trainer.lightning_module)
+        chosen = self._choose(module, copies)
         self._dense = chosen.dense
         if chosen.frozen:
             rank_zero_warn(
@@ -158,16 +144,12 @@ class SparseLayers(WiringCallback):
         for group in groups:
             for graph in group.graphs:
                 if graph.absent is not None:
-                    # DDP copies parameters and buffers from rank 0, but not these.
+                    # DDP copies only parameters and buffers from rank 0.
                     graph.absent = trainer.strategy.broadcast(graph.absent)
         return groups
 
     def make_rules(self, trainer: Trainer, groups: Sequence[SparseGroup]) -> None:
-        """Make a rule for every optimizer that holds weights of groups.
-
-        Raises:
-            MisconfigurationException: if a group is not in exactly one optimizer.
-        """
+        """Make a rule for every optimizer that holds the weights of a group."""
         owners = [
             (optimizer, [group for group in groups if _holds(optimizer, group)])
             for optimizer in trainer.optimizers
@@ -179,25 +161,27 @@ class SparseLayers(WiringCallback):
                 f"the weights of {listed(missing)} are in no optimizer, or in two; exclude them, "
                 "or give all weights of a layer or group to one optimizer."
             )
-        self._rules, self._behind = [], []
+        self._rules, self._ruled_groups = [], []
         for optimizer, own in owners:
             if own:
                 rule, first = self.make_rule(optimizer, own), 0
                 self._rules.append(rule)
                 for group in own:
-                    self._behind.append((rule, group, first))
+                    self._ruled_groups.append((rule, group, first))
                     first += len(group.members)
 
-    def rules_of(self, optimizer: Optimizer, kind: type[SomeRule]) -> list[SomeRule]:
-        """The rules of a kind behind an optimizer."""
-        return [
-            rule for rule in self._rules if isinstance(rule, kind) and rule.optimizer is optimizer
-        ]
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        for rule in self._rules:
+            if self.masks_gradients and rule.optimizer is optimizer:
+                rule.mask_gradients()
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            self._rules, self._behind = [], []  # of an earlier fit
+            self._rules, self._ruled_groups, self._best_before = [], [], []  # from an earlier fit
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -213,20 +197,31 @@ class SparseLayers(WiringCallback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.log_density:
-            counts = {group.name: _count(group) for _, group, _ in self._behind}
-            kept, weights = (sum(column) for column in zip(*counts.values(), strict=True))
-            shares = {f"/{name}": one / of for name, (one, of) in counts.items()}
-            named = {"": kept / weights, **shares}
-            pl_module.log_dict({f"learner/density{name}": share for name, share in named.items()})
+            counts = {f"/{group.name}": _count(group) for group in self._groups}
+            kept, weights = zip(*counts.values(), strict=True)
+            counts[""] = sum(kept), sum(weights)
+            shares = {f"learner/density{name}": one / of for name, (one, of) in counts.items()}
+            pl_module.log_dict(shares)
+
+    def remember_checkpoints(self, trainer: Trainer) -> None:
+        """Save which checkpoints are the best so far, while the network is not yet sparse."""
+        self._best_before = _best_checkpoints(trainer)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)
+        for best in _best_checkpoints(trainer):
+            if best in self._best_before:
+                rank_zero_warn(
+                    f"{type(self).__name__}: the best checkpoint, {best[0]}, was saved before all "
+                    "weights were removed, so its network is larger than asked for; use the last "
+                    "checkpoint, or a ModelCheckpoint that starts later."
+                )
         empty = [
             member.name
-            for _, group, _ in self._behind
+            for group in self._groups
             for member in group.members
-            if not member.parameter.any()
+            if len(group.members) > 1 and not member.parameter.any()
         ]
         if empty:
             rank_zero_warn(
@@ -237,7 +232,7 @@ class SparseLayers(WiringCallback):
     @override
     def broken(self) -> str | None:
         wrong = []
-        for _, group, _ in self._behind if self.due else []:
+        for group in self._groups if self.due else []:
             kept, weights = _count(group)
             if kept > group.k:
                 wrong.append(f"{group.name} has {kept:,} of {weights:,} weights, not {group.k:,}")
@@ -246,54 +241,56 @@ class SparseLayers(WiringCallback):
     @override
     def places(self) -> list[Group]:
         return [
-            [Place(member.owner, member.key) for member in group.members]
-            for _, group, _ in self._behind
+            [Place(member.owner, member.key) for member in group.members] for group in self._groups
         ]
 
     @override
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
-        rule, _, first = self._behind[group]
+        rule, _, first = self._ruled_groups[group]
         return rule.settled(first, values) if self.due else values
 
     @override
     def summary(self) -> str:
-        groups = [group for _, group, _ in self._behind]
-        layers = {member.layer_name for group in groups for member in group.members}
-        weights = sum(count_usable(group.weights, group.usable) for group in groups)
-        kept = sum(group.k for group in groups)
+        layers = {member.layer_name for group in self._groups for member in group.members}
+        weights = sum(count_usable(group.weights, group.usable) for group in self._groups)
+        kept = sum(group.k for group in self._groups)
         dense = f"; dense: {listed(self._dense)}" if self._dense else ""
         return f"{len(layers)} layers, {weights:,} -> {kept:,} weights{dense}"
 
     @override
     def state_dict(self) -> dict[str, Any]:
         if self._rules:
-            numbers = {group.name: group.k for _, group, _ in self._behind}
+            numbers = {group.name: group.k for group in self._groups}
             return {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers}
         return self._restored or {}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Called before the optimizers exist; `on_fit_start` takes it up.
+        # The optimizers do not exist yet, so `on_fit_start` loads the state.
         self._restored = state_dict if "rules" in state_dict else None
 
     @override
     def let_go(self) -> None:
         for rule in self._rules:
-            rule.detach()  # and stays, for a checkpoint that is saved after the fit
+            rule.detach()  # `_rules` keeps it, for a checkpoint that is saved after the fit
         self._restored = None
+
+    @property
+    def _groups(self) -> list[SparseGroup]:
+        return [group for _, group, _ in self._ruled_groups]
 
     @property
     def _graphs(self) -> list[Adjacency]:
         """The sparse layers that are graphs."""
-        return [graph for _, group, _ in self._behind for graph in group.graphs]
+        return [graph for group in self._groups for graph in group.graphs]
 
-    def _choose(self, module: nn.Module) -> Chosen:
+    def _choose(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> Chosen:
         return WeightChoice(
             self.layers, self.exclude, self.first_dense, self.groups, self.mistake
-        ).find(module)
+        ).find(module, copies)
 
     def _check_restored(self, groups: Sequence[SparseGroup]) -> None:
-        """A run continues with the numbers of edges that it had."""
+        """Raise an error if a resumed run has other numbers of edges."""
         saved = (self._restored or {}).get("edges")
         wanted = {group.name: group.k for group in groups}
         if saved is not None and saved != wanted:
@@ -315,8 +312,8 @@ class SparseLayers(WiringCallback):
             k = sum(graph.edges for graph in group.graphs)
         else:
             raise self.mistake(
-                f"{name} does not say how many edges it has; give either a density or a number of "
-                "edges."
+                f"the number of edges of {name} is not known; give either a density or a number "
+                "of edges."
             )
         if k > count:
             raise self.mistake(
@@ -326,9 +323,15 @@ class SparseLayers(WiringCallback):
 
 
 def _count(group: SparseGroup) -> tuple[int, int]:
-    """How many weights of a group are not zero, and how many there are."""
+    """The number of non-zero weights of a group, and of all its weights."""
     kept = sum(int(weight.count_nonzero()) for weight in group.weights)
     return kept, sum(weight.numel() for weight in group.weights)
+
+
+def _best_checkpoints(trainer: Trainer) -> list[tuple[str, float]]:
+    """Path and modification time of the best checkpoints so far."""
+    paths = [getattr(each, "best_model_path", "") for each in trainer.checkpoint_callbacks]
+    return [(path, Path(path).stat().st_mtime) for path in paths if path and Path(path).is_file()]
 
 
 def _holds(optimizer: Optimizer, group: SparseGroup) -> bool:

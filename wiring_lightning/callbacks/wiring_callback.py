@@ -1,4 +1,4 @@
-"""What all callbacks that learn a wiring have in common: when, what must hold, and averages."""
+"""The base class of callbacks that learn a wiring: freezing, checks, and averages of weights."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from wiring_lightning.callbacks._averages import Averages, Group
 
 
 class WiringError(RuntimeError):
-    """What a learner promises does not hold, and the result would be wrong."""
+    """The network breaks a constraint of its learner, such as the number of edges."""
 
 
 class WiringCallback(Callback, ABC):
-    """A callback that learns a wiring; `PhaseSchedule` steers it through `set_lr` and `freeze`.
+    """A callback that learns a wiring; `PhaseSchedule` calls its `set_lr` and `freeze`.
 
-    A learner says what must hold while it trains and after it (`broken`): k weights in each group,
-    K edges for each target. This is checked before validation and testing, before a checkpoint is
-    written and at the end of the fit. If it does not hold, a `WiringError` says what and where.
+    A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
+    reports violations. It is checked before validation, testing and saving a checkpoint, and at
+    the end of the fit. A violation raises a `WiringError`.
 
-    Averages of the weights, such as those of Lightning's `WeightAveraging`, would mix the wirings
-    of many steps: what is validated, saved and kept of them gets the one that must be (`settled`).
+    Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
+    steps. For validation, in checkpoints and after the fit they get a valid wiring (`settled`).
 
     Args:
         freeze_epoch: from the start of this epoch the wiring is fixed; never if not given.
@@ -37,7 +37,7 @@ class WiringCallback(Callback, ABC):
         WiringError: as above.
     """
 
-    # Here, so that a subclass need not call `__init__`.
+    # Defaults for subclasses that do not call `__init__`.
     freeze_epoch: int | None = None
     _averages: Averages | None = None
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
@@ -62,43 +62,43 @@ class WiringCallback(Callback, ABC):
         """Fix the wiring for good; calling it again changes nothing."""
 
     def broken(self) -> str | None:
-        """What does not hold of the network that learns, with names and numbers; else `None`."""
+        """How the network violates the learner's constraint, with names; `None` if it does not."""
         return None
 
     def places(self) -> list[Group]:
-        """Where the wiring lies in the network; empty before the fit starts."""
+        """The tensors of the wiring, in groups; empty before the fit starts."""
         return []
 
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
-        """What has to lie in the places of a group, instead of averages of it.
+        """Averaged values of a group, changed so that they have a valid wiring.
 
-        What may stay is returned as the same object.
+        Values that are valid are returned as the same objects.
         """
         return values
 
     def summary(self) -> str:
-        """What was chosen, in one line that is printed when a fit starts."""
+        """One line about the chosen weights or gates, printed when a fit starts."""
         return ""
 
     def unfinished(self, epochs: int) -> str | None:
-        """What a fit that ended after so many epochs has not come to; `None` if nothing."""
+        """What a fit of so many epochs does not reach, such as the freeze; `None` if nothing."""
         if self.freeze_epoch is None or self.frozen or epochs > self.freeze_epoch:
             return None
         return f"the wiring is to be frozen when epoch {self.freeze_epoch} (from 0) starts"
 
     def check_freeze(self, epoch: int | None) -> None:
-        """Raise an error if the wiring must not be frozen at the start of an epoch."""
+        """Raise an error if the wiring must not be frozen at the start of this epoch."""
 
     def let_go(self) -> None:
-        """Leave the optimizers and the trainer alone: the fit is over, or has failed."""
+        """Remove all hooks: the fit has ended or failed."""
 
     def mistake(self, text: str) -> MisconfigurationException:
-        """An error about how this callback is used."""
+        """The exception for wrong use of this callback."""
         return MisconfigurationException(f"{type(self).__name__}: {text}")
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Call it at the end of a subclass's own: by then the wiring is known."""
+        """A subclass calls this at the end of its own method, when its wiring is known."""
         self._refuse_two_learners(trainer)
         self._averages = Averages(self, trainer, pl_module)
         if summary := self.summary():
@@ -119,7 +119,7 @@ class WiringCallback(Callback, ABC):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_averages()
-        self._check()
+        self.check()
 
     @override
     def on_validation_batch_start(
@@ -130,7 +130,7 @@ class WiringCallback(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        # Lightning's averages lie in the network from the start of the validation epoch to its end.
+        # Lightning's averages are in the network during the whole validation epoch.
         if self._averages is not None and trainer.state.fn == TrainerFn.FITTING:
             self._averages.settle()
 
@@ -149,14 +149,14 @@ class WiringCallback(Callback, ABC):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check()
+        self.check()
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._averages is None or not self._averages.expected:
-            self._check()
+        if self._averages is None or not self._averages.in_network:
+            self.check()
         if self._averages is not None and self._averages.copies:
             checkpoint.setdefault(_AVERAGES, {})[self.state_key] = self._averages.state()
 
@@ -171,7 +171,7 @@ class WiringCallback(Callback, ABC):
         if self._averages is not None:
             self._averages.finish()
         self._warn_if_unfinished(trainer, trainer.current_epoch, "training ended")
-        self._check()
+        self.check()
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -181,11 +181,11 @@ class WiringCallback(Callback, ABC):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._end()  # Lightning calls no teardown then
+        self._end()  # Lightning does not call teardown after an exception
 
     def _end(self) -> None:
         if self._averages is not None:
-            self._averages.let_go()
+            self._averages.detach()
             self._averages = None
         self._saved_averages = {}
         self.let_go()
@@ -202,7 +202,8 @@ class WiringCallback(Callback, ABC):
             self._warned = True
             rank_zero_warn(f"{type(self).__name__}: {missed}, but {what} after {epochs} epochs.")
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise a `WiringError` if something does not hold."""
         problem = self.broken()
         if problem is not None:
             raise WiringError(
@@ -231,3 +232,13 @@ class WiringCallback(Callback, ABC):
 
 
 _AVERAGES = "wiring_averages"
+
+
+def refuse_a_second(callback: Callback, trainer: Trainer) -> None:
+    """Raise an error if a trainer has two callbacks of this class, of which one suffices."""
+    kind = type(callback)
+    if sum(isinstance(other, kind) for other in trainer.callbacks) > 1:
+        raise MisconfigurationException(
+            f"The trainer has more than one {kind.__name__}: leave one, the others would undo or "
+            "repeat what it does."
+        )

@@ -22,7 +22,7 @@ import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks import PredictionWriter, WiringCallback
+from wiring_lightning.callbacks import PredictionWriter, SparseLayers, WiringCallback
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
@@ -31,14 +31,14 @@ from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, w
 from wiring_lightning.cli.messages import fail, has_foreign_code, note
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.report import format_table, network_rows
+from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
+from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import prefer_own_classes
 from wiring_lightning.cli.trust import build_only_known_kinds
+from wiring_lightning.files import free_path
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
-
-# What `ckpt_path` may be instead of a file, for the trainer to find.
-_CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 
 _WEIGHTS_ONLY = (
     "true, as by default: the checkpoint may hold tensors and plain values only. false lets it "
@@ -49,6 +49,9 @@ _WEIGHTS_ONLY = (
 
 class WiringCLI(LightningCLI):
     """`wiring fit | validate | test | predict | inspect --config FILE`."""
+
+    trainer: WiringTrainer
+    subcommand: str
 
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
@@ -67,7 +70,7 @@ class WiringCLI(LightningCLI):
             parser_class=WiringParser,
             parser_kwargs={"prog": "wiring"},  # however Python was told to run it
             seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},  # a resumed run writes into the same folder
+            save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             args=args,
         )
@@ -127,18 +130,29 @@ class WiringCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning would let hyper-parameters of the checkpoint override the command line. Ours
         # holds none; the file is read here to say early and clearly if it is damaged.
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path and path.partition(":")[0] not in _CHECKPOINT_KEYWORDS:
-            self._checkpoint = load_checkpoint(path)
+        subcommand = self.config.subcommand
+        path = self.config[subcommand].ckpt_path
+        if path is not None and not is_word(path) and subcommand != "inspect":
+            self._read(path)
+
+    def _read(self, path: str) -> None:
+        weights_only = self.config[self.config.subcommand].get("weights_only")
+        self._checkpoint = load_checkpoint(path, weights_only is not False)
 
     @override
     def after_instantiate_classes(self) -> None:
-        if self._checkpoint is not None and self.subcommand != "inspect":
-            path = self.config[self.subcommand].ckpt_path
-            check_checkpoint(self.model, self._checkpoint, path, resume=self.subcommand == "fit")
+        if self.subcommand == "inspect":  # it reads the file itself
+            return
+        given = self.config_init[self.subcommand]
+        if is_word(given.ckpt_path):
+            given.ckpt_path = find_checkpoint(self.trainer, given.ckpt_path, self.subcommand)
+            if given.ckpt_path is not None:
+                self._read(given.ckpt_path)
+        if self._checkpoint is not None:
+            resume = self.subcommand == "fit"
+            check_checkpoint(self.model, self._checkpoint, given.ckpt_path, resume, self.trainer)
         self._checkpoint = None
-        measures = self.subcommand in ("validate", "test", "predict")
-        if measures and self.config[self.subcommand].get("ckpt_path") is None:
+        if self.subcommand != "fit" and given.ckpt_path is None:
             rank_zero_warn(
                 f"wiring {self.subcommand} without --ckpt_path runs a network that was not trained."
             )
@@ -168,6 +182,17 @@ class WiringCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand != "inspect" and not self.trainer.fast_dev_run:
+            given = self.config[subcommand].ckpt_path
+            claim_folder(self.trainer, begins(subcommand, given))
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            release_folder(self.trainer)
+            explain(error, self.config_init[subcommand].get("ckpt_path"))
 
     def after_inspect(self) -> None:
         """Write the architecture that was asked for; only the command line has its config."""
@@ -215,8 +240,9 @@ class WiringCLI(LightningCLI):
         width = max(len(label) for label, _ in rows)
         print(f"\n{format_table(rows)}", flush=True)
         if (network := find_wired(self.model)) is not None:
-            save_figure(draw_architecture(network.wiring()), folder / "wiring.png")
-            print(format_table([("picture", str(folder / "wiring.png"))], first=width))
+            picture = free_path(folder / "wiring.png")
+            save_figure(draw_architecture(network.wiring()), picture)
+            print(format_table([("picture", str(picture))], first=width))
         if close_to_chance(self.model):
             print(CHANCE)
 
@@ -235,7 +261,8 @@ class WiringCLI(LightningCLI):
 
 def run(arguments: Sequence[str]) -> None:
     """Run one command of Lightning's; the first argument is its name."""
-    WiringCLI(list(arguments))
+    # A switch needs no value in the other subcommands; here the parser wants one.
+    WiringCLI(["--overwrite=true" if one == "--overwrite" else one for one in arguments])
 
 
 def _say_what_is_misread(given: Namespace) -> None:
@@ -257,8 +284,11 @@ def _check_learners(callbacks: Any) -> None:
     """Find what Lightning would refuse in many words: two callbacks with the same state."""
     given = callbacks if isinstance(callbacks, list) else [callbacks]
     learners = [callback for callback in given if isinstance(callback, WiringCallback)]
-    for name, count in Counter(type(learner).__name__ for learner in learners).items():
-        if count > 1:
+    keys = Counter(learner.state_key for learner in learners)
+    for learner in learners:
+        if (count := keys[learner.state_key]) > 1:
+            more = ", or give them other `layers`" if isinstance(learner, SparseLayers) else ""
             raise MisconfigurationException(
-                f"The trainer has {count} {name} callbacks: leave one, it learns all gates."
+                f"The trainer has {count} {type(learner).__name__} callbacks: leave one, it learns "
+                f"everything{more}."
             )

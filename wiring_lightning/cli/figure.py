@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from wiring_lightning.cli.arguments import RUN, RunsParser
 
@@ -50,17 +49,22 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         RunError: if a folder is no run, or has not what the figure needs.
         CheckpointError: if a checkpoint cannot be read.
+        FileExistsError: if the file is there already.
         UntrustedError: if a network is not of this package, and not trusted.
         ValueError: if the ending of the file names no format of pictures.
     """
     given = parse(arguments)  # before torch is loaded
     from wiring_lightning.cli import kinds
     from wiring_lightning.cli.runs import find_runs
+    from wiring_lightning.files import free_path, refuse_existing
     from wiring_lightning.plots import save_figure
 
-    draw = getattr(kinds, given.kind)
-    save_figure(draw(*find_runs(given.runs, given.trust)), given.output)
-    print(given.output)
+    if given.output and not given.overwrite:
+        refuse_existing([given.output], "-o")
+    figure = getattr(kinds, given.kind)(*find_runs(given.runs, given.trust))
+    path = given.output or free_path(f"{given.kind}.png")
+    save_figure(figure, path)
+    print(path)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
@@ -68,8 +72,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
     Example:
         >>> given = parse(["active", "run1", "run2"])
-        >>> given.kind, str(given.output)
-        ('active', 'active.png')
+        >>> given.kind, [str(run) for run in given.runs]
+        ('active', ['run1', 'run2'])
     """
     width = max(map(len, KINDS)) + 2
     kinds = "\n".join(f"  {name:<{width}}{text}" for name, text in KINDS.items())
@@ -85,5 +89,4 @@ def parse(arguments: Sequence[str]) -> Namespace:
         parser.error(f"{given.kind} needs the folder of a RUN")
     if given.kind in _ONE_RUN and len(given.runs) > 1:
         parser.error(f"{given.kind} draws one run, but {len(given.runs)} are given")
-    given.output = given.output or Path(f"{given.kind}.png")
     return given

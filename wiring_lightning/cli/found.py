@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch import LightningModule
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
 from wiring_lightning.callbacks import BudgetedSearch, PhaseSchedule, WarmStart
 from wiring_lightning.cli.runs import class_name, classes_in
+from wiring_lightning.files import write_file
 
 _FABRICS = (ConvFabric, ResNetFabric)
 _KEPT = ("seed_everything", "trainer", "model", "data")
@@ -44,20 +46,26 @@ def write_found(module: LightningModule, config: Mapping[str, Any], folder: Path
             f"{type(module).__name__} holds no fabric: an architecture can be written for "
             f"{' and '.join(kind.__name__ for kind in _FABRICS)}."
         )
-    compact = {f"{name}{key}": value for key, value in fabric.compact().state_dict().items()}
-    others = {k: v for k, v in module.state_dict().items() if not k.startswith(name)}
-    config = found_config(config, fabric.architecture_names, folder / "network.ckpt")
-    folder.mkdir(parents=True, exist_ok=True)
+    path, weights = found_files(folder)
+    small = deepcopy(module)
+    small.set_submodule(name, fabric.compact())
+    config = found_config(config, fabric.architecture_names, weights)
     checkpoint = {
-        "state_dict": others | compact,
+        "state_dict": small.state_dict(),
         "pytorch-lightning_version": lightning.__version__,
         "epoch": 0,
         "global_step": 0,
     }
-    torch.save(checkpoint, folder / "network.ckpt")
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    content = BytesIO()
+    torch.save(checkpoint, content)
+    write_file(weights, content.getbuffer())
+    write_file(path, yaml.safe_dump(config, sort_keys=False).encode())
     return path
+
+
+def found_files(folder: Path) -> tuple[Path, Path]:
+    """The config and the checkpoint that `write_found` writes into a folder."""
+    return folder / "config.yaml", folder / "network.ckpt"
 
 
 def found_config(
@@ -95,8 +103,8 @@ def found_config(
 
 
 def _fabric_of(module: LightningModule) -> tuple[str, ConvFabric | ResNetFabric | None]:
-    """Its name with a dot, and the fabric."""
+    """Its name, and the fabric."""
     for name, child in module.named_modules():
         if isinstance(child, _FABRICS):
-            return f"{name}.", child
+            return name, child
     return "", None

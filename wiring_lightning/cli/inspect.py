@@ -13,12 +13,14 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from typing_extensions import override
 
 from wiring_lightning.checkpoints import load_weights
+from wiring_lightning.cli.found import found_files
 from wiring_lightning.cli.messages import fail
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.report import format_table, network_rows, summarize, summarize_weights
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
 from wiring_lightning.cli.yaml_text import read_yaml
+from wiring_lightning.files import picture_path, refuse_existing
 from wiring_lightning.nn import find_bernoulli_gates
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
@@ -102,7 +104,23 @@ def without_unused(arguments: Sequence[str]) -> list[str]:
 
 
 class WiringTrainer(Trainer):
-    """Lightning's Trainer, and one more entry point for the command line."""
+    """Lightning's Trainer, one more entry point for the command line, and a folder for every run.
+
+    Attributes:
+        folder: where a run writes whose loggers have no folder for every run.
+        claimed: folders that were made for this run and nobody else.
+    """
+
+    folder: Path | None = None
+    claimed: tuple[Path, ...] = ()
+
+    @property
+    @override
+    def log_dir(self) -> str | None:
+        """The folder of this run; all ranks must ask for it."""
+        if self.folder is None:
+            return super().log_dir
+        return self.strategy.broadcast(str(self.folder))
 
     def inspect(
         self,
@@ -111,7 +129,8 @@ class WiringTrainer(Trainer):
         ckpt_path: str | None = None,
         format: Literal["table", "json"] = "table",
         figure: str | None = None,
-        found: str | None = None,  # noqa: ARG002
+        found: str | None = None,
+        overwrite: bool = False,
         weights_only: bool | None = None,  # noqa: ARG002
     ) -> None:
         """Show what a network's wiring costs, all candidates against what is live.
@@ -126,8 +145,12 @@ class WiringTrainer(Trainer):
             figure: file to draw the wiring into, such as wiring.png or wiring.svg.
             found: folder to write the architecture into that a search has found in a fabric: a
                 config and a checkpoint of its own.
+            overwrite: whether these files may replace others that are there.
             weights_only: not used; the config that a run saves names it.
         """
+        if not overwrite:
+            refuse_existing([picture_path(figure)] if figure else [], "--figure")
+            refuse_existing(found_files(Path(found)) if found else [], "--found")
         if ckpt_path is not None:
             load_weights(model, ckpt_path)
         network = find_wired(model)

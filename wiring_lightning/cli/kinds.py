@@ -1,4 +1,4 @@
-"""What the kinds of `wiring figure` draw: a function of the runs for each, called as the kind."""
+"""The kinds of `wiring figure`: for each, a function of the same name that draws the runs."""
 
 from collections.abc import Callable
 
@@ -93,12 +93,12 @@ def scaling() -> Figure:
         "SparseNet, k = 12": (lambda n: SparseNet(n, 12), _DEPTHS_CONCATENATED),
         "ResNet": (lambda n: SparseResNet(n, "dense"), _DEPTHS_SUMMED),
         "SparseNet [+]": (SparseResNet, _DEPTHS_SUMMED),
-        # With the depth as base, a layer reads nothing but the one before it.
+        # With the depth as base, a block reads only the one before.
         "plain": (lambda n: SparseResNet(n, base=n), _DEPTHS_SUMMED),
     }
 
     def measure(make: Callable[[int], Wired], depth: int) -> plots.Scaling:
-        with torch.device("meta"):  # nothing is computed with these networks
+        with torch.device("meta"):  # without memory for weights
             network = make(depth)
         return plots.Scaling.of(depth, network.wiring())
 

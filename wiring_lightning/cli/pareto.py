@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wiring_lightning.cli.arguments import RUN, RunsParser
@@ -43,13 +42,19 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         RunError: if a folder is no run, or has no network or accuracy, or the data differ.
         CheckpointError: if a checkpoint cannot be read.
+        FileExistsError: if a file is there already.
         ValueError: if the ending of the file names no format of pictures.
     """
     given = parse(arguments)  # before torch is loaded
     from wiring_lightning.cli.runs import Run, check_alike, distinct_names, find_runs, finished
     from wiring_lightning.costs import named_cost
+    from wiring_lightning.files import free_path, refuse_existing, write_file
     from wiring_lightning.plots import Candidate, draw_pareto, save_figure, select
 
+    output = given.output or free_path("pareto.png")
+    markdown, csv = output.with_suffix(".md"), output.with_suffix(".csv")
+    if not given.overwrite:
+        refuse_existing([output, markdown, csv], "-o")
     runs = find_runs(given.runs, given.trust)
     check_alike(runs, ["data"], "on one data set")
     val, test = (lambda run: run.accuracy("val")), (lambda run: run.accuracy("test"))
@@ -69,11 +74,10 @@ def run(arguments: Sequence[str]) -> None:
     chosen = select(candidates)
     table = _markdown(chosen, given.unit)
     print(table)  # before anything is written: a full disk must not lose it
-    save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), given.output)
-    markdown, csv = given.output.with_suffix(".md"), given.output.with_suffix(".csv")
-    markdown.write_text(table, encoding="utf-8")
-    csv.write_text(_csv(candidates, chosen, given.unit), encoding="utf-8")
-    print(f"{len(chosen)} of {len(candidates)} selected: {given.output}, {markdown}, {csv}")
+    save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), output)
+    write_file(markdown, table.encode())
+    write_file(csv, _csv(candidates, chosen, given.unit).encode())
+    print(f"{len(chosen)} of {len(candidates)} selected: {output}, {markdown}, {csv}")
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
@@ -97,7 +101,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
         parser.error(f"--machines must be at least 1, got {given.machines}")
     if given.machines > 1 and given.cost != "sequential_steps":
         parser.error("--machines is for --cost sequential_steps")
-    given.output = given.output or Path("pareto.png")
     # What the cost counts, in words.
     given.unit = COSTS[given.cost] + f" on {given.machines} machines" * (given.machines > 1)
     return given

@@ -1,4 +1,4 @@
-"""What a network costs, in words and numbers: its wiring, or its weights if it has none."""
+"""The costs of a network as a table or plain values: of its wiring, or of its weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from wiring_lightning.wiring import Wiring, find_wired
 
 
 def summarize(wiring: Wiring, searched: bool = False) -> dict[str, Any]:
-    """Sizes of a wiring, everything that could be against what is live.
+    """Sizes of a wiring: of all candidates, and of the live part.
 
     Args:
         wiring: the wiring.
@@ -25,7 +25,7 @@ def summarize(wiring: Wiring, searched: bool = False) -> dict[str, Any]:
         >>> summary["params"], summary["modules"]
         ({'total': 283572, 'live': 283572}, {'total': 48, 'live': 48})
     """
-    inner = slice(1, -1)  # without the input and the output, which are always there
+    inner = slice(1, -1)  # without the input and the output
     return {
         "params": {
             "total": int(costs.parameters(wiring, live=False)),
@@ -49,7 +49,7 @@ def summarize(wiring: Wiring, searched: bool = False) -> dict[str, Any]:
 
 
 def _steps(wiring: Wiring) -> dict[str, int]:
-    """Sequential steps by number of machines; none for a graph with cycles, which has no number."""
+    """Sequential steps by number of machines; empty for a graph with cycles."""
     try:
         return {
             str(machines): int(costs.sequential_steps(wiring, machines)) for machines in (1, 2, 4)
@@ -61,15 +61,9 @@ def _steps(wiring: Wiring) -> dict[str, int]:
 
 
 def live_per_group(wiring: Wiring) -> dict[str, list[int]]:
-    """Live and all nodes of every group that has several, by the group's name."""
-    counts: dict[str, list[int]] = {}
-    for name, live in zip(wiring.nodes.names, wiring.live_nodes.tolist(), strict=True):
-        group, dot, _ = name.rpartition(".")
-        if dot:
-            count = counts.setdefault(group, [0, 0])
-            count[0] += live
-            count[1] += 1
-    return counts
+    """Live and all nodes of every group with several nodes, by the group's name."""
+    alone = set(wiring.nodes.names)
+    return {name: counts for name, counts in wiring.live_per_group().items() if name not in alone}
 
 
 def network_rows(module: nn.Module) -> list[tuple[str, str]]:
@@ -104,13 +98,9 @@ def summary_rows(wiring: Wiring, searched: bool = False) -> list[tuple[str, str]
 
 
 def summarize_weights(module: nn.Module) -> dict[str, Any]:
-    """Parameters of a network, and how many weights of each layer are not zero.
+    """Total and nonzero parameters of a network, and weights of each layer.
 
-    A layer is a module whose own `weight` connects inputs to outputs: it has at least two axes.
-
-    Returns:
-        Plain values: `params` and `weights` with their `total` and `nonzero`, and `layers` with the
-        same by the name of the layer.
+    A layer is a module with a `weight` of at least two dimensions.
 
     Example:
         >>> layer = nn.Linear(4, 2)
@@ -164,7 +154,7 @@ def sparse_rows(module: nn.Module) -> list[tuple[str, str]]:
 
 
 def weight_rows(module: nn.Module) -> list[tuple[str, str]]:
-    """The rows of the table that a person reads; layers are listed if some weights are zero.
+    """The weights of a network as rows of a table, with layers if some weights are zero.
 
     Example:
         >>> layer = nn.Linear(4, 2)
@@ -191,7 +181,7 @@ def _shares(layers: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def format_table(rows: Sequence[tuple[str, str]], width: int = 100, first: int = 0) -> str:
-    """Two aligned columns; long cells continue on the next line at a comma.
+    """Two aligned columns; long cells wrap at commas.
 
     Args:
         rows: label and text of each.

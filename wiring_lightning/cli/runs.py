@@ -1,4 +1,4 @@
-"""Reading a run folder, which is what `wiring fit` leaves."""
+"""Reading the folder of a run of `wiring fit`."""
 
 from argparse import ArgumentError
 from collections import Counter
@@ -29,7 +29,7 @@ from wiring_lightning.wiring import Wired, Wiring, find_wired
 _CONFIG = "config.yaml"
 _EXAMPLE = "lightning_logs/version_0"
 _DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
-# What says how a network is connected, and not which architecture it is.
+# Arguments that change the connections of a network, and not its other layers.
 _CONNECTION = ("wiring", "fan_in")
 
 
@@ -37,7 +37,7 @@ Given = TypeVar("Given", Path, "Run")
 
 
 class RunError(RuntimeError):
-    """A folder is no run, or a run has not what was asked for."""
+    """A folder is no run, or a run lacks something."""
 
 
 class UnfinishedError(RunError):
@@ -46,7 +46,7 @@ class UnfinishedError(RunError):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its config, its trained network, its test accuracy.
+    """A finished run: its config, its trained network and its accuracies.
 
     Args:
         folder: the folder that holds `config.yaml`, event files and checkpoints.
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def family(self) -> str:
-        """Kind of the network, its pattern if it has one, and whether it was searched."""
+        """Class of the network, its pattern if it has one, and whether it was searched."""
         assert isinstance(self.network, nn.Module)
         searched = "searched" if find_bernoulli_gates(self.network) else None
         parts = [type(self.network).__name__, getattr(self.network, "pattern", None), searched]
@@ -91,10 +91,10 @@ class Run:
 
     @cached_property
     def connection(self) -> tuple[str | None, int | None]:
-        """How the network is connected, such as `"learned"`, and its fan-in K.
+        """The network's `wiring`, such as `"learned"`, and its fan-in K.
 
-        K is `None` if the network has no gate, as with `wiring="full"`. The name is `None` too if
-        it has no argument `wiring` either.
+        K is `None` without a gate, as with `wiring="full"`. The name is `None` if there is no
+        argument `wiring` either.
         """
         gates = [module for module in self.build().modules() if isinstance(module, Gate)]
         gate = max(gates, key=lambda gate: gate.fan_in, default=None)
@@ -103,16 +103,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Its connection in words, such as `learned, K = 4` or `full`; empty if it has none."""
+        """The connection in words, such as `learned, K = 4` or `full`; empty if there is none."""
         name, fan_in = self.connection
         return ", ".join(filter(None, [name, f"K = {fan_in}" if fan_in else None]))
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What runs must share to be compared: the data set, the network and its arguments.
-
-        How the network is connected is left out.
-        """
+        """The data set, the network and its arguments, without those of its connections."""
         name = class_name(self.config.get("data"))
         arguments = {k: v for k, v in self._architecture.items() if k not in _CONNECTION}
         return {"data": name, **arguments}
@@ -309,7 +306,7 @@ def _tested_once(runs: Sequence[Run]) -> list[Run]:
 
 
 def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
-    """Refuse runs that differ in what they must share.
+    """Raise an error if the runs differ in some settings.
 
     Args:
         runs: at least one.
@@ -317,7 +314,7 @@ def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
         advice: which runs to give instead, such as "on one data set".
 
     Raises:
-        RunError: for the first run that differs from the first one.
+        RunError: for the first run that differs.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -331,7 +328,7 @@ def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """What tells folders apart: their paths without the parts that all begin or end with.
+    """Short distinct names of folders: their paths without common first and last parts.
 
     Example:
         >>> distinct_names([Path("seed1/logs/version_0"), Path("seed2/logs/version_0")])

@@ -30,7 +30,7 @@ from wiring_lightning.functional.pre_activation import (
     channel_statistics,
     rectified_convolution,
 )
-from wiring_lightning.functional.seeds import derived_seed, seed_of_step
+from wiring_lightning.functional.seeds import derived_seed, seed_of_epoch, seed_of_step
 from wiring_lightning.functional.sparse_product import sparse_product
 from wiring_lightning.functional.sparsenet import (
     Pattern,
@@ -71,6 +71,7 @@ __all__ = [
     "rows_of_blocks",
     "sample_k_distinct",
     "score_entropy",
+    "seed_of_epoch",
     "seed_of_step",
     "sources",
     "sparse_product",

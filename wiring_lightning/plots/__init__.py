@@ -1,7 +1,8 @@
-"""Pictures of a wiring, of several, and of what they achieve: the figures of the papers.
+"""Pictures of wirings and of results: the figures of the papers.
 
-Every `draw_` function takes values and returns a matplotlib figure of its own; nothing is global
-and no window opens. The colours stay apart for colour-blind readers and in print without colour.
+Every `draw_` function returns a new matplotlib figure, uses no global state and opens no window. A
+`title` is the headline. A `wiring` is one architecture; a batch of them, or nothing to draw, raises
+a `ValueError`. The colours can be told apart by colour-blind readers and in grey print.
 """
 
 from wiring_lightning.plots.accuracy import (

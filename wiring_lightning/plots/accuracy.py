@@ -13,7 +13,7 @@ from wiring_lightning.plots import style
 
 _K = TypeVar("_K")
 
-# Colour and marker (or line style) by the name of the wiring; others take turns.
+# Colour and marker (or line style) by the name of the wiring; `_OTHER` for any other name.
 _STYLES = {
     "learned": (style.LEARNED, "o"),
     "random": (style.END, "s"),
@@ -29,8 +29,8 @@ class Measurement:
     """The accuracy of one trained network.
 
     Args:
-        wiring: how its wiring came about, such as `"learned"`, `"random"` or `"full"`.
-        fan_in: K; `None` if the wiring has none, because it is fixed as a whole.
+        wiring: the kind of wiring, such as `"learned"`, `"random"` or `"full"`.
+        fan_in: K; `None` for a fixed wiring, which has no fan-in.
         accuracy: share of test examples that it classifies correctly, 0 to 1.
     """
 
@@ -42,16 +42,9 @@ class Measurement:
 def draw_accuracy(measurements: Sequence[Measurement], title: str | None = None) -> Figure:
     """Draw accuracy over the fan-in K (MaskConnect, Figures 2 and 3).
 
-    Several measurements of one wiring with one K become their mean, with the sample standard
-    deviation as error bar; n says how many they are. A wiring without K is a horizontal line, with
-    the deviation as a band.
-
-    Args:
-        measurements: in any order.
-        title: a headline.
-
-    Raises:
-        ValueError: if there is no measurement.
+    Several measurements of one wiring and K are drawn as their mean, with the sample standard
+    deviation as error bar and their number n. A wiring without K is a horizontal line, with the
+    deviation as a band.
 
     Example:
         >>> runs = [Measurement("learned", 1, 0.5), Measurement("learned", 1, 0.7),
@@ -105,12 +98,12 @@ def _draw_reference(axes: Axes, wiring: str, values: list[float]) -> None:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What one trained network costs and achieves.
+    """Size and accuracy of one trained network.
 
     Args:
         family: networks of one family share a line, such as `"SparseNet, log"`.
-        parameters: of the network.
-        multiply_adds: for one example.
+        parameters: number of parameters.
+        multiply_adds: number of multiply-adds for one example.
         accuracy: share of test examples that it classifies correctly, 0 to 1.
     """
 
@@ -123,15 +116,8 @@ class Efficiency:
 def draw_efficiency(networks: Sequence[Efficiency], title: str | None = None) -> Figure:
     """Draw accuracy over parameters and over multiply-adds (SparseNet, Figure 2).
 
-    Networks of one family and one size become their mean, with the sample standard deviation as
+    Networks of one family and size are drawn as their mean, with the sample standard deviation as
     error bar.
-
-    Args:
-        networks: in any order.
-        title: a headline.
-
-    Raises:
-        ValueError: if there is no network.
 
     Example:
         >>> runs = [Efficiency("dense", 1000, 10**6, 0.5), Efficiency("dense", 1000, 10**6, 0.7),
@@ -162,7 +148,7 @@ def draw_efficiency(networks: Sequence[Efficiency], title: str | None = None) ->
 
 
 def _group(measured: Iterable[tuple[str, _K, float]]) -> dict[str, dict[_K, list[float]]]:
-    """Accuracies in percent by series and then by what they are drawn over."""
+    """Accuracies in percent, by series and then by position on the horizontal axis."""
     groups: dict[str, dict[_K, list[float]]] = {}
     for series, place, accuracy in measured:
         groups.setdefault(series, {}).setdefault(place, []).append(100 * accuracy)
@@ -181,5 +167,5 @@ def _draw_means(
 
 
 def _spread(values: Sequence[float]) -> float:
-    """The sample standard deviation, not a number (and so not drawn) of a single value."""
+    """The sample standard deviation; NaN, which is not drawn, for a single value."""
     return stdev(values) if len(values) > 1 else nan

@@ -19,13 +19,13 @@ from wiring_lightning.plots.rows import (
 )
 from wiring_lightning.wiring import Wiring
 
-_HEIGHT, _PITCH = 7.0, 1.7  # inches of a column, and between two of them
+_HEIGHT, _PITCH = 7.0, 1.7  # height of a column and distance of two columns, in inches
 _RADIUS = 4.0  # inches of a circle
 _GAP = 0.04  # of the circle, between two groups
 _INK = 260.0  # lines per group that may be drawn fully opaque
 _MAX_ALPHA, _MIN_ALPHA = 0.7, 0.03
 _FAINT = 0.1  # edges that are given
-_MAX_PER_GROUP = 8_000  # the strongest are drawn; more would only darken the background
+_MAX_PER_GROUP = 8_000  # only the strongest edges of a group are drawn
 _BINS = 40  # of a histogram of degrees
 
 
@@ -43,18 +43,11 @@ def is_channel_graph(wiring: Wiring) -> bool:
 def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
     """Draw which channels a network has connected (DNW, Figures 2 and 5).
 
-    Nodes of a block stand in a column, and blocks from left to right. A group whose nodes feed each
-    other takes several columns: a node stands behind all those of its group that it hears from.
-    Where edges lead back, as in discrete and continuous time, all nodes stand on a circle. A line
-    is an active edge, the more opaque the larger its weight. Hollow nodes are dead: no active path
-    from the input to the output leads through them, and their edges are pale.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
+    The nodes of a block form a column, and blocks go from left to right. If nodes of a group feed
+    each other, the group takes several columns: a node is to the right of its sources. In a graph
+    with cycles (discrete and continuous time) the nodes form a circle. Lines are active edges, more
+    opaque for larger weights. Hollow nodes are dead: they are on no active path from the input to
+    the output, and their edges are pale.
 
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph
@@ -79,7 +72,7 @@ def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
         opacity,
         linewidths=0.5,
         rasterized=True,
-        in_layout=False,  # its extent is known, and takes long to measure
+        in_layout=False,  # measuring its extent is slow, and the extent is known
     )
     _draw_nodes(axes, wiring, places)
     sizes = wiring.nodes.group.bincount().tolist()
@@ -96,7 +89,7 @@ def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
 
 
 def channel_columns(wiring: Wiring) -> Tensor:
-    """`[nodes]` number of the column of every node, from 0; only for a graph without cycles.
+    """`[nodes]` index of the column of every node; only for a graph without cycles.
 
     Example:
         >>> from wiring_lightning.wiring import make_wiring
@@ -118,14 +111,7 @@ def channel_columns(wiring: Wiring) -> Tensor:
 
 
 def between_channels(wiring: Wiring) -> Tensor:
-    """`[edges]` edges with a weight whose ends are both channels, not the stem or the classifier.
-
-    Example:
-        >>> from wiring_lightning.backbones import NeuralGraph
-        >>> network = NeuralGraph(nodes=80, inputs=8, outputs=10, edges=400)
-        >>> int(between_channels(network.wiring()).sum())
-        400
-    """
+    """`[edges]` mask of edges with a weight between two channels, not stem or classifier."""
     several = wiring.nodes.group.bincount()[wiring.nodes.group] > 1
     return several[wiring.source] & several[wiring.target] & (wiring.parameters > 0)
 
@@ -134,7 +120,7 @@ def _columns(wiring: Wiring) -> tuple[Points, Points]:
     """`[nodes, 2]` places in columns, and `[groups, 2]` of labels below the groups."""
     column, group = channel_columns(wiring), wiring.nodes.group
     sizes = column.bincount()
-    # Every column as high as it is full, but at least half of the page.
+    # A column's height grows with its number of nodes, from half of the page to all of it.
     height = _HEIGHT * (0.5 + 0.5 * sizes / sizes.max()) * (sizes > 1)
     y = ((rank_in_group(column) + 0.5) / sizes[column] - 0.5) * height[column]
     places = torch.stack([column * _PITCH, -y], dim=1).double().numpy()
@@ -154,15 +140,15 @@ def _circle(wiring: Wiring) -> tuple[Points, Points]:
 
 
 def _around(turn: Tensor, across: float, up: float) -> Points:
-    """Places on an ellipse, 0 and 1 on the left, clockwise."""
+    """Points on an ellipse, clockwise; turns 0 and 1 are on the left."""
     angle = torch.pi * (1 - 2 * turn.double())
     return torch.stack([across * angle.cos(), up * angle.sin()], dim=1).numpy()
 
 
 def _strongest(wiring: Wiring) -> tuple[Tensor, Tensor]:
-    """The strongest active edges of every group, weak ones first, and how opaque they are.
+    """The strongest active edges of every group, weak ones first, and their opacity.
 
-    Every group gets the same amount of ink, so that many edges are fainter than few.
+    The total opacity per group is limited, so many edges are fainter than few.
     """
     edges = wiring.active.nonzero().flatten()
     score, group = wiring.score[edges], wiring.nodes.group[wiring.target[edges]]
@@ -174,7 +160,7 @@ def _strongest(wiring: Wiring) -> tuple[Tensor, Tensor]:
         opacity[own[_MAX_PER_GROUP:]] = 0
         own = own[:_MAX_PER_GROUP]
         largest = score[own[len(own) // 100]].clamp_min(1e-12)
-        ink = (score[own] / largest).clamp(0, 1) ** 3  # most weights are of much the same size
+        ink = (score[own] / largest).clamp(0, 1) ** 3  # most weights have similar sizes
         opacity[own] = (ink * min(_MAX_ALPHA, _INK / float(ink.sum()))).clamp_min(_MIN_ALPHA)
     order = opacity.argsort(stable=True)
     order = order[opacity[order] > 0]
@@ -205,16 +191,8 @@ def _summary(wiring: Wiring, drawn: int) -> str:
 def draw_degrees(wiring: Wiring, title: str | None = None) -> Figure:
     """Draw the distributions of in-degrees and out-degrees of a graph of channels.
 
-    Counted are active edges with a weight between channels: what the stem gives and what the
-    classifier reads is left out. Grey bars are nodes with no such edge; the line is the mean of the
-    others.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
+    Counts active edges with a weight between channels, not those of the stem and the classifier.
+    Grey bars are nodes without such edges; the line is the mean of the others.
 
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph
@@ -233,9 +211,10 @@ def draw_degrees(wiring: Wiring, title: str | None = None) -> Figure:
 
 
 def degrees(wiring: Wiring) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """In-degrees of the nodes that could receive, and out-degrees of those that could send.
+    """In-degrees of the nodes that can have inputs, out-degrees of those that can have outputs.
 
-    A node of a group that no edge leads to, such as the inputs, counts for one side only.
+    Groups without incoming edges, such as the inputs, are left out of the in-degrees; groups
+    without outgoing edges are left out of the out-degrees.
 
     Example:
         >>> from wiring_lightning.wiring import make_wiring
@@ -251,8 +230,8 @@ def degrees(wiring: Wiring) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
     def count(ends: Tensor) -> NDArray[np.int64]:
         degree = ends[counted].bincount(minlength=len(group))
-        able = torch.isin(group, group[ends[counted]])
-        return degree[able].numpy()
+        has_edges = torch.isin(group, group[ends[counted]])
+        return degree[has_edges].numpy()
 
     return count(wiring.target), count(wiring.source)
 
@@ -260,7 +239,7 @@ def degrees(wiring: Wiring) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _histogram(axes: Axes, degree: NDArray[np.int64], across: str, up: str) -> None:
     largest = int(degree.max(initial=1))
     step = max(1, -(-largest // _BINS))
-    # Bars stand around the numbers that they count, the one of nodes without edges before them.
+    # Bars are centred at the degrees that they count; the bar of degree 0 is left of the others.
     borders = np.arange(0, largest + step, step) + 0.5
     some = degree[degree > 0]
     axes.hist(some, borders.tolist(), color=style.LIVE)

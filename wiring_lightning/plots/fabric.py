@@ -1,4 +1,4 @@
-"""The architecture that a search has found in a fabric."""
+"""Draw the architecture that a search has found in a fabric."""
 
 import re
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from wiring_lightning.plots import page, style
@@ -17,7 +18,7 @@ from wiring_lightning.plots.rows import Points, check_one
 from wiring_lightning.wiring import Wiring
 
 _BLUE, _ORANGE, _GREEN, _, _VERMILION, _ = style.SERIES
-# Name of an edge's module, what the legend calls it, and its colour: for grids those of the paper.
+# By the name of an edge's module, its label in the legend and its colour (the paper's for grids).
 _KINDS = {
     "same": ("same resolution", _BLUE),
     "down": ("half resolution", _GREEN),
@@ -27,6 +28,7 @@ _KINDS = {
     "": ("always there", style.GIVEN),
 }
 _REMOVED = 0.3  # opacity
+_DASHED: Any = (0, (3, 2.5))
 _NODE, _BETWEEN = 0.2, 0.075  # side of a node's square, distance of two edges of a pair, in inches
 _LEGEND_ENTRY = 1.3  # inches
 
@@ -42,11 +44,11 @@ def is_fabric(wiring: Wiring) -> bool:
 def draw_fabric(wiring: Wiring, title: str | None = None) -> Figure:
     """Draw the architecture in a fabric (BSN, Figure 3).
 
-    Squares are the sums of the fabric, and lines the modules between them. A solid line is kept in
-    evaluation mode and on a path from the input to the output, and the likelier it is the darker;
-    a light, dashed one is not. Hollow squares are reached by nothing or lead nowhere. In a grid,
-    columns run from left to right, and resolutions from fine to coarse. In a ResNet Fabric, two
-    lines between a pair are a block and its shortcut, and stages run to and fro.
+    Squares are the sums of the fabric, and lines the modules between them. Solid lines are live
+    modules of evaluation mode, darker for higher probabilities; light, dashed lines are removed
+    modules. Hollow squares are on no path from the input to the output. In a grid, columns go from
+    left to right, and resolutions from fine to coarse. In a ResNet Fabric, two lines between a pair
+    are a block and its shortcut, and stages alternate between left to right and right to left.
 
     Args:
         wiring: one architecture of a `ConvFabric` or a `ResNetFabric`.
@@ -67,7 +69,7 @@ def draw_fabric(wiring: Wiring, title: str | None = None) -> Figure:
         raise ValueError("draw_fabric draws a ConvFabric or a ResNetFabric; use draw_wiring.")
     arcs, places = _Arcs.of(wiring, layout), layout.places * layout.pitch
     live = np.zeros(len(places), dtype=bool)
-    live[layout.state] = wiring.live_nodes.numpy()  # the last of each state's nodes is its sum
+    live[layout.state] = wiring.live_nodes.numpy()  # the last node of each state, its sum, counts
     above = 0.15 if layout.columns else 0.0
     width = _LEGEND_ENTRY * (len(set(arcs.kind)) + 1)
     low, high = page.corners(places, left=0.95, right=0.45, above=above, width=width)
@@ -85,19 +87,19 @@ def draw_fabric(wiring: Wiring, title: str | None = None) -> Figure:
     return figure
 
 
-# Where states are
+# Positions of the states
 
 
 @dataclass(frozen=True, eq=False)
 class FabricLayout:
-    """Places of the states of a fabric, from the input to the output.
+    """Positions of the states of a fabric, from the input to the output.
 
     Args:
-        state: `[nodes]` the state that each node computes or adds to; the last of them is its sum.
+        state: `[nodes]` the state that each node belongs to; the last node of a state is its sum.
         places: `[states, 2]` centres, in steps to the right and up.
-        columns: labels above the picture, one a step.
-        rows: labels on its left, likewise from the top.
-        pitch: inches that a step to the right and a step up take.
+        columns: labels above the picture, one for each step.
+        rows: labels on its left, one for each step from the top.
+        pitch: width and height of a step, in inches.
     """
 
     state: NDArray[np.int64]
@@ -108,11 +110,10 @@ class FabricLayout:
 
 
 def lay_out(wiring: Wiring) -> FabricLayout | None:
-    """Lay out a fabric by the names of its states; `None` for a wiring that is no fabric.
+    """Lay out a fabric by the names of its states; `None` for a wiring that is not a fabric.
 
-    A grid has its columns from left to right and its scales from fine to coarse. Of stages, the
-    first runs to the right, the second back to the left, and so on: this puts every state beside or
-    below those that it reads.
+    A grid has its columns from left to right and its scales from top to bottom. Stages alternate
+    between left to right and right to left, so every state is beside or below its sources.
 
     Example:
         >>> from wiring_lightning.backbones import ConvFabric, ResNetFabric, ResNeXt
@@ -123,7 +124,7 @@ def lay_out(wiring: Wiring) -> FabricLayout | None:
         >>> lay_out(ResNeXt(depth=11).wiring()) is None
         True
     """
-    # Groups without nodes, as in a compact network, are no states.
+    # Groups without nodes, as in a compact network, are not states.
     _, state = wiring.nodes.group.unique(return_inverse=True)
     last = dict(zip(state.tolist(), wiring.nodes.names, strict=True))
     names = [last[number].removesuffix(".sum") for number in range(len(last))]
@@ -136,7 +137,7 @@ def lay_out(wiring: Wiring) -> FabricLayout | None:
 
 
 def _grid(state: NDArray[np.int64], numbers: list[tuple[int, int]]) -> FabricLayout:
-    """The first node of the first column is the stem; the output is on the right of the last."""
+    """A grid: the stem is the first node of the first column; the output is on the far right."""
     columns, scales = (max(part) for part in zip(*numbers, strict=True))
     places = [(column - 1.0, 1.0 - scale) for column, scale in [(1, 1), *numbers]]
     places.append((places[-1][0] + 1, places[-1][1]))
@@ -146,7 +147,7 @@ def _grid(state: NDArray[np.int64], numbers: list[tuple[int, int]]) -> FabricLay
 
 
 def _snake(state: NDArray[np.int64], numbers: list[tuple[int, int]]) -> FabricLayout:
-    """Before every stage stands what would be its position 0: the last one of the stage before."""
+    """Stages in alternating directions; position 0 of a stage is the end of the stage before."""
     stages, width = (max(part) for part in zip(*numbers, strict=True))
     places = [(0.0, 0.0)]
     places += [
@@ -159,12 +160,12 @@ def _snake(state: NDArray[np.int64], numbers: list[tuple[int, int]]) -> FabricLa
     return FabricLayout(state, np.array(places), [], beside, pitch)
 
 
-# What is between them
+# Edges between the states
 
 
 @dataclass(frozen=True, eq=False)
 class _Arcs:
-    """The edges of a fabric as columns: what leads from one sum to another."""
+    """The edges between the sums of a fabric, as columns."""
 
     start: NDArray[np.int64]
     end: NDArray[np.int64]
@@ -175,7 +176,7 @@ class _Arcs:
 
     @classmethod
     def of(cls, wiring: Wiring, layout: FabricLayout) -> "_Arcs":
-        """Take a module and its two edges as one."""
+        """Merge each module and its two edges into one edge."""
         state, height = layout.state, layout.places[:, 1]
         sums = np.zeros(len(height), dtype=int)
         sums[state] = np.arange(len(state))
@@ -194,13 +195,13 @@ class _Arcs:
 
 
 def _draw_arcs(axes: Axes, arcs: _Arcs, places: Points) -> Iterator[Artist]:
-    """Draw removed edges below and kept ones above; the results are entries of the legend."""
+    """Draw removed edges below kept ones, and yield entries of the legend."""
     lines, arrows = _lines_and_arrows(arcs, places)
     for kind, (label, color) in _KINDS.items():
         width = 1.8 if kind else 0.9
         own = arcs.kind == kind
         removed, kept = own & ~arcs.kept, own & arcs.kept
-        page.draw_edges(axes, lines[removed], color, _REMOVED, dashed=True, linewidths=0.9,
+        page.draw_edges(axes, lines[removed], color, _REMOVED, linestyles=_DASHED, linewidths=0.9,
                         zorder=2, label=label, gid="removed")  # fmt: skip
         drawn = page.draw_edges(axes, lines[kept], color, arcs.score[kept], linewidths=width,
                                 zorder=3, label=label, gid="kept")  # fmt: skip
@@ -208,15 +209,15 @@ def _draw_arcs(axes: Axes, arcs: _Arcs, places: Points) -> Iterator[Artist]:
         heads = PolyCollection(list(arrows[kept]), facecolors=colors, linewidths=0, zorder=3.5)
         axes.add_collection(heads, autolim=False)
         if own.any():
-            yield page.edge_entry(label, color, width)
+            yield Line2D([], [], color=color, linewidth=width, label=label)
     if not arcs.kept.all():
-        yield page.edge_entry("removed", style.PRUNED, 0.9, dashed=True)
+        yield Line2D([], [], color=style.PRUNED, linewidth=0.9, linestyle=_DASHED, label="removed")
 
 
 def _lines_and_arrows(arcs: _Arcs, places: Points, size: float = 0.075) -> tuple[Points, Points]:
-    """`[arcs, 2, 2]` lines from square to square, and `[arcs, 3, 2]` a triangle upon each.
+    """`[arcs, 2, 2]` lines from square to square, and `[arcs, 3, 2]` an arrow head on each.
 
-    A block and its shortcut between the same squares lie side by side.
+    A block and its shortcut between the same squares are side by side.
     """
     start, end = places[arcs.start], places[arcs.end]
     way = end - start

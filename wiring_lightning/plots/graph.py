@@ -1,4 +1,4 @@
-"""The wiring as a graph, alone or beside the one that its nodes have by convention."""
+"""Draw a wiring as a graph, alone or beside the fixed wiring of the same nodes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from wiring_lightning.plots import page, style
@@ -21,16 +22,9 @@ _MIN_WIDTH = 4.8  # inches that the legend needs
 
 
 def draw_architecture(wiring: Wiring, title: str | None = None) -> Figure:
-    """Draw a wiring in the way that suits it.
+    """Draw any wiring.
 
-    That is `draw_fabric` for a fabric, `draw_channels` for a graph of channels, else `draw_wiring`.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
+    Uses `draw_fabric` for a fabric, `draw_channels` for a graph of channels, else `draw_wiring`.
 
     Example:
         >>> from wiring_lightning.backbones import ResNetFabric
@@ -46,20 +40,10 @@ def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
     """Draw the graph from the input at the top to the output at the bottom (GateConnect, Figure 3).
 
     A row is a group of nodes, such as the branches of a module. Red circles are the input and the
-    output, green squares are live branches; hollow, dashed squares are pruned, since no active path
-    from the input to the output leads through them. Lines are active edges: dark ones were learned,
-    the darker the higher their score in their row; grey ones were given; pale ones belong to a
-    pruned branch. Edges that skip rows are bent. More than 60 rows wind down and up in columns.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Returns:
-        The figure; `save_figure` writes it, a TensorBoard writer's `add_figure` logs it.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
+    output, green squares are live branches. Hollow, dashed squares are pruned branches, which are
+    on no active path from the input to the output. Lines are active edges. Dark ones were learned,
+    darker for higher scores in their row; grey ones are fixed; pale ones belong to a pruned branch.
+    Edges that skip rows are curved. More than 60 rows are drawn in several columns.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -76,16 +60,12 @@ def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
 def draw_connectivity(wiring: Wiring, title: str = "learned") -> Figure:
     """Draw the fixed wiring of an architecture on the left, its own on the right.
 
-    This is MaskConnect's Figure 4. Marks and lines are those of `draw_wiring`: green squares are
-    live branches or blocks, hollow, dashed ones are pruned. Single blocks form a line, and the edge
-    between two that are not neighbours is an arc, the higher the further apart they are.
+    This is MaskConnect's Figure 4. Marks and lines are those of `draw_wiring`. Single blocks form a
+    line; an edge between blocks that are not neighbours is an arc, higher for larger distances.
 
     Args:
         wiring: one architecture.
         title: a headline for the picture on the right.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -96,7 +76,7 @@ def draw_connectivity(wiring: Wiring, title: str = "learned") -> Figure:
     right = _Graph(wiring, title)
     several = bool((wiring.nodes.group.bincount() > 1).any())
     left = _Graph(fixed_wiring(wiring), f"fixed ({'full' if several else 'previous'})")
-    # The nodes of both are in the same places, so a common height puts them on common lines.
+    # The nodes of both have the same positions, so an equal height aligns them.
     left.low[1] = right.low[1] = min(left.low[1], right.low[1])
     left.high[1] = right.high[1] = max(left.high[1], right.high[1])
     widths = [float(side.high[0] - side.low[0]) for side in (left, right)]
@@ -109,10 +89,10 @@ def draw_connectivity(wiring: Wiring, title: str = "learned") -> Figure:
 
 
 def fixed_wiring(wiring: Wiring) -> Wiring:
-    """The wiring that the same nodes have by convention, all of it given.
+    """The usual fixed wiring of the same nodes.
 
-    Every node reads all of its candidates in the nearest earlier row: all branches of the module
-    before in a ResNeXt (Fixed-Full), the block before in a ResNet (Fixed-Prev).
+    Every node reads all of its candidates in the nearest earlier row: in a ResNeXt all branches of
+    the previous module (Fixed-Full), in a ResNet the previous block (Fixed-Prev).
 
     Example:
         >>> from wiring_lightning.wiring import make_wiring
@@ -133,7 +113,7 @@ def fixed_wiring(wiring: Wiring) -> Wiring:
 
 
 class _Graph:
-    """A wiring laid out on a page whose corners, `low` and `high`, are `[2]` in inches."""
+    """A wiring laid out on a page; its corners `low` and `high` are `[2]`, in inches."""
 
     def __init__(self, wiring: Wiring, title: str | None) -> None:
         check_one(wiring)
@@ -152,7 +132,7 @@ class _Graph:
         )
 
     def draw(self, sheet: FigureBase) -> tuple[list[Artist], list[Artist]]:
-        """Draw it on a page of its size; entries of nodes and of edges for the legend."""
+        """Draw the graph on a page of its size; return legend entries of nodes and of edges."""
         axes = page.inch_axes(sheet, self.low, self.high, self.title, _summary(self.wiring))
         for kind in self.edges:
             page.draw_edges(axes, kind.lines, kind.color, kind.opacity, linewidths=kind.width,
@@ -161,8 +141,10 @@ class _Graph:
         names = f"live {one}", f"pruned {one}"
         squares = page.draw_nodes(axes, self.layout.nodes, live, self.layout.node, names)
         self._name_rows(axes)
-        lines = [page.edge_entry(k.name, k.color, max(k.width, 0.9)) for k in self.edges[::-1]]
-        return squares, lines
+        return squares, [
+            Line2D([], [], color=kind.color, linewidth=max(kind.width, 0.9), label=kind.name)
+            for kind in self.edges[::-1]
+        ]
 
     def _name_rows(self, axes: Axes) -> None:
         text: dict[str, Any] = {"size": self.text_size, "color": style.INK}

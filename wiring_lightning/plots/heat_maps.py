@@ -1,4 +1,4 @@
-"""Heat maps: the scores of a wiring, and how heavily layers use the features of earlier ones."""
+"""Heat maps: the scores of a wiring, and how much layers use the features of earlier layers."""
 
 from collections.abc import Sequence
 from math import ceil, sqrt
@@ -17,25 +17,18 @@ from wiring_lightning.plots.rows import check_one, rank_in_group, row_names
 from wiring_lightning.wiring import Wiring
 
 _MAX_PANELS = 64
-_SIDE = 3.4  # inches that a stage takes
+_SIDE = 3.4  # side of the panel of a stage, in inches
 
 
 def draw_scores(wiring: Wiring, title: str | None = None) -> Figure:
-    """Draw the scores of all learnable edges as heat maps, one panel per module that listens.
+    """Draw the scores of all learnable edges as heat maps, one panel per target module.
 
-    Rows are the branches that listen, columns those that they can listen to; a dot marks an active
-    edge, grey is no edge at all. All panels share one colour scale. If every module is a single
-    branch, or with more than 64 modules, one panel holds them all.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
+    Rows are targets, columns are sources. A dot marks an active edge; grey means no candidate. All
+    panels share one colour scale. If every module is a single branch, or there are more than 64
+    modules, all are in one panel.
 
     Returns:
-        The figure; it says so if there is no learnable edge.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
+        The figure; without learnable edges it contains only a sentence.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -65,7 +58,7 @@ def draw_scores(wiring: Wiring, title: str | None = None) -> Figure:
 
 
 def _panels(wiring: Wiring) -> list[tuple[str, Tensor]]:
-    """Name of every module that listens and the edges to it; no name where one panel holds all."""
+    """Name of every target module and the edges to it; an empty name if all are in one panel."""
     edges = wiring.learnable.nonzero().flatten()
     target = wiring.target[edges]
     row, names = wiring.nodes.group[target], row_names(wiring)
@@ -78,7 +71,7 @@ def _panels(wiring: Wiring) -> list[tuple[str, Tensor]]:
 def _draw_scores(
     axes: Axes, wiring: Wiring, edges: Tensor, title: str, top: float, side: float
 ) -> AxesImage:
-    """Draw some edges as a matrix, `[targets, sources]`, not a number where there is no edge.
+    """Draw edges as a matrix `[targets, sources]`, which is NaN where there is no edge.
 
     `top` is the score at the dark end of the scale, `side` the size of the panel in inches.
     """
@@ -96,7 +89,7 @@ def _draw_scores(
     axes.set_xlabel(across, size=8, labelpad=1)
     axes.set_ylabel(one if title else "target", size=8, labelpad=1)
     axes.tick_params(labelsize=7, length=2, pad=1.5)
-    # Few ticks on small panels: they take most of the time that a page of panels takes.
+    # Few ticks on small panels, because ticks are slow to draw.
     most = 32 if side > 4 else 8 if side > 2.2 else 4
     for axis, nodes in ((axes.xaxis, sources), (axes.yaxis, targets)):
         names = _tick_labels(wiring, nodes)
@@ -117,25 +110,22 @@ def _tick_labels(wiring: Wiring, nodes: Tensor) -> list[str]:
 
 @runtime_checkable
 class ReusesFeatures(Protocol):
-    """A network that concatenates earlier outputs and knows how heavily it uses each of them."""
+    """A network that concatenates earlier outputs and can measure how much it uses each of them."""
 
     def feature_reuse(self) -> list[Tensor]:
-        """`[targets, sources]` for every stage, 0 to 1, not a number where nothing is read."""
+        """`[targets, sources]` for every stage, from 0 to 1, NaN where a source is not read."""
         ...
 
 
 def draw_feature_reuse(stages: Sequence[Tensor], title: str | None = None) -> Figure:
-    """Draw how heavily every layer uses the outputs that it reads (SparseNet, Figure 3).
+    """Draw how much every layer uses the outputs that it reads (SparseNet, Figure 3).
 
-    One heat map per stage. As in the paper, a column is a layer and a row is what it reads, with
-    the stage's input in the first row; red is much used, blue little, and white is not read.
+    One heat map per stage. As in the paper, columns are layers and rows are the outputs that they
+    read; the first row is the stage's input. Red means much used, blue little, white not read.
 
     Args:
         stages: `[targets, sources]` each, 0 to 1, as `SparseNet.feature_reuse` gives them.
         title: a headline.
-
-    Raises:
-        ValueError: if there is no stage.
 
     Example:
         >>> from wiring_lightning.backbones import SparseNet
@@ -167,7 +157,7 @@ def draw_feature_reuse(stages: Sequence[Tensor], title: str | None = None) -> Fi
 def _draw_matrix(
     axes: Axes, matrix: Tensor, colors: str, nothing: str, vmax: float = 1.0, **options: Any
 ) -> AxesImage:
-    """Draw numbers from 0 to `vmax` in a scale of colours, and `nothing` where there is none."""
+    """Draw numbers from 0 to `vmax` in a colour scale, and NaN in the colour `nothing`."""
     scale = matplotlib.colormaps[colors].with_extremes(bad=nothing)
     return axes.imshow(
         matrix.cpu().numpy(), cmap=scale, vmin=0, vmax=vmax, aspect="auto", **options

@@ -1,4 +1,4 @@
-"""How many branches are live by depth, in one network or in several."""
+"""Draw the number of live branches by depth, in one network or in several."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,28 +7,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wiring_lightning.plots import style
-from wiring_lightning.plots.rows import check_one, count_live, inner_nodes, row_noun
+from wiring_lightning.plots.rows import check_one, count_live, inner_nodes
 from wiring_lightning.wiring import Wiring
 
 _GROUP_WIDTH = 0.84  # of the distance between two modules
 _MAX_WIDTH = 13.0  # inches
-_MAX_NUMBERED = 60  # bars whose numbers can be read
-_MAX_BARS = 150  # more bars would be as thin as hairs, and slow
-_MAX_TICKS = 20  # modules that are all numbered
+_MAX_NUMBERED = 60  # up to so many bars get a number
+_MAX_BARS = 150  # more than so many modules are drawn as one outline
+_MAX_TICKS = 20  # up to so many modules get a tick each
 
 
 def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
-    """Draw how many branches of every module are live (GateConnect, Figures 4 and 5).
+    """Draw the number of live branches of every module (GateConnect, Figures 4 and 5).
 
     The horizontal axis counts the modules from the input on, without input and output; the dashed
-    line says how many branches a module has.
+    line is the number of all branches of a module.
 
     Args:
         wiring: one architecture.
         title: a headline; by default the totals.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -51,18 +48,13 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
 
 
 def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None) -> Figure:
-    """Draw how many branches of every module are live, one series of bars for each network.
+    """Draw what `draw_active_nodes` draws, with one series of bars for each network.
 
-    This is GateConnect's Figures 4 and 5 and MaskConnect's Figures 5 and 6. The horizontal axis
-    counts the modules from the input on, without input and output; dashed lines say how many
-    branches a module has.
+    This is GateConnect's Figures 4 and 5 and MaskConnect's Figures 5 and 6.
 
     Args:
-        wirings: architectures by what the legend calls them, such as `"K = 1"`.
+        wirings: architectures by their label in the legend, such as `"K = 1"`.
         title: a headline.
-
-    Raises:
-        ValueError: if there is no wiring, or one holds a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -79,7 +71,7 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
     width = _GROUP_WIDTH / len(counts)
     for index, (name, (live, _)) in enumerate(counts.items()):
         places = np.arange(1, len(live) + 1) + (index + 0.5) * width - _GROUP_WIDTH / 2
-        # Beyond the last colour the series are told apart by their frame.
+        # After the last colour, bars get a dark frame.
         edge = style.INK if index >= len(style.SERIES) else "white"
         drawn = axes.bar(places, live, width, color=style.series(index)[0], edgecolor=edge,
                          linewidth=0.6, label=name)  # fmt: skip
@@ -91,14 +83,15 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
 
 
 def _draw_totals(axes: Axes, wiring: Wiring, totals: Sequence[list[int]]) -> None:
-    """Dashed lines at how many branches there are, and the axes around them."""
+    """Draw dashed lines at the number of all branches, and set up the axes."""
     many = wiring.noun[1]
     for index, total in enumerate(dict.fromkeys(map(tuple, totals))):
         label = None if index else f"all {many}"
         axes.stairs(total, np.arange(len(total) + 1) + 0.5, baseline=None, color=style.INK,
                     linestyle="--", linewidth=0.9, label=label)  # fmt: skip
     depth = max(1, *map(len, totals))
-    style.set_axes(axes, row_noun(wiring), f"live {many}")
+    single = len(wiring.nodes.group_parameters) == len(wiring.nodes)
+    style.set_axes(axes, wiring.noun[0] if single else "module", f"live {many}")
     axes.set_xlim(0.4, depth + 0.6)
     axes.set_ylim(0, 1.12 * max((count for total in totals for count in total), default=1))
     style.use_integers(axes.xaxis, axes.yaxis)
@@ -107,11 +100,7 @@ def _draw_totals(axes: Axes, wiring: Wiring, totals: Sequence[list[int]]) -> Non
 
 
 def _count_by_depth(wiring: Wiring) -> tuple[list[int], list[int]]:
-    """Live branches and all branches of every module, without input and output.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
-    """
+    """Live branches and all branches of every module, without input and output."""
     check_one(wiring)
     inner = inner_nodes(wiring)
     groups = len(wiring.nodes.group_parameters)

@@ -25,15 +25,14 @@ def draw_masks(
     """Draw one row per example: the image, its true mask and the predicted one.
 
     Args:
-        images: `[N, 1 or 3, H, W]`, of any range; each is shown from its darkest to its brightest
-            value.
+        images: `[N, 1 or 3, H, W]`, of any range; the range of each image is scaled to [0, 1].
         truth: `[N, H, W]` true class of each pixel.
         prediction: `[N, H, W]` predicted class of each pixel.
         class_names: the names for the legend, in the order of the classes.
         ignore_index: the number of pixels without a class, drawn in light grey.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: if the shapes do not match.
 
     Example:
         >>> masks = torch.zeros(2, 8, 6).long()
@@ -82,7 +81,7 @@ def _painted(masks: Tensor, colors: Tensor, ignore_index: int | None) -> Tensor:
 
 
 def _class_colors(count: int) -> Tensor:
-    """`[count, 3]` colours that stay apart; beyond the first few, hues by the golden ratio."""
+    """`[count, 3]` distinct colours; after the first few, hues by the golden ratio."""
     colors = [to_rgb(color) for color in _COLORS[:count]]
     colors += [hsv_to_rgb(0.618 * rank % 1, 0.65, 0.85) for rank in range(count - len(colors))]
     return torch.tensor(colors)

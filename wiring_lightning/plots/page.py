@@ -1,4 +1,4 @@
-"""A page measured in inches, for nodes at exact places: nodes, edges, headline and legend."""
+"""A page measured in inches, with nodes at exact positions, edges, headline and legend."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -18,7 +18,6 @@ from wiring_lightning.plots import style
 from wiring_lightning.plots.rows import Points
 
 _HEADER, _FOOTER = 0.85, 0.75  # inches that headline and legend need
-_DASHED: Any = (0, (3, 2.5))
 
 
 def corners(
@@ -26,7 +25,7 @@ def corners(
 ) -> tuple[Points, Points]:
     """Lower left and upper right corner of a page around `[points, 2]`, all in inches.
 
-    Beside these margins there is room for headline and legend; the page is at least `width` wide.
+    Adds room for headline and legend to these margins; the page is at least `width` wide.
     """
     low = inked.min(0) - np.array([left, _FOOTER + below])
     high = inked.max(0) + np.array([right, _HEADER + above])
@@ -35,7 +34,7 @@ def corners(
 
 
 def inch_axes(page: FigureBase, low: Points, high: Points, title: str | None, caption: str) -> Axes:
-    """Axes that fill a page with these corners, one unit an inch, and the lines above them."""
+    """Axes in inches that fill a page with these corners, with title and caption at the top."""
     axes = page.add_axes((0, 0, 1, 1), xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.set_axis_off()
     height = high[1] - low[1]
@@ -47,35 +46,23 @@ def inch_axes(page: FigureBase, low: Points, high: Points, title: str | None, ca
 
 
 def draw_edges(
-    axes: Axes,
-    lines: Points,
-    color: str | Sequence[str],
-    opacity: Any,
-    dashed: bool = False,
-    **options: Any,
+    axes: Axes, lines: Points, color: str | Sequence[str], opacity: Any, **options: Any
 ) -> LineCollection:
-    """Draw `[edges, points, 2]` lines in one colour or in one each, with an opacity each."""
+    """Draw `[edges, points, 2]` lines in one colour or one for each, with an opacity for each."""
     colors = np.broadcast_to(to_rgba_array(color), (len(lines), 4)).copy()
     colors[:, 3] = opacity
-    options["linestyles"] = _DASHED if dashed else "-"
     collection = LineCollection(list(lines), colors=colors, **options)
     axes.add_collection(collection, autolim=False)
     return collection
 
 
-def edge_entry(label: str, color: str, width: float, dashed: bool = False) -> Artist:
-    """What the legend shows for edges."""
-    pattern: Any = _DASHED if dashed else "-"
-    return Line2D([], [], color=color, linewidth=width, linestyle=pattern, label=label)
-
-
 def draw_nodes(
     axes: Axes, places: Points, live: NDArray[np.bool_], size: float, names: tuple[str, str]
 ) -> list[Artist]:
-    """Draw circles for the first and the last node, and squares between, hollow if not live.
+    """Draw the first and the last node as circles, the others as squares, hollow if not live.
 
-    `size` is the side of a square in points, `names` say what the legend calls live and other
-    squares. The results are entries of the legend.
+    `size` is the side of a square in points; `names` are the legend's labels for live and for
+    other squares. Returns entries of the legend.
     """
     inner = np.ones(len(live), dtype=bool)
     inner[[0, -1]] = False
@@ -98,7 +85,7 @@ def draw_nodes(
 
 
 def add_legend(figure: Figure, nodes: Sequence[Artist], edges: Sequence[Artist]) -> None:
-    """Explain nodes and edges below a graph, equal ones once.
+    """Add a legend below a graph, without duplicates.
 
     Nodes are in the first line, edges in the second; matplotlib fills column by column.
     """

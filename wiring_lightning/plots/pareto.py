@@ -1,4 +1,4 @@
-"""Accuracy over cost, with the models that a validation set selects."""
+"""Draw accuracy over cost, with the models that the validation accuracy selects."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ class Candidate:
 
     Args:
         family: networks that are compared with each other, such as `"ResNetFabric, searched"`.
-        name: of the run.
-        cost: what the network costs.
+        name: name of the run.
+        cost: cost of the network.
         validation: accuracy on the validation images, 0 to 1.
         test: accuracy on the test images, 0 to 1; `None` if it was not measured.
     """
@@ -30,15 +30,10 @@ class Candidate:
 
 
 def select(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The Pareto front of every family: nothing else costs no more and validates better.
+    """The Pareto front of every family by cost and validation accuracy.
 
-    Test accuracies play no part. Of equal candidates the first one is kept.
-
-    Args:
-        candidates: in any order.
-
-    Returns:
-        The chosen ones by family, in order of their cost.
+    Test accuracies are not used. Of equal candidates the first one is kept. The selected ones of a
+    family are in order of their cost.
 
     Example:
         >>> runs = [Candidate("a", "cheap", 1, 0.7, 0.6), Candidate("a", "good", 3, 0.9, 0.8),
@@ -62,16 +57,13 @@ def select(candidates: Sequence[Candidate]) -> list[Candidate]:
 def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = None) -> Figure:
     """Draw accuracy over cost (BSN, Figures 2 and 7).
 
-    Circles are validation accuracies, and a line joins the full ones, which the front selects.
-    Crosses are the test accuracies of the selected networks. Every family has a colour.
+    Circles are validation accuracies; those of the Pareto front are filled and joined by a line.
+    Crosses are test accuracies of the front. Every family has its own colour.
 
     Args:
         candidates: in any order.
-        unit: what the cost counts.
+        unit: unit of the cost, the label of the horizontal axis.
         title: a headline.
-
-    Raises:
-        ValueError: if there is no candidate.
 
     Example:
         >>> runs = [Candidate("a", "cheap", 1e6, 0.7, 0.6), Candidate("a", "good", 3e6, 0.9, 0.8)]

@@ -1,4 +1,4 @@
-"""The rows of a wiring: which nodes they hold, what they are called, and where they go on a page.
+"""The rows of a wiring: their nodes, their names, and their positions on a page.
 
 A row is a group of nodes, such as the branches of a module.
 """
@@ -14,16 +14,12 @@ from wiring_lightning.wiring import Wiring
 
 Points = NDArray[np.float64]
 
-_MAX_ROWS = 60  # what a page takes; more rows go on in further columns
-_WIDTH, _HEIGHT = 12.0, 15.0  # inches that the nodes of a large wiring may take
+_MAX_ROWS = 60  # more rows are drawn in several columns
+_WIDTH, _HEIGHT = 12.0, 15.0  # maximum size of all nodes, in inches
 
 
 def check_one(wiring: Wiring) -> None:
-    """Refuse a batch of architectures.
-
-    Raises:
-        ValueError: if `active` has batch dimensions.
-    """
+    """Raise a `ValueError` for a batch of architectures."""
     if wiring.active.dim() != 1:
         raise ValueError(
             "A picture shows one architecture, but this wiring holds a batch of shape "
@@ -32,28 +28,22 @@ def check_one(wiring: Wiring) -> None:
 
 
 def inner_nodes(wiring: Wiring) -> Tensor:
-    """`[nodes]` mark the nodes that are neither the input nor the output."""
+    """`[nodes]` mask of the nodes that are neither the input nor the output."""
     inner = torch.ones(len(wiring.nodes), dtype=torch.bool)
     inner[[0, -1]] = False
     return inner
 
 
 def row_names(wiring: Wiring) -> list[str]:
-    """Name of every group: what stands before the last dot in the name of its first node."""
+    """Name of every group: the part before the last dot in the name of its first node."""
     names = [""] * len(wiring.nodes.group_parameters)
     for name, row in zip(wiring.nodes.names, wiring.nodes.group.tolist(), strict=True):
         names[row] = names[row] or name.rpartition(".")[0] or name
     return names
 
 
-def row_noun(wiring: Wiring) -> str:
-    """What a row of nodes is called: a module, unless every node is a row of its own."""
-    single = len(wiring.nodes.group_parameters) == len(wiring.nodes)
-    return wiring.noun[0] if single else "module"
-
-
 def count_live(wiring: Wiring) -> str:
-    """Words such as `"66 of 72 branches live"`, without input and output."""
+    """A text such as `"66 of 72 branches live"`, which does not count input and output."""
     inner = inner_nodes(wiring)
     live = int((inner & wiring.live_nodes).sum())
     return f"{live:,} of {int(inner.sum()):,} {wiring.noun[1]} live"
@@ -75,7 +65,7 @@ def rank_in_group(group: Tensor) -> Tensor:
 
 
 class Layout:
-    """Rows of nodes from top to bottom; in several columns they wind down and up like a snake.
+    """Rows of nodes from top to bottom; with several columns, every second one goes upwards.
 
     Args:
         wiring: the wiring to lay out.
@@ -115,17 +105,17 @@ class Layout:
         self._group = group.numpy()
 
     def lines(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> Points:
-        """`[edges, points, 2]` a line for every edge, bent if it would run through other rows."""
+        """`[edges, points, 2]`: a line for every edge, curved if it skips rows."""
         bent = (self._group[target] - self._group[source]) != 1
         start, end = self.nodes[source][:, None], self.nodes[target][:, None]
-        # From edge to edge of the squares, so that a line does not cross the neighbours in its row.
+        # Lines end at the border of a square, so that they do not cross its neighbours.
         half = np.zeros_like(start)
         half[..., 1] = np.sign(end - start)[..., 1] * self.node / 144 * ~bent[:, None]
         start, end = start + half, end - half
         if not bent.any():
             return np.concatenate([start, end], axis=1)
-        # Half an ellipse: it leaves a node across the line to the other one, so that the many edges
-        # of a node part at once, and the further it leads the higher it is.
+        # Half an ellipse, higher for larger distances: it starts at a right angle to the straight
+        # line, so that the edges of a node separate at once.
         way = end - start
         aside = np.stack([-way[..., 1], way[..., 0]], axis=-1)
         angle = np.linspace(0, np.pi, 65 if len(source) < 1000 else 13)[:, None]

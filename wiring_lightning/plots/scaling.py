@@ -1,4 +1,4 @@
-"""How properties of a network grow with its depth."""
+"""Draw how properties of a network grow with its depth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from wiring_lightning import costs
 from wiring_lightning.plots import style
 from wiring_lightning.wiring import Wiring
 
-# What each panel calls a field of `Scaling`.
+# The field of `Scaling` by the label of its panel.
 _PROPERTIES = {
     "parameters": "parameters",
     "links into a layer": "links",
@@ -21,14 +21,13 @@ _PROPERTIES = {
 
 @dataclass(frozen=True)
 class Scaling:
-    """What Table 1 of SparseNet compares, of one network.
+    """The properties of one network that Table 1 of SparseNet compares.
 
     Args:
         depth: number of layers.
-        parameters: of the network.
-        links: edges into the node with most of them (the paper's aggregated features).
-        path: edges on the shortest path from the output back to the node that is furthest away
-            (the paper's shortest gradient path).
+        parameters: number of parameters.
+        links: largest number of edges into a node (the paper's aggregated features).
+        path: largest distance of a node from the output (the paper's shortest gradient path).
     """
 
     depth: int
@@ -56,15 +55,12 @@ class Scaling:
 def draw_scaling(curves: Mapping[str, Sequence[Scaling]], title: str | None = None) -> Figure:
     """Draw parameters, incoming links and shortest paths over depth (SparseNet, Table 1).
 
-    All axes are logarithmic: what grows in proportion to the depth has the slope of the grey line,
-    and its square twice that slope.
+    All axes are logarithmic. Linear growth has the slope of the grey line, quadratic growth twice
+    that slope.
 
     Args:
-        curves: networks of several depths, by what the legend calls them.
+        curves: networks of several depths, by their label in the legend.
         title: a headline.
-
-    Raises:
-        ValueError: if there is no network.
 
     Example:
         >>> chain = [Scaling(depth, 100 * depth, 1, depth) for depth in (10, 100)]
@@ -92,7 +88,7 @@ def draw_scaling(curves: Mapping[str, Sequence[Scaling]], title: str | None = No
 
 
 def _draw_proportion(axes: Axes, depths: Sequence[int]) -> None:
-    """A line in proportion to the depth, below the curves."""
+    """Draw a line that is proportional to the depth, below the curves."""
     low, high = axes.get_ylim()
     values = [low * depth / depths[0] for depth in depths]
     axes.plot(depths, values, color="#B5BABF", linewidth=1, linestyle=":", zorder=1)
@@ -103,7 +99,7 @@ def _draw_proportion(axes: Axes, depths: Sequence[int]) -> None:
 
 
 def _furthest(wiring: Wiring) -> int:
-    """Edges between the output and the node that is furthest from it, by breadth-first search."""
+    """Largest distance of a node from the output in edges, by breadth-first search."""
     source, target = wiring.source[wiring.active], wiring.target[wiring.active]
     reached = torch.zeros(len(wiring.nodes), dtype=torch.bool)
     reached[-1], steps = True, 0

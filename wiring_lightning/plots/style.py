@@ -1,6 +1,7 @@
-"""What all pictures share: colours, figures, axes, legends, and how a figure is saved."""
+"""Colours, figures, axes and legends of all pictures, and saving a figure."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -10,24 +11,26 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from wiring_lightning.files import picture_path, write_file
+
 DPI = 130
-# Green and vermilion of Okabe and Ito, who chose them for colour-blind readers.
+# Green and vermilion of Okabe and Ito's palette for colour-blind readers.
 LIVE, END = "#009E73", "#D55E00"
 PRUNED = "#9AA0A6"
 LEARNED, GIVEN, DEAD = "#12324F", "#8A939C", "#DADDE1"
 INK, GRID = "#3C4043", "#E3E5E8"
-# For several networks in one picture: of Okabe and Ito too, dark and light in turn.
+# For several networks in one picture: from the same palette, dark and light in turn.
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def series(index: int) -> tuple[str, str]:
-    """Colour and marker of one network among several; after the last they begin anew."""
+    """Colour and marker of one network among several; they repeat after the last one."""
     return SERIES[index % len(SERIES)], _MARKERS[index % len(_MARKERS)]
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
-    """A white figure, sizes in inches, with a headline above all that is put into it."""
+    """A white figure, with sizes in inches and an optional headline."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
     if title:
         figure.suptitle(title, size=12)
@@ -35,7 +38,7 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
 
 
 def new_axes(width: float, height: float, title: str | None = None) -> tuple[Figure, Axes]:
-    """A figure of one diagram, with a headline above its left end."""
+    """A figure with one diagram, and a headline on the left."""
     figure = new_figure(width, height)
     axes = figure.add_subplot()
     axes.set_title(title or "", loc="left", size=11)
@@ -55,7 +58,7 @@ def set_axes(
 
 
 def use_integers(*sides: Axis) -> None:
-    """Put ticks at whole numbers only, for what is counted."""
+    """Put ticks at whole numbers only."""
     for side in sides:
         side.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
 
@@ -70,7 +73,7 @@ def use_sizes(*sides: Axis) -> None:
 
 
 def legend_below(figure: Figure, entries: Sequence[Artist], columns: int = 3) -> None:
-    """Explain what is drawn, line by line below the diagrams; entries are what has a label."""
+    """Add a legend below the diagrams that is filled line by line."""
     # Matplotlib fills column by column.
     handles = [entry for column in range(columns) for entry in entries[column::columns]]
     figure.legend(
@@ -79,16 +82,21 @@ def legend_below(figure: Figure, entries: Sequence[Artist], columns: int = 3) ->
 
 
 def legend_on_the_right(figure: Figure) -> None:
-    """Explain everything that has a label, on the right of the diagram."""
+    """Add a legend of all labels on the right of the diagram."""
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure to a file whose ending says the format, and create the folders above it.
+    """Write a figure to a file, and create its folder.
 
     Args:
         figure: the figure.
-        path: such as `pictures/wiring.png`, `.pdf` or `.svg`.
+        path: file whose ending sets the format, such as `pictures/wiring.png`, `.pdf` or `.svg`;
+            without an ending it gets `.png`.
+
+    Raises:
+        ValueError: if the ending names no format of pictures.
+        OSError: if the file cannot be written; an earlier one is still there.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -97,6 +105,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         ...     Path(folder, "new", "empty.png").exists()
         True
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    path, content = picture_path(path), BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix("."))
+    write_file(path, content.getbuffer())

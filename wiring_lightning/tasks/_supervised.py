@@ -1,6 +1,6 @@
-"""What all tasks with labelled examples have in common: optimizers, steps and checks.
+"""The base class of tasks with labelled examples.
 
-The file is private so that the command line does not offer its base class as a task.
+The file is private so that the command line does not list the base class as a task.
 """
 
 import re
@@ -19,12 +19,14 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.checkpoints import check_optimizers, check_weights
 from wiring_lightning.nn import find_learnable
+from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._metrics import ExampleMean
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
-"""Images and what belongs to them, a label or a mask each."""
+"""Images, and a label or a mask for each."""
 
 
 def default_optimizer(parameters: Any) -> SGD:
@@ -33,18 +35,18 @@ def default_optimizer(parameters: Any) -> SGD:
 
 
 class SupervisedTask(LightningModule, ABC):
-    """Base of the tasks: a backbone, one loss per example, and scores to measure it by.
+    """Base class of the tasks: a backbone, one loss per example, and metrics.
 
-    A task says what the loss of each example is, :meth:`losses`, and what else to log,
-    :meth:`measure`. It logs `train/loss`, `val/loss` and `test/loss`, and a training step returns
-    the mean loss together with those of the examples, which a search asks for.
+    A task implements :meth:`losses`, the loss of each example, and :meth:`measure`, which logs
+    metrics. This class logs `train/loss`, `val/loss` and `test/loss`. A training step returns the
+    mean loss and, for `callbacks.BudgetedSearch`, the loss of each example.
 
     Args:
-        backbone: the network; takes images, gives logits.
+        backbone: the network, from images to logits.
         optimizer: optimizer of the weights.
         lr_scheduler: learning rate schedule, one step per epoch.
         compile: compile the backbone with `torch.compile`.
-        last_layer: the kind of layer whose last one in the backbone gives the logits.
+        last_layer: class of the layer that computes the logits, the last one of its class.
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
@@ -78,18 +80,25 @@ class SupervisedTask(LightningModule, ABC):
 
     @abstractmethod
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
-        """Update what else is logged; the logits are detached."""
+        """Update and log metrics; the logits are detached."""
 
     @override
     def forward(self, images: Tensor) -> Tensor:
         """Images `[batch, channels, height, width]` -> logits.
 
         Raises:
-            ValueError: if the backbone is made for another number of channels.
+            ValueError: if the backbone is made for another number of channels, or its batch norm
+                cannot learn from a batch of one image.
         """
         try:
             logits: Tensor = self.backbone(images)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # torch.compile wraps the ValueError
+            if len(images) == 1 and "Expected more than 1 value per channel" in str(error):
+                raise ValueError(
+                    "A training batch holds one image, too few for batch norm: leave out a last "
+                    "batch that is not full (drop_last=True of the data, --data.drop_last=true), "
+                    "or choose another batch_size."
+                ) from error
             channels = images.shape[1]
             if wanted := re.search(rf"to have (\d+) channels, but got {channels} ", str(error)):
                 raise ValueError(
@@ -100,7 +109,7 @@ class SupervisedTask(LightningModule, ABC):
         return logits
 
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
-        """What the optimizer gets: all parameters, or groups of them with options of their own."""
+        """The parameters of the optimizer, or groups of them with their own options."""
         return self.parameters()
 
     @override
@@ -136,8 +145,12 @@ class SupervisedTask(LightningModule, ABC):
             )
 
     @override
+    def on_train_start(self) -> None:
+        check_optimizers(self.trainer)
+
+    @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The mean loss, and `[batch]` the loss of each example, which a search asks for."""
+        """The mean loss, and `[batch]` the loss of each example for `BudgetedSearch`."""
         losses = self._step(batch, "train")
         loss = losses.mean()
         self._last_loss = loss.detach()
@@ -160,11 +173,18 @@ class SupervisedTask(LightningModule, ABC):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Before anything is written: a diverged network must not replace a good checkpoint.
+        # A diverged network must not replace a good checkpoint.
         self._check_loss()
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
                 self._diverged(f"Values of {name}")
+        # Averages of weights, for example, are a plain dict that does not say what they are of.
+        checkpoint["state_dict"] = with_descriptions(checkpoint["state_dict"], self)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        path = None if self._trainer is None else self._trainer.ckpt_path
+        check_weights(self, checkpoint, path or "that was given")
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         images, labels = batch
@@ -207,7 +227,7 @@ def _check_image_size(backbone: nn.Module, datamodule: Any) -> None:
 
 
 def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
-    """Number of classes, a `num_classes` attribute or read off the last layer of that kind."""
+    """Number of classes: the backbone's `num_classes`, or the width of its last such layer."""
     declared = getattr(backbone, "num_classes", None)
     if isinstance(declared, int):
         return declared

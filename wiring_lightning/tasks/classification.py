@@ -14,7 +14,7 @@ from typing_extensions import override
 from wiring_lightning._checks import check_number
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
 
-# Batch norms and instance norms have one base.
+# `_NormBase` is the base class of batch norms and instance norms.
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -25,14 +25,14 @@ class ClassificationTask(SupervisedTask):
     more than five classes, `val/acc_top5` and `test/acc_top5`.
 
     Args:
-        backbone: the network; takes images, gives logits.
-        optimizer: optimizer of the weights. The scores of a wiring are none of its business: the
-            callback that learns them takes them out of it.
-        lr_scheduler: learning rate schedule, one step per epoch. Not together with a
-            `PhaseSchedule` that sets rates.
+        backbone: the network, from images to logits.
+        optimizer: optimizer of the weights. The callback that learns a wiring removes its scores
+            from this optimizer.
+        lr_scheduler: learning rate schedule, one step per epoch. Do not combine it with a
+            `PhaseSchedule` that sets learning rates.
         label_smoothing: share of the target spread evenly over all classes, from 0 up and below 1.
         compile: compile the backbone with `torch.compile`.
-        decay_norms: whether weight decay also shrinks scales and shifts of norms.
+        decay_norms: whether weight decay applies to scales and shifts of norms.
 
     Raises:
         MisconfigurationException: if the backbone's number of classes or size of images differs
@@ -77,10 +77,7 @@ class ClassificationTask(SupervisedTask):
         ]
         chosen = {id(parameter) for parameter in norms}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in chosen]
-        groups: list[dict[str, Any]] = [
-            {"params": rest},
-            {"params": norms, "weight_decay": 0.0},
-        ]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": norms, "weight_decay": 0.0}]
         return groups
 
     @override
@@ -96,7 +93,7 @@ class ClassificationTask(SupervisedTask):
 
     @override
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
-        """Count the hits, and log their share at the end of the epoch."""
+        """Update the accuracy, and log it at the end of the epoch."""
         _, labels = batch
         metrics = cast(MetricCollection, getattr(self, f"{stage}_metrics"))
         metrics.update(logits, labels)

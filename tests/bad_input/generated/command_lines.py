@@ -38,7 +38,20 @@ _INSPECT = (("--format", "json"), ("--figure", "wiring.png"), ("--found", "found
 _FIGURE = (("--output", "picture.png"), ("-o", "picture.svg"), ("--trust", ""))
 _PARETO = (("--cost", "parameters"), ("--machines", "2"), ("-o", "front.png"))
 _KINDS = ("connectivity", "active", "graph", "degrees", "accuracy", "efficiency", "reuse", "wiring")
-_RUNS = ("run", "empty", "config.yaml", "nowhere", "", "/", ".", "..", "run/..", "*", "a\nb", "\u00e4")
+_RUNS = (
+    "run",
+    "empty",
+    "config.yaml",
+    "nowhere",
+    "",
+    "/",
+    ".",
+    "..",
+    "run/..",
+    "*",
+    "a\nb",
+    "\u00e4",
+)
 
 _VALUES = (
     "", " ", "null", "true", "-1", "0", "1.5", "1e9999", ".nan", "inf", "nan", "text", "a b", "--", "-",
@@ -114,7 +127,9 @@ def _words(random: Random) -> list[str]:
     words = ["wiring", "--config", "config.yaml", "--help", "-h", "--version", "run", "--verbose",
              "figure", "active", "--trainer", "help", "Fit", "fitt", "in spect", "-c", "--model",
              *LIGHTNING, *FILES, *_VALUES]  # fmt: skip
-    first = [random.choice(["FIT", "train", "fit ", "", "-", "--", "--fit", "\u00e4", "0", "fit,test"])]
+    first = [
+        random.choice(["FIT", "train", "fit ", "", "-", "--", "--fit", "\u00e4", "0", "fit,test"])
+    ]
     rest = random.choices(words, k=random.choice([0, 1, 2, 3, 5]))
     return random.choice([first, []]) + rest
 

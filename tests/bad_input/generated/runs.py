@@ -89,7 +89,9 @@ def _spoil(files: dict[str, bytes], random: Random) -> str:
             files["checkpoints/other.ckpt"] = _damaged(files.get(_CHECKPOINT, b"12"), random)
             return "another checkpoint"
         case _:
-            files["config.yaml"] = yaml.safe_dump(random.choice([{}, [], 3, {"model": None}])).encode()
+            files["config.yaml"] = yaml.safe_dump(
+                random.choice([{}, [], 3, {"model": None}])
+            ).encode()
             return "a config of nothing"
 
 

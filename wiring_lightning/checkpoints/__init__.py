@@ -1,0 +1,19 @@
+"""Reading and writing checkpoints, with one clear sentence when that fails."""
+
+from wiring_lightning.checkpoints.matching import (
+    check_checkpoint,
+    check_optimizers,
+    check_weights,
+)
+from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint
+from wiring_lightning.checkpoints.storage import AtomicCheckpointIO, load_weights
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "CheckpointError",
+    "check_checkpoint",
+    "check_optimizers",
+    "check_weights",
+    "load_checkpoint",
+    "load_weights",
+]

@@ -1,0 +1,197 @@
+"""Whether a checkpoint fits a module: the same network, and values that it can have."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+
+from wiring_lightning.checkpoints.reading import CheckpointError
+from wiring_lightning.nn import Gate
+from wiring_lightning.nn.described import find_differences, find_flaws
+
+# What a checkpoint needs for training to continue, and of which kind it is.
+_FOR_TRAINING = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
+# What optimizers keep for every weight.
+_LIKE_WEIGHTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+_SHOWN = 3  # differences in one sentence
+_ROUNDING = 0.02  # of scores in bfloat16
+
+
+def check_checkpoint(
+    module: LightningModule,
+    content: Mapping[str, Any],
+    path: str | Path,
+    resume: bool,
+    trainer: Trainer | None = None,
+) -> None:
+    """Say what a trainer would stumble over when it loads a checkpoint into a module.
+
+    Args:
+        module: the module that will be trained or tested.
+        content: what `load_checkpoint` read.
+        path: where it was read from.
+        resume: whether training will continue, which needs more than the weights.
+        trainer: the trainer that will load it; its counters are compared with the saved ones.
+
+    Raises:
+        CheckpointError: if the trainer could not load it, or it is that of another network.
+    """
+    if not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise CheckpointError(
+            f"The file {path} is no checkpoint of a Lightning trainer: use one that `wiring fit` "
+            "has saved."
+        )
+    if resume and "optimizer_states" not in content:
+        raise CheckpointError(
+            f"The checkpoint {path} holds weights only, and training cannot continue from it: use "
+            "one that was saved with save_weights_only=False."
+        )
+    for name, kind in _FOR_TRAINING.items():
+        if name in content and not isinstance(content[name], kind):
+            raise _damaged(path, f"its {name} are of type {type(content[name]).__name__}")
+    for name, saved in content.get("loops", {}).items() if trainer is not None else ():
+        loop = getattr(trainer, name, None)
+        if loop is not None and not _alike(loop.state_dict(), saved):
+            raise _damaged(path, f"its {name} has counters that are no numbers")
+    if not is_overridden("configure_model", module):  # otherwise the network is built later
+        check_weights(module, content, path)
+
+
+def check_weights(module: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse weights of another network, and values that no network can have.
+
+    Args:
+        module: the module that they are for.
+        content: a Lightning checkpoint, or a bare `state_dict`.
+        path: where it was read from, for the message.
+
+    Raises:
+        CheckpointError: with one sentence that names what differs or what is wrong.
+    """
+    weights = content.get("state_dict", content)
+    if not isinstance(weights, Mapping):
+        raise _damaged(path, f"its state_dict is of type {type(weights).__name__}")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise _damaged(path, f"{name} is of type {type(value).__name__}")
+    own, strict = module.state_dict(), getattr(module, "strict_loading", True)
+    differences = list(_differing_shapes(own, weights, strict))[:1]
+    if strict:
+        differences += find_differences(module, weights)
+    if differences:
+        raise _of_another_network(path, differences)
+    for name, value in weights.items():
+        if name in own and _kind(value) != _kind(own[name]):
+            raise _damaged(path, f"{name} is of type {value.dtype} and not {own[name].dtype}")
+        if name in own and not value.isfinite().all() and own[name].isfinite().all():
+            raise _damaged(path, f"{name} holds values that are infinite or not a number")
+    if flaws := list(find_flaws(module, weights)):
+        raise _of_another_network(path, flaws[:1])
+    for flaw in _impossible_scores(module, weights, content.get("callbacks")):
+        raise _damaged(path, flaw)
+
+
+def check_optimizers(trainer: Trainer) -> None:
+    """Refuse what a checkpoint brought into the optimizers if they cannot continue from it.
+
+    Raises:
+        CheckpointError: if it was saved with an optimizer of another kind, or is damaged.
+    """
+    path = trainer.ckpt_path
+    for optimizer in [] if path is None else trainer.optimizers:
+        assert path is not None
+        name = type(optimizer).__name__
+        for group in optimizer.param_groups:
+            if missing := sorted(optimizer.defaults.keys() - group.keys()):
+                raise CheckpointError(
+                    f"The checkpoint {path} was saved with another optimizer than {name} (it has "
+                    f"no {missing[0]}): use the config.yaml that was saved beside it."
+                )
+            for key, value in optimizer.defaults.items():
+                if isinstance(value, float) and not isinstance(group[key], int | float | Tensor):
+                    raise _damaged(path, f"{key} of {name} is of type {type(group[key]).__name__}")
+        for parameter, state in optimizer.state.items():
+            if not isinstance(state, Mapping):
+                raise _damaged(path, f"a state of {name} is of type {type(state).__name__}")
+            for key in _LIKE_WEIGHTS:
+                value = state.get(key)
+                if value is not None and getattr(value, "shape", None) != parameter.shape:
+                    raise _damaged(path, f"{key} of {name} is not of the right shape")
+
+
+def _damaged(path: str | Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"The checkpoint {path} is damaged ({reason}): use an earlier one.")
+
+
+def _of_another_network(path: str | Path, reasons: list[str]) -> CheckpointError:
+    more = "; ..." if len(reasons) > _SHOWN else ""
+    return CheckpointError(
+        f"The checkpoint {path} belongs to another network than the config describes "
+        f"({'; '.join(reasons[:_SHOWN])}{more}): use the config.yaml that was saved beside it."
+    )
+
+
+def _differing_shapes(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], strict: bool
+) -> Iterator[str]:
+    for name in [*own, *given]:
+        if name in own and name in given:
+            here, there = own[name].shape, given[name].shape
+            if here != there:
+                yield f"{name} is {_size(there)} there and {_size(here)} here"
+        elif strict:
+            yield f"{name} is missing {'there' if name in own else 'here'}"
+
+
+def _impossible_scores(
+    module: nn.Module, weights: Mapping[str, Tensor], callbacks: Any
+) -> Iterator[str]:
+    """Scores of gates that the callback which saved its settings cannot have left."""
+    settings = _settings_of_scores(callbacks)
+    low, high = settings.get("low", 0.0), settings.get("high", 1.0)
+    for gate_name, gate in module.named_modules():
+        name = f"{gate_name}.scores" if gate_name else "scores"
+        if not isinstance(gate, Gate) or name not in weights:
+            continue
+        scores = weights[name].float()
+        usable = scores >= 0
+        largest = float(scores.max())
+        if largest > max(high, 1.0) + _ROUNDING:
+            yield f"{name} has a score of {largest:g}, and scores are between {low:g} and {high:g}"
+        sums = scores.clamp_min(0).sum(-1)[usable.any(-1)]
+        wrong = (sums - 1).abs() > _ROUNDING
+        if settings.get("normalize") and settings.get("steps") and wrong.any():
+            yield f"the scores of a target in {name} sum to {float(sums[wrong][0]):g}, not to 1"
+
+
+def _settings_of_scores(callbacks: Any) -> Mapping[str, Any]:
+    """What `MaskConnect` saved of its optimizer; nothing if there is none."""
+    for state in callbacks.values() if isinstance(callbacks, Mapping) else ():
+        optimizer = state.get("optimizer") if isinstance(state, Mapping) else None
+        groups = optimizer.get("param_groups") if isinstance(optimizer, Mapping) else None
+        if groups and isinstance(groups[0], Mapping) and "normalize" in groups[0]:
+            settings: Mapping[str, Any] = groups[0]
+            return settings
+    return {}
+
+
+def _kind(value: Tensor) -> tuple[bool, bool, bool]:
+    """What a conversion must not change; numbers may have another precision."""
+    return value.dtype == torch.bool, value.is_floating_point(), value.is_complex()
+
+
+def _alike(own: Any, saved: Any) -> bool:
+    """Whether saved values are of the kinds of those that they will replace."""
+    if isinstance(own, dict):
+        return isinstance(saved, dict) and all(
+            _alike(own[key], saved[key]) for key in own.keys() & saved.keys()
+        )
+    return not isinstance(own, int) or isinstance(saved, int)
+
+
+def _size(shape: torch.Size) -> str:
+    return " x ".join(map(str, shape)) or "a number"

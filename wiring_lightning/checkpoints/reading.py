@@ -1,0 +1,54 @@
+"""Reading the file of a checkpoint, with one clear sentence if it is damaged."""
+
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, damaged, cannot be written, or belongs to another network."""
+
+
+def load_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[str, Any]:
+    """Read a Lightning checkpoint or a bare `state_dict` onto the CPU.
+
+    Every byte is compared with its checksum first: `torch.load` reads damaged weights without a
+    word. The second pass over the file comes from memory that the system keeps.
+
+    Args:
+        path: the file.
+        weights_only: as in `torch.load`.
+
+    Raises:
+        CheckpointError: if the file does not exist or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint at {path}: check the path.")
+    try:
+        with path.open("rb") as file:
+            _check_bytes(file)
+            content = torch.load(file, map_location="cpu", weights_only=weights_only)
+    except Exception as error:  # bytes of any kind make the unpickler fail in any way
+        reason = str(error).partition("\n")[0].partition(". ")[0] or "it is empty"
+        raise CheckpointError(
+            f"The checkpoint {path} is damaged or is none ({reason}): use an earlier one."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"The file {path} holds a {type(content).__name__}, not a checkpoint: check the path."
+        )
+    return content
+
+
+def _check_bytes(file: IO[bytes]) -> None:
+    """Raise an error if the checksum of some part is wrong; older formats have none."""
+    if zipfile.is_zipfile(file):
+        file.seek(0)
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+    file.seek(0)

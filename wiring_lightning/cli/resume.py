@@ -1,0 +1,104 @@
+"""Which checkpoint a command begins with: a file, or one of the words that Lightning knows."""
+
+import sys
+import traceback
+import warnings
+from types import FrameType
+from typing import Any, NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.trainer.connectors import checkpoint_connector
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from wiring_lightning.checkpoints import CheckpointError
+from wiring_lightning.cli.inspect import WiringTrainer
+from wiring_lightning.cli.messages import one_line
+from wiring_lightning.cli.run_folder import folder_of_last_checkpoint, use_folder
+
+_WORDS = ("best", "last", "hpc", "registry")
+_WORDED = (MisconfigurationException, FloatingPointError, OSError, RuntimeError, ValueError)
+
+
+def is_word(path: str | None) -> bool:
+    """Whether `ckpt_path` is a word for a checkpoint that the trainer finds, and no file."""
+    return path is not None and path.partition(":")[0] in _WORDS
+
+
+def find_checkpoint(trainer: WiringTrainer, word: str, subcommand: str) -> str | None:
+    """The file that a word stands for.
+
+    A run without a logger goes on in the folder where `last` was found. A fit with `last` that
+    finds nothing starts from scratch and says so: scripts that restart a run begin like that.
+
+    Args:
+        trainer: with the callbacks that save checkpoints.
+        word: such as `"last"`.
+        subcommand: such as `"fit"`.
+
+    Returns:
+        Its path; `None` if a fit starts from scratch.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path: Any = None
+    found_nothing = "there is none"
+    if word == "last" and not trainer.loggers:  # otherwise Lightning knows where to look
+        folder = folder_of_last_checkpoint(trainer)
+        if folder is not None:
+            use_folder(trainer, folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is said here
+            path = trainer._checkpoint_connector._parse_ckpt_path(
+                _function(subcommand), word, model_provided=True, model_connected=False
+            )
+    except ValueError as error:
+        found_nothing = one_line(str(error))
+    if path is None and word == "last" and subcommand == "fit":
+        _say("there is no last checkpoint yet, so training starts from scratch")
+    elif path is None:
+        raise CheckpointError(
+            f"There is no checkpoint for --ckpt_path {word} ({found_nothing}): give the path of a "
+            "file, or the `dirpath` of the ModelCheckpoint that saved it."
+        )
+    return None if path is None else str(path)
+
+
+def explain(error: Exception, path: Any) -> NoReturn:
+    """Raise what went wrong with the state in a checkpoint as one sentence.
+
+    Errors from elsewhere stay as they are, and so do the sentences of this package.
+
+    Args:
+        error: what ended a command.
+        path: its checkpoint, if it has one.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    said = str(frames[-1].f_globals.get("__name__")).startswith("wiring_lightning.")
+    if path is None or not any(map(_restores, frames)) or (said and isinstance(error, _WORDED)):
+        raise error
+    reason = one_line(str(error).partition("\n")[0]) or type(error).__name__
+    if any(str(frame.f_globals.get("__name__")).startswith("torch.optim") for frame in frames):
+        reason = f"the state of an optimizer does not fit: {reason}"
+    raise CheckpointError(
+        f"The checkpoint {path} cannot be loaded with this config ({reason}): use the config.yaml "
+        "that was saved beside it, or an earlier checkpoint."
+    ) from error
+
+
+def _restores(frame: FrameType) -> bool:
+    """Whether a function gives a saved state back to something."""
+    name = frame.f_code.co_name
+    of_trainer = frame.f_globals is vars(checkpoint_connector) and "restore" in name
+    return of_trainer or name == "load_state_dict"
+
+
+def _function(subcommand: str) -> TrainerFn:
+    return TrainerFn.FITTING if subcommand == "fit" else TrainerFn(subcommand)
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    sys.stderr.write(f"wiring: {text}\n")

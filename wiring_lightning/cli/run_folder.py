@@ -1,0 +1,142 @@
+"""A folder for every run that no other run has, and the config that is saved there."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+from wiring_lightning.cli.inspect import WiringTrainer
+from wiring_lightning.files import claim_version, free_path, make_empty, write_file, write_new_file
+
+_RUNS = "lightning_logs"  # as Lightning calls it
+_CONFIG = "config.yaml"
+
+
+@rank_zero_only
+def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
+    """Give a run its folder `version_N`, which no run that starts at the same time can get.
+
+    Lightning's loggers choose the next number by looking, so two runs may choose the same. Without
+    a logger that has a folder for every run, Lightning writes into the folder that was started
+    from; here the run gets one below `default_root_dir`.
+
+    Args:
+        trainer: before it runs.
+        begins: whether a new fit begins, which does not go on in a folder that has files.
+
+    Raises:
+        MisconfigurationException: if a new fit is told to write where files are.
+    """
+    versions: dict[str, int] = {}  # two loggers of a run share a number, as in Lightning
+    for logger in trainer.loggers:
+        if not _has_folders(logger) or "://" in str(logger.root_dir):
+            continue
+        if logger._version is None:
+            root = os.path.expandvars(Path(str(logger.root_dir)).expanduser())
+            if root not in versions:
+                versions[root] = _claim(trainer, root)
+            logger._version = versions[root]
+        else:
+            _check_named_folder(Path(str(logger.log_dir)), begins)
+    needs_one = trainer.folder is None and not any(map(_has_folders, trainer.loggers[:1]))
+    root = str(_runs_of(trainer))
+    if needs_one and "://" not in str(trainer.default_root_dir):
+        version = versions[root] if root in versions else _claim(trainer, root)
+        use_folder(trainer, Path(root) / f"version_{version}")
+
+
+def use_folder(trainer: WiringTrainer, folder: Path) -> None:
+    """Let a run write into a folder; without a logger also its checkpoints."""
+    trainer.folder = folder
+    if not trainer.loggers:
+        for saver in _savers_without_folder(trainer):
+            saver.dirpath = str(folder / "checkpoints")
+
+
+def folder_of_last_checkpoint(trainer: WiringTrainer) -> Path | None:
+    """The folder of the run without a logger that saved `last.ckpt` most recently."""
+    if not _savers_without_folder(trainer):
+        return None
+    found = _runs_of(trainer).glob("version_*/checkpoints/last*.ckpt")
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else newest.parents[1]
+
+
+def release_folder(trainer: WiringTrainer) -> None:
+    """Remove what `claim_folder` made if nothing was written into it."""
+    for folder in trainer.claimed:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _check_named_folder(folder: Path, begins: bool) -> None:
+    """Keep what is in a folder that the config names."""
+    if begins and folder.is_dir() and any(folder.iterdir()):
+        raise MisconfigurationException(
+            f"The folder {folder} of the logger is not empty: give the logger another name or "
+            "version, or continue the run there with --ckpt_path."
+        )
+    metrics = folder / "metrics.csv"
+    if metrics.is_file():  # a CSVLogger deletes it
+        metrics.rename(free_path(metrics))
+
+
+def _claim(trainer: WiringTrainer, root: str) -> int:
+    version = claim_version(root)
+    trainer.claimed = (*trainer.claimed, Path(root) / f"version_{version}")
+    return version
+
+
+def begins(subcommand: str, ckpt_path: str | None) -> bool:
+    """Whether a command begins a new fit; SLURM starts one that goes on without being told."""
+    return subcommand == "fit" and ckpt_path is None and not SLURMEnvironment.detect()
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the config of a run in its folder, and never over another file.
+
+    If there is one already, a run that goes on in its folder (`--ckpt_path`), or measures there,
+    saves its own with a number behind the name, unless it is the same.
+    """
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the config; all ranks take part."""
+        if self.already_saved:
+            return
+        self.already_saved = True
+        path = Path(trainer.log_dir or trainer.default_root_dir) / _CONFIG
+        taken = trainer.strategy.broadcast(trainer.is_global_zero and not make_empty(path))
+        if taken and begins(stage, self.config.get("ckpt_path")):
+            raise MisconfigurationException(
+                f"Another run has just begun in {path.parent}: give the logger another name or "
+                "version."
+            )
+        if trainer.is_global_zero:
+            text = self.parser.dump(self.config, skip_none=False).encode()
+            if not taken:
+                write_file(path, text)
+            elif path.read_bytes() != text:
+                write_new_file(path, text)
+
+
+def _has_folders(logger: Any) -> bool:
+    """Whether a logger has a folder for every run; others have one for all of them."""
+    return isinstance(logger, TensorBoardLogger | CSVLogger)
+
+
+def _runs_of(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / _RUNS
+
+
+def _savers_without_folder(trainer: Trainer) -> list[ModelCheckpoint]:
+    savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+    return [saver for saver in savers if saver.dirpath is None]

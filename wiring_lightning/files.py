@@ -1,0 +1,142 @@
+"""Writing files: whole or not at all, and nothing that is there already is lost."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+
+def write_file(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file beside its final place, and move it there when it is complete on the disk.
+
+    Whoever reads `path` at any moment sees the earlier file or all of the new one, also after a
+    kill, with a full disk, or while others write the same path: then the last one stays.
+
+    Args:
+        path: an existing file there is replaced; folders above it are made.
+        content: all of the file.
+
+    Raises:
+        OSError: if the file cannot be written; the earlier one is still there, and nothing else.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_file(f"{folder}/new/table.md", b"| 1 |")
+        ...     [file.name for file in Path(folder, "new").iterdir()]
+        ['table.md']
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} cannot be written: it is there, and is no file.")
+    with _complete(path, content) as unfinished:
+        unfinished.replace(path)
+
+
+def write_new_file(path: str | Path, content: bytes | memoryview) -> Path:
+    """Write a file as `write_file` does, with a number behind its name if that is taken.
+
+    Returns:
+        Where it is.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     [write_new_file(f"{folder}/scores.pt", b"0.9").name for _ in range(3)]
+        ['scores.pt', 'scores_1.pt', 'scores_2.pt']
+    """
+    with _complete(Path(path), content) as unfinished:
+        while not make_empty(free := free_path(path)):
+            pass  # another process was faster
+        unfinished.replace(free)
+    return free
+
+
+def free_path(path: str | Path) -> Path:
+    """A path, or with the first number behind its name under which there is nothing yet."""
+    path = Path(path)
+    paths = (path.with_stem(f"{path.stem}_{number}") if number else path for number in count())
+    return next(free for free in paths if not os.path.lexists(free))
+
+
+def picture_path(path: str | Path) -> Path:
+    """A path as it is if it has an ending, otherwise with `.png`, as matplotlib writes it."""
+    return Path(path) if Path(path).suffix else Path(path).with_suffix(".png")
+
+
+def make_empty(path: Path) -> bool:
+    """Make an empty file; `False` if there is something of that name, made by whomever."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def claim_version(folder: str | Path) -> int:
+    """Make the next folder `version_N` inside a folder; no other process gets the same N.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     [claim_version(folder) for _ in range(3)]
+        [0, 1, 2]
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = [path.name.removeprefix("version_") for path in folder.glob("version_*")]
+    taken = [int(number) for number in numbers if number.isdecimal()]
+    for version in count(max(taken, default=-1) + 1):
+        with suppress(FileExistsError):
+            (folder / f"version_{version}").mkdir()
+            return version
+    raise AssertionError("numbers do not end")
+
+
+def refuse_existing(paths: Iterable[str | Path], option: str) -> None:
+    """Keep a command from overwriting a file.
+
+    Args:
+        paths: what it would write.
+        option: the option that names another place for it, such as `"-o"`.
+
+    Raises:
+        FileExistsError: if one of them is there.
+    """
+    for path in paths:
+        if os.path.lexists(path):
+            raise FileExistsError(
+                f"{path} is there already: name another place with {option}, or add --overwrite to "
+                "replace it."
+            )
+
+
+@contextmanager
+def _complete(path: Path, content: bytes | memoryview) -> Iterator[Path]:
+    """A file beside `path` that is complete on the disk; nothing is left of it after an error."""
+    unfinished = path.with_name(f".{uuid4().hex}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content)
+        _sync(unfinished, os.O_RDWR)
+        yield unfinished
+    except BaseException as error:  # an interrupt, too, leaves nothing behind
+        with suppress(OSError):
+            unfinished.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    with suppress(OSError):  # not every system can open a folder
+        _sync(path.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, mode: int) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
