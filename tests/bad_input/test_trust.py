@@ -1,4 +1,4 @@
-"""A config builds classes of known kinds only; one that is looked at builds nothing but a backbone."""
+"""A config builds known kinds only; one that is looked at builds nothing but a backbone."""
 
 import json
 from pathlib import Path

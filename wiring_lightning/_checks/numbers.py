@@ -74,15 +74,16 @@ def check_number(
         ValueError: label_smoothing must be a number from 0 up and below 1, got 1.0.
         >>> check_number("tolerance", math.inf, above=0)
         Traceback (most recent call last):
-        ValueError: tolerance must be a finite number above 0, got inf.
+        ValueError: tolerance must be above 0 and finite, got inf.
     """
     fits = isinstance(number, Real) and not isinstance(number, bool)
     if fits and (number >= least if above is None else number > above) and number < below:
         return
-    finite = "finite " if fits and math.isinf(number) else ""
-    start = f"from {least:g} up" if above is None else f"above {above:g}"
-    end = "" if math.isinf(below) else f" and below {below:g}"
-    raise error(f"{name} must be a {finite}number {start}{end}, got {number!r}.")
+    allowed = f"a number from {least:g} up" if above is None else f"above {above:g}"
+    end = "finite" if math.isinf(below) else f"below {below:g}"
+    if end != "finite" or (fits and math.isinf(number)):
+        allowed = f"{allowed} and {end}"
+    raise error(f"{name} must be {allowed}, got {number!r}.")
 
 
 def check_finite(owner: str, numbers: Mapping[str, Any], error: type[Exception]) -> None:

@@ -23,6 +23,7 @@ from wiring_lightning.checkpoints import check_optimizers, check_weights
 from wiring_lightning.nn import find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._metrics import ExampleMean
+from wiring_lightning.wiring import find_wired
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -125,6 +126,8 @@ class SupervisedTask(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         _check_image_size(self.backbone, datamodule)
+        if stage == "fit" and not find_learnable(self):
+            _check_connected(self)
         classes = getattr(datamodule, "num_classes", self.num_classes)
         if classes != self.num_classes:
             raise MisconfigurationException(
@@ -207,6 +210,16 @@ class SupervisedTask(LightningModule, ABC):
         raise FloatingPointError(
             f"{what} became infinite or not a number by step {self.trainer.global_step}: lower the "
             "learning rate or clip the gradients; checkpoints from before are untouched."
+        )
+
+
+def _check_connected(module: nn.Module) -> None:
+    """A given architecture through which no image reaches the classifier learns nothing."""
+    network = find_wired(module)
+    if network is not None and not network.wiring().live_nodes.any():
+        raise MisconfigurationException(
+            f"The architecture of the {type(network).__name__} does not connect the input to the "
+            "output, so there is nothing to train: add edges to it."
         )
 
 
