@@ -16,9 +16,9 @@ def check_counts(
     most: int = MOST,
     error: type[Exception] = ValueError,
     owner: str = "",
-    **counts: int | None,
+    **counts: int,
 ) -> None:
-    """Check whole numbers; what is `None` is not given, and passes.
+    """Check whole numbers.
 
     Args:
         least: the smallest one allowed.
@@ -31,15 +31,13 @@ def check_counts(
         ValueError: or `error`, for the first that is no whole number or out of range.
 
     Example:
-        >>> check_counts(width=8, image_size=None)
+        >>> check_counts(width=8, image_size=32)
         >>> check_counts(width=0)
         Traceback (most recent call last):
         ValueError: width must be at least 1, got 0.
     """
     start = f"{owner}: " if owner else ""
     for name, count in counts.items():
-        if count is None:
-            continue
         if not isinstance(count, Integral) or isinstance(count, bool):
             raise error(f"{start}{name} must be a whole number, got {count!r}.")
         if count < least:

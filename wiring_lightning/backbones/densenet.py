@@ -73,7 +73,10 @@ class DenseNet(Described):
         plan = small_stem_plan("DenseNet", stem, image_size)
         check_word("wiring", wiring, DenseNetWiring)
         check_counts(
-            growth=growth, num_classes=num_classes, in_channels=in_channels, image_size=image_size
+            growth=growth,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=plan.image_size,
         )
         check_counts(most=MOST_LAYERS, depth=depth)
         rule = "3n + 4 (7, 10, 40, 100, ...) for three equal stages"

@@ -50,7 +50,7 @@ class MobileNetV1(Described):
         super().__init__()
         self.describe(width=width, stem=stem)
         plan = stem_plan(stem, image_size, MOBILENET_STEMS)
-        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)
         check_number("width", width, above=0, below=1000)
         if int(width * _CHANNELS) < 1:
             raise ValueError(

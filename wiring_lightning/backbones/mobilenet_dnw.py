@@ -69,7 +69,7 @@ class MobileNetV1DNW(ChannelNetwork):
             stem_channels=stem_channels,
             num_classes=num_classes,
             in_channels=in_channels,
-            image_size=image_size,
+            image_size=plan.image_size,
         )
         if not 0 < width <= 1:
             raise ValueError(f"width must be above 0 and at most 1, got {width}.")

@@ -77,7 +77,7 @@ class ResNet(ResidualNetwork):
         plan = stem_plan(stem, image_size)
         check_word("wiring", wiring, ResNetWiring)
         check_word("identity", identity, Identity)
-        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)
         check_counts(most=MOST_LAYERS, depth=depth)
         kind, stages = _stages(depth, stem)
         total = sum(stages)

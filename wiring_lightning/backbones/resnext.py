@@ -78,7 +78,10 @@ class ResNeXt(MultiBranchNetwork):
         check_word("wiring", wiring, WiringName)
         check_word("identity", identity, Identity)
         check_counts(
-            width=width, num_classes=num_classes, in_channels=in_channels, image_size=image_size
+            width=width,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=plan.image_size,
         )
         check_counts(most=MOST_LAYERS, depth=depth, cardinality=cardinality)
         if wiring != "full":

@@ -73,7 +73,7 @@ class SparseResNet(Described):
         if pattern != "dense":
             self.describe(base=base)
         plan = small_stem_plan("SparseResNet", stem, image_size)
-        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)
         check_counts(most=MOST_LAYERS, depth=depth)
         check_pattern(pattern, base)
         rule = (

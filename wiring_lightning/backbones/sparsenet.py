@@ -82,7 +82,7 @@ class SparseNet(Described):
     ) -> None:
         super().__init__()
         plan = stem_plan(stem, image_size)
-        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)
         check_counts(most=MOST_LAYERS, depth=depth)
         check_pattern(pattern, base)
         counts = _layers_per_stage(depth, bottleneck, stem)

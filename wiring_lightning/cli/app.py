@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+from jsonargparse import Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -27,7 +28,7 @@ from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, l
 from wiring_lightning.cli.arguments import TRUST
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
-from wiring_lightning.cli.messages import fail
+from wiring_lightning.cli.messages import fail, has_foreign_code, note
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.report import format_table, network_rows
 from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
@@ -162,8 +163,17 @@ class WiringCLI(LightningCLI):
             return WiringTrainer(
                 accelerator="cpu", devices=1, logger=False, enable_checkpointing=False
             )
-        _check_learners(self.config_init[self.subcommand].trainer.callbacks)
-        trainer = super().instantiate_trainer(**kwargs)
+        given = self.config_init[self.subcommand].trainer
+        _check_learners(given.callbacks)
+        _say_what_is_misread(given)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (AttributeError, KeyError, TypeError) as error:
+            if has_foreign_code(error):
+                raise
+            raise MisconfigurationException(
+                f"The trainer cannot be built from its options: {error}"
+            ) from error
         callbacks = [type(callback) for callback in trainer.callbacks]
         if self.subcommand == "predict" and not any(
             issubclass(kind, BasePredictionWriter) for kind in callbacks
@@ -206,7 +216,7 @@ class WiringCLI(LightningCLI):
             )
         tested, problem = self._test()
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
-        if trainer.is_global_zero and tested:
+        if trainer.is_global_zero and (tested or problem is None):
             self._report(tested, folder)
         if problem is not None:
             raise problem
@@ -253,6 +263,21 @@ def run(arguments: Sequence[str]) -> None:
     """Run one command of Lightning's; the first argument is its name."""
     # A switch needs no value in the other subcommands; here the parser wants one.
     WiringCLI(["--overwrite=true" if one == "--overwrite" else one for one in arguments])
+
+
+def _say_what_is_misread(given: Namespace) -> None:
+    """Numbers that Lightning takes for something else than people often think."""
+    for name in ("train", "val", "test", "predict"):
+        limit = given[f"limit_{name}_batches"]
+        if limit == 1 and isinstance(limit, int):
+            note(f"limit_{name}_batches: 1 is one batch; 1.0 would be all of them")
+    every = given.log_every_n_steps
+    if every is not None:
+        check_counts(0, 10**9, MisconfigurationException, log_every_n_steps=every)
+    if every == 0:
+        note("log_every_n_steps: 0 logs no step, only whole epochs")
+    if given.barebones:
+        note("barebones: true logs and saves nothing, so the report has no accuracy")
 
 
 def _check_learners(callbacks: Any) -> None:

@@ -19,6 +19,7 @@ from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.report import format_table, network_rows, summarize, summarize_weights
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
+from wiring_lightning.cli.yaml_text import read_yaml
 from wiring_lightning.files import picture_path, refuse_existing
 from wiring_lightning.nn import find_bernoulli_gates
 from wiring_lightning.plots import draw_architecture, save_figure
@@ -50,7 +51,10 @@ class InspectParser(WiringParser):
 
     @override
     def parse_string(self, content: str, path: Any = "", *args: Any, **settings: Any) -> Namespace:
-        config = yaml.safe_load(content)
+        try:
+            config = read_yaml(content)
+        except yaml.YAMLError:
+            config = None  # said by what follows
         if isinstance(config, Mapping):
             self.given.update(config)
             kept = {key: config[key] for key in _KEPT if key in config}

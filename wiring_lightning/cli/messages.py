@@ -75,13 +75,22 @@ def _for_users(error: Exception) -> str | None:
     names = [str(frame.f_globals.get("__name__")) for frame in frames]
     if isinstance(error, RuntimeError) and names[-1].startswith("wiring_lightning."):
         return text  # raised by this package, and worded for users
-    if any(map(_is_foreign, names, [frame.f_code.co_filename for frame in frames])):
+    if has_foreign_code(error):
         return None
     # In the end whatever a library says about what it was given.
     where = next(name for name in reversed(names) if name.startswith("wiring_lightning"))
     return (
         f"unexpected {type(error).__name__}: {shorten(text, 200)} (in {where}); WIRING_DEBUG=1 "
         "shows the traceback"
+    )
+
+
+def has_foreign_code(error: Exception) -> bool:
+    """Whether an error has come through code that is no part of this package or a library."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        _is_foreign(str(frame.f_globals.get("__name__")), frame.f_code.co_filename)
+        for frame in frames
     )
 
 

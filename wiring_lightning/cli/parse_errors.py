@@ -129,7 +129,7 @@ class _Findings:
             self._name_owner(given[1])
         elif not value.startswith("Namespace("):
             number = re.fullmatch(r"[-+.\d]\S*|None|True|False|[\[{].*", value)
-            self.value = value if number else repr(value)
+            self.value = {"None": "null"}.get(value, value if number else repr(value))
 
     def _want(self, kind: str, choices: str | None) -> None:
         if choices is not None:

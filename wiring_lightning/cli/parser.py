@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from wiring_lightning.cli.messages import fail
 from wiring_lightning.cli.parse_errors import one_line
-from wiring_lightning.cli.yaml_text import check_yaml
+from wiring_lightning.cli.yaml_text import check_yaml, read_yaml, where_and_why
 
 _MODE = "wiring_yaml"
 _MOST_BYTES = 10_000_000
@@ -60,11 +60,11 @@ class WiringParser(LightningArgumentParser):
             self.error(f"{file} is no config: a config is a text file of less than 10 MB")
         if file.is_file():
             try:
-                check_yaml(file.read_text(encoding="utf-8"))
+                read_yaml(file.read_text(encoding="utf-8"))
             except UnicodeDecodeError as error:
                 self.error(f"{file} is no text in UTF-8 ({error.reason}, byte {error.start})")
             except yaml.YAMLError as error:
-                self.error(f"{file}: Problems parsing config: {error}")
+                self.error(f"{file}: Problems parsing config: {where_and_why(error)}")
         config: Namespace = super().parse_path(path, *args, **settings)
         return config
 

@@ -22,7 +22,7 @@ from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.short_names import prefer_own_classes
 from wiring_lightning.cli.trust import build_only_known_kinds, network_config
-from wiring_lightning.cli.yaml_text import read_yaml
+from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
 from wiring_lightning.nn import Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Wired, Wiring, find_wired
 
@@ -355,9 +355,10 @@ def _shared(paths: Sequence[Sequence[str]]) -> int:
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
         config = read_yaml(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{path} cannot be read as YAML ({reason}).") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is no text in UTF-8 (byte {error.start}).") from error
+    except yaml.YAMLError as error:
+        raise RunError(f"{path} cannot be read as YAML ({where_and_why(error)}).") from error
     if not isinstance(config, Mapping) or "model" not in config:
         raise RunError(f"{path} is no config of a run: it names no model.")
     return config

@@ -14,7 +14,7 @@ from wiring_lightning.nn import find_bernoulli_gates, find_gates
 _DRAWS = 4096
 # Standard errors above noise from which on a choice counts as one: one in 700 by chance.
 _SURE = 3.0
-# The entropy from which on scores are alike, whatever their order.
+# The entropy from which on scores are alike, where nothing else can be said.
 _ALIKE = 0.99
 
 CHANCE = (
@@ -38,7 +38,8 @@ def close_to_chance(module: nn.Module) -> bool:
 
     In every row of n scores, k are chosen: the largest. They lie above the others in noise, too.
     How far, in standard deviations of the row, is compared with rows of independent normal numbers,
-    over all rows together. Rows of two scores say nothing.
+    over all rows together. Rows of two scores say nothing; of those, and of the probabilities of a
+    search, the entropy is looked at.
 
     Example:
         >>> from wiring_lightning.nn import Gate
@@ -49,11 +50,6 @@ def close_to_chance(module: nn.Module) -> bool:
         >>> close_to_chance(gate)
         False
     """
-    entropies = _entropies(module)
-    if not entropies:
-        return False
-    if sum(entropies) / len(entropies) > _ALIKE:
-        return True
     excess, variance = 0.0, 0.0
     for scores, k in _learned(module):
         for row in scores:
@@ -62,7 +58,10 @@ def close_to_chance(module: nn.Module) -> bool:
             if deviation > 0:
                 excess += float(_separation(values.unsqueeze(0), k)) - expected
                 variance += deviation**2
-    return variance > 0 and excess < _SURE * math.sqrt(variance)
+    if variance > 0:
+        return excess < _SURE * math.sqrt(variance)
+    entropies = _entropies(module)
+    return bool(entropies) and sum(entropies) / len(entropies) > _ALIKE
 
 
 def _learned(module: nn.Module) -> list[tuple[Tensor, int]]:

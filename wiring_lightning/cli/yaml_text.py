@@ -37,7 +37,13 @@ def check_yaml(text: str) -> None:
 def read_yaml(text: str) -> Any:
     """The plain values of a text; raises as `check_yaml`."""
     check_yaml(text)
-    return yaml.safe_load(text)
+    return yaml.load(text, Loader=_Loader)
+
+
+def where_and_why(error: yaml.YAMLError) -> str:
+    """What is wrong with a text, in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)
 
 
 def _count(node: yaml.Node, counts: dict[int, int], depth: int) -> int:

@@ -81,7 +81,8 @@ class ImageNet(ResumableDataModule[list[str]]):
         check_counts(batch_size=batch_size, image_size=image_size, resize=resize)
         if resize < image_size:
             raise ValueError(f"resize must be at least image_size = {image_size}, got {resize}.")
-        check_counts(least=0, most=1000, num_workers=num_workers)
+        if num_workers is not None:
+            check_counts(0, most=1000, num_workers=num_workers)
         self.root = root
         self.num_workers = num_workers
         self.image_size = image_size

@@ -54,10 +54,11 @@ _RUNS = (
 )
 
 _VALUES = (
-    "", " ", "null", "true", "-1", "0", "1.5", "1e9999", ".nan", "inf", "nan", "text", "a b", "--", "-",
-    "=", "==", "{", "}", "[", "[]", "{}", "[1,", "{a: 1}", "{class_path: os.getcwd}", "*x", "&x", "!!x",
-    "%s", "\\", "'", '"', "\u0663", "\u2014", "\t", "\n", "a\nb", "x" * 2000, "a.b.c", "config.yaml",
-    "empty", "/", ".", "..", "nowhere/x.ckpt", "@config.yaml", "$HOME", "~", "1;2", "None", "10" * 200,
+    "", " ", "null", "true", "-1", "0", "1.5", "1e9999", ".nan", "inf", "nan", "text", "a b", "--",
+    "-", "=", "==", "{", "}", "[", "[]", "{}", "[1,", "{a: 1}", "{class_path: os.getcwd}", "*x",
+    "&x", "!!x", "%s", "\\", "'", '"', "\u0663", "\u2014", "\t", "\n", "a\nb", "x" * 2000, "a.b.c",
+    "config.yaml", "empty", "/", ".", "..", "nowhere/x.ckpt", "@config.yaml", "$HOME", "~", "1;2",
+    "None", "10" * 200,
 )  # fmt: skip
 
 
