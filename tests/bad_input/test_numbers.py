@@ -110,7 +110,7 @@ BAD_NUMBERS: dict[str, tuple[Change, list[str]]] = {
     ),
     "tolerance of a graph": (
         a_backbone("NeuralGraph", **GRAPH, tolerance=INF),
-        ["tolerance must be a finite number above 0, got inf"],
+        ["tolerance must be finite and above 0, got inf"],
     ),
     "logits of a search": (
         a_backbone("ConvFabric", **FABRIC, initial=-INF),
@@ -154,16 +154,16 @@ BAD_NUMBERS: dict[str, tuple[Change, list[str]]] = {
     # an architecture that connects nothing
     "no edges": (
         a_backbone("ConvFabric", **FABRIC, architecture=[]),
-        ["architecture does not connect the input to the output with its 0 edges"],
+        ["architecture does not connect the input to the output: name the edges"],
     ),
     "edges that lead nowhere": (
         a_backbone("ConvFabric", **FABRIC, architecture=["column1.scale2.within"]),
-        ["architecture does not connect the input to the output with its 1 edges"],
+        ["architecture does not connect the input to the output: name the edges"],
     ),
     "edges of a residual fabric that lead nowhere": (
         a_backbone("ResNetFabric", width=1, in_channels=1, image_size=8,
                    architecture=["stage1.block1.residual"]),
-        ["architecture does not connect the input to the output with its 1 edges"],
+        ["architecture does not connect the input to the output: name the edges"],
     ),
 }  # fmt: skip
 
@@ -265,7 +265,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "label smoothing": (
         lambda: ClassificationTask(net(), label_smoothing=1.0),
         MisconfigurationException,
-        "label_smoothing must be a number from 0 up and below 1, got 1.0",
+        "label_smoothing must be from 0 up and below 1, got 1.0",
     ),
     "infinite rate": (
         lambda: fit(ClassificationTask(net(), optimizer=partial(SGD, lr=INF))),

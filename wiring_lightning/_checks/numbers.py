@@ -71,18 +71,20 @@ def check_number(
         >>> check_number("label_smoothing", 0.1, below=1)
         >>> check_number("label_smoothing", 1.0, below=1)
         Traceback (most recent call last):
-        ValueError: label_smoothing must be a number from 0 up and below 1, got 1.0.
+        ValueError: label_smoothing must be from 0 up and below 1, got 1.0.
         >>> check_number("tolerance", math.inf, above=0)
         Traceback (most recent call last):
-        ValueError: tolerance must be a finite number above 0, got inf.
+        ValueError: tolerance must be finite and above 0, got inf.
     """
     fits = isinstance(number, Real) and not isinstance(number, bool)
     if fits and (number >= least if above is None else number > above) and number < below:
         return
-    finite = "finite " if fits and math.isinf(number) else ""
+    kind = "a number "
+    if fits:
+        kind = "finite and " if math.isinf(number) else ""
     start = f"from {least:g} up" if above is None else f"above {above:g}"
     end = "" if math.isinf(below) else f" and below {below:g}"
-    raise error(f"{name} must be a {finite}number {start}{end}, got {number!r}.")
+    raise error(f"{name} must be {kind}{start}{end}, got {number!r}.")
 
 
 def check_finite(owner: str, numbers: Mapping[str, Any], error: type[Exception]) -> None:

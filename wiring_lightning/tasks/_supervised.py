@@ -20,7 +20,7 @@ from typing_extensions import override
 from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.checkpoints import check_optimizers, check_weights
-from wiring_lightning.nn import find_learnable
+from wiring_lightning.nn import find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._metrics import ExampleMean
 
@@ -50,8 +50,8 @@ class SupervisedTask(LightningModule, ABC):
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
-            the data's, as its size of images does, or a learned wiring is trained without the
-            callback that learns it.
+            the data's, as its size of images does, an architecture has no path through it, or a
+            learned wiring is trained without the callback that learns it.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class SupervisedTask(LightningModule, ABC):
         last_layer: type[nn.Linear] | type[nn.Conv2d],
     ) -> None:
         super().__init__()
+        _check_connected(backbone)
         self.backbone = backbone
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -207,6 +208,15 @@ class SupervisedTask(LightningModule, ABC):
         raise FloatingPointError(
             f"{what} became infinite or not a number by step {self.trainer.global_step}: lower the "
             "learning rate or clip the gradients; checkpoints from before are untouched."
+        )
+
+
+def _check_connected(backbone: nn.Module) -> None:
+    """A fabric may be built of any edges; no run makes sense without a path through it."""
+    if getattr(backbone, "architecture_names", None) == [] and not find_bernoulli_gates(backbone):
+        raise MisconfigurationException(
+            "The backbone's architecture does not connect the input to the output: name the edges "
+            "of at least one path."
         )
 
 
