@@ -79,6 +79,26 @@ def test_a_restarted_run_goes_on_from_the_last_checkpoint(place: str, tmp_path: 
         assert {"config.yaml", "config_1.yaml", "wiring.png", "wiring_1.png"} <= names
 
 
+def test_last_is_not_that_of_another_run(tmp_path: Path) -> None:
+    """Runs without a logger are told apart by their model, data and seed."""
+    file = config(tmp_path / "run.yaml")
+    with_logger = config(tmp_path / "logged.yaml", logger=True)
+    succeed("fit", "--config", file)
+    last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
+    weights = weights_in(last)
+    for other in ([file, "--seed_everything=5"], [file, "--data.batch_size=32"], [with_logger]):
+        started = wiring("fit", "--config", *other, "--ckpt_path=last")
+        assert SCRATCH in started.err
+        if other[0] == file:
+            assert "There is no checkpoint" in refused(
+                "test", "--config", *other, "--ckpt_path=last", "--model.decay_norms=false"
+            )
+    assert same_state(weights_in(last), weights)
+    again = wiring("fit", "--config", file, "--ckpt_path=last", "--trainer.max_epochs=2")
+    assert SCRATCH not in again.err
+    assert load_checkpoint(last)["epoch"] == 1
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 8

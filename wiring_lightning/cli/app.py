@@ -90,7 +90,9 @@ class WiringCLI(LightningCLI):
             return
         given = self.config_init[self.subcommand]
         if is_word(given.ckpt_path):
-            given.ckpt_path = find_checkpoint(self.trainer, given.ckpt_path, self.subcommand)
+            given.ckpt_path = find_checkpoint(
+                self.trainer, given.ckpt_path, self.subcommand, self._plain_config()
+            )
             if given.ckpt_path is not None:
                 self._read(given.ckpt_path)
         if self._checkpoint is not None:
@@ -134,10 +136,14 @@ class WiringCLI(LightningCLI):
         """Write the architecture that was asked for; only the command line has its config."""
         folder = self.config.inspect.found
         if folder is not None:
-            parser = self._parser("inspect")
-            config = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
-            path = write_found(self.model, config, Path(folder))
+            path = write_found(self.model, self._plain_config(), Path(folder))
             sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
+
+    def _plain_config(self) -> dict[str, Any]:
+        """The config of the subcommand as strings, numbers, lists and dicts."""
+        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        config: dict[str, Any] = yaml.safe_load(text)
+        return config
 
     def after_fit(self) -> None:
         """Test the trained network and print the report."""
