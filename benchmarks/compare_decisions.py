@@ -1,4 +1,4 @@
-"""What the papers leave open, measured on CIFAR-10 at reduced size: a table over several seeds.
+"""Compare options that the papers leave open, on small CIFAR-10 images, as a table over seeds.
 
     python -m benchmarks.compare_decisions --root DIR                    # ResNet-20, K = 4
     python -m benchmarks.compare_decisions --root DIR --backbone resnext  # ResNeXt {11,4,8}, K = 4

@@ -72,7 +72,7 @@ def _options() -> argparse.Namespace:
 
 
 class Edges(Callback):
-    """Counts how many of the first edges are still there after every epoch."""
+    """Counts after every epoch how many of the initial edges are still active."""
 
     def __init__(self) -> None:
         self.first = torch.empty(0)
@@ -98,7 +98,7 @@ def _edges(module: LightningModule) -> Tensor:
 def _run(
     options: argparse.Namespace, lr: float, wiring: AdjacencyMode, seed: int
 ) -> tuple[Row, list[Row]]:
-    """What the table says about one training, and its curve."""
+    """The row of the table for one training, and its curve."""
     data = make_data("cifar10", options.root, options.batch, seed)
     torch.manual_seed(seed)
     network = NeuralGraph(options.dynamics, wiring=wiring, rank_all=options.rank_all)
@@ -149,7 +149,7 @@ def _write(
 
 
 def _figure(curves: Sequence[Row]) -> Figure:
-    """One panel a rate; the mean of the seeds as a line, the seeds themselves faintly."""
+    """Draw one panel for each rate, with the mean of the seeds and, paler, every seed."""
     rates = sorted({row["lr"] for row in curves})
     figure = Figure(figsize=(1 + 5 * len(rates), 4), layout="constrained")
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]

@@ -44,7 +44,7 @@ _COLORS = {"search": "#0072B2", "found, from scratch": "#D55E00",
 
 @dataclass
 class Case:
-    """What became of one kind of network, one entry for each training."""
+    """The results of one kind of network, one entry for each training."""
 
     seed: list[int] = field(default_factory=list)
     cost: list[int] = field(default_factory=list)
@@ -208,7 +208,7 @@ def _write(
 
 
 def _gains(cases: dict[str, Case]) -> list[float]:
-    """For every seed by how many points the found architecture beats random ones on average."""
+    """For every seed, the accuracy of the found architecture minus the mean of random ones."""
     found, others = (cases.get(f"{name}, from scratch", Case()) for name in ("found", "random"))
     gains = []
     for seed, accuracy in zip(found.seed, found.accuracy, strict=True):

@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
 
 
 def _networks(options: argparse.Namespace) -> dict[str, SparseNet]:
-    """The three networks, with new weights, by what the table calls them."""
+    """The three networks, with new weights, by their name in the table."""
     depth, growth, small = options.depth, options.growth, options.small_growth
     size = options.size
     return {
@@ -76,7 +76,7 @@ def _networks(options: argparse.Namespace) -> dict[str, SparseNet]:
 
 
 def _run(options: argparse.Namespace, name: str, seed: int) -> tuple[Row, list[Row]]:
-    """What the table says about one training, and its curve."""
+    """The row of the table for one training, and its curve."""
     data = make_data("cifar10", options.root, options.batch, seed)
     torch.manual_seed(seed)
     network = _networks(options)[name]
@@ -130,7 +130,7 @@ def _write(
 
 
 def _figure(curves: Sequence[Row]) -> Figure:
-    """Mean of the seeds as a line, the seeds themselves faintly."""
+    """Draw the mean of the seeds and, paler, every seed."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     by_epoch: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))

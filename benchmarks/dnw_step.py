@@ -32,9 +32,9 @@ from wiring_lightning.backbones import MobileNetV1DNW, NeuralGraph
 from wiring_lightning.nn import find_adjacencies
 from wiring_lightning.optim import EdgeSet, StraightThrough
 
-_DENSITY = 0.1  # of layers that do not say how many edges they have
-# Steps with the rule before anything is timed. By then the band around a threshold is as narrow as
-# it is after some 250 steps on CIFAR-10, and stays: 1e-4 of the threshold.
+_DENSITY = 0.1  # of layers without their own number of edges
+# Steps with the rule before timing. After them the band around the threshold is as narrow as after
+# about 250 steps on CIFAR-10, 1e-4 of the threshold, and stays so.
 _WARM_UP = 100
 
 _NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -106,7 +106,7 @@ def edge_sets(network: nn.Module) -> list[EdgeSet]:
     graphs = find_adjacencies(network)
     if graphs:
         return [
-            EdgeSet([graph.weight], graph.edges, [graph.rankable], [graph.take_absent()])
+            EdgeSet([graph.weight], graph.edges, [graph.usable], [graph.take_absent()])
             for graph in graphs.values()
         ]
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

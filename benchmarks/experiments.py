@@ -1,4 +1,4 @@
-"""Training on real images, small enough for a small machine: what the comparisons share."""
+"""Shared functions of the comparisons: training on real images with a small machine."""
 
 import csv
 import statistics
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class Shrink(nn.Module):
-    """Averages images down to `size` before the network sees them."""
+    """Average-pools the images to `size` before the network."""
 
     def __init__(self, network: nn.Module, size: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Curves(Callback):
 
 
 def spread(gate: Gate) -> float:
-    """How far the best normalised score of a target stands above the uniform one, as a ratio.
+    """The ratio of the best normalised score of a target to the uniform score.
 
     1 says that nothing was learned. Targets without a choice are left out.
     """

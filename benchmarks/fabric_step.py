@@ -38,7 +38,7 @@ _NETWORKS = {
     "cnf8": ("CNF, 8 columns of 128 channels", lambda: ConvFabric(8, 128)),
     "cnf2": ("CNF, 2 columns of 128 channels", lambda: ConvFabric(2, 128)),
 }
-# The probability that the paper starts with, which is a logit of 3.
+# The initial probability of the paper, which is a logit of 3.
 _INITIAL = 1 / (1 + math.exp(-3.0))
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark does about its machine: steady memory, and a line that names it."""
+"""Machine set-up of all benchmarks: an allocator that keeps memory, and the machine's name."""
 
 import os
 import platform
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-# On Linux, glibc returns every freed tensor to the system, and touching the next one then costs a
+# On Linux, glibc returns the memory of freed tensors to the system. The next tensor then costs a
 # page fault per 4 KB: a third of a training step, and most of its noise.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
 
 
 def keep_freed_memory() -> None:
-    """Start this process again with an allocator that keeps what tensors have freed."""
+    """Restart this process with an allocator that keeps freed memory."""
     if sys.platform != "linux" or os.environ.items() >= _KEEP_MEMORY.items():
         return
     os.environ.update(_KEEP_MEMORY)
@@ -33,6 +33,6 @@ def describe(device: str, threads: int) -> str:
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done everything it was asked to."""
+    """Wait until the device has finished all its work."""
     if device != "cpu":
         torch.cuda.synchronize()

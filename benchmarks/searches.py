@@ -1,4 +1,4 @@
-"""Architectures that are searched, and random ones: what comparisons of searches share."""
+"""Shared functions of comparisons of searched and random architectures."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -15,18 +15,18 @@ from wiring_lightning.costs import Cost
 from wiring_lightning.tasks import ClassificationTask, SegmentationTask
 
 _DRAWS = 1000  # architectures at a time
-_ROUNDS = 1000  # until it gives up
+_ROUNDS = 1000  # maximum number of attempts
 
 
 class SearchCurve(Callback):
-    """Validation score after every epoch, and what the search says about itself."""
+    """Validation score and the logged numbers of the search after every epoch."""
 
     def __init__(self, score: str) -> None:
         self.score = score
         self.rows: list[Row] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Keep one row; validation has run before, and a search has logged before."""
+        """Add one row; validation and the search have already logged this epoch."""
         metrics = trainer.callback_metrics
         row: Row = {"epoch": trainer.current_epoch, "val": metrics[f"val/{self.score}"].item()}
         for name in ("entropy", "cost_best", "cost_sampled"):
@@ -79,20 +79,20 @@ def train(
 def random_architectures(
     network: FabricNetwork, price: Cost, count: int, seed: int, tolerance: float = 0.03
 ) -> Iterator[list[str]]:
-    """Names of the edges of different random architectures that cost about as much as a network's.
+    """Names of the edges of different random architectures of about the same cost as a network.
 
-    Every edge is there with the same probability, another one for each architecture, and what is
-    on no path from the input to the output is left out.
+    All edges of one architecture have the same probability, which is random. Edges on no path from
+    the input to the output are left out.
 
     Args:
         network: the super-network with the architecture to match.
         price: the cost in which they should match.
-        count: how many.
-        seed: of the draws.
-        tolerance: by which share of the cost they may differ from it.
+        count: number of architectures.
+        seed: seed of the draws.
+        tolerance: largest allowed difference of the cost, relative to the network's.
 
     Raises:
-        RuntimeError: if there seem to be fewer such architectures.
+        RuntimeError: if too few such architectures are found.
     """
     generator = torch.Generator().manual_seed(seed)
     fabric, wiring, cost = network.fabric, network.wiring(), float(price(network.wiring()))

@@ -63,13 +63,13 @@ def time_steps(steps: dict[str, Step], rounds: int, device: str) -> dict[str, li
 def ratio(times: Sequence[float], others: Sequence[float] | None) -> str:
     """Median of the ratios within a round, with its 95 % interval (from 6 rounds on).
 
-    The interval reaches from one order statistic to another, so it supposes nothing of how the
-    ratios are distributed (the sign test, turned around).
+    The interval goes from one order statistic to another, so it assumes nothing about the
+    distribution of the ratios (it inverts the sign test).
     """
     if others is None:
         return "-"
     ratios = sorted(a / b for a, b in zip(times, others, strict=True))
-    # The true median is below this rank in 2.5 of 100 runs at most: each ratio is a fair coin.
+    # By the binomial distribution, the true median is below this rank in at most 2.5 % of runs.
     tails = accumulate(math.comb(len(ratios), below) for below in range(len(ratios)))
     rank = max(1, sum(tail <= 0.025 * 2 ** len(ratios) for tail in tails))
     low, high = ratios[rank - 1], ratios[-rank]
@@ -77,12 +77,12 @@ def ratio(times: Sequence[float], others: Sequence[float] | None) -> str:
 
 
 def caption(rounds: int) -> str:
-    """What `ratio` prints, in words."""
+    """A sentence that explains the output of `ratio`."""
     return f"Median of the ratios within a round (95 % interval of the median), {rounds} rounds."
 
 
 def peak_memory(step: Step, device: str) -> float:
-    """The most that tensors hold during a step, in MiB."""
+    """The peak memory of tensors during a step, in MiB."""
     step()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -100,7 +100,7 @@ def peak_memory(step: Step, device: str) -> float:
 
 
 def top_operators(step: Step, device: str, count: int = 10) -> list[str]:
-    """The operators that take most of a step, as a table in Markdown."""
+    """The slowest operators of a step, as a table in Markdown."""
     step()
     on_gpu = device != "cpu"
     activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]

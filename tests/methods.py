@@ -1,17 +1,21 @@
 """The registry: one line a method, and every generic suite runs over it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import pytest
 from lightning.pytorch import Callback, LightningModule
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 
+from tests.outside import LargestWeights, TwoLayers
 from wiring_lightning.backbones import (
     ConvFabric,
     DenseNet,
+    MobileNetV1,
+    MobileNetV1DNW,
     NeuralGraph,
     ResNet,
     ResNetFabric,
@@ -19,93 +23,231 @@ from wiring_lightning.backbones import (
     SparseNet,
     SparseResNet,
 )
-from wiring_lightning.callbacks import DNW, BudgetedSearch, MaskConnect
+from wiring_lightning.callbacks import (
+    DNW,
+    BudgetedSearch,
+    L1Anneal,
+    MaskConnect,
+    NoUpdateRule,
+    PruneAndRetrain,
+    RandomEdges,
+    TargetedDropout,
+)
 from wiring_lightning.data import Digits
 from wiring_lightning.tasks import ClassificationTask
+
+# A class, and what it is given besides the network.
+Made = tuple[Callable[..., Any], dict[str, Any]]
+
+Learns = Literal["nothing", "scores", "weights"]
+# What a row can be without: training to a good accuracy; one graph for torch.compile; the same
+# result however batches are cut, for ranks or accumulation; and the same after a skipped step.
+Suite = Literal["accuracy", "compile", "cut batches", "skipped steps"]
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to learn (or fix) a wiring, with a network small enough for a test.
 
-    `yaml` is the same as a config: class name and arguments of the backbone, and the callbacks.
-    With `per_example` every example draws a wiring of its own, so batches that are cut in another
-    way, for ranks or accumulation, draw other wirings.
+    Args:
+        name: what the suites call it.
+        backbone: class of the network, of this package or any other.
+        arguments: what the network is made with.
+        callbacks: classes and arguments of the callbacks, the learner first.
+        learns: what decides which edges there are. `"scores"`: parameters that the callback keeps
+            from the user's optimizer and moves itself. `"weights"`: weights of the network, which
+            the user's optimizer moves. `"nothing"`: the edges never change.
+        without: suites that make no sense for it, each with the reason.
+        epochs: how many epochs show all that it does.
+        optimizer: class and arguments of the user's optimizer.
     """
 
     name: str
     backbone: Callable[..., nn.Module]
     arguments: dict[str, Any]
-    callbacks: tuple[tuple[Callable[..., Callback], dict[str, Any]], ...] = ()
-    per_example: bool = False
+    callbacks: Sequence[Made] = ()
+    learns: Learns = "nothing"
+    without: Mapping[Suite, str] = field(default_factory=dict)
+    epochs: int = 1
+    optimizer: Made = (SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4})
+
+    @property
+    def lr(self) -> float:
+        """The rate of the user's optimizer."""
+        return self.optimizer[1]["lr"]
 
     def task(
         self, optimizer: Callable[..., Any] | None = None, **kwargs: Any
     ) -> ClassificationTask:
-        optimizer = optimizer or partial(SGD, lr=0.05, momentum=0.9, weight_decay=1e-4)
+        make, arguments = self.optimizer
+        optimizer = optimizer or partial(make, **arguments)
         return ClassificationTask(self.backbone(**self.arguments), optimizer=optimizer, **kwargs)
 
     def new_callbacks(self) -> list[Callback]:
         return [make(**arguments) for make, arguments in self.callbacks]
 
     def config(self) -> dict[str, Any]:
-        """The `model` and `trainer.callbacks` of a config file."""
-        backbone = {"class_path": self.backbone.__name__, "init_args": self.arguments}
-        callbacks = [
-            {"class_path": make.__name__, "init_args": arguments}
-            for make, arguments in self.callbacks
-        ]
-        model = {"class_path": "ClassificationTask", "init_args": {"backbone": backbone}}
-        return {"model": model, "callbacks": callbacks}
+        """The `model` and `callbacks` of a config file, with full import paths."""
+        parts = {
+            "backbone": _config(self.backbone, self.arguments),
+            "optimizer": _config(*self.optimizer),
+        }
+        callbacks = [_config(make, arguments) for make, arguments in self.callbacks]
+        return {"model": _config(ClassificationTask, parts), "callbacks": callbacks}
 
 
-_RESNEXT = {"depth": 11, "width": 4, "cardinality": 4, "fan_in": 2, "in_channels": 1,
-            "image_size": 8}  # fmt: skip
-_RESNET = {"depth": 20, "fan_in": 3, "in_channels": 1, "image_size": 8}
-_DENSENET = {"depth": 16, "growth": 4, "fan_in": 2, "in_channels": 1, "image_size": 8}
-_RESNET_FABRIC = {"width": 1, "in_channels": 1, "image_size": 8}
-_CONV_FABRIC = {"columns": 2, "channels": 16, "scales": 3, "in_channels": 1, "image_size": 8}
-_NEURAL_GRAPH = {"nodes": 80, "inputs": 8, "outputs": 24, "depth": 4, "edges": 500,
-                 "in_channels": 1, "strides": [1, 1], "image_size": 8}  # fmt: skip
-_SPARSENET = {"depth": 22, "growth": 4, "bottleneck": True, "in_channels": 1, "image_size": 8}
+def _config(make: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    path = f"{make.__module__}.{make.__qualname__}"
+    return {"class_path": path, "init_args": arguments}
+
+
+_DIGITS: dict[str, Any] = {"in_channels": 1, "image_size": 8}
+_RESNEXT = {"depth": 11, "width": 4, "cardinality": 4, "fan_in": 2} | _DIGITS
+_RESNET = {"depth": 20, "fan_in": 3} | _DIGITS
+_DENSENET = {"depth": 16, "growth": 4, "fan_in": 2} | _DIGITS
+_RESNET_FABRIC = {"width": 1} | _DIGITS
+_CONV_FABRIC = {"columns": 2, "channels": 16, "scales": 3} | _DIGITS
+_SPARSENET = {"depth": 22, "growth": 4, "bottleneck": True} | _DIGITS
+_GRAPH = {"nodes": 80, "inputs": 8, "outputs": 24, "depth": 4, "edges": 500,
+          "strides": [1, 1]} | _DIGITS  # fmt: skip
+_DISCRETE = {"dynamics": "discrete", "nodes": 40, "inputs": 8, "outputs": 16, "depth": 3,
+             "edges": 300, "strides": [1, 1]} | _DIGITS  # fmt: skip
+_CONTINUOUS = {"dynamics": "continuous", "nodes": 20, "inputs": 6, "outputs": 10, "edges": 100,
+               "strides": [2, 1], "tolerance": 0.01} | _DIGITS  # fmt: skip
+
+_PER_EXAMPLE: dict[Suite, str] = {
+    "compile": "every example draws its wiring outside the graph",
+    "cut batches": "every example draws a wiring of its own",
+    "skipped steps": "draws follow the number of the batch",
+}
+_SOLVER: dict[Suite, str] = {
+    "compile": "the solver chooses its steps by the data",
+    "cut batches": "the solver chooses its steps by the whole batch",
+}
 
 METHODS = [
-    Method("resnext-learned", ResNeXt, _RESNEXT, ((MaskConnect, {"lr": 0.5}),)),
-    Method("resnext-real", ResNeXt, _RESNEXT | {"wiring": "real"}, ((MaskConnect, {"lr": 0.5}),)),
-    Method("resnext-random", ResNeXt, _RESNEXT | {"wiring": "random"}),
+    Method("resnext-learned", ResNeXt, _RESNEXT, [(MaskConnect, {"lr": 0.5})], "scores"),
+    Method(
+        "resnext-real",
+        ResNeXt,
+        _RESNEXT | {"wiring": "real"},
+        [(MaskConnect, {"lr": 5.0})],
+        "scores",
+    ),
+    Method("resnext-random", ResNeXt, _RESNEXT | {"wiring": "random", "fan_in": 1}),
     Method("resnext-full", ResNeXt, _RESNEXT | {"wiring": "full"}),
-    Method("resnet-learned", ResNet, _RESNET, ((MaskConnect, {"lr": 0.5}),)),
-    Method("resnet-weighted", ResNet, _RESNET | {"weighted": True}, ((MaskConnect, {"lr": 0.5}),)),
-    Method("densenet-learned", DenseNet, _DENSENET, ((MaskConnect, {"lr": 0.5}),)),
-    Method("neural-graph", NeuralGraph, _NEURAL_GRAPH, ((DNW, {}),)),
+    Method("resnet-learned", ResNet, _RESNET, [(MaskConnect, {"lr": 0.5})], "scores"),
+    Method(
+        "resnet-weighted",
+        ResNet,
+        _RESNET | {"weighted": True},
+        [(MaskConnect, {"lr": 0.5})],
+        "scores",
+    ),
+    Method("resnet-random", ResNet, _RESNET | {"wiring": "random"}),
+    Method("resnet-previous", ResNet, _RESNET | {"wiring": "previous"}),
+    Method("densenet-learned", DenseNet, _DENSENET, [(MaskConnect, {"lr": 0.5})], "scores"),
+    Method("neural-graph", NeuralGraph, _GRAPH, [(DNW, {})], "weights"),
+    Method("discrete-graph", NeuralGraph, _DISCRETE, [(DNW, {})], "weights"),
+    Method("continuous-graph", NeuralGraph, _CONTINUOUS, [(DNW, {})], "weights", _SOLVER),
+    Method("random-edges", NeuralGraph, _GRAPH, [(RandomEdges, {"seed": 3})]),
+    Method(
+        "no-update-rule",
+        NeuralGraph,
+        _GRAPH,
+        [(NoUpdateRule, {})],
+        "weights",
+        optimizer=(AdamW, {"lr": 0.01, "weight_decay": 0.1}),
+    ),
+    Method(
+        "l1-anneal",
+        NeuralGraph,
+        _GRAPH,
+        [(L1Anneal, {"penalty": 1e-4, "freeze_epoch": 1})],
+        "weights",
+        epochs=2,
+    ),
+    Method("targeted-dropout", NeuralGraph, _GRAPH, [(TargetedDropout, {"rho": 0.5})], "weights"),
+    Method(
+        "prune-and-retrain",
+        NeuralGraph,
+        _GRAPH,
+        [(PruneAndRetrain, {"dense_epochs": 1, "rewind": True})],
+        "weights",
+        epochs=2,
+    ),
     Method(
         "sparse-layers",
         ResNeXt,
         _RESNEXT | {"wiring": "full"},
-        ((DNW, {"density": 0.3, "first_dense": True}),),
+        [(DNW, {"density": 0.3, "first_dense": True})],
+        "weights",
     ),
-    Method("resnet-random", ResNet, _RESNET | {"wiring": "random"}),
-    Method("resnet-previous", ResNet, _RESNET | {"wiring": "previous"}),
+    Method(
+        "mobilenet-dnw",
+        MobileNetV1DNW,
+        {"width": 0.5, "stem_channels": 2} | _DIGITS,
+        [(DNW, {})],
+        "weights",
+    ),
+    Method(
+        "mobilenet",
+        MobileNetV1,
+        {"width": 0.1} | _DIGITS,
+        without={"accuracy": "four of its strides are too many for 8 x 8 pixels"},
+    ),
     Method("sparsenet", SparseNet, _SPARSENET),
-    Method("sparse-resnet", SparseResNet, {"depth": 29, "in_channels": 1, "image_size": 8}),
+    Method("sparse-resnet", SparseResNet, {"depth": 29} | _DIGITS),
     Method(
         "resnet-fabric",
         ResNetFabric,
         _RESNET_FABRIC,
-        ((BudgetedSearch, {"budget": 1e6, "lr": 0.3}),),
-        per_example=True,
+        [(BudgetedSearch, {"budget": 1e6, "relative_penalty": 10.0, "lr": 3.0})],
+        "scores",
+        _PER_EXAMPLE,
     ),
     Method(
         "conv-fabric",
         ConvFabric,
         _CONV_FABRIC,
-        ((BudgetedSearch, {"budget": 8, "cost": "sequential_steps", "machines": 2, "lr": 0.3}),),
-        per_example=True,
+        [(BudgetedSearch, {"budget": 8, "cost": "sequential_steps", "machines": 2, "lr": 3.0})],
+        "scores",
+        _PER_EXAMPLE,
+    ),
+    Method(
+        "outside",
+        TwoLayers,
+        {},
+        [(LargestWeights, {"layer": "backbone.second", "k": 2550})],
+        "weights",
     ),
 ]
-LEARNING = [method for method in METHODS if method.callbacks]
-# In the others the weights are the scores, and the user's optimizer learns them.
-SCORED = [method for method in LEARNING if method.callbacks[0][0] is not DNW]
+WITH_CALLBACKS = [method for method in METHODS if method.callbacks]
+LEARNING = [method for method in METHODS if method.learns != "nothing"]
+# In the other learning ones the weights are the scores, and the user's optimizer moves them.
+SCORED = [method for method in METHODS if method.learns == "scores"]
+
+
+def over(methods: Sequence[Method], suite: Suite | None = None) -> pytest.MarkDecorator:
+    """Run a test for each of some methods; where the suite makes no sense, skip and say why."""
+    return pytest.mark.parametrize(
+        "method",
+        [
+            pytest.param(
+                method,
+                id=method.name,
+                marks=[pytest.mark.skip(reason=f"{method.name}: {method.without[suite]}")]
+                if suite in method.without
+                else [],
+            )
+            for method in methods
+        ],
+    )
+
+
+def named(name: str) -> Method:
+    """The method of a name."""
+    return next(method for method in METHODS if method.name == name)
 
 
 def digits(batch_size: int = 64, augment: bool = True) -> Digits:

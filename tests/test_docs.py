@@ -52,6 +52,18 @@ def code_spans(page: Path) -> list[str]:
     return re.findall(r"`([^`\n]+)`", prose(page))
 
 
+def test_the_rules_of_the_papers_are_where_the_page_says() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Where each rule is")[1]
+    places = re.findall(r"^\| [^|`].* \| `([\w/]+)\.py:([\w.]+)` \|$", table, re.MULTILINE)
+    assert len(places) >= 15
+    for file, name in places:
+        found = importlib.import_module(f"wiring_lightning.{file.replace('/', '.')}")
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert callable(found)
+        assert found.__module__ == f"wiring_lightning.{file.replace('/', '.')}"  # not only imported
+
+
 # What runs
 
 
@@ -127,7 +139,8 @@ def test_readme_starts_with_the_two_commands_of_ci() -> None:
 
 def test_floors_import_what_the_architecture_page_says() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    rows = re.findall(r"^\| `([\w.]+)` \|.*\| (.*) ?\|$", text.partition("## The floors")[2], re.M)
+    section = text.partition("## The floors")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| (.*) ?\|$", section, re.M)
     documented = {name.removesuffix(".py"): set(re.findall(r"`(\w+)`", row)) for name, row in rows}
     above: set[str] = set()
     for floor, imports in documented.items():

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates, find_gates
+from wiring_lightning.nn import Adjacency, find_bernoulli_gates, find_gates
 
 
 def quiet_trainer(**kwargs: Any) -> Trainer:
@@ -25,29 +25,31 @@ def quiet_trainer(**kwargs: Any) -> Trainer:
     return Trainer(**{**defaults, **kwargs})
 
 
-def sparse_weights(module: nn.Module) -> list[Tensor]:
-    """The weights of graphs that learn their edges, and of layers that a callback made sparse."""
-    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    weights = [graph.weight for graph in find_adjacencies(module).values()]
-    return weights + [layer.weight for layer in layers if (layer.weight == 0).any()]
-
-
 def learned_parameters(module: nn.Module) -> list[Tensor]:
-    """What a callback learns about the wiring: scores of gates, logits of drawn edges, weights."""
+    """What decides about the wiring: scores of gates, logits of drawn edges; otherwise weights."""
     scores = [gate.scores for gate in find_gates(module).values()]
     scores += [gate.logits for gate in find_bernoulli_gates(module).values()]
-    return scores + sparse_weights(module)
+    return scores or _matrices(module)
 
 
 def active_edges(module: nn.Module) -> list[Tensor]:
     """The wiring of a batch; where every example draws its own, the most probable one."""
     active = [gate.active for gate in find_gates(module).values()]
     active += [gate.best for gate in find_bernoulli_gates(module).values()]
-    return active + [weight != 0 for weight in sparse_weights(module)]
+    return active or [weight != 0 for weight in _matrices(module)]
+
+
+def _matrices(module: nn.Module) -> list[Tensor]:
+    """The weights that connect channels."""
+    return [
+        layer.weight
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear | Adjacency)
+    ]
 
 
 class Recorder(Callback):
-    """Keeps what is learned about the wiring, and the wiring, after every batch."""
+    """Keeps what decides about the wiring, and the wiring, after every batch."""
 
     def __init__(self) -> None:
         self.scores: list[Tensor] = []
@@ -55,9 +57,8 @@ class Recorder(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         learned, active = learned_parameters(pl_module), active_edges(pl_module)
-        if learned:
-            self.scores.append(torch.cat([one.detach().flatten().clone() for one in learned]))
-            self.active.append(torch.cat([one.flatten().clone() for one in active]))
+        self.scores.append(torch.cat([one.detach().flatten().clone() for one in learned]))
+        self.active.append(torch.cat([one.flatten().clone() for one in active]))
 
 
 def same_state(first: dict[str, Any], second: dict[str, Any]) -> bool:

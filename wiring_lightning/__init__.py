@@ -23,6 +23,7 @@ __version__ = "0.1.0"  # the only place; pyproject.toml reads it from here
 __all__ = [
     "Wired",
     "Wiring",
+    "WiringBuilder",
     "__version__",
     "backbones",
     "callbacks",
@@ -57,10 +58,10 @@ if TYPE_CHECKING:
         tasks,
         wiring,
     )
-    from wiring_lightning.wiring import Wired, Wiring, find_wired, make_wiring
+    from wiring_lightning.wiring import Wired, Wiring, WiringBuilder, find_wired, make_wiring
 else:
     _HOMES = dict.fromkeys(
-        ("Wired", "Wiring", "find_wired", "make_wiring"), "wiring_lightning.wiring"
+        ("Wired", "Wiring", "WiringBuilder", "find_wired", "make_wiring"), "wiring_lightning.wiring"
     )
     __getattr__, __dir__ = lazy_names(__name__, __all__, _HOMES)
 

@@ -5,93 +5,45 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from wiring_lightning import costs
-from wiring_lightning.nn import Gate, Selection
-from wiring_lightning.wiring import Wiring, find_wired, make_wiring
-
-BRANCHES, CHANNELS, SIZE = 8, 8, 8
+import wiring_lightning as wl
 
 
 class TwoRows(nn.Module):
-    """Eight convolutions, and eight more that each read one of the first."""
+    """Six branches of 8 channels, and six more that each read one of the first."""
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.row1 = nn.Conv2d(1, BRANCHES * CHANNELS, 3, padding=1)
-        # Called like the row that it feeds, so that WiringMonitor counts that row's live branches.
-        self.gates = nn.ModuleDict({"row2": Gate(BRANCHES, BRANCHES, fan_in=1)})
-        self.row2 = nn.Conv2d(
-            BRANCHES * CHANNELS, BRANCHES * CHANNELS, 3, padding=1, groups=BRANCHES
-        )
-        self.classifier = nn.Linear(BRANCHES * CHANNELS, num_classes)
+        self.row1 = nn.Conv2d(1, 48, 3, padding=1)
+        self.gates = nn.ModuleDict({"row2": wl.nn.Gate(6, 6, fan_in=1)})  # named as what it feeds
+        self.row2 = nn.Conv2d(48, 48, 3, padding=1, groups=6)
+        self.classifier = nn.Linear(48, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From images `[batch, 1, 8, 8]` to logits."""
-        sources = self.row1(images).relu().unflatten(1, (BRANCHES, CHANNELS))
-        inputs = self.gates["row2"](sources).flatten(1, 2)
-        return self.classifier(self.row2(inputs).relu().mean((2, 3)))
+        """From images `[batch, 1, 8, 8]` to logits `[batch, 10]`."""
+        inputs = self.gates["row2"](self.row1(images).relu().unflatten(1, (-1, 8)))
+        return self.classifier(self.row2(inputs.flatten(1, 2)).relu().mean((2, 3)))
 
-    def wiring(self) -> Wiring:
+    def wiring(self) -> wl.Wiring:
         """Nodes in an order that data can flow in, and every edge that could be."""
-        gate = self.gates["row2"]
-        row1, row2 = range(1, 1 + BRANCHES), range(1 + BRANCHES, 1 + 2 * BRANCHES)
-        output = 1 + 2 * BRANCHES
-        edges = [(0, source, True, 1.0, False) for source in row1]
-        for target, best, scores in zip(row2, gate.best, gate.scores, strict=True):
-            columns = zip(row1, best.tolist(), scores.tolist(), strict=True)
-            edges += [(source, target, active, score, True) for source, active, score in columns]
-        edges += [(source, output, True, 1.0, False) for source in row2]
-        source, target, active, score, learnable = map(list, zip(*edges, strict=True))
-        fan_in, area = 9 * CHANNELS, SIZE * SIZE
-        return make_wiring(
-            ["image"]
-            + [f"row1.branch{i}" for i in range(BRANCHES)]
-            + [f"row2.branch{i}" for i in range(BRANCHES)]
-            + ["classifier"],
-            source,
-            target,
-            active,
-            score=score,
-            learnable=learnable,
-            group=[0] + [1] * BRANCHES + [2] * BRANCHES + [3],
-            parameters=[0]
-            + [(9 + 1) * CHANNELS] * BRANCHES
-            + [(fan_in + 1) * CHANNELS] * BRANCHES
-            + [sum(parameter.numel() for parameter in self.classifier.parameters())],
-            multiply_adds=[0]
-            + [9 * CHANNELS * area] * BRANCHES
-            + [fan_in * CHANNELS * area] * BRANCHES
-            + [self.classifier.weight.numel()],
-        )
+        graph, left = wl.WiringBuilder(), self.row1.out_channels // 8
+        image = graph.add_node("image")
+        row1 = graph.add_group("row1.branch", left, (9 + 1) * 8, multiply_adds=9 * 8 * 64)
+        row2 = graph.add_group("row2.branch", 6, (9 * 8 + 1) * 8, multiply_adds=9 * 8 * 8 * 64)
+        graph.connect(image, row1)
+        graph.choose(row1, row2, self.gates["row2"].choice())
+        graph.add_layers("classifier", self.classifier, side=1, reads=row2)
+        return graph.wiring()
 
     def compact(self) -> nn.Module:
         """The same function in evaluation mode, without the branches that nobody reads."""
-        gate = self.gates["row2"]
-        read = gate.best.any(0)
-        channels = read.repeat_interleave(CHANNELS)
-        row1 = nn.Conv2d(1, int(channels.sum()), 3, padding=1)
-        row1.weight.data = self.row1.weight.detach()[channels]
-        row1.bias.data = self.row1.bias.detach()[channels]
-        return nn.Sequential(
-            row1,
-            nn.ReLU(),
-            nn.Unflatten(1, (-1, CHANNELS)),
-            Selection(gate.best.float()[:, read], gate.scores[:, read]),
-            nn.Flatten(1, 2),
-            deepcopy(self.row2),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            deepcopy(self.classifier),
-        ).eval()
+        small, selection = deepcopy(self), self.gates["row2"].selection()
+        read = selection.matrix.any(0)
+        small.row1 = wl.nn.select_channels(self.row1, read.repeat_interleave(8))
+        small.gates["row2"] = selection.keep(range(6), read.nonzero().flatten())
+        return small.eval()
 
 
-torch.manual_seed(0)
-network = TwoRows().eval()
-network.gates["row2"].scores.data.uniform_()  # stands for training
-assert find_wired(network) is network
-wiring, small, images = network.wiring(), network.compact(), torch.randn(4, 1, SIZE, SIZE)
-before, after = int(costs.parameters(wiring, live=False)), int(costs.parameters(wiring))
-print(f"{before} parameters, {after} on a path from the input to the output")
-assert after == sum(parameter.numel() for parameter in small.parameters())
+network, images = TwoRows().eval(), torch.randn(4, 1, 8, 8)
+small = network.compact()
+assert wl.costs.parameters(network.wiring()) == wl.wiring.count_parameters(small)
 torch.testing.assert_close(small(images), network(images))

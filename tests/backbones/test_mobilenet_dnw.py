@@ -1,6 +1,5 @@
 """MobileNetV1-DNW against the authors' figures, and against a twin written node by node."""
 
-import time
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.calls import count_calls
 from tests.methods import digits
 from tests.trainers import quiet_trainer
 from wiring_lightning import costs
@@ -117,11 +117,9 @@ def test_from_their_first_edges_the_work_is_that_of_the_authors(
     assert int(costs.multiply_adds(network.wiring())) == pytest.approx(1e6 * profile, rel=0.01)
 
 
-def test_a_wiring_takes_well_below_a_second(ranked: MobileNetV1DNW) -> None:
-    start = time.thread_time()
-    wiring = ranked.wiring()
-    assert int(wiring.live_edges.sum()) > 150_000
-    assert time.thread_time() - start < 1
+def test_a_wiring_takes_no_loop_over_its_edges(ranked: MobileNetV1DNW) -> None:
+    assert int(ranked.wiring().live_edges.sum()) > 150_000
+    assert count_calls(ranked.wiring) < 1000
 
 
 def test_a_small_random_network_has_the_authors_size() -> None:
@@ -243,7 +241,7 @@ def test_the_rule_keeps_every_graphs_edges_among_the_usable(small: bool) -> None
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
     StraightThrough(
         optimizer,
-        [EdgeSet([g.weight], g.edges, [g.rankable], [g.take_absent()]) for g in graphs],
+        [EdgeSet([g.weight], g.edges, [g.usable], [g.take_absent()]) for g in graphs],
     )
     before = [graph.weight != 0 for graph in graphs]
     images, labels = torch.randn(16, 3, 16, 16), torch.randint(10, (16,))

@@ -1,4 +1,3 @@
-import time
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from tests.backbones.plain_sparsenet import (
     scramble,
     watch_outputs,
 )
+from tests.calls import count_calls
 from wiring_lightning import costs
 from wiring_lightning.backbones import SparseResNet
 from wiring_lightning.cli.report import summarize
@@ -140,9 +140,7 @@ def test_peak_memory_against_lists_and_plain_layers(pattern: str) -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("depth", [1001, pytest.param(2000, marks=pytest.mark.slow)])
 def test_very_deep_networks_run_forward_and_backward(depth: int, checkpointing: bool) -> None:
-    start = time.process_time()
     network = SparseResNet(depth, checkpointing=checkpointing)
-    assert time.process_time() - start < 5
     network(torch.randn(1, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
@@ -187,12 +185,22 @@ def test_edges_are_those_of_the_paper_and_start_anew_in_each_stage(pattern: str)
 
 
 @pytest.mark.parametrize("pattern", ["log", "dense"])
-def test_2000_layers_are_summarized_in_seconds(pattern: str) -> None:
+def test_work_grows_with_the_edges_and_no_faster(pattern: str) -> None:
+    def build(depth: int) -> SparseResNet:
+        with torch.device("meta"):
+            return SparseResNet(depth, pattern)
+
+    half, whole = build(128), build(254)
+    assert count_calls(lambda: build(254)) < 2.1 * count_calls(lambda: build(128))
+    summaries = [count_calls(lambda n=n: summarize(n.wiring())) for n in (half, whole)]
+    assert summaries[1] / summaries[0] < len(whole.wiring().source) / len(half.wiring().source)
+
+
+@pytest.mark.parametrize("pattern", ["log", "dense"])
+def test_2000_layers_are_summarized(pattern: str) -> None:
     with torch.device("meta"):
         network = SparseResNet(2000, pattern)
-    start = time.process_time()
     summary = summarize(network.wiring())
-    assert time.process_time() - start < 5
     assert summary["live_per_group"] == {f"stage{stage}": [223, 223] for stage in (1, 2, 3)}
 
 

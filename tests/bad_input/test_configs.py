@@ -169,5 +169,6 @@ def test_a_model_without_a_wiring_cannot_be_drawn(tmp_path: Path) -> None:
     config = config_with()
     plain = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 3}}
     config["model"]["init_args"]["backbone"] = plain
-    said = refused("inspect", "--figure=x.png", "--config", write(config, tmp_path / "plain.yaml"))
+    file = write(config, tmp_path / "plain.yaml")
+    said = refused("inspect", "--trust", "--figure=x.png", "--config", file)
     assert "ClassificationTask holds no network with a `wiring()`" in said

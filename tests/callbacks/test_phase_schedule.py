@@ -240,6 +240,19 @@ def test_a_resumed_run_is_in_its_phase_and_follows_the_config_it_is_given(tmp_pa
     assert notes.bar == [3] * 6
 
 
+def test_a_run_that_resumes_inside_an_epoch_is_in_its_phase_from_the_first_batch(
+    tmp_path: Path,
+) -> None:
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(Net(), PhaseSchedule([Phase(3, lr=0.1)]), saver, enable_checkpointing=True)
+    notes, learner = Notes(), Learner()
+    phases = [Phase(1, lr=0.2), Phase(2, lr=0.3, gate_lr=0.5, freeze=True)]
+    path = str(tmp_path / "step=3.ckpt")  # the first of two batches of the second epoch
+    fit(Net(), EpochOf(learner), learner, PhaseSchedule(phases), notes, ckpt_path=path)
+    assert notes.rates == [[0.3, 0.3]] * 3
+    assert learner.by_epoch[1] == {("lr", 0.5), ("freeze", None)}
+
+
 def test_a_scheduler_may_stay_if_the_phases_set_no_rate() -> None:
     notes = Notes()
     fit(Scheduled(), MaskConnect(), PhaseSchedule([Phase(1), Phase(1, freeze=True)]), notes)

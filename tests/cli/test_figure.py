@@ -236,8 +236,8 @@ class Plain(ClassificationTask):
 def test_a_network_without_a_wiring_is_refused(copy: Path) -> None:
     (copy / "config.yaml").write_text("model: {class_path: tests.cli.test_figure.Plain}")
     for kind in ("connectivity", "active"):
-        assert "The Plain of" in refused("figure", kind, str(copy))
-    assert "has no fan-in" in refused("figure", "accuracy", str(copy))
+        assert "The Plain of" in refused("figure", kind, str(copy), "--trust")
+    assert "has no fan-in" in refused("figure", "accuracy", str(copy), "--trust")
 
 
 def test_runs_that_cannot_be_compared_are_refused(fits: dict[str, Fit], copy: Path) -> None:

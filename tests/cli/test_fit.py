@@ -38,7 +38,7 @@ def test_all_three_ways_to_start_do_the_same(trained: Trained, tmp_path: Path) -
     }
     expected = weights_in(Path(trained.checkpoint))
     for name, running in runs.items():
-        out, err = running.communicate(timeout=300)
+        out, err = running.communicate()
         assert running.returncode == 0, err
         assert trained.reported("test acc") in out
         assert same_state(weights_in(checkpoint_in(folders[name])), expected)

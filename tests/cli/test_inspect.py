@@ -31,7 +31,7 @@ def test_inspect_writes_clean_json_to_stdout(tmp_path: Path) -> None:
     running = process(
         "-m", "wiring_lightning", "inspect", "--config", file, "--format=json", folder=tmp_path
     )
-    out, err = running.communicate(timeout=120)
+    out, err = running.communicate()
     assert running.returncode == 0, err
     summary = json.loads(out)
     for key, names in KEYS.items():

@@ -39,9 +39,9 @@ def test_the_report_and_inspect_say_how_sparse_it_is(tmp_path: Path) -> None:
     assert re.search(rf"^weights +{re.escape(expected)}$", report, re.MULTILINE)
     assert "backbone.0 100.0%, backbone.1 10.0%, backbone.4 10.0%" in report
     checkpoint = checkpoint_in(tmp_path)
-    shown = succeed("inspect", "--config", file, "--ckpt_path", str(checkpoint))
+    shown = succeed("inspect", "--trust", "--config", file, "--ckpt_path", str(checkpoint))
     assert all(line in report for line in shown.splitlines())
-    given = ("--config", file, "--ckpt_path", str(checkpoint), "--format=json")
+    given = ("--trust", "--config", file, "--ckpt_path", str(checkpoint), "--format=json")
     summary = json.loads(succeed("inspect", *given))
     weights = weights_in(checkpoint)
     assert summary["params"] == {
@@ -52,6 +52,6 @@ def test_the_report_and_inspect_say_how_sparse_it_is(tmp_path: Path) -> None:
 
 
 def test_inspect_of_a_fresh_network_lists_no_layers(tmp_path: Path) -> None:
-    shown = succeed("inspect", "--config", config(tmp_path))
+    shown = succeed("inspect", "--config", config(tmp_path), "--trust")
     assert "2,090 of them not zero (100.0%)" in shown
     assert "by layer" not in shown

@@ -1,7 +1,5 @@
 """Costs that are measured or noisy."""
 
-import time
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,32 +14,38 @@ def drawn(network: TinySuperNetwork, rows: list[list[int]]) -> Wiring:
     return network.wiring().with_active(network.active_edges(torch.tensor(rows).bool()))
 
 
+class Clock:
+    """Stands still but for the layers, each of which takes three milliseconds."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
 class Slow(nn.Linear):
-    """Takes three milliseconds."""
+    clock: Clock
 
     def forward(self, x: Tensor) -> Tensor:
-        time.sleep(0.003)
+        self.clock.now += 0.003
         return super().forward(x)
 
 
-def slow_network() -> TinySuperNetwork:
-    network = TinySuperNetwork()
+def test_latency_times_the_compact_network_of_each_architecture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, network = Clock(), TinySuperNetwork()
+    monkeypatch.setattr("wiring_lightning.costs.measured.time", clock)
+    monkeypatch.setattr(Slow, "clock", clock, raising=False)
     network.layers = nn.ModuleList(Slow(6, 6) for _ in range(6))
-    return network
-
-
-def test_latency_times_the_compact_network_of_each_architecture() -> None:
-    network = slow_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     # All six; one; two of which one feeds nobody; none that reaches the output.
     batch = drawn(network, [[1] * 6, [0, 0, 0, 1, 0, 0], [1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]])
     times = costs.latency(batch, network, torch.randn(2, 5), repeats=3, warmup=1)
     assert times.shape == (4,)
-    whole, one, with_dead, nothing = times.tolist()
-    assert whole >= 18
-    assert 3 <= one < whole / 2
-    assert one == with_dead  # one measurement serves both: what is live is the same
-    assert nothing == 0
+    assert times.tolist() == pytest.approx([18, 3, 3, 0])
+    # One measurement serves the second and the third: what is live is the same.
+    assert clock.now == pytest.approx((6 + 1) * (3 + 1) * 0.003)
     after = network.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 

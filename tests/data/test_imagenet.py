@@ -1,9 +1,7 @@
 import os
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch.nn.functional import interpolate
@@ -11,6 +9,7 @@ from torch.nn.functional import interpolate
 from tests.cli.commands import BASE, wiring, write
 from tests.data.batches import assert_same_batches, fake_trainer, interleaved
 from tests.data.image_folders import pixels_of, write_classes
+from tests.data.recorder import Recorder, assert_continues
 from tests.trainers import quiet_trainer
 from wiring_lightning.data import ImageNet
 
@@ -56,6 +55,12 @@ def test_lists_both_folders(root):
         labels = torch.cat([labels for _, labels in loader])
         assert labels.bincount().tolist() == list(counts.values())
         assert len(loader) == -(-sum(counts.values()) // 4)
+
+
+def test_a_last_batch_that_is_not_full_may_be_left_out(root):
+    data = make(root, drop_last=True)
+    assert [len(labels) for _, labels in data.train_dataloader()] == [4, 4, 4]
+    assert [len(labels) for _, labels in data.val_dataloader()] == [4, 3]
 
 
 def test_evaluation_shows_the_resized_centre_in_the_order_of_the_files(root):
@@ -143,30 +148,6 @@ def test_shares_the_cores_among_the_processes(root, monkeypatch, world_size, exp
     assert data.val_dataloader().num_workers == expected
 
 
-class Recorder(LightningModule):
-    """A linear model that notes each batch it is trained on."""
-
-    def __init__(self, fail_at: tuple[int, int] | None = None):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(192))
-        self.fail_at = fail_at
-        self.seen: list[Any] = []
-
-    def training_step(self, batch, batch_idx):
-        images, labels = batch
-        if self.fail_at == (self.current_epoch, batch_idx):
-            raise RuntimeError("power cut")
-        self.seen.append((self.current_epoch, batch_idx, labels.tolist(), images.sum().item()))
-        return ((images.flatten(1) @ self.weight - 1) ** 2).mean()
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    def configure_optimizers(self):
-        assert self.trainer.estimated_stepping_batches > 0  # makes Lightning drop loader states
-        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
-
-
 def fit(root, model, checkpoint=None, ckpt_path=None, **options):
     saves = {"callbacks": [checkpoint], "enable_checkpointing": True} if checkpoint else {}
     trainer = quiet_trainer(max_epochs=2, limit_val_batches=1, **saves)
@@ -174,26 +155,25 @@ def fit(root, model, checkpoint=None, ckpt_path=None, **options):
     return model
 
 
-def assert_continues(full, resumed, step):
-    assert resumed.seen == full.seen[step:]
-    assert torch.equal(resumed.weight, full.weight)
+def recorder(**options):
+    return Recorder(3 * 8 * 8, estimate_steps=True, **options)
 
 
 def test_a_resumed_run_continues_with_the_next_batch(root, tmp_path):
     every_step = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
-    full = fit(root, Recorder(), every_step, num_workers=1)  # which prepares batches in advance
+    full = fit(root, recorder(), every_step, num_workers=1)  # which prepares batches in advance
     assert [seen[:2] for seen in full.seen] == [(e, b) for e in range(2) for b in range(STEPS)]
     for step in (1, STEPS, STEPS + 2):
-        resumed = fit(root, Recorder(), ckpt_path=tmp_path / f"step={step}.ckpt")
+        resumed = fit(root, recorder(), ckpt_path=tmp_path / f"step={step}.ckpt")
         assert_continues(full, resumed, step)
 
 
 def test_the_batch_of_a_failed_step_comes_again(root, tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, "broken", every_n_epochs=9, save_on_exception=True)
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(root, Recorder(fail_at=(1, 2)), checkpoint)
-    resumed = fit(root, Recorder(), ckpt_path=tmp_path / "broken.ckpt")
-    assert_continues(fit(root, Recorder()), resumed, STEPS + 2)
+        fit(root, recorder(fail_at=(1, 2)), checkpoint)
+    resumed = fit(root, recorder(), ckpt_path=tmp_path / "broken.ckpt")
+    assert_continues(fit(root, recorder()), resumed, STEPS + 2)
 
 
 @pytest.mark.parametrize(

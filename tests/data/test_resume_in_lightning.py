@@ -1,12 +1,12 @@
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from wiring_lightning.data.train_loader import TrainLoader
+from tests.data.recorder import Recorder, assert_continues
+from wiring_lightning.data import BatchLoader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
@@ -16,30 +16,8 @@ pytestmark = [
 STEPS = 5  # 18 training images in batches of 4, the last one of 2 images
 
 
-class Recorder(LightningModule):
-    """A linear model that notes each batch it is trained on."""
-
-    def __init__(self, estimate_steps: bool = False, fail_at: tuple[int, int] | None = None):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(16))
-        self.estimate_steps = estimate_steps
-        self.fail_at = fail_at
-        self.seen: list[Any] = []
-
-    def training_step(self, batch, batch_idx):
-        images, labels = batch
-        if self.fail_at == (self.current_epoch, batch_idx):
-            raise RuntimeError("power cut")
-        self.seen.append((self.current_epoch, batch_idx, labels.tolist(), images.sum().item()))
-        return ((images.flatten(1) @ self.weight - 1) ** 2).mean()
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    def configure_optimizers(self):
-        if self.estimate_steps:
-            assert self.trainer.estimated_stepping_batches > 0
-        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+def recorder(**options):
+    return Recorder(4 * 4, **options)
 
 
 @pytest.fixture
@@ -65,22 +43,17 @@ def every_step(folder):
     return ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=1)
 
 
-def assert_continues(full, resumed, step):
-    assert resumed.seen == full.seen[step:]
-    assert torch.equal(resumed.weight, full.weight)
-
-
 # Reading `estimated_stepping_batches` makes Lightning drop the loader's state, see
-# `ImageDataModule.load_state_dict`.
+# `ResumableDataModule`.
 @pytest.mark.parametrize("estimate_steps", [False, True])
 @pytest.mark.parametrize("limits", [{}, {"max_epochs": -1, "max_steps": 2 * STEPS}])
 def test_continues_after_any_step(fit, tmp_path, estimate_steps, limits):
-    full = fit(Recorder(), checkpoint=every_step(tmp_path), **limits)
+    full = fit(recorder(), checkpoint=every_step(tmp_path), **limits)
     assert [(epoch, index) for epoch, index, *_ in full.seen] == [
         (epoch, index) for epoch in range(2) for index in range(STEPS)
     ]
     for step in (1, 4, 5, 6, 9):
-        model = Recorder(estimate_steps)
+        model = recorder(estimate_steps=estimate_steps)
         assert_continues(full, fit(model, tmp_path / f"step={step}.ckpt", **limits), step)
 
 
@@ -91,26 +64,26 @@ def test_continues_after_an_epoch(fit, tmp_path, limits, on_train_end):
     checkpoint = ModelCheckpoint(
         tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=on_train_end
     )
-    full = fit(Recorder(), checkpoint=checkpoint, **limits)
+    full = fit(recorder(), checkpoint=checkpoint, **limits)
     for step in (STEPS, 2 * STEPS):
-        assert_continues(full, fit(Recorder(), tmp_path / f"step={step}.ckpt", **limits), step)
+        assert_continues(full, fit(recorder(), tmp_path / f"step={step}.ckpt", **limits), step)
 
 
 def test_continues_if_only_a_part_of_each_epoch_is_used(fit, tmp_path):
-    full = fit(Recorder(), checkpoint=every_step(tmp_path), limit_train_batches=3)
+    full = fit(recorder(), checkpoint=every_step(tmp_path), limit_train_batches=3)
     for step in (2, 3, 4):
         path = tmp_path / f"step={step}.ckpt"
-        assert_continues(full, fit(Recorder(), path, limit_train_batches=3), step)
+        assert_continues(full, fit(recorder(), path, limit_train_batches=3), step)
 
 
 @pytest.mark.parametrize("fail_at", [(0, 2), (1, 0), (1, STEPS - 1)])
 def test_the_batch_of_a_failed_step_comes_again(fit, tmp_path, fail_at):
     checkpoint = ModelCheckpoint(tmp_path, "broken", every_n_epochs=9, save_on_exception=True)
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(Recorder(fail_at=fail_at), checkpoint=checkpoint)
+        fit(recorder(fail_at=fail_at), checkpoint=checkpoint)
     (path,) = tmp_path.glob("*.ckpt")
     step = fail_at[0] * STEPS + fail_at[1]
-    assert_continues(fit(Recorder()), fit(Recorder(), path), step)
+    assert_continues(fit(recorder()), fit(recorder(), path), step)
 
 
 def test_the_position_ignores_the_count_of_the_last_epoch():
@@ -118,7 +91,7 @@ def test_the_position_ignores_the_count_of_the_last_epoch():
     epoch_loop = SimpleNamespace(batch_progress=SimpleNamespace(current=current))
     trainer = SimpleNamespace(current_epoch=0, fit_loop=SimpleNamespace(epoch_loop=epoch_loop))
     images = torch.zeros(6, 1, 1, 1, dtype=torch.uint8)
-    loader = TrainLoader(trainer, images, torch.arange(6), 2, normalizer=torch.Tensor.float)
+    loader = BatchLoader(images, torch.arange(6), 2, normalizer=torch.Tensor.float, trainer=trainer)
     assert len(list(loader)) == loader.state_dict()["batches"] == 3
     trainer.current_epoch = 1
     loader.set_epoch(1)
@@ -126,21 +99,21 @@ def test_the_position_ignores_the_count_of_the_last_epoch():
 
 
 def test_testing_a_checkpoint_does_not_move_a_later_training(tiny, fit, tmp_path):
-    fit(Recorder(), checkpoint=every_step(tmp_path))
+    fit(recorder(), checkpoint=every_step(tmp_path))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     data = tiny(batch_size=4, val_size=4)
-    trainer.validate(Recorder(), data, tmp_path / "step=2.ckpt", verbose=False)
+    trainer.validate(recorder(), data, tmp_path / "step=2.ckpt", verbose=False)
     data.trainer = None
     assert len(list(data.train_dataloader())) == STEPS
 
 
 def test_overfitting_repeats_its_batches(fit):
-    model = fit(Recorder(), overfit_batches=2)
+    model = fit(recorder(), overfit_batches=2)
     assert [labels for _, _, labels, _ in model.seen] == 2 * [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_trains_without_a_validation_split(tiny):
-    model = Recorder()
+    model = recorder()
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,

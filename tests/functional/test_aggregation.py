@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from wiring_lightning.functional import aggregation, gated_sum, rectified_gated_sum
+from wiring_lightning.functional.aggregation import products_of_pairs
 
 
 @pytest.mark.parametrize("features", [(), (5,), (2, 3, 4)])
@@ -80,3 +81,17 @@ def test_sources_of_either_type_with_float32_gates_as_under_autocast(dtype: torc
     plain = gated_sum(gates, sources).relu()
     expected = torch.autograd.grad(plain.square().sum(), gates)[0]
     assert (gate_grad - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("features", [96, 2**15])  # at once, or in parts
+@pytest.mark.parametrize("left", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("right", [torch.bfloat16, torch.float32])
+def test_products_of_half_precision_are_summed_in_full(
+    left: torch.dtype, right: torch.dtype, features: int
+) -> None:
+    """All products are positive, so that a sum in half precision would stop growing."""
+    mine, yours = torch.rand(40, 2, features).to(left), torch.rand(40, 3, features).to(right)
+    total = products_of_pairs(mine, yours)
+    assert total.dtype == torch.float32
+    expected = torch.einsum("naf,nbf->ab", mine.double(), yours.double())
+    torch.testing.assert_close(total.double(), expected, rtol=1e-4, atol=0)

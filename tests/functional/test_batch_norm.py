@@ -178,3 +178,23 @@ def test_a_constant_channel_has_finite_gradients() -> None:
     output.square().sum().backward()
     assert weight.grad.isfinite().all()
     assert inputs.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("seed", range(5))  # the sign of what is left is a matter of rounding
+def test_a_variance_that_cancels_to_nothing_does_not_become_negative(seed: int) -> None:
+    """Outputs that are zero, because the weights are orthogonal to what all inputs do alike."""
+    torch.manual_seed(seed)
+    weight, inputs, norm = make(torch.float32)
+    shares = torch.randn(GROUPS, 1, IN)
+    alike = 1000 * torch.randn(BATCH, 1, 1, SIDE * SIDE)
+    inputs = (alike * shares.view(1, GROUPS, IN, 1)).requires_grad_()
+    with torch.no_grad():
+        along = (weight * shares).sum(-1, keepdim=True) / shares.square().sum(-1, keepdim=True)
+        weight.sub_(along * shares)
+    scaled, bias = fold_batch_norm(weight, inputs, norm)
+    assert scaled.isfinite().all()
+    assert bias.isfinite().all()
+    assert (norm.running_var > 0).all()
+    (scaled @ inputs).sum().backward()
+    assert weight.grad.isfinite().all()
+    assert inputs.grad.isfinite().all()

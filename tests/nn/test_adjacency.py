@@ -81,7 +81,7 @@ def test_the_rule_starts_from_the_absent_weights() -> None:
     assert graph.absent is not None
     dense = graph.weight.detach() + graph.absent
     first = graph.weight.detach().clone()
-    sets = [EdgeSet([graph.weight], graph.edges, [graph.rankable], [graph.take_absent()])]
+    sets = [EdgeSet([graph.weight], graph.edges, [graph.usable], [graph.take_absent()])]
     rule = StraightThrough(SGD(graph.parameters(), lr=0.1), sets)
     assert graph.absent is None
     torch.testing.assert_close(rule.latent[0], dense)

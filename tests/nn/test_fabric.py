@@ -17,12 +17,8 @@ from wiring_lightning.functional.subsets import (
     split_batch,
 )
 from wiring_lightning.nn import Fabric, FabricEdge
-from wiring_lightning.nn.fabric_modules import (
-    SubsetBatchNorm2d,
-    basic_block,
-    convolution,
-    count_multiply_adds,
-)
+from wiring_lightning.nn.fabric_modules import SubsetBatchNorm2d, basic_block, convolution
+from wiring_lightning.wiring import count_multiply_adds
 
 SPACES = [Space(3, 1), Space(4, 1), Space(4, 2), Space(4, 1), Space(4, 2)]
 BATCH = 12
@@ -340,7 +336,7 @@ def test_batch_norm_of_one_value_uses_running_statistics():
 
 
 def test_multiply_adds_of_chains():
-    assert count_multiply_adds(basic_block(3, 5, stride=2), 7) == (3 * 5 + 5 * 5) * 9 * 4 * 4
+    assert count_multiply_adds(basic_block(3, 5, stride=2), side=7) == (3 * 5 + 5 * 5) * 9 * 4 * 4
     up = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 5, 1), nn.Upsample(scale_factor=2))
-    assert count_multiply_adds(up, 4) == 15 * 64
-    assert count_multiply_adds(nn.Linear(6, 7), 99) == 42
+    assert count_multiply_adds(up, side=4) == 15 * 64
+    assert count_multiply_adds(nn.Linear(6, 7), side=99) == 42

@@ -232,7 +232,7 @@ def test_only_gates_that_learn_or_have_learned_are_found() -> None:
 
 def test_targets_choose_among_their_own_candidates_only() -> None:
     earlier = torch.ones(5, 5, dtype=torch.bool).tril()
-    gate = Gate(5, 5, fan_in=2, allowed=earlier)
+    gate = Gate(5, 5, fan_in=2, usable=earlier)
     assert torch.equal(gate.scores >= 0, earlier)
     expected = earlier.float() / earlier.sum(1, keepdim=True)
     torch.testing.assert_close(gate.scores.detach().clamp_min(0), expected)
@@ -250,7 +250,7 @@ def test_targets_choose_among_their_own_candidates_only() -> None:
 
 def test_a_target_without_a_candidate_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one candidate"):
-        Gate(2, 3, 1, allowed=torch.tensor([[True, False, False], [False, False, False]]))
+        Gate(2, 3, 1, usable=torch.tensor([[True, False, False], [False, False, False]]))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -278,3 +278,10 @@ def test_the_weights_of_edges_stay_in_the_users_optimizer_and_survive_compaction
     torch.testing.assert_close(network.compact()(images), network(images), atol=1e-5, rtol=1e-5)
     selection = next(m for m in network.compact().modules() if isinstance(m, Selection))
     assert len(set(selection.matrix[selection.matrix != 0].tolist())) > 2
+
+
+def test_the_former_name_of_usable_warns() -> None:
+    earlier = torch.ones(3, 3, dtype=torch.bool).tril()
+    with pytest.warns(FutureWarning, match="usable"):
+        gate = Gate(3, 3, fan_in=1, allowed=earlier)
+    assert torch.equal(gate.scores >= 0, earlier)

@@ -159,6 +159,23 @@ def test_gradients_that_somebody_else_zeroes_are_forgotten() -> None:
     assert torch.equal(fresh.logits.grad, old.logits.grad)
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_what_was_observed_before_the_gradients_were_zeroed_is_forgotten(set_to_none: bool) -> None:
+    gate = new_gate()
+    optimizer = Reinforce([gate])
+    gate.draw(50)
+    optimizer.observe(torch.arange(50.0))
+    optimizer.zero_grad(set_to_none)
+    gate.seed(1)
+    objective = objective_of(gate.draw(4))
+    optimizer.observe(objective)
+    assert gate.drawn is not None
+    assert gate.asked is not None
+    advantage = leave_one_out(objective)
+    alone = policy_gradient(gate.logits.detach(), gate.drawn, gate.asked, advantage)
+    torch.testing.assert_close(gate.logits.grad, alone)
+
+
 def test_a_search_by_hand_finds_the_best_architecture_within_the_budget() -> None:
     gate = new_gate()
     gate.seed(0)

@@ -308,6 +308,30 @@ def test_a_state_continues_bit_for_bit() -> None:
         assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_state_is_enough_for_the_sparse_weights(freeze: bool) -> None:
+    """Whatever the parameters held, they get the weights of the state; frozen edges stay."""
+    saved, other = network(), network()
+    rules = []
+    for model in (saved, other):
+        sgd = MAKERS["SGD"](model.parameters())
+        rules.append(StraightThrough(sgd, [EdgeSet([model[0].weight], 10)]))
+        images, labels = batches(1)[0]
+        functional.cross_entropy(model(images), labels).backward()
+        sgd.step()
+    if freeze:
+        rules[0].freeze()
+    with torch.no_grad():
+        rules[1].latent[0].neg_()
+        other[0].weight.zero_()
+    rules[1].load_state_dict(deepcopy(rules[0].state_dict()))
+    assert torch.equal(other[0].weight, saved[0].weight)
+    edges = saved[0].weight != 0
+    other[0].weight.grad = torch.where(edges, 0.0, 100.0).double()
+    rules[1].optimizer.step()
+    assert torch.equal(other[0].weight != 0, edges) == freeze
+
+
 def test_bad_arguments_get_one_clear_sentence() -> None:
     layer, other = nn.Linear(2, 3), nn.Linear(2, 3)
     sgd = SGD(layer.parameters(), lr=0.1)

@@ -3,43 +3,36 @@
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from torch.optim import SGD
 
-from tests.methods import METHODS, Method
-from tests.trainers import active_edges
+from tests.methods import LEARNING, METHODS, Method, digits, named, over
+from tests.trainers import Recorder, quiet_trainer
 from wiring_lightning.nn import find_adjacencies, find_gates
-from wiring_lightning.optim import EdgeSet, GateSGD, StraightThrough
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in METHODS if not m.per_example], ids=lambda method: method.name
-)
+@over(METHODS, "compile")
 def test_one_graph_for_all_wirings(method: Method) -> None:
     torch._dynamo.reset()
-    counter = CompileCounter()
-    backbone = method.backbone(**method.arguments)
-    gates = list(find_gates(backbone).values())
-    optimizer = GateSGD(gates, lr=0.5) if gates else None
-    for graph in find_adjacencies(backbone).values():
-        optimizer = SGD([graph.weight], lr=0.5)
-        edges = EdgeSet([graph.weight], graph.edges, [graph.rankable], [graph.take_absent()])
-        StraightThrough(optimizer, [edges])
-    drawn = []
-    compiled = torch.compile(backbone, backend=counter, fullgraph=True)
-    for _ in range(6):
-        compiled(torch.randn(8, 1, 8, 8)).square().sum().backward()
-        if optimizer:
-            optimizer.step()
-            drawn.append(torch.cat([edges.flatten() for edges in active_edges(backbone)]))
-    assert counter.frame_count == 1
-    if method.name in ("resnext-learned", "neural-graph"):
-        assert len({tuple(wiring.tolist()) for wiring in drawn}) > 3
+    counter, recorder, task = CompileCounter(), Recorder(), method.task()
+    task.backbone.compile(backend=counter, fullgraph=True)
+    trainer = quiet_trainer(
+        callbacks=[*method.new_callbacks(), recorder],
+        max_epochs=method.epochs,
+        limit_train_batches=10,
+    )
+    trainer.fit(task, digits())
+    graphs = find_adjacencies(task).values()
+    # Those that were frozen meanwhile compute another gradient since then: one graph more.
+    froze = method in LEARNING and any(not graph.learnable for graph in graphs)
+    assert counter.frame_count == 1 + froze
+    changed = [not torch.equal(recorder.active[0], active) for active in recorder.active]
+    assert any(changed) == (method in LEARNING)
 
 
 @pytest.mark.slow
 def test_compiled_network_computes_the_same() -> None:
     torch._dynamo.reset()
-    backbone = METHODS[0].backbone(**METHODS[0].arguments)
+    method = named("resnext-learned")
+    backbone = method.backbone(**method.arguments)
     images = torch.randn(4, 1, 8, 8)
     scores = [gate.scores for gate in find_gates(backbone).values()]
     plain = backbone(images)

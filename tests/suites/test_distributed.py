@@ -1,8 +1,11 @@
 """Two processes hold the same wiring at every step and learn what one process would."""
 
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,53 +14,56 @@ import torch
 import torch.distributed
 import yaml
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
-from tests.methods import METHODS, SCORED, Method, freeze_batch_norm
+from tests.methods import METHODS, SCORED, Method, freeze_batch_norm, named, over
 from tests.trainers import Recorder
 from wiring_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("workplace")]
+
 
 class SameOnAllRanks(Recorder):
     """Stops the run at the first step in which two ranks differ, and saves what it saw."""
 
-    def __init__(self, folder: str, frozen_norm: bool = True) -> None:
+    def __init__(self, folder: str) -> None:
         super().__init__()
         self.folder = Path(folder)
-        self.frozen_norm = frozen_norm
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.frozen_norm:
-            freeze_batch_norm(pl_module)
+        freeze_batch_norm(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         super().on_train_batch_end(trainer, pl_module)
         if trainer.world_size == 1:
             return
-        state = [value for value in pl_module.state_dict().values() if value.dim()]
-        own = torch.cat([value.double().flatten() for value in state])
+        own = _state(pl_module)
         everyone = [torch.empty_like(own) for _ in range(trainer.world_size)]
         torch.distributed.all_gather(everyone, own)
         assert all(torch.equal(own, other) for other in everyone), "ranks differ"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seen = {"scores": self.scores, "active": self.active, "world": trainer.world_size}
+        seen["state"] = _state(pl_module)
         torch.save(seen, self.folder / f"rank{trainer.global_rank}.pt")
 
 
-def _fit(method: Method, folder: Path, devices: int, phases: list[dict[str, Any]]) -> list[Any]:
+def _state(module: LightningModule) -> Tensor:
+    state = [value for value in module.state_dict().values() if value.dim()]
+    return torch.cat([value.double().flatten() for value in state])
+
+
+def _config(method: Method, folder: Path, devices: int) -> Path:
     folder.mkdir()
     parts = method.config()
     callbacks = list(parts["callbacks"])
     if method.callbacks:
+        phases = [{"epochs": 1, "lr": method.lr}, {"epochs": 1, "lr": method.lr, "freeze": True}]
         callbacks.append({"class_path": "PhaseSchedule", "init_args": {"phases": phases}})
-    callbacks.append(
-        {
-            "class_path": "tests.suites.test_distributed.SameOnAllRanks",
-            "init_args": {"folder": str(folder)},
-        }
-    )
+    path = f"{SameOnAllRanks.__module__}.{SameOnAllRanks.__qualname__}"
+    callbacks.append({"class_path": path, "init_args": {"folder": str(folder)}})
     config = {
         "seed_everything": 3,
         "model": parts["model"],
@@ -66,6 +72,7 @@ def _fit(method: Method, folder: Path, devices: int, phases: list[dict[str, Any]
             "accelerator": "cpu",
             "devices": devices,
             "strategy": "ddp" if devices > 1 else "auto",
+            "precision": "64-true",  # float32 may round a ReLU to its other side
             "logger": False,
             "default_root_dir": str(folder),
             "enable_checkpointing": False,
@@ -78,45 +85,70 @@ def _fit(method: Method, folder: Path, devices: int, phases: list[dict[str, Any]
     }
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config))
-    if devices == 1:
-        main(["fit", "--config", str(file)])  # saves the time that a new process takes to import
-    else:
-        _run_processes(file)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(devices)]
+    return file
 
 
-def _run_processes(config: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "cli.py", "fit", "--config", str(config)]
+def _fork(file: Path) -> None:
+    """Two ranks, forked from a process that has imported everything and done nothing yet."""
+    multiprocessing.set_forkserver_preload([__name__])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        _rank, (str(file), port), nprocs=2, start_method="forkserver"
+    )
+
+
+def _rank(rank: int, file: str, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ.update({"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)})
+    main(["fit", "--config", file])
+
+
+def _command(file: Path) -> None:
+    """The command line, which starts the other rank itself."""
+    command = [sys.executable, "cli.py", "fit", "--config", str(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-_PHASES = [{"epochs": 1, "lr": 0.05}, {"epochs": 1, "lr": 0.05, "freeze": True}]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_two_ranks_agree_and_equal_one_rank_with_twice_the_batch(
-    method: Method, tmp_path: Path
-) -> None:
-    both = _fit(method, tmp_path / "two", 2, _PHASES)
-    (alone,) = _fit(method, tmp_path / "one", 1, _PHASES)
-    assert both[0]["world"] == 2
-    assert len(both[0]["scores"]) == len(alone["scores"])
-    if method.callbacks:
-        assert len(alone["scores"]) == 10  # five learning steps, and five after the freeze
+def _compare(method: Method, folder: Path, start: Callable[[Path], None]) -> None:
+    start(_config(method, folder / "two", 2))
+    main(["fit", "--config", str(_config(method, folder / "one", 1))])
+    files = ["two/rank0.pt", "two/rank1.pt", "one/rank0.pt"]
+    *both, alone = [torch.load(folder / file, weights_only=True) for file in files]
+    assert [seen["world"] for seen in both] == [2, 2]
+    assert len(both[0]["scores"]) == len(alone["scores"]) == 10
+    if method.callbacks:  # five learning steps, and five after the freeze
         assert not torch.equal(alone["scores"][0], alone["scores"][4])
         assert torch.equal(alone["active"][5], alone["active"][9])
     if method in SCORED:
         assert torch.equal(alone["scores"][4], alone["scores"][9])
-    if method.per_example:
+    if "cut batches" in method.without:
         return  # the ranks have been compared with each other
     for rank in both:
         for ours, expected in zip(rank["scores"], alone["scores"], strict=True):
-            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(ours, expected, atol=1e-8, rtol=1e-8)
         for ours, expected in zip(rank["active"], alone["active"], strict=True):
             assert torch.equal(ours, expected)
+        torch.testing.assert_close(rank["state"], alone["state"], atol=1e-8, rtol=1e-8)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New processes find the tests, wherever they start."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@over(METHODS)
+def test_two_ranks_agree_and_equal_one_rank_with_twice_the_batch(
+    method: Method, tmp_path: Path
+) -> None:
+    _compare(method, tmp_path, _fork)
+
+
+def test_ranks_that_the_command_line_starts_agree_too(tmp_path: Path) -> None:
+    _compare(named("resnext-learned"), tmp_path, _command)

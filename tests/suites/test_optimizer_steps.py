@@ -1,6 +1,7 @@
 """Accumulation, precision, clipping and any optimizer: the wiring takes exactly the real steps."""
 
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -9,13 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import SGD, AdamW
+from torch.utils.data import DataLoader
 
-from tests.methods import LEARNING, SCORED, Method, digits, freeze_batch_norm
+from tests.methods import SCORED, WITH_CALLBACKS, Method, digits, freeze_batch_norm, over
 from tests.trainers import Recorder, learned_parameters, quiet_trainer
 from wiring_lightning.tasks import ClassificationTask
-
-learning = pytest.mark.parametrize("method", LEARNING, ids=lambda method: method.name)
-scored = pytest.mark.parametrize("method", SCORED, ids=lambda method: method.name)
 
 
 class FrozenNorm(Recorder):
@@ -28,35 +27,37 @@ class FrozenNorm(Recorder):
 def _train(method: Method, batch_size: int, **kwargs: Any) -> Recorder:
     torch.manual_seed(0)
     recorder = FrozenNorm()
-    trainer = quiet_trainer(callbacks=[*method.new_callbacks(), recorder], **kwargs)
+    callbacks = [*method.new_callbacks(), recorder]
+    trainer = quiet_trainer(callbacks=callbacks, **{"max_epochs": method.epochs, **kwargs})
     trainer.fit(method.task(), digits(batch_size))
     return recorder
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in LEARNING if not m.per_example], ids=lambda method: method.name
-)
+@over(WITH_CALLBACKS, "cut batches")
 def test_accumulated_batches_are_one_step(method: Method) -> None:
-    whole = _train(method, 64, max_steps=3)
-    halves = _train(method, 32, max_steps=3, accumulate_grad_batches=2)
+    exact: dict[str, Any] = {"precision": "64-true"}  # float32 may round a ReLU to its other side
+    whole = _train(method, 64, limit_train_batches=3, **exact)
+    halves = _train(method, 32, limit_train_batches=6, accumulate_grad_batches=2, **exact)
+    assert len(whole.scores) == 3 * method.epochs
     assert len(halves.scores) == 2 * len(whole.scores)
     for step, expected in enumerate(whole.scores):
         inside, after = halves.active[2 * step], halves.active[2 * step + 1]
-        torch.testing.assert_close(halves.scores[2 * step + 1], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(halves.scores[2 * step + 1], expected, atol=1e-8, rtol=1e-8)
         assert torch.equal(after, whole.active[step])
-        if step:  # no new draw between the two halves
+        if step % 3:  # no new draw between the two halves; what a new epoch changes comes before
             assert torch.equal(inside, halves.active[2 * step - 1])
 
 
-@scored
+@over(SCORED)
 def test_gradient_clipping_does_not_touch_the_gates(method: Method) -> None:
     """The first update of the scores sees the same gradients, however the weights are clipped."""
-    free = _train(method, 64, max_steps=1)
-    clipped = _train(method, 64, max_steps=1, gradient_clip_val=1e-6)
+    free = _train(method, 64, limit_train_batches=2)
+    clipped = _train(method, 64, limit_train_batches=1, gradient_clip_val=1e-6)
     assert torch.equal(free.scores[0], clipped.scores[0])
+    assert not torch.equal(free.scores[0], free.scores[1])
 
 
-@scored
+@over(SCORED)
 @pytest.mark.parametrize(
     "make",
     [partial(AdamW, lr=0.01, weight_decay=0.5), partial(SGD, lr=0.1, weight_decay=0.5)],
@@ -78,10 +79,10 @@ def test_the_users_optimizer_never_touches_the_scores(method: Method, make: Any)
         )
 
 
-@scored
+@over(SCORED)
 def test_bf16_mixed_updates_the_scores_in_full_precision(method: Method) -> None:
-    full = _train(method, 64, max_steps=2)
-    mixed = _train(method, 64, max_steps=2, precision="bf16-mixed")
+    full = _train(method, 64, limit_train_batches=2)
+    mixed = _train(method, 64, limit_train_batches=2, precision="bf16-mixed")
     assert mixed.scores[-1].dtype == torch.float32
     moved = (full.scores[0] - full.scores[0].mean()).abs().max()
     assert (mixed.scores[0] - full.scores[0]).abs().max() < 0.2 * moved
@@ -95,34 +96,60 @@ class OverflowAt(ClassificationTask):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         losses = super().training_step(batch, batch_idx)
         factor = torch.inf if batch_idx in self.overflow else 1.0
-        return {name: loss * factor for name, loss in losses.items()}
+        return {**losses, "loss": losses["loss"] * factor}  # those of the examples stay finite
 
 
-@learning
-def test_a_step_that_the_gradient_scaler_skips_changes_nothing(method: Method) -> None:
-    def train(task_class: type[ClassificationTask], scaled: bool, steps: int) -> Recorder:
-        torch.manual_seed(0)
-        recorder = FrozenNorm()
-        plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
-        # The scaler is under test, not half precision: keep the arithmetic in float32.
-        plugin.forward_context = _float32_context
-        trainer = quiet_trainer(
-            callbacks=[*method.new_callbacks(), recorder],
-            limit_train_batches=steps,
-            plugins=[plugin] if scaled else [],
-        )
-        lr = 0.0 if method in SCORED else 0.05  # where weights are scores, they have to move
-        task = task_class(method.backbone(**method.arguments), optimizer=partial(SGD, lr=lr))
-        trainer.fit(task, digits(augment=False))
-        return recorder
+def _train_scaled(method: Method, batches: list[Any], fused: bool, scaled: bool = True) -> Recorder:
+    """As many epochs as the method needs on these batches, with a gradient scaler or without.
 
-    skipping = train(OverflowAt, scaled=True, steps=5)
+    Fused optimizers are called, and their hooks run, even if the step is skipped.
+    """
+    torch.manual_seed(0)
+    recorder = FrozenNorm()
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    # The scaler is under test, not half precision: keep the arithmetic in float32.
+    plugin.forward_context = _float32_context
+    trainer = quiet_trainer(
+        callbacks=[*method.new_callbacks(), recorder],
+        max_epochs=method.epochs,
+        plugins=[plugin] if scaled else [],
+    )
+    make, arguments = method.optimizer
+    task = OverflowAt if scaled else ClassificationTask
+    network = method.backbone(**method.arguments)
+    loader = DataLoader(batches, batch_size=None)
+    trainer.fit(task(network, optimizer=partial(make, fused=fused, **arguments)), loader)
+    return recorder
+
+
+def _batches(count: int) -> list[Any]:
+    data = digits(augment=False)
+    data.setup("fit")
+    return list(islice(data.train_dataloader(), count))
+
+
+@over(WITH_CALLBACKS)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_gradient_scaler_skips_changes_nothing(method: Method, fused: bool) -> None:
+    skipping = _train_scaled(method, _batches(5), fused)
     for step in OverflowAt.overflow:
         assert torch.equal(skipping.scores[step], skipping.scores[step - 1])
         assert torch.equal(skipping.active[step], skipping.active[step - 1])
-    # And the scale is taken out of the gradients: the first step is that of full precision.
-    plain = train(ClassificationTask, scaled=False, steps=1)
-    torch.testing.assert_close(skipping.scores[0], plain.scores[0], atol=1e-6, rtol=1e-5)
+        assert not torch.equal(skipping.scores[step + 1], skipping.scores[step])
+
+
+@over(WITH_CALLBACKS, "skipped steps")
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_skipped_step_leaves_nothing_behind(method: Method, fused: bool) -> None:
+    """And the scale is taken out of the gradients: the others are the steps of full precision."""
+    batches = _batches(5)
+    skipping = _train_scaled(method, batches, fused)
+    kept = [step for step in range(5) if step not in OverflowAt.overflow]
+    plain = _train_scaled(method, [batches[step] for step in kept], fused, scaled=False)
+    steps = [5 * epoch + step for epoch in range(method.epochs) for step in kept]
+    for step, scores, active in zip(steps, plain.scores, plain.active, strict=True):
+        torch.testing.assert_close(skipping.scores[step], scores, atol=1e-6, rtol=1e-5)
+        assert torch.equal(skipping.active[step], active)
 
 
 def _float32_context() -> Any:

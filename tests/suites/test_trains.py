@@ -1,14 +1,20 @@
 """Every method learns real digits, and what should learn about the wiring does."""
 
-import pytest
 import torch
 
-from tests.methods import LEARNING, METHODS, Method, digits
+from tests.methods import LEARNING, METHODS, SCORED, Method, digits, named, over
 from tests.trainers import Recorder, quiet_trainer
-from wiring_lightning.nn import find_gates
+from wiring_lightning.callbacks.sparse_layers import SparseLayers
+from wiring_lightning.nn import Gate, find_bernoulli_gates, find_gates
+
+SPARSE = [
+    method
+    for method in METHODS
+    if any(isinstance(callback, SparseLayers) for callback in method.new_callbacks())
+]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+@over(METHODS, "accuracy")
 def test_accuracy_rises_far_above_chance(method: Method) -> None:
     trainer = quiet_trainer(max_epochs=4, callbacks=method.new_callbacks())
     task = method.task()
@@ -16,27 +22,57 @@ def test_accuracy_rises_far_above_chance(method: Method) -> None:
     assert trainer.callback_metrics["train/acc"] > 0.7  # chance is 0.1
 
 
-@pytest.mark.parametrize("method", LEARNING, ids=lambda method: method.name)
-def test_scores_move_stay_in_bounds_and_sum_to_one(method: Method) -> None:
+def _record(method: Method) -> tuple[Recorder, torch.nn.Module]:
     recorder = Recorder()
-    trainer = quiet_trainer(callbacks=[*method.new_callbacks(), recorder])
+    callbacks = [*method.new_callbacks(), recorder]
+    trainer = quiet_trainer(callbacks=callbacks, max_epochs=method.epochs)
     task = method.task()
     trainer.fit(task, digits())
+    return recorder, task
+
+
+@over(METHODS)
+def test_the_wiring_changes_if_and_only_if_the_method_learns_it(method: Method) -> None:
+    recorder, _ = _record(method)
+    changed = [not torch.equal(recorder.active[0], active) for active in recorder.active[1:]]
+    assert any(changed) if method in LEARNING else not any(changed)
+
+
+@over(SCORED)
+def test_scores_move_stay_in_bounds_and_sum_to_one(method: Method) -> None:
+    recorder, task = _record(method)
     first, last = recorder.scores[0], recorder.scores[-1]
     assert (first - last).abs().max() > 1e-3
-    for gate in find_gates(task).values():
-        scores = gate.scores.detach()
-        candidates = scores[scores != -1]  # what a target may choose
-        assert candidates.min() >= 0
-        assert candidates.max() <= 1
-        rows = scores.clamp_min(0).sum(1)
-        torch.testing.assert_close(rows, torch.ones_like(rows))
+    gates, drawn = find_gates(task), find_bernoulli_gates(task)
+    assert gates or drawn
+    for gate in gates.values():
+        _check(gate)
+
+
+def _check(gate: Gate) -> None:
+    scores = gate.scores.detach()
+    candidates = scores[scores != -1]  # what a target may choose
+    assert candidates.min() >= 0
+    assert candidates.max() <= 1
+    rows = scores.clamp_min(0).sum(1)
+    torch.testing.assert_close(rows, torch.ones_like(rows))
+
+
+@over(SPARSE)
+def test_as_many_weights_are_left_as_were_asked_for(method: Method) -> None:
+    trainer = quiet_trainer(callbacks=method.new_callbacks(), max_epochs=method.epochs)
+    task = method.task()
+    trainer.fit(task, digits())
+    learner = next(c for c in trainer.callbacks if isinstance(c, SparseLayers))
+    for group in learner.find_groups(trainer, task):
+        assert sum(int(weight.count_nonzero()) for weight in group.weights) == group.k
+        assert group.k < sum(weight.numel() for weight in group.weights)
 
 
 def test_a_learned_wiring_is_drawn_anew_after_each_step() -> None:
-    recorder = Recorder()
-    trainer = quiet_trainer(callbacks=[*LEARNING[0].new_callbacks(), recorder], max_steps=10)
-    trainer.fit(LEARNING[0].task(), digits())
+    method, recorder = named("resnext-learned"), Recorder()
+    trainer = quiet_trainer(callbacks=[*method.new_callbacks(), recorder], max_steps=10)
+    trainer.fit(method.task(), digits())
     changes = [
         not torch.equal(before, after)
         for before, after in zip(recorder.active, recorder.active[1:], strict=False)

@@ -1,4 +1,4 @@
-"""How names of this package are found: when they are first used, and under their old names."""
+"""Lazy imports of this package's names, and old names that still work."""
 
 from wiring_lightning._names.lazy import lazy_names
 from wiring_lightning._names.renamed import MOVED, follow_moves, renamed_argument, renamed_attribute

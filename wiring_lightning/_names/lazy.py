@@ -12,8 +12,8 @@ def lazy_names(
 
     Args:
         package: `__name__` of the package.
-        public: all names that can be used, its `__all__`.
-        homes: the module that holds a name; a name that is not here is a module of the package.
+        public: the public names, its `__all__`.
+        homes: the module that defines each name; other names are modules of the package.
 
     Example:
         >>> get, names = lazy_names("collections", ["Sized", "abc"], {"Sized": "collections.abc"})

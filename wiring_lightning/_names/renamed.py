@@ -1,7 +1,7 @@
 """Old names that still work, and warn.
 
-When a module moves, add a row to `MOVED`. When an argument or an attribute gets another name, put
-`renamed_argument` or `renamed_attribute` in its place.
+When a module moves, add a row to `MOVED`. When an argument or an attribute gets another name, use
+`renamed_argument` or `renamed_attribute`.
 """
 
 import sys
@@ -19,11 +19,19 @@ from typing_extensions import override
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# For each version that drops old paths: the modules that have moved, from where and to where.
+# By the version that drops them: the old paths of modules, with their new paths.
 MOVED: Mapping[str, Mapping[str, str]] = {
     "0.2.0": {
         "wiring_lightning.figures": "wiring_lightning.cli.figure",
         "wiring_lightning.found": "wiring_lightning.cli.found",
+        "wiring_lightning.functional.architecture": "wiring_lightning.functional.budgeted_search",
+        "wiring_lightning.functional.largest": "wiring_lightning.functional.dnw",
+        "wiring_lightning.functional.rectified": "wiring_lightning.functional.aggregation",
+        "wiring_lightning.functional.selection": "wiring_lightning.functional.mask_connect",
+        "wiring_lightning.optim.gate_sgd": "wiring_lightning.optim.mask_connect",
+        "wiring_lightning.optim.reinforce": "wiring_lightning.optim.budgeted_search",
+        "wiring_lightning.optim.straight_through": "wiring_lightning.optim.dnw",
+        "wiring_lightning.optim.weight_dropout": "wiring_lightning.optim.targeted_dropout",
         "wiring_lightning.messages": "wiring_lightning.cli.messages",
         "wiring_lightning.pareto": "wiring_lightning.cli.pareto",
         "wiring_lightning.report": "wiring_lightning.cli.report",
@@ -35,13 +43,13 @@ MOVED: Mapping[str, Mapping[str, str]] = {
 
 
 def follow_moves() -> None:
-    """Let Python find the modules of `MOVED` under their old paths."""
+    """Make the modules of `MOVED` importable under their old paths."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _MovedModules())  # before a file that an upgrade has left behind
+        sys.meta_path.insert(0, _MovedModules())  # first, because an old file may still exist
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Makes an old path another name of the module that is now elsewhere: one module, not two."""
+    """Makes an old path an alias of the moved module, not a second copy of it."""
 
     @override
     def find_spec(
@@ -55,7 +63,7 @@ class _MovedModules(MetaPathFinder, Loader):
         old = module.__name__
         version, new = next((v, paths[old]) for v, paths in MOVED.items() if old in paths)
         _warn(f"The module {old} has moved to {new}; the old path", version)
-        sys.modules[old] = import_module(new)  # Python takes what it finds here
+        sys.modules[old] = import_module(new)  # the import statement returns this module
 
 
 def renamed_argument(
@@ -66,7 +74,7 @@ def renamed_argument(
     Only Python code can use the old name: configs and help follow the signature.
 
     Args:
-        old: the name until now.
+        old: the old name.
         new: the name in the function's signature.
         gone_in: the version that drops the old name.
 
@@ -98,7 +106,7 @@ def renamed_argument(
 
 
 def renamed_attribute(old: str, new: str, gone_in: str) -> Any:
-    """Make an attribute that stands for another one, to read and to write.
+    """Make a property that reads and writes another attribute, and warns.
 
     Arguments are those of `renamed_argument`.
 

@@ -1,4 +1,4 @@
-"""Networks whose wiring can be learned, one file a family; plain modules without Lightning."""
+"""Networks whose wiring can be learned, one file per family; plain modules without Lightning."""
 
 from wiring_lightning.backbones.conv_fabric import ConvFabric
 from wiring_lightning.backbones.densenet import DenseNet

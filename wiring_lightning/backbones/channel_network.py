@@ -1,29 +1,28 @@
-"""Networks in which every channel is a node: what a learned one and its compacted form share."""
+"""Networks in which every channel is a node, learned or compacted."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.graph_columns import GraphColumns
 from wiring_lightning.nn import (
     Adjacency,
     CompactGraphStage,
     GraphStage,
     SparseEdges,
-    preferred_layout,
-    select_norm,
+    select_channels,
 )
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.nn.pre_activation import preferred_layout
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 _FILTER = 9  # weights of a node's filter
 _NORM = 2  # scale and shift
 
 
 class ChannelNetwork(Described):
-    """A convolution, graphs of channels one behind the other, and a classifier.
+    """A convolution, a chain of channel graphs, and a classifier.
 
     Args:
         stem: the convolution; its channels are the inputs of the first graph.
@@ -32,10 +31,8 @@ class ChannelNetwork(Described):
         norm: of the outputs of the last graph.
         classifier: a linear layer, or a graph from channels to classes.
         image_size: height and width of the images, used only to count multiply-adds.
-        numbers: `[features]` what the features were called before some were removed.
+        numbers: `[features]` the numbers in the names of the features, which `compact()` keeps.
     """
-
-    numbers: Tensor
 
     def __init__(
         self,
@@ -52,8 +49,8 @@ class ChannelNetwork(Described):
         self.norm = norm
         self.classifier = classifier
         self.image_size = image_size
-        numbers = torch.arange(norm.num_features) if numbers is None else numbers
-        self.register_buffer("numbers", numbers, persistent=False)
+        everything = torch.arange(norm.num_features, device="cpu")
+        self.numbers = everything if numbers is None else numbers
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -67,30 +64,29 @@ class ChannelNetwork(Described):
         return self.classifier(features[:, :, None, None]).flatten(1)
 
     def wiring(self) -> Wiring:
-        """Channels as nodes, and as edges all weights that are not zero.
+        """Channels as nodes, and nonzero weights as edges.
 
-        A node is called `"graph3.node17"`; outputs of a graph are nodes of the next one, and those
-        of the last graph are features. `Wiring.unlisted` counts the weights that could be edges.
+        A node is called `"graph3.node17"`. Outputs of a graph are nodes of the next one, and those
+        of the last graph are features. `Wiring.unlisted` counts the other usable weights.
         """
         return self._wiring(only_usable=False)
 
     def compact(self) -> "ChannelNetwork":
-        """The same function in evaluation mode without dead nodes; edges are sparse matrices."""
+        """The network in evaluation mode without dead nodes; edges are sparse matrices."""
         live = self._wiring(only_usable=True).live_nodes[1:]
         first, graphs = 0, dict[str, nn.Module]()
-        stem = _select_outputs(self.stem, live[: self.stem.out_channels])
+        stem = select_channels(self.stem, live[: self.stem.out_channels])
         for name, stage in self._stages().items():
             graphs[name] = stage.compact(live[first : first + sum(stage.sizes)])
             first += sum(stage.sizes[:-1])
         features = live[first : first + self.norm.num_features]
-        device = self.norm.weight.device
         return ChannelNetwork(
             stem=stem,
             graphs=graphs,
-            norm=select_norm(self.norm, features.to(device)),
+            norm=select_channels(self.norm, features),
             classifier=_select_inputs(self.classifier, features),
             image_size=self.image_size,
-            numbers=self.numbers[features.to(device)],
+            numbers=self.numbers[features],
         ).eval()
 
     def _stages(self) -> dict[str, GraphStage | CompactGraphStage]:
@@ -102,46 +98,44 @@ class ChannelNetwork(Described):
 
     @torch.no_grad()
     def _wiring(self, only_usable: bool) -> Wiring:
-        columns, device, unlisted = GraphColumns(), torch.device("cpu"), 0
-        image = columns.add("image", steps=0)
+        graph, unlisted = WiringBuilder(), 0
+        image = graph.add_node("image", steps=0)
         side = -(-self.image_size // self.stem.stride[0])
         inputs, per_input = 1 + torch.arange(self.stem.out_channels), self.stem.weight[0].numel()
-        columns.connect(image, inputs, parameters=per_input, multiply_adds=per_input * side**2)
+        graph.connect(image, inputs, parameters=per_input, multiply_adds=per_input * side**2)
         fed = [inputs]
         for name, stage in self._stages().items():
-            edges, numbers = stage.edges(), stage.numbers.to(device)
-            flows = edges.usable
+            edges = stage.edges()
             if only_usable:
-                edges = edges.select(flows)
-                flows = edges.usable
+                edges = edges.select(edges.usable)
             side = -(-side // stage.stride)
-            first = len(columns)
-            columns.add_group(name, numbers, _FILTER + _NORM, _FILTER * side**2)
-            _connect(columns, first, edges, side**2)
+            first = len(graph)
+            graph.add_group(f"{name}.node", stage.numbers, _FILTER + _NORM, _FILTER * side**2)
+            _connect(graph, first, edges, side**2)
             unlisted += edges.unlisted
-            fed.append(first + edges.target[flows])
-        features = columns.add_group("features", self.numbers.to(device), _NORM, steps=0)
-        # A node that nobody feeds still sends what batch norm makes of zero.
-        starved = torch.ones(len(columns), dtype=torch.bool)
-        starved[image] = False
-        starved[torch.cat(fed)] = False
-        columns.connect(image, starved.nonzero().flatten())
+            fed.append(first + edges.target[edges.usable])
+        features = graph.add_group("features.node", self.numbers, _NORM, steps=0)
+        # A node without an input still sends a constant: batch norm shifts zero.
+        constant = torch.ones(len(graph), dtype=torch.bool)
+        constant[image] = False
+        constant[torch.cat(fed)] = False
+        graph.connect(image, constant.nonzero().flatten())
         classifier = self.classifier
         if isinstance(classifier, nn.Linear):
-            last, size = columns.add("classifier", len(classifier.bias)), classifier.out_features
-            columns.connect(features, last, parameters=size, multiply_adds=size)
+            last, size = graph.add_node("classifier", len(classifier.bias)), classifier.out_features
+            graph.connect(features, last, parameters=size, multiply_adds=size)
         else:
-            first, edges = len(columns) - len(features), edges_of(classifier, len(features))
-            classes = columns.add_group("classes", _receivers(classifier))
-            _connect(columns, first, edges, 1)
+            first, edges = len(graph) - len(features), edges_of(classifier, len(features))
+            classes = graph.add_group("classes.node", classifier.receivers)
+            _connect(graph, first, edges, 1)
             unlisted += edges.unlisted
-            columns.connect(classes, columns.add("classifier", steps=0))
-        return columns.wiring(unlisted)
+            graph.add_node("classifier", reads=classes, steps=0)
+        return graph.wiring(unlisted)
 
 
-def _connect(columns: GraphColumns, first: int, edges: GraphEdges, multiply_adds: int) -> None:
+def _connect(graph: WiringBuilder, first: int, edges: GraphEdges, multiply_adds: int) -> None:
     """Add the edges of a graph whose node 0 has the number `first`."""
-    columns.connect(
+    graph.connect(
         first + edges.source,
         first + edges.target,
         score=edges.weight.abs(),
@@ -151,32 +145,19 @@ def _connect(columns: GraphColumns, first: int, edges: GraphEdges, multiply_adds
     )
 
 
-def _receivers(layer: Adjacency | SparseEdges) -> int:
-    return layer.receivers if isinstance(layer, SparseEdges) else len(layer.weight)
-
-
-@torch.no_grad()
-def _select_outputs(stem: nn.Conv2d, kept: Tensor) -> nn.Conv2d:
-    """The convolution to some of its channels, given as a mask."""
-    smaller = nn.Conv2d(stem.in_channels, int(kept.sum()), 3, stem.stride[0], padding=1, bias=False)
-    smaller.weight = nn.Parameter(stem.weight[kept.to(stem.weight.device)])
-    return smaller
-
-
 @torch.no_grad()
 def _select_inputs(
     classifier: nn.Linear | Adjacency | SparseEdges, kept: Tensor
 ) -> nn.Linear | SparseEdges:
-    """The classifier of some of the features, given as a mask."""
+    """The classifier of the features in a mask."""
+    count = int(kept.sum())
     if not isinstance(classifier, nn.Linear):
         edges = edges_of(classifier, 0)
         edges, number = edges.select(kept[edges.source]), kept.cumsum(0) - 1
-        count, senders = _receivers(classifier), int(kept.sum())
-        smaller = SparseEdges(
-            edges.target, number[edges.source], edges.weight, count, senders, edges.learned
-        )
+        columns = edges.target, number[edges.source], edges.weight
+        smaller = SparseEdges(*columns, classifier.receivers, count, edges.learned)
         return smaller.to(next(classifier.parameters()).device)
-    linear = nn.Linear(int(kept.sum()), classifier.out_features)
+    linear = nn.Linear(count, classifier.out_features)
     linear.weight = nn.Parameter(classifier.weight[:, kept.to(classifier.weight.device)])
     linear.bias = nn.Parameter(classifier.bias.clone())
     return linear

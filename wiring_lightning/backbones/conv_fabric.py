@@ -5,9 +5,11 @@ from typing import Literal
 
 from torch import nn
 
+from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork, TaskName
 from wiring_lightning.functional import Space
+from wiring_lightning.nn.checks import check_word
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.fabric_modules import convolution
 
@@ -15,41 +17,40 @@ Doubling = Literal["last", "first"]
 
 
 class ConvFabric(FabricNetwork):
-    """A grid of `columns` x `scales` nodes of which an architecture is searched (BSN, CNF).
+    """A grid of `columns` x `scales` nodes in which an architecture is searched (BSN, CNF).
 
     Scale 1 has the resolution of the images, each further scale half of it. A node reads up to
     three nodes of the column before: the finer scale (a convolution of stride 2), the same scale,
-    and the coarser one (a convolution, doubled to the nearest neighbours). The first column also
-    leads from each scale to the next coarser one, the last column towards the output: the coarsest
-    scale for classification, the finest for segmentation. Every edge is a 3 x 3 convolution with
-    bias and a batch norm, and may be left out; a node is the ReLU of the sum. The first node is the
+    and the coarser one (a convolution and nearest-neighbour upsampling). Edges within the first
+    column lead to the next coarser scale. Those within the last column lead towards the output: the
+    coarsest scale for classification, the finest for segmentation. Every edge is a 3 x 3
+    convolution with bias and a batch norm; a node is the ReLU of the sum. The first node is the
     stem.
 
-    In training mode the edges are drawn for each example; `callbacks.BudgetedSearch` learns their
-    probabilities. In evaluation mode the network uses the most probable ones.
+    In training mode the edges are sampled for each example; `callbacks.BudgetedSearch` learns their
+    probabilities. In evaluation mode the network uses the most probable architecture.
 
     Args:
         columns: W, number of columns; the paper searches 8, and compares with 1, 2 and 4.
         channels: channels of every node; the paper uses 128, and 64 for segmentation.
-        scales: H, number of scales; down to 1 x 1 the paper uses 6 for 32 x 32 images, and 9 for
-            256 x 256.
+        scales: H, number of scales; the paper uses 6 for 32 x 32 images and 9 for 256 x 256, down
+            to 1 x 1.
         num_classes: number of classes.
         task: `"classification"` (logits `[batch, classes]`) or `"segmentation"` (logits
             `[batch, classes, height, width]`).
         in_channels: channels of the images.
         image_size: height and width of the images, divisible by 2 to the power of `scales - 1`;
             used only to count multiply-adds.
-        doubling: when an edge to a finer scale doubles height and width. `"last"` convolves first,
-            at the coarse scale: the multiply-adds of the paper's tables. `"first"` is the order in
-            the paper's text, which costs four times as much on these edges.
-        initial: value that the logits of all edges start with; the paper's 3 is a probability of
-            0.95.
-        architecture: `"search"`; or an architecture whose edges are always there: `"full"` (all
-            edges), or the names of its edges, as `architecture_names` tells them.
+        doubling: whether an edge to a finer scale upsamples after its convolution (`"last"`, with
+            the multiply-adds of the paper's tables) or before it (`"first"`, as in the paper's
+            text, with four times as many).
+        initial: initial value of all logits; the paper's 3 is a probability of 0.95.
+        architecture: `"search"`; or a fixed architecture: `"full"` (all edges) or the names of its
+            edges, from `architecture_names`.
 
     Raises:
-        ValueError: if a number is below 1, the image has too few pixels for the scales, there is a
-            single node, a single column is to segment, or `architecture` names no edge.
+        ValueError: if a number is below 1, the image has too few pixels for the scales, there is
+            only one node, or segmentation has only one column.
 
     Example:
         >>> import torch
@@ -74,7 +75,14 @@ class ConvFabric(FabricNetwork):
         initial: float = 3.0,
         architecture: Literal["search", "full"] | Sequence[str] = "search",
     ) -> None:
-        _check(columns, channels, scales, task, image_size, doubling)
+        check_counts(
+            channels=channels,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+        check_finite("ConvFabric", {"initial": initial}, ValueError)
+        _check(columns, scales, task, image_size, doubling)
         self.describe(
             columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
         )
@@ -107,26 +115,23 @@ class ConvFabric(FabricNetwork):
         )
         fabric = Fabric(spaces, choose_edges(edges, architecture), initial)
         super().__init__(stem, fabric, classifier, image_size)
+        self.describe(
+            columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
+        )
 
 
 def _edge(channels: int, coarser: int, doubling: Doubling) -> nn.Sequential:
-    """What leads to a node that is coarser by -1, 0 or 1 scales."""
+    """The module on an edge to a node that is coarser by -1, 0 or 1 scales."""
     layers = convolution(channels, channels, size=3, stride=2 if coarser == 1 else 1)
     if coarser == -1:
         layers.insert(0 if doubling == "first" else 2, nn.Upsample(scale_factor=2))
     return layers
 
 
-def _check(
-    columns: int, channels: int, scales: int, task: TaskName, image_size: int, doubling: Doubling
-) -> None:
-    for name, value in (("columns", columns), ("channels", channels), ("scales", scales)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
-    if task not in ("classification", "segmentation"):
-        raise ValueError(f'task must be "classification" or "segmentation", got "{task}".')
-    if doubling not in ("last", "first"):
-        raise ValueError(f'doubling must be "last" or "first", got "{doubling}".')
+def _check(columns: int, scales: int, task: TaskName, image_size: int, doubling: Doubling) -> None:
+    check_counts(most=1000, columns=columns, scales=scales)
+    check_word("task", task, TaskName)
+    check_word("doubling", doubling, Doubling)
     if columns == 1 and task == "segmentation":
         raise ValueError(
             "segmentation needs at least 2 columns: the only column would lead from the finest "

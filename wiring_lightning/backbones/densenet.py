@@ -8,11 +8,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.stems import StemName, stem_plan
-from wiring_lightning.backbones.wiring_columns import Choice, WiringColumns, count_parameters
+from wiring_lightning._checks import MOST_LAYERS, check_counts
+from wiring_lightning.backbones.stages import equal_stages
+from wiring_lightning.backbones.stems import (
+    StemName,
+    initialize_convolutions,
+    make_stem,
+    small_stem_plan,
+)
 from wiring_lightning.nn import DenseLayer, Gate
+from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 DenseNetWiring = Literal["learned", "dense", "random"]
 
@@ -21,9 +28,9 @@ class DenseNet(Described):
     """DenseNet with learned skip connections, future work of MaskConnect (Section 5).
 
     Three stages of `(depth - 4) / 3` layers behind a 3 x 3 convolution of `2 * growth` channels.
-    Each layer reads K of what its stage holds so far: the stage's input and the layers before.
-    Transitions and the classifier read the whole stage, as in DenseNet, so every layer lives;
-    what pruning removes is the part of each layer that reads sources it did not choose.
+    Each layer reads K sources: earlier layers of its stage, or the stage's input. Transitions and
+    the classifier read the whole stage, as in DenseNet. So every layer is live, and `compact()`
+    removes only the weights that read inactive sources.
 
     Args:
         depth: number of layers, 3n + 4 (40, 100, ...).
@@ -33,15 +40,11 @@ class DenseNet(Described):
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3) or `"mini_imagenet"` (3 x 3 and a max-pool).
         wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"dense"` (the plain DenseNet)
-            or `"random"` (K random sources that stay).
+            or `"random"` (K fixed random sources).
         weighted: whether every active connection also learns a positive weight (see `nn.Gate`).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32 or 64, as the stem suggests.
-
-    Raises:
-        ValueError: if the depth fits no stage plan, K is not between 1 and the number of layers per
-            stage, or a name is unknown.
 
     Example:
         >>> network = DenseNet(depth=40, growth=12, wiring="dense", num_classes=100)
@@ -63,33 +66,27 @@ class DenseNet(Described):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        plan = stem_plan(stem)
-        if stem == "imagenet":
-            raise ValueError('DenseNet has the stems "cifar" and "mini_imagenet", got "imagenet".')
-        if wiring not in ("learned", "dense", "random"):
-            raise ValueError(f'wiring must be "learned", "dense" or "random", got "{wiring}".')
-        if depth < 7 or (depth - 4) % 3:
-            raise ValueError(
-                f"depth must be 3n + 4 (7, 10, 40, 100, ...) for three equal stages, got {depth}."
-            )
-        if growth < 1:
-            raise ValueError(f"growth must be at least 1, got {growth}.")
-        count = (depth - 4) // 3
-        if wiring != "dense" and not 1 <= fan_in <= count:
-            raise ValueError(
-                f"fan_in (K) must be between 1 and {count}, the number of layers per stage, "
-                f"got {fan_in}."
-            )
-        self.image_size = plan.image_size if image_size is None else image_size
         self.describe(
             depth=depth, growth=growth, stem=stem, wiring=wiring,
             fan_in=None if wiring == "dense" else fan_in,
         )  # fmt: skip
+        plan = small_stem_plan("DenseNet", stem, image_size)
+        check_word("wiring", wiring, DenseNetWiring)
+        check_counts(
+            growth=growth,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=plan.image_size,
+        )
+        check_counts(most=MOST_LAYERS, depth=depth)
+        rule = "3n + 4 (7, 10, 40, 100, ...) for three equal stages"
+        count, *_ = equal_stages(depth, layers=1, others=4, rule=rule)
+        if wiring != "dense":
+            check_fan_in(fan_in, count, f"{count}, the number of layers per stage")
+        self.image_size = plan.image_size
         self.reduction = plan.reduction
-        conv = nn.Conv2d(in_channels, 2 * growth, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        pool = [nn.MaxPool2d(3, stride=2, padding=1)] if plan.max_pool else []
-        self.stem = nn.Sequential(conv, *pool)
+        self.stem = make_stem(plan, in_channels, 2 * growth, activate=False)
+        initialize_convolutions(self.stem)
         channels = 2 * growth
         self.stages = nn.ModuleDict()
         self.transitions = nn.ModuleDict()
@@ -103,7 +100,7 @@ class DenseNet(Described):
         self.classifier = nn.Linear(channels, num_classes)
         self.connections = nn.ModuleDict()
         if wiring != "dense":
-            # Drawn after all weights, so that every wiring starts from the same weights for a seed.
+            # After all weights, so that a seed gives the same weights with every wiring.
             earlier = torch.ones(count, count, dtype=torch.bool).tril()
             for name in self.stages:
                 self.connections[name] = Gate(count, count, fan_in, wiring, earlier, weighted)
@@ -114,7 +111,7 @@ class DenseNet(Described):
         state = self.stem(images)
         for name, layers in self._stages():
             outputs = [state]
-            gates = self._gates(name)
+            gates = self._gate(name).weights() if name in self.connections else None
             for index, layer in enumerate(layers):
                 row = None if gates is None else gates[index, : index + 1]
                 outputs.append(layer(outputs, row))
@@ -126,73 +123,47 @@ class DenseNet(Described):
         return logits
 
     def wiring(self) -> Wiring:
-        """Layers as nodes and possible connections as edges, as used in evaluation mode."""
-        side, stem = self.image_size, count_parameters(self.stem)
-        graph = WiringColumns()
-        last = graph.add("stem", stem, stem * side * side)
+        """Layers as nodes and possible connections as edges, active as in evaluation mode."""
+        graph, side = WiringBuilder(), self.image_size
+        last = graph.add_layers("stem", self.stem, side=side)
         side = -(-side // self.reduction)
         for row, (name, layers) in enumerate(self._stages(), start=1):
-            outputs = [last]
-            for index, layer in enumerate(layers):
-                sources = range(len(layer.reads))
-                parameters = map(layer.edge_parameters, sources)
-                work = [layer.edge_multiply_adds(source, side, side) for source in sources]
-                number = graph.add(
-                    f"{name}.layer{index + 1}",
-                    0,
-                    0,
-                    [outputs[source] for source in layer.reads],
-                    zip(parameters, work, strict=True),
-                    self._choice(name, index),
-                )
-                outputs.append(number)
+            names = [f"{name}.layer{index + 1}" for index in range(len(layers))]
+            outputs = [last, *map(graph.add_node, names)]
+            if name in self.connections:
+                widest = layers[-1]  # reads all sources of the stage
+                size, work = count_by_source(widest, widest.channels, side)
+                choice = self._gate(name).choice()
+                graph.choose(outputs[:-1], outputs[1:], choice, size, work)
+            else:
+                for node, layer in zip(outputs[1:], layers, strict=True):
+                    size, work = count_by_source(layer, layer.channels, side)
+                    reads = [outputs[source] for source in layer.reads]
+                    graph.connect(reads, node, parameters=size, multiply_adds=work)
             if name in self.transitions:
-                size, work_there = self._transition_costs(name, side)
-                last = graph.add(f"transition{row}", size, work_there, outputs)
+                transition = self.transitions[name]
+                last = graph.add_layers(f"transition{row}", transition, side=side, reads=outputs)
                 side //= 2
-        size = count_parameters(self.norm, self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), outputs)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=outputs)
         return graph.wiring()
 
     def compact(self) -> "DenseNet":
-        """The same function in evaluation mode, without gates and without what they leave out."""
+        """The network in evaluation mode, without gates and without unused weights."""
         compacted = deepcopy(self)
         for name, layers in compacted._stages():
             if name not in compacted.connections:
                 continue
-            gate = compacted.connections[name]
-            assert isinstance(gate, Gate)
-            matrix = gate.selection().matrix
+            matrix = compacted._gate(name).selection().matrix
             compacted.stages[name] = nn.ModuleList(
                 layer.keep(matrix[index, : index + 1]) for index, layer in enumerate(layers)
             )
         compacted.connections = nn.ModuleDict()
         return compacted.eval()
 
-    def _gates(self, stage: str) -> Tensor | None:
-        """`[layers, sources]` of a stage in this forward pass."""
-        if stage not in self.connections:
-            return None
+    def _gate(self, stage: str) -> Gate:
         gate = self.connections[stage]
         assert isinstance(gate, Gate)
-        return gate.weights()
-
-    def _choice(self, stage: str, layer: int) -> Choice | None:
-        if stage not in self.connections:
-            return None
-        gate = self.connections[stage]
-        assert isinstance(gate, Gate)
-        return Choice(
-            gate.best[layer, : layer + 1].tolist(),
-            gate.scores.detach()[layer, : layer + 1].tolist(),
-            gate.mode == "learned" and layer + 1 > gate.fan_in,
-        )
-
-    def _transition_costs(self, stage: str, side: int) -> tuple[int, int]:
-        transition = self.transitions[stage]
-        weights = [m.weight for m in transition.modules() if isinstance(m, nn.Conv2d)]
-        work = sum(weight.numel() for weight in weights) * side * side
-        return count_parameters(transition), work
+        return gate
 
     def _stages(self) -> list[tuple[str, list[DenseLayer]]]:
         return [

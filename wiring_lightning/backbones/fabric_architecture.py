@@ -1,4 +1,4 @@
-"""Which edges a fabric has: all of them to search, all of them for good, or those with a name."""
+"""The edges of a fabric: all candidates of a search, or those of one architecture."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,15 +10,16 @@ from wiring_lightning.nn.fabric import FabricEdge
 def choose_edges(
     edges: Sequence[FabricEdge], architecture: str | Sequence[str]
 ) -> list[FabricEdge]:
-    """The edges of a fabric that is to be searched, or of an architecture in it.
+    """The edges for a search, or those of an architecture.
 
     Args:
         edges: all candidates.
-        architecture: `"search"` for all of them, which then are drawn; `"full"` for all, always
-            there; or the names of those that are always there.
+        architecture: `"search"` for all edges, sampled by a gate; `"full"` for all edges without a
+            gate; or the names of the edges to keep, without a gate.
 
     Raises:
-        ValueError: if a name is that of no edge, or given twice, or `architecture` is another word.
+        ValueError: if an edge is unknown or named twice, `architecture` is another word, or its
+            edges do not connect the first node to the last.
 
     Example:
         >>> edges = [FabricEdge("there", 0, 1), FabricEdge("back", 1, 2), FabricEdge("skip", 0, 2)]
@@ -42,4 +43,14 @@ def choose_edges(
             )
         if count > 1:
             raise ValueError(f'architecture names the edge "{name}" {count} times.')
-    return [replace(edge, learnable=False) for edge in edges if edge.name in set(architecture)]
+    chosen = [replace(edge, learnable=False) for edge in edges if edge.name in set(architecture)]
+    reached = {0}
+    for edge in sorted(chosen, key=lambda edge: edge.target):  # data flow to higher numbers
+        if edge.source in reached:
+            reached.add(edge.target)
+    if max(edge.target for edge in edges) not in reached:
+        raise ValueError(
+            f"architecture does not connect the input to the output with its {len(chosen)} edges: "
+            "no image would reach the classifier."
+        )
+    return chosen

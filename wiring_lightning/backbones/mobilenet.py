@@ -1,27 +1,15 @@
-"""MobileNetV1, the dense network that MobileNetV1-DNW starts from."""
+"""MobileNetV1, the dense baseline of MobileNetV1-DNW."""
 
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
-from wiring_lightning.nn import preferred_layout
+from wiring_lightning._checks import check_counts, check_number
+from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, make_stem, stem_plan
 from wiring_lightning.nn.described import Described
-from wiring_lightning.wiring import Wiring
-
-MobileNetStem = Literal["cifar", "imagenet"]
-
-
-@dataclass(frozen=True)
-class _Stem:
-    stride: int
-    image_size: int
-
-
-_STEMS: dict[MobileNetStem, _Stem] = {"cifar": _Stem(1, 32), "imagenet": _Stem(2, 224)}
+from wiring_lightning.nn.pre_activation import preferred_layout
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 # Channels of every layer as a multiple of those of the stem, and its stride.
 _LAYERS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))
@@ -34,15 +22,12 @@ class MobileNetV1(Described):
     Every convolution is followed by batch norm and ReLU. This is the baseline of DNW, Table 3.
 
     Args:
-        width: d, the share of all channels to have; the paper's networks have 0.25 to 1.
+        width: d, the factor of all channel numbers, at least 1/32; the paper uses 0.25 to 1.
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3) or `"imagenet"` (3 x 3 of stride 2).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default 32
             or 224, as the stem suggests.
-
-    Raises:
-        ValueError: if the width leaves no channel, or there is no such stem.
 
     Example:
         >>> import torch
@@ -63,14 +48,17 @@ class MobileNetV1(Described):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        stride, self.image_size = stem_facts(stem, image_size)
         self.describe(width=width, stem=stem)
+        plan = stem_plan(stem, image_size, MOBILENET_STEMS)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)
+        check_number("width", width, above=0, below=1000)
         if int(width * _CHANNELS) < 1:
             raise ValueError(
                 f"width must be at least {1 / _CHANNELS}, one channel in the stem, got {width}."
             )
         channels = int(width * _CHANNELS)
-        self.stem = _convolution(in_channels, channels, 3, stride)
+        self.image_size = plan.image_size
+        self.stem = make_stem(plan, in_channels, channels)
         self.layers = nn.ModuleDict()
         for number, (multiple, stride) in enumerate(_LAYERS, start=1):
             out = int(width * _CHANNELS * multiple)
@@ -92,34 +80,18 @@ class MobileNetV1(Described):
 
     def wiring(self) -> Wiring:
         """Layers as nodes, a chain."""
-        graph, side = WiringColumns(), self.image_size
-        reads: list[int] = []
+        graph, side = WiringBuilder(), self.image_size
+        last: list[int] = []
         for name, part in (("stem", self.stem), *self.layers.items()):
-            work = 0
-            for module in part.modules():
-                if isinstance(module, nn.Conv2d):
-                    side = -(-side // module.stride[0])
-                    work += module.weight.numel() * side * side
-            reads = [graph.add(name, count_parameters(part), work, reads)]
-        size = count_parameters(self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), reads)
+            last = [graph.add_layers(name, part, side=side, reads=last)]
+            stride = next(conv.stride[0] for conv in part.modules() if isinstance(conv, nn.Conv2d))
+            side = -(-side // stride)
+        graph.add_layers("classifier", self.classifier, side=side, reads=last)
         return graph.wiring()
 
     def compact(self) -> "MobileNetV1":
-        """The same network in evaluation mode: nothing can be removed from a chain."""
+        """A copy in evaluation mode: nothing can be removed from a chain."""
         return deepcopy(self).eval()
-
-
-def stem_facts(stem: MobileNetStem, image_size: int | None) -> tuple[int, int]:
-    """Stride of a stem, and the size of images to count for.
-
-    Raises:
-        ValueError: if there is no stem of that name.
-    """
-    if stem not in _STEMS:
-        raise ValueError(f'There is no stem "{stem}"; choose one of {", ".join(_STEMS)}.')
-    plan = _STEMS[stem]
-    return plan.stride, plan.image_size if image_size is None else image_size
 
 
 def _convolution(

@@ -1,4 +1,4 @@
-"""MobileNetV1-DNW: MobileNetV1 whose channels find their own connections."""
+"""MobileNetV1-DNW: MobileNetV1 with learned connections between channels."""
 
 import math
 from fractions import Fraction
@@ -6,8 +6,9 @@ from fractions import Fraction
 import torch
 from torch import nn
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.backbones.channel_network import ChannelNetwork
-from wiring_lightning.backbones.mobilenet import MobileNetStem, stem_facts
+from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, stem_plan
 from wiring_lightning.nn import Adjacency, AdjacencyMode, GraphStage
 
 # Of every graph: input nodes and width of the other blocks as multiples of the stem's channels,
@@ -19,34 +20,27 @@ class MobileNetV1DNW(ChannelNetwork):
     """A neural graph of channels for every resolution of MobileNetV1 (DNW, Section 2.4, Table 5).
 
     The outputs of a graph are the inputs of the next. Nodes form blocks, as many as MobileNetV1
-    has layers at that resolution, and edges lead from any earlier block to any later one. A graph
-    has as many edges as the 1 x 1 convolutions of MobileNetV1 with the same width have weights: the
-    largest weights of all that could be. `callbacks.DNW` learns which.
+    has layers at that resolution, and edges lead to any later block. The number of edges is the
+    number of weights in the 1 x 1 convolutions of MobileNetV1 of the same width. `callbacks.DNW`
+    learns the edges.
 
-    `wiring()` lists these edges. Its live part is what `compact()` keeps: nodes whose signal
-    arrives at the classifier. A node that receives nothing still sends a constant, because batch
-    norm shifts zero, and counts as reached. With `rank_all` edges that can carry nothing are listed
-    as active too, their multiply-adds are counted, and they keep nodes alive, as in the authors'
-    own figures; `compact()` then has fewer edges than `wiring()` says.
+    `wiring()` lists these edges, and `compact()` keeps the live ones. A node without an input still
+    sends a constant, because batch norm shifts zero, and counts as reached. With `rank_all`, edges
+    that carry nothing are also listed as active and counted, as in the authors' own figures;
+    `compact()` then has fewer edges than the wiring.
 
     Args:
-        width: d, which gives every graph `d * d` of MobileNetV1's edges; the paper's networks have
-            0.15 to 0.49.
+        width: d, above 0 and at most 1. A graph has `d * d` of the edges at width 1; the paper's
+            networks have 0.15 to 0.49.
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3) or `"imagenet"` (3 x 3 of stride 2).
-        small: whether the classifier is a graph without biases, too, with a share of d of all
-            weights.
+        small: whether the classifier is a graph, too, with a share of d of all weights and no bias.
         wiring: `"learned"`, or `"random"` for random edges that stay (the paper's RG).
-        rank_all: let weights that can never be an edge compete for a graph's edges with the others,
-            as the authors of DNW do.
-        stem_channels: channels of the first convolution, 32 in the paper; all other sizes follow.
+        rank_all: rank the weights that are not usable, too, as the authors of DNW do.
+        stem_channels: channels of the first convolution, 32 in the paper; all sizes scale with it.
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default 32
             or 224, as the stem suggests.
-
-    Raises:
-        ValueError: if the width leaves no edge, gives a graph more edges than it has weights, or
-            there is no such stem.
 
     Example:
         >>> import torch
@@ -70,11 +64,16 @@ class MobileNetV1DNW(ChannelNetwork):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
-        stride, image_size = stem_facts(stem, image_size)
-        self.describe(width=width, stem=stem, small=small, wiring=wiring, rank_all=rank_all)
+        plan = stem_plan(stem, image_size, MOBILENET_STEMS)
+        check_counts(
+            stem_channels=stem_channels,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=plan.image_size,
+        )
         if not 0 < width <= 1:
             raise ValueError(f"width must be above 0 and at most 1, got {width}.")
-        share = Fraction(str(width))  # exact: 0.3 is three tenths
+        share = Fraction(str(width))  # exact, where 0.3 * 0.3 as float is not
         graphs: dict[str, nn.Module] = {}
         for number, (inputs, outputs, reduction, blocks) in enumerate(_GRAPHS, start=1):
             senders, receivers = inputs * stem_channels, outputs * stem_channels
@@ -85,16 +84,17 @@ class MobileNetV1DNW(ChannelNetwork):
         channels = _GRAPHS[-1][1] * stem_channels
         classifier: nn.Linear | Adjacency = nn.Linear(channels, num_classes)
         if small:
-            possible = torch.ones(num_classes, channels, dtype=torch.bool)
-            classifier = Adjacency(possible, math.ceil(share * possible.numel()), wiring)
+            usable = torch.ones(num_classes, channels, dtype=torch.bool)
+            classifier = Adjacency(usable, math.ceil(share * usable.numel()), wiring)
         super().__init__(
-            stem=nn.Conv2d(in_channels, stem_channels, 3, stride, padding=1, bias=False),
+            stem=nn.Conv2d(in_channels, stem_channels, 3, plan.stride, padding=1, bias=False),
             graphs=graphs,
             norm=nn.BatchNorm2d(channels),
             classifier=classifier,
-            image_size=image_size,
+            image_size=plan.image_size,
         )
         self.num_classes = num_classes
+        self.describe(width=width, stem=stem, small=small, wiring=wiring, rank_all=rank_all)
 
     @property
     def edge_counts(self) -> dict[str, int]:

@@ -4,30 +4,28 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.backbones.wiring_columns import count_parameters
 from wiring_lightning.functional import rectified_gated_sum
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.described import Described
-from wiring_lightning.wiring import Wiring, make_wiring
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 
 class MultiBranchNetwork(Described):
     """Stem, modules of parallel branches, average pooling and a linear classifier.
 
-    Between two modules stands a connection (a `Gate` or a `Selection`), unless the earlier one
-    merges its branches, as the modules of a plain ResNeXt and every last module do.
-
     Args:
         stem: the first layers.
-        blocks: the modules, in order.
-        connections: what feeds a module, by the module's name (`"module2"`); a module without a
-            connection reads the merged output of the one before.
+        blocks: the modules, in order. The last one merges its branches, and so does every module of
+            a plain ResNeXt.
+        connections: the connection before a module, by the module's name (`"module2"`); a module
+            without one reads the merged output of the module before.
         classifier: the last layer.
         image_size: height and width of the images, for counting multiply-adds.
-        reduction: by how much the stem divides height and width.
+        reduction: the factor by which the stem divides height and width.
     """
 
     def __init__(
@@ -53,7 +51,8 @@ class MultiBranchNetwork(Described):
         state = self.stem(images).unsqueeze(1)
         for name, block in self.blocks.items():
             if name in self.connections:
-                state = _connect(self.connections[name], state)
+                branches, weights = state.flatten(2), self._connection(name).weights()
+                state = rectified_gated_sum(weights, branches).unflatten(2, state.shape[2:])
             state = block(state)
             if block.merge:
                 state = state.relu_()
@@ -61,51 +60,35 @@ class MultiBranchNetwork(Described):
         return logits
 
     def wiring(self) -> Wiring:
-        """Branches as nodes and possible connections as edges, as used in evaluation mode."""
-        names, group, parameters, multiply_adds = ["stem"], [0], [count_parameters(self.stem)], [0]
-        group_parameters, group_multiply_adds = [0], [0]
-        size = -(-self.image_size // self._stem_stride)  # padded layers round up
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        multiply_adds[0] = stem_conv.weight.numel() * size * size
-        size = -(-size // (self.reduction // self._stem_stride))
-        edges = _Edges()
-        previous = [0]
-        for row, (name, block) in enumerate(self._blocks(), start=1):
-            branch_cost, shared_cost = block.multiply_adds(size, size)
-            size = -(-size // block.stride)
-            group_parameters.append(block.shared_parameters)
-            group_multiply_adds.append(shared_cost)
-            current = list(range(len(names), len(names) + block.branches))
-            names += [f"{name}.branch{j}" for j in range(block.branches)]
-            group += [row] * block.branches
-            parameters += [block.branch_parameters] * block.branches
-            multiply_adds += [branch_cost] * block.branches
-            connection = self.connections[name] if name in self.connections else None  # noqa: SIM401
-            edges.connect(previous, current, connection)
+        """Branches as nodes and possible connections as edges, active as in evaluation mode."""
+        graph, side = WiringBuilder(), self.image_size
+        previous = torch.tensor([graph.add_layers("stem", self.stem, side=side)])
+        side = -(-side // self.reduction)  # padded layers round up
+        for name, block in self._blocks():
+            work, shared_work = block.multiply_adds(side)
+            side = -(-side // block.stride)
+            current = graph.add_group(
+                f"{name}.branch",
+                block.branches,
+                block.branch_parameters,
+                work,
+                group_parameters=block.shared_parameters,
+                group_multiply_adds=shared_work,
+            )
+            if name in self.connections:
+                connection = self._connection(name)
+                choice = connection.choice()
+                # Scores also learn with K = C, where there is no choice.
+                learns = isinstance(connection, Gate) and connection.mode != "random"
+                graph.choose(previous, current, choice._replace(learnable=torch.tensor(learns)))
+            else:
+                graph.connect(previous, current[:, None])
             previous = current
-        output = len(names)
-        names.append("classifier")
-        group.append(len(group_parameters))
-        parameters.append(count_parameters(self.classifier))
-        multiply_adds.append(self.classifier.weight.numel())
-        edges.connect(previous, [output], None)
-        return make_wiring(
-            names,
-            edges.source,
-            edges.target,
-            edges.active,
-            score=edges.score,
-            learnable=edges.learnable,
-            group=group,
-            parameters=parameters,
-            multiply_adds=multiply_adds,
-            group_parameters=[*group_parameters, 0],
-            group_multiply_adds=[*group_multiply_adds, 0],
-        )
+        graph.add_layers("classifier", self.classifier, side=side, reads=previous)
+        return graph.wiring()
 
     def compact(self) -> "MultiBranchNetwork":
-        """The same function in evaluation mode, without unused branches and without gates."""
+        """The network in evaluation mode, without gates and unused branches."""
         wiring = self.wiring()
         live = wiring.live_nodes
         kept = [
@@ -118,65 +101,21 @@ class MultiBranchNetwork(Described):
             pairwise(kept), list(self._blocks())[1:], strict=True
         ):
             if name in self.connections:
-                connections[name] = _selection(self.connections[name]).keep(later, earlier)
+                connections[name] = self._connection(name).selection().keep(later, earlier)
         compacted = MultiBranchNetwork(
             deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
             self.reduction,
         )  # fmt: skip
         return compacted.eval()
 
-    def _blocks(self) -> list[tuple[str, Branches]]:
-        blocks = list(self.blocks.items())
-        return [(name, block) for name, block in blocks if isinstance(block, Branches)]
-
-    @property
-    def _stem_stride(self) -> int:
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        return int(stem_conv.stride[0])
-
-
-class _Edges:
-    """Edge columns under construction."""
-
-    def __init__(self) -> None:
-        self.source: list[int] = []
-        self.target: list[int] = []
-        self.active: list[bool] = []
-        self.score: list[float] = []
-        self.learnable: list[bool] = []
-
-    def connect(self, sources: list[int], targets: list[int], connection: nn.Module | None) -> None:
-        """Add every edge from the sources to the targets; without a connection all are active."""
-        count = len(sources) * len(targets)
-        self.source += sources * len(targets)
-        self.target += [target for target in targets for _ in sources]
-        if connection is None:
-            self.active += [True] * count
-            self.score += [1.0] * count
-            self.learnable += [False] * count
-            return
-        selection = _selection(connection)
-        active = connection.best if isinstance(connection, Gate) else selection.matrix != 0
-        self.active += active.flatten().tolist()
-        self.score += selection.score.flatten().tolist()
-        learnable = isinstance(connection, Gate) and connection.mode != "random"
-        self.learnable += [learnable] * count
-
-
-def _selection(connection: nn.Module) -> Selection:
-    """The connection as evaluation mode uses it."""
-    if isinstance(connection, Selection):
+    def _connection(self, name: str) -> Gate | Selection:
+        connection = self.connections[name]
+        assert isinstance(connection, Gate | Selection)
         return connection
-    assert isinstance(connection, Gate)
-    return connection.selection()
 
-
-def _connect(connection: nn.Module, branches: Tensor) -> Tensor:
-    """`[batch, branches, channels, height, width]` -> the same shape of inputs, rectified."""
-    assert isinstance(connection, Gate | Selection)
-    inputs = rectified_gated_sum(connection.weights(), branches.flatten(2))
-    return inputs.unflatten(2, branches.shape[2:])
+    def _blocks(self) -> list[tuple[str, Branches]]:
+        items = self.blocks.items()
+        return [(name, block) for name, block in items if isinstance(block, Branches)]
 
 
 def _name(index: int) -> str:

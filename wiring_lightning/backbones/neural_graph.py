@@ -9,13 +9,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.graph_columns import GraphColumns
-from wiring_lightning.backbones.wiring_columns import count_parameters
-from wiring_lightning.nn import Adjacency, AdjacencyMode, NodeOperations, SparseEdges
+from wiring_lightning._checks import MOST_LAYERS, check_counts, check_number
+from wiring_lightning.nn import (
+    Adjacency,
+    AdjacencyMode,
+    NodeOperations,
+    SparseEdges,
+    select_channels,
+)
+from wiring_lightning.nn.checks import check_positive, check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
+from wiring_lightning.nn.graph_edges import edges_of
 from wiring_lightning.nn.node_operations import FILTER_TAPS
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.wiring import Wiring, WiringBuilder
+from wiring_lightning.wiring.live import reach
 
 Dynamics = Literal["static", "discrete", "continuous"]
 
@@ -25,23 +33,23 @@ _STEM_WIDTH = 16
 class NeuralGraph(Described):
     """A tiny classifier whose channels are the nodes of one graph (DNW, Section 3.1, Table 1).
 
-    Two strided convolutions reduce the image, and each of their channels is the input of a node. A
-    node works on one channel: instance norm, ReLU and a 3 x 3 filter. Edges are single weights, the
-    k largest of all that could be (`nn.Adjacency`); `callbacks.DNW` learns them. The classifier
-    reads the last nodes.
+    Two strided convolutions reduce the image; each of their channels is the input of a node. A node
+    has one channel, and applies instance norm, ReLU and a 3 x 3 filter. Edges are the k largest
+    usable weights (`nn.Adjacency`); `callbacks.DNW` learns them. The classifier reads the last
+    nodes.
 
-    - `"static"`: blocks of nodes, and edges lead to later blocks. The last block also sends to the
-      output nodes, which are its own last ones.
+    - `"static"`: blocks of nodes with edges to later blocks. The last block also sends to its own
+      output nodes.
     - `"discrete"`: edges from any node to any node; `depth` steps with the same weights. A node
       rectifies and filters its state, and normalises what it receives.
     - `"continuous"`: the same function is the derivative of the states, from time 0 to 1.
 
-    The classifier sees the mean of a patch of each output map, the second quarter of its rows and
-    of its columns (2 x 2 of 8 x 8). The mean of a whole map would say nothing in a dynamic graph:
-    instance norm makes it the same for all images.
+    The classifier reads the mean of a patch of each output map: the second quarter of its rows and
+    columns (2 x 2 of 8 x 8). In a dynamic graph, instance norm makes the mean of a whole map the
+    same for all images.
 
     Args:
-        dynamics: how signals run through the graph, see above.
+        dynamics: `"static"`, `"discrete"` or `"continuous"`, see above.
         num_classes: number of classes.
         wiring: `"learned"`, or `"random"` for k random edges that stay (the paper's RG).
         nodes: number of nodes.
@@ -50,18 +58,19 @@ class NeuralGraph(Described):
         depth: number of blocks of a static graph (the input nodes, and equal shares of the others),
             or of steps in discrete time; not used in continuous time.
         edges: k, the number of edges.
-        rank_all: let weights that can never be an edge compete for k with the others, as the
-            authors of DNW do. In the static graph they take 59 % of k at first.
+        rank_all: rank the weights that are not usable, too, as the authors of DNW do. In the static
+            graph they take 59 % of k at first.
         tolerance: of the solver in continuous time, relative and absolute.
-        adjoint: in continuous time, get gradients from a second solution backwards in time: memory
-            does not grow with the number of evaluations, but gradients have the solver's error.
+        adjoint: in continuous time, compute gradients by a second solution backwards in time.
+            Memory then does not grow with the number of evaluations, but gradients have the
+            solver's error.
         in_channels: channels of the images.
-        strides: of the two convolutions in front of the graph; `[1, 1]` suits images of 8 x 8.
+        strides: of the two convolutions before the graph; `[1, 1]` suits images of 8 x 8.
         image_size: height and width of the images, used only to count multiply-adds.
 
     Raises:
-        ValueError: if the nodes are too few for the inputs, outputs and blocks, an argument is not
-            as above, or images are so small that a map has one pixel.
+        ValueError: if the nodes are too few for the inputs, outputs and blocks, or an argument is
+            not as above.
 
     Example:
         >>> network = NeuralGraph()
@@ -90,19 +99,20 @@ class NeuralGraph(Described):
         image_size: int = 32,
     ) -> None:
         super().__init__()
-        if dynamics not in ("static", "discrete", "continuous"):
-            raise ValueError(
-                f'dynamics must be "static", "discrete" or "continuous", got "{dynamics}".'
-            )
-        if not tolerance > 0:
-            raise ValueError(f"tolerance must be above 0, got {tolerance}.")
-        if len(strides) != 2 or min(strides) < 1:
-            raise ValueError(f"strides must be two numbers of at least 1, got {list(strides)}.")
         self.describe(
             dynamics=dynamics, wiring=wiring, nodes=nodes, inputs=inputs, outputs=outputs,
             edges=edges, rank_all=rank_all, strides=strides,
             depth=None if dynamics == "continuous" else depth,
         )  # fmt: skip
+        check_word("dynamics", dynamics, Dynamics)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=MOST_LAYERS, nodes=nodes, depth=depth)
+        check_number("tolerance", tolerance, above=0)
+        if len(strides) != 2 or not 1 <= min(strides) <= max(strides) <= image_size:
+            raise ValueError(
+                f"strides must be two numbers of at least 1, and not above the image_size of "
+                f"{image_size}, got {list(strides)}."
+            )
         self.dynamics = dynamics
         self.sizes = _group_sizes(dynamics, nodes, inputs, outputs, depth)
         self.outputs = outputs
@@ -125,7 +135,7 @@ class NeuralGraph(Described):
                 f"images of {images.shape[2]} x {images.shape[3]} leave maps of one pixel, which "
                 "instance norm makes constant: use larger images or smaller strides."
             )
-        maps = self._run(inputs, _dense(self.graph))
+        maps = self._run(inputs, self.graph.matrix())
         patch = maps[:, :, _second_quarter(height), _second_quarter(width)]
         logits: Tensor = self.classifier(patch.mean((2, 3)).t())
         return logits
@@ -141,88 +151,79 @@ class NeuralGraph(Described):
 
     @torch.no_grad()
     def wiring(self) -> Wiring:
-        """Channels as nodes, and single weights as edges.
+        """Channels as nodes, and nonzero weights as edges (`Wiring.unlisted` counts the others).
 
-        Edges are listed if their weight is not zero (`Wiring.unlisted` counts the others); those of
-        `rank_all` that can carry nothing are listed, but never active. In a static graph the output
-        nodes appear twice: as senders in the last block, and as `"outputs"`, with all they receive.
-        A node that no input reaches still sends something, which its norm's shift makes of nothing;
-        it gets an edge from the stem.
+        Edges of `rank_all` that carry nothing are listed, but not active. In a static graph the
+        output nodes appear twice: as senders in the last block, and as `"outputs"` with all they
+        receive. A node that no input reaches still sends a constant, since its norm shifts zero; it
+        gets an edge from the stem.
 
-        Multiply-adds are those of one image: in discrete time of all steps, as far as they are
-        computed; in continuous time of one evaluation of the derivative.
+        Multiply-adds are those of one image: of all steps in discrete time, of one evaluation of
+        the derivative in continuous time.
         """
-        matrix, usable = _dense(self.graph).cpu(), self._usable()
-        receivers, senders = matrix.nonzero().unbind(1)
-        carries = usable[receivers, senders]
-        columns, head = GraphColumns(), self.classifier
-        area, work = self.stem.multiply_adds(self.image_size)
-        stem = columns.add("stem", self.stem.shared_parameters, work)
+        edges, slots = edges_of(self.graph, 0), self._usable()
+        receivers, senders = edges.target, edges.source
+        usable = slots[receivers, senders]
+        graph, layers = WiringBuilder(), self.stem
+        first = (layers.conv, layers.norm, layers.depthwise)  # `pointwise` belongs to the inputs
+        stem = graph.add_layers("stem", *first, side=self.image_size)
+        side = -(-self.image_size // layers.conv.stride[0])
+        area = (-(-side // layers.depthwise.stride[0])) ** 2
         groups: list[Tensor] = []
         for name, size in self._groups():
             later = bool(groups)
-            width = 0 if later else self.stem.pointwise.in_channels  # of the stem's last layer
+            width = 0 if later else layers.pointwise.in_channels
             uses = self.depth - later if self.dynamics == "discrete" else 1
-            groups.append(
-                columns.add_group(
-                    name,
-                    size,
-                    self.operations.parameters_per_node + (0 if later else width + 3),
-                    area * (uses * FILTER_TAPS + width),
-                )
-            )
+            parameters = FILTER_TAPS + 2 + (0 if later else width + 3)  # a filter, scale and shift
+            work = area * (uses * FILTER_TAPS + width)
+            groups.append(graph.add_group(f"{name}.node", size, parameters, work))
         nodes = torch.cat(groups)
         targets, outputs = nodes[receivers], nodes[-self.outputs :]
-        inside = carries  # edges between nodes, without those into the last sums of the outputs
+        inside = usable  # without the edges into the sums of the outputs
         if self.dynamics == "static":
-            sums = columns.add_group("outputs", self.outputs, steps=0)
-            from_last = carries & (nodes[senders] >= groups[-1][0])
+            sums = graph.add_group("outputs.node", self.outputs, steps=0)
+            from_last = usable & (nodes[senders] >= groups[-1][0])
             targets = torch.where(from_last, targets + self.outputs, targets)
-            inside = carries & ~from_last
-        classifier = columns.add("classifier", count_parameters(head), head.weight.numel())
-        columns.connect(
+            inside = usable & ~from_last
+        classifier = graph.add_layers("classifier", self.classifier, side=1)
+        graph.connect(
             nodes[senders],
             targets,
-            carries,
-            score=matrix[receivers, senders].abs(),
-            learnable=self._learned,
+            active=usable,
+            score=edges.weight.abs(),
+            learnable=edges.learned,
             parameters=1,
-            multiply_adds=area * self._uses(receivers, senders) * carries,
+            multiply_adds=area * self._uses(receivers, senders) * usable,
         )
         if self.dynamics == "static":
-            columns.connect(outputs, sums)
+            graph.connect(outputs, sums)
             outputs = sums
-        columns.connect(outputs, classifier)
+        graph.connect(outputs, classifier)
         inputs = torch.arange(len(nodes)) < self.sizes[0]
-        alone = ~_reached(inputs, receivers[inside], senders[inside])
-        columns.connect(stem, nodes[inputs | alone])
-        return columns.wiring(unlisted=int(usable.sum() - carries.sum()))
+        alone = ~reach(inputs.clone(), senders[inside], receivers[inside])
+        graph.connect(stem, nodes[inputs | alone])
+        return graph.wiring(unlisted=int(slots.sum() - usable.sum()))
 
     @torch.no_grad()
     def compact(self) -> "NeuralGraph":
-        """The same network in evaluation mode, without nodes and edges that lead nowhere.
+        """The network in evaluation mode, without dead nodes and edges.
 
-        In continuous time the solver chooses its steps by all states, so fewer nodes change the
+        In continuous time all states decide the steps of the solver, so fewer nodes change the
         result by about its tolerance.
         """
-        wiring, nodes = self.wiring(), sum(self.sizes)
-        live = wiring.live_nodes[1 : nodes + 1]
-        matrix = _dense(self.graph).cpu()
-        receivers, senders = matrix.nonzero().unbind(1)
-        kept = wiring.live_edges[: len(receivers)]
-        place = live.cumsum(0) - 1
+        wiring, edges = self.wiring(), edges_of(self.graph, 0)
+        live = wiring.live_nodes[1 : sum(self.sizes) + 1]
+        edges = edges.select(wiring.live_edges[: len(edges.source)])
+        number, count = live.cumsum(0) - 1, int(live.sum())
+        columns = number[edges.target], number[edges.source], edges.weight
         small = deepcopy(self)
-        count = int(live.sum())
-        small.graph = SparseEdges(
-            place[receivers[kept]],
-            place[senders[kept]],
-            matrix[receivers[kept], senders[kept]],
-            count,
-            count,
-            self._learned,
-        ).to(self.classifier.weight.device)
-        small.operations.keep(live)
-        small.stem.keep(live[: self.sizes[0]])
+        small.graph = SparseEdges(*columns, count, count, edges.learned).to(
+            self.classifier.weight.device
+        )
+        small.operations = select_channels(self.operations, live)
+        inputs = live[: self.sizes[0]]
+        small.stem.pointwise = select_channels(self.stem.pointwise, inputs)
+        small.stem.out_norm = select_channels(self.stem.out_norm, inputs)
         small.sizes = tuple(int(part.sum()) for part in live.split(self.sizes))
         return small.eval()
 
@@ -234,21 +235,16 @@ class NeuralGraph(Described):
         return list(zip(names, self.sizes, strict=True))
 
     def _uses(self, receivers: Tensor, senders: Tensor) -> Tensor:
-        """How often an image needs each of some edges."""
+        """How often the forward pass uses each edge."""
         if self.dynamics != "discrete":
             return torch.ones_like(senders)
-        # All but the inputs send nothing in the first step, and the last is for the outputs only.
+        # Only inputs send in the first step, and only outputs receive in the last one.
         silent = (senders >= self.sizes[0]).long()
         ignored = (receivers < sum(self.sizes) - self.outputs).long()
         return (self.depth - silent - ignored).clamp_min(0)
 
-    @property
-    def _learned(self) -> bool:
-        graph = self.graph
-        return graph.mode == "learned" if isinstance(graph, Adjacency) else graph.learned
-
     def _usable(self) -> Tensor:
-        """`[receivers, senders]` which weights can carry something."""
+        """`[receivers, senders]` which weights can be an edge."""
         nodes = sum(self.sizes)
         if self.dynamics != "static":
             return torch.ones(nodes, nodes, dtype=torch.bool)
@@ -259,13 +255,7 @@ class NeuralGraph(Described):
 
 
 class Stem(nn.Module):
-    """A 3 x 3 convolution and a depthwise-separable one, both strided (DNW, footnote 3).
-
-    Args:
-        in_channels: channels of the images.
-        out_channels: channels after it.
-        strides: of the two.
-    """
+    """A 3 x 3 convolution and a depthwise-separable one, both strided (DNW, footnote 3)."""
 
     def __init__(self, in_channels: int, out_channels: int, strides: Sequence[int]) -> None:
         super().__init__()
@@ -281,61 +271,23 @@ class Stem(nn.Module):
         """`[batch, in_channels, height, width]` -> `[batch, out_channels, ...]`, smaller."""
         hidden = functional.relu(self.norm(self.conv(images)), inplace=True)
         hidden = self.depthwise(hidden)
-        if self.pointwise.out_channels == 0:  # compacted, and no input node was read
+        if self.pointwise.out_channels == 0:  # compacted, and no input node was live
             return hidden[:, :0]
         maps: Tensor = self.out_norm(self.pointwise(hidden))
         return maps
-
-    @property
-    def shared_parameters(self) -> int:
-        """Parameters of all but the last convolution, whose channels belong to the input nodes."""
-        return count_parameters(self.conv, self.norm, self.depthwise)
-
-    def multiply_adds(self, image_size: int) -> tuple[int, int]:
-        """Pixels of a map after the stem, and multiply-adds of all but its last convolution."""
-        side = -(-image_size // self.conv.stride[0])
-        area = (-(-side // self.depthwise.stride[0])) ** 2
-        return area, self.conv.weight.numel() * side**2 + self.depthwise.weight.numel() * area
-
-    @torch.no_grad()
-    def keep(self, channels: Tensor) -> None:
-        """Remove all channels of the output but some, given by a mask."""
-        for layer in (self.pointwise, self.out_norm):
-            for name, value in list(layer.named_parameters()):
-                setattr(layer, name, nn.Parameter(value[channels].clone()))
-        for name in ("running_mean", "running_var"):
-            setattr(self.out_norm, name, getattr(self.out_norm, name)[channels])
-        self.pointwise.out_channels = self.out_norm.num_features = int(channels.sum())
-
-
-def _dense(edges: Adjacency | SparseEdges) -> Tensor:
-    """`[receivers, senders]` the weights, and zeros where there is no edge."""
-    if isinstance(edges, Adjacency):
-        return edges.matrix()
-    empty = edges.values.new_zeros(edges.receivers, edges.senders)
-    return empty.index_put((edges.row, edges.column), edges.values)
-
-
-def _reached(inputs: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
-    """`[nodes]` which nodes are inputs, or edges lead to from the inputs."""
-    reached, count = inputs.clone(), -1
-    while count != (count := int(reached.sum())):
-        reached[receivers[reached[senders]]] = True
-    return reached
 
 
 def _group_sizes(
     dynamics: Dynamics, nodes: int, inputs: int, outputs: int, depth: int
 ) -> tuple[int, ...]:
-    """Nodes of every block, or of inputs, hidden nodes and outputs where there are no blocks."""
+    """Numbers of nodes: of every block, or of inputs, hidden nodes and outputs."""
     if min(inputs, outputs) < 1 or inputs + outputs > nodes:
         raise ValueError(
             f"a graph needs at least one input and one output node, and no node can be both, got "
             f"{nodes} nodes, {inputs} inputs and {outputs} outputs."
         )
     if dynamics != "static":
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
+        check_positive(depth=depth)
         return inputs, nodes - inputs - outputs, outputs
     if depth < 2:
         raise ValueError(f"a static graph has at least 2 blocks (depth), got {depth}.")
@@ -350,5 +302,5 @@ def _group_sizes(
 
 
 def _second_quarter(length: int) -> slice:
-    """Of the rows or columns of a map; at least one of them."""
+    """The second quarter of the rows or columns of a map; at least one."""
     return slice(length // 4, max(length // 2, length // 4 + 1))

@@ -1,15 +1,18 @@
-"""ResNet whose blocks learn which earlier blocks they listen to."""
+"""ResNet whose blocks learn which earlier blocks they read."""
 
 from typing import Literal
 
 import torch
 from torch import nn
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
 from wiring_lightning.backbones.residual_network import ResidualNetwork
+from wiring_lightning.backbones.stages import equal_stages, imagenet_layout
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.functional import Space
 from wiring_lightning.nn import Gate, ResidualBlock
 from wiring_lightning.nn.branches import Identity
+from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.residual import BlockName
 
 ResNetWiring = Literal["learned", "previous", "random"]
@@ -25,18 +28,17 @@ _IMAGENET_PLANS: dict[int, tuple[BlockName, tuple[int, ...]]] = {
 
 
 class ResNet(ResidualNetwork):
-    """ResNet whose blocks learn which of all earlier blocks they listen to (MaskConnect, 3.4).
+    """ResNet whose blocks learn which earlier blocks they read (MaskConnect, Section 3.4).
 
     For small images three stages of `(depth - 2) / 6` basic blocks with 16, 32 and 64 channels; for
     ImageNet the four stages of ResNet-18, -34, -50, -101 or -152. Shortcuts and connections across
     stages stride and pad channels with zeros, so no connection has parameters. The first block of a
-    stage sums its sources in the shape of the stage before, and the stem feeds the first block
-    only.
+    stage sums its sources in the shape of the stage before. Only the first block reads the stem.
 
     Args:
         depth: number of layers: 2 + 6n for small images (20, 38, 74, 110, ...), 18, 34, 50, 101 or
             152 for the `"imagenet"` stem.
-        fan_in: K, how many earlier blocks feed each block; a block with fewer takes all of them.
+        fan_in: K, how many earlier blocks each block reads; a block with fewer reads all of them.
             The paper uses 10, 15 and 20 for depth 38, 74 and 110, and 10 for 50 on ImageNet. Not
             used by `wiring="previous"`.
         num_classes: number of classes.
@@ -44,17 +46,12 @@ class ResNet(ResidualNetwork):
             stride 2 and a max-pool).
         wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"previous"` (the plain
             ResNet, Fixed-Prev) or `"random"` (Fixed-Random: K random connections that stay).
-        identity: how often a block counts the identities of its K sources: `"mean"` once (at K = 1
-            that is the paper's formula), `"sum"` K times, the paper's literal formula, which grows
-            with every block: beyond 10^10 at depth 110.
+        identity: `"mean"` or `"sum"` of the identities of the K sources. `"sum"` is the paper's
+            literal formula; its activations grow with every block, beyond 10^10 at depth 110.
         weighted: whether every active connection also learns a positive weight (see `nn.Gate`).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32, 64 or 224, as the stem suggests.
-
-    Raises:
-        ValueError: if the depth fits no stage plan, K is not between 1 and the number of earlier
-            blocks of the last one, or a name is unknown.
 
     Example:
         >>> network = ResNet(depth=38, fan_in=10, num_classes=100)
@@ -77,27 +74,22 @@ class ResNet(ResidualNetwork):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
-        plan = stem_plan(stem)
-        if wiring not in ("learned", "previous", "random"):
-            raise ValueError(f'wiring must be "learned", "previous" or "random", got "{wiring}".')
-        if identity not in ("mean", "sum"):
-            raise ValueError(f'identity must be "mean" or "sum", got "{identity}".')
+        plan = stem_plan(stem, image_size)
+        check_word("wiring", wiring, ResNetWiring)
+        check_word("identity", identity, Identity)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)
+        check_counts(most=MOST_LAYERS, depth=depth)
         kind, stages = _stages(depth, stem)
         total = sum(stages)
-        if wiring != "previous" and not 1 <= fan_in <= total - 1:
-            raise ValueError(
-                f"fan_in (K) must be between 1 and {total - 1}, the number of blocks before the "
-                f"last of {total}, got {fan_in}."
-            )
-        self.describe(depth=depth, stem=stem, wiring=wiring)
         if wiring != "previous":
-            self.describe(fan_in=fan_in, identity=identity)
+            meaning = f"{total - 1}, the number of blocks before the last of {total}"
+            check_fan_in(fan_in, total - 1, meaning)
         width = 64 if stem == "imagenet" else 16
         narrow = width * (4 if kind == "bottleneck" else 1)
         spaces = [
             Space(narrow * 2**stage, plan.reduction * 2**stage) for stage in range(len(stages))
         ]
-        stem_layers = make_stem(stem, in_channels, width)
+        stem_layers = make_stem(plan, in_channels, width)
         initialize_convolutions(stem_layers)
         blocks: dict[str, ResidualBlock] = {}
         origin = Space(width, plan.reduction)
@@ -108,7 +100,7 @@ class ResNet(ResidualNetwork):
         classifier = nn.Linear(origin.channels, num_classes)
         connection = None
         if wiring != "previous":
-            # Drawn after all weights, so that every wiring starts from the same weights for a seed.
+            # After all weights, so that a seed gives the same weights with every wiring.
             earlier = torch.ones(total - 1, total - 1, dtype=torch.bool).tril()
             connection = Gate(total - 1, total - 1, fan_in, wiring, earlier, weighted)
         super().__init__(
@@ -119,22 +111,16 @@ class ResNet(ResidualNetwork):
             identity == "mean",
             spaces,
             classifier,
-            plan.image_size if image_size is None else image_size,
+            plan.image_size,
         )
+        self.describe(depth=depth, stem=stem, wiring=wiring)
+        if wiring != "previous":
+            self.describe(fan_in=fan_in, identity=identity)
 
 
 def _stages(depth: int, stem: StemName) -> tuple[BlockName, tuple[int, ...]]:
     """Kind of block, and blocks per stage."""
     if stem == "imagenet":
-        if depth not in _IMAGENET_PLANS:
-            raise ValueError(
-                f"depth must be one of {', '.join(map(str, _IMAGENET_PLANS))} with the imagenet "
-                f"stem, got {depth}."
-            )
-        return _IMAGENET_PLANS[depth]
-    if depth < 8 or (depth - 2) % 6:
-        raise ValueError(
-            f"depth must be 2 + 6n (8, 14, 20, 38, 74, 110, ...) for three equal stages of "
-            f"two-layer blocks, got {depth}."
-        )
-    return "basic", ((depth - 2) // 6,) * 3
+        return imagenet_layout(depth, _IMAGENET_PLANS)
+    rule = "2 + 6n (8, 14, 20, 38, 74, 110, ...) for three equal stages of two-layer blocks"
+    return "basic", equal_stages(depth, layers=2, others=2, rule=rule)

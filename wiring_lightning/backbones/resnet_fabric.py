@@ -1,4 +1,4 @@
-"""The ResNet Fabric: ResNets, and blocks that lead from one stage into the next."""
+"""The ResNet Fabric: a ResNet with additional blocks between its stages."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork
 from wiring_lightning.functional import Space
@@ -14,33 +15,26 @@ from wiring_lightning.nn.fabric_modules import basic_block, convolution
 
 
 class ResNetFabric(FabricNetwork):
-    """A super-network that contains ResNet-20, -32, -44, -56 or -110 as one of many (BSN).
+    """A super-network that contains ResNet-20, -32, -44, -56 or -110 (BSN).
 
     Three stages of `width` positions with 16, 32 and 64 channels. A position sums a basic block
     (two 3 x 3 convolutions) and a shortcut (the identity, or a 1 x 1 convolution where the width
-    changes) of the position before. Each of the two is an edge of its own that may be left out. In
-    the second and third stage, position n of N (counted from 1) also reads the positions N - n - 1,
-    N - n and N - n + 1 of the stage before, each through a block and a shortcut that halve the
-    resolution, so the last positions of a stage feed the first ones of the next. Position 0 of a
-    stage is the state before it, position -1 does not exist, and position N feeds the first one of
-    the next stage anyway. All convolutions have a bias and PyTorch's initial weights; a batch norm
-    follows each.
+    changes) of the position before; both are edges. In the second and third stage, position n of N
+    (counted from 1) also reads the positions N - n - 1, N - n and N - n + 1 of the stage before, as
+    far as they exist, each through a block and a shortcut that halve the resolution. All
+    convolutions have a bias and PyTorch's initial weights; a batch norm follows each.
 
-    In training mode the edges are drawn for each example; `callbacks.BudgetedSearch` learns their
-    probabilities. In evaluation mode the network uses the most probable ones.
+    In training mode the edges are sampled for each example; `callbacks.BudgetedSearch` learns their
+    probabilities. In evaluation mode the network uses the most probable architecture.
 
     Args:
         width: N, positions per stage; 3, 5, 7, 9 and 18 contain ResNet-20, -32, -44, -56 and -110.
         num_classes: number of classes.
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds.
-        initial: value that the logits of all edges start with; the paper's 3 is a probability of
-            0.95.
-        architecture: `"search"`; or an architecture whose edges are always there: `"resnet"`,
-            `"full"` (all edges), or the names of its edges, as `architecture_names` tells them.
-
-    Raises:
-        ValueError: if `width` is below 1, or `architecture` names no edge.
+        initial: initial value of all logits; the paper's 3 is a probability of 0.95.
+        architecture: `"search"`; or a fixed architecture: `"resnet"`, `"full"` (all edges) or the
+            names of its edges, from `architecture_names`.
 
     Example:
         >>> network = ResNetFabric(width=3)
@@ -64,9 +58,9 @@ class ResNetFabric(FabricNetwork):
         initial: float = 3.0,
         architecture: Literal["search", "full", "resnet"] | Sequence[str] = "search",
     ) -> None:
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}.")
-        self.describe(width=width)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_counts(most=1000, width=width)
+        check_finite("ResNetFabric", {"initial": initial}, ValueError)
         self.width = width
         spaces = [Space(16, 1)]
         edges: list[FabricEdge] = []
@@ -84,12 +78,10 @@ class ResNetFabric(FabricNetwork):
             architecture = [edge.name for edge in edges if edge.target == edge.source + 1]
         fabric = Fabric(spaces, choose_edges(edges, architecture), initial)
         super().__init__(stem, fabric, nn.Linear(64, num_classes), image_size)
+        self.describe(width=width)
 
     def resnet(self) -> Tensor:
-        """`[edges]` the edges of the ResNet with 6 N + 2 layers that the fabric contains.
-
-        They can be made the most probable ones, or passed to `active_edges` for the costs.
-        """
+        """`[edges]` the edges of the ResNet with 6 N + 2 layers, such as for `active_edges`."""
         return torch.tensor(self.fabric.source) + 1 == torch.tensor(self.fabric.target)
 
 
@@ -104,9 +96,10 @@ def _block_and_shortcut(
     shortcut = None
     if space != origin:
         shortcut = convolution(origin.channels, space.channels, 1, stride)
+    name = _name(target, width)
     return [
-        FabricEdge(f"{_name(target, width)}.residual{suffix}", source, target, block),
-        FabricEdge(f"{_name(target, width)}.shortcut{suffix}", source, target, shortcut),
+        FabricEdge(f"{name}.residual{suffix}", source, target, block),
+        FabricEdge(f"{name}.shortcut{suffix}", source, target, shortcut),
     ]
 
 

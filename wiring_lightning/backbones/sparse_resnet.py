@@ -1,4 +1,4 @@
-"""SparseNet by summation: a pre-activation ResNet that sums earlier outputs 1, c, c^2, ... back."""
+"""SparseNet by summation: a pre-activation ResNet that sums outputs 1, c, c^2, ... blocks back."""
 
 from copy import deepcopy
 
@@ -6,19 +6,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
-from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
-from wiring_lightning.functional import Pattern, check_pattern
-from wiring_lightning.nn import (
-    Feature,
-    RectifiedChain,
-    RectifiedConv2d,
-    Shelf,
-    StagePlan,
-    preferred_layout,
+from wiring_lightning._checks import MOST_LAYERS, check_counts
+from wiring_lightning.backbones.stages import equal_stages
+from wiring_lightning.backbones.stems import (
+    StemName,
+    initialize_convolutions,
+    make_stem,
+    small_stem_plan,
 )
+from wiring_lightning.functional import Pattern, check_pattern
+from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.described import Described
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.nn.pre_activation import preferred_layout
+from wiring_lightning.wiring import Wiring, WiringBuilder
 
 _WIDTHS = (16, 32, 64)  # inside the bottlenecks of each stage
 _EXPANSION = 4
@@ -27,13 +27,13 @@ _EXPANSION = 4
 class SparseResNet(Described):
     """Sparsely aggregated network by summation (SparseNet [+], Section 3, Equation 2).
 
-    Three stages of `(depth - 2) / 9` pre-activation bottlenecks, 16, 32 and 64 channels wide inside
-    and 64, 128 and 256 outside, behind a 3 x 3 convolution of 16 channels. The residual function of
-    block l reads the sum of what blocks l - 1, l - c, l - c^2, ... of its stage gave, without an
-    identity around it. Output 0 of a stage is a 1 x 1 projection of what the stage receives, which
-    also feeds block 1; the next stage and the classifier read as the block that would come next.
-    With `pattern="dense"` every block reads all outputs so far: their running sum is the identity
-    path of a pre-activation ResNet (He et al., 2016), which the network then is.
+    Three stages of `(depth - 2) / 9` pre-activation bottlenecks after a 3 x 3 convolution of 16
+    channels. Bottlenecks have 16, 32 and 64 channels inside and four times as many outside. Block l
+    is a residual function, without an identity, of the sum of outputs l - 1, l - c, l - c^2, ... of
+    its stage. Output 0 is a 1 x 1 projection of the input of the stage; block 1 shares its batch
+    norm. The next stage and the classifier read as the block that would come next. With
+    `pattern="dense"` every block reads the sum of all outputs so far, as in a pre-activation ResNet
+    (He et al., 2016).
 
     Args:
         depth: number of layers, 9n + 2 (56, 110, 200, 1001, 2000, ...).
@@ -46,9 +46,6 @@ class SparseResNet(Described):
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32 or 64, as the stem suggests.
-
-    Raises:
-        ValueError: if the depth is not 9n + 2, or another argument is not as above.
 
     Example:
         >>> import torch
@@ -72,25 +69,22 @@ class SparseResNet(Described):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        plan = stem_plan(stem)
-        if stem == "imagenet":
-            raise ValueError(
-                'SparseResNet has the stems "cifar" and "mini_imagenet", got "imagenet".'
-            )
-        check_pattern(pattern, base)
-        if depth < 11 or (depth - 2) % 9:
-            raise ValueError(
-                f"depth must be 9n + 2 (11, 20, 56, 110, 200, 1001, ...) for three equal stages of "
-                f"three-layer blocks, got {depth}."
-            )
-        self.image_size = plan.image_size if image_size is None else image_size
-        self.reduction = plan.reduction
-        self.pattern = pattern
         self.describe(depth=depth, stem=stem, pattern=pattern)
         if pattern != "dense":
             self.describe(base=base)
-        self.plan = StagePlan((depth - 2) // 9, pattern, base)
-        self.stem = make_stem(stem, in_channels, _WIDTHS[0], activate=False)
+        plan = small_stem_plan("SparseResNet", stem, image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)
+        check_counts(most=MOST_LAYERS, depth=depth)
+        check_pattern(pattern, base)
+        rule = (
+            "9n + 2 (11, 20, 56, 110, 200, 1001, ...) for three equal stages of three-layer blocks"
+        )
+        count, *_ = equal_stages(depth, layers=3, others=2, rule=rule)
+        self.image_size = plan.image_size
+        self.reduction = plan.reduction
+        self.pattern = pattern
+        self.plan = StagePlan(count, pattern, base)
+        self.stem = make_stem(plan, in_channels, _WIDTHS[0], activate=False)
         initialize_convolutions(self.stem)
         self.entries = nn.ModuleDict()
         self.stages = nn.ModuleDict()
@@ -102,7 +96,7 @@ class SparseResNet(Described):
             self.stages[f"stage{number}"] = nn.ModuleList(
                 RectifiedChain(
                     [
-                        # Its input is four times as wide as the others: one copy is enough.
+                        # Its input is four times as wide as the others, so recompute it.
                         RectifiedConv2d(channels, width, size=1, recompute=True),
                         RectifiedConv2d(width, width),
                         RectifiedConv2d(width, channels, size=1),
@@ -120,49 +114,45 @@ class SparseResNet(Described):
         state = preferred_layout(self.stem(images))
         for entry, blocks in self._stages():
             projected, residual = entry(state)
-            del state  # each tensor is let go after its last reader
-            dense = self.pattern == "dense"
-            sums = RunningSum(projected) if dense else ShelfSums(self.plan, projected)
-            del projected
-            sums.put(residual)
-            del residual
+            del state  # free each tensor after its last reader
+            if self.pattern == "dense":  # keep a running sum
+                state = projected + residual
+                del projected, residual
+                for block in blocks:
+                    state = state + block([Feature(state)])
+                continue
+            shelf = Shelf(self.plan, projected)
+            shelf.take()  # block 1 has read it
+            shelf.put(residual)
+            del projected, residual
             for block in blocks:
-                sums.put(block([Feature(sums.take())]))
-            state = sums.take()
+                shelf.put(block([Feature(_total(shelf.take()))]))
+            state = _total(shelf.take())
         state = functional.relu(self.norm(state))
         logits: Tensor = self.classifier(state.mean((2, 3)))
         return logits
 
     def wiring(self) -> Wiring:
-        """Projections and blocks as nodes, and what they sum as edges."""
-        graph = WiringColumns()
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        work = stem_conv.weight.numel() * self.image_size**2
-        reads = [graph.add("stem", count_parameters(self.stem), work)]
-        side = -(-self.image_size // self.reduction)
+        """Projections and blocks as nodes, and the outputs that they sum as edges."""
+        graph, side = WiringBuilder(), self.image_size
+        reads = [graph.add_layers("stem", self.stem, side=side)]
+        side = -(-side // self.reduction)
         for number, (entry, blocks) in enumerate(self._stages(), start=1):
-            entry_work, block_work = entry.multiply_adds(side)
-            size = count_parameters(entry.norm, entry.projection)
-            first = graph.add(f"stage{number}.input", size, entry_work, reads)
-            size = count_parameters(entry.reduce, entry.rest)
-            graph.add(f"stage{number}.block1", size, block_work, [first])
+            stage = f"stage{number}"
+            projection = entry.norm, entry.projection
+            first = graph.add_layers(f"{stage}.input", *projection, side=side, reads=reads)
+            block1 = entry.reduce, entry.rest
+            graph.add_layers(f"{stage}.block1", *block1, side=side, reads=[first])
             side = -(-side // entry.stride)
-            columns = zip(self.plan.reads[1:], blocks, strict=False)
-            for index, (sources, block) in enumerate(columns, start=2):
-                graph.add(
-                    f"stage{number}.block{index}",
-                    count_parameters(block),
-                    sum(conv.conv.weight.numel() for conv in block.convolutions) * side * side,
-                    [first + source for source in sources],
-                )
+            for index, block in enumerate(blocks, start=2):
+                sources = [first + source for source in self.plan.reads[index - 1]]
+                graph.add_layers(f"{stage}.block{index}", block, side=side, reads=sources)
             reads = [first + source for source in self.plan.reads[-1]]
-        size = count_parameters(self.norm, self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), reads)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=reads)
         return graph.wiring()
 
     def compact(self) -> "SparseResNet":
-        """The same network in evaluation mode: every block is read, so nothing can be removed."""
+        """A copy in evaluation mode: every block is read, so nothing can be removed."""
         return deepcopy(self).eval()
 
     def _stages(self) -> list[tuple["StageEntry", list[RectifiedChain]]]:
@@ -176,11 +166,7 @@ class SparseResNet(Described):
 class StageEntry(nn.Module):
     """The projection and the first block of a stage, which share batch norm and ReLU.
 
-    Args:
-        in_channels: channels that the stage receives.
-        width: channels inside the bottleneck; the stage has four times as many.
-        stride: of the projection and of the 3 x 3 convolution.
-        checkpointing: as for `RectifiedChain`.
+    `width` are the channels inside the bottleneck, and the output has four times as many.
     """
 
     def __init__(self, in_channels: int, width: int, stride: int, checkpointing: bool) -> None:
@@ -202,51 +188,13 @@ class StageEntry(nn.Module):
         active = functional.relu(self.norm(state), inplace=True)
         return self.projection(active), self.rest([Feature(self.reduce(active))])
 
-    def multiply_adds(self, side: int) -> tuple[int, int]:
-        """Of the projection and of block 1, for one example of `side` x `side`."""
-        after = -(-side // self.stride)
-        rest = sum(layer.conv.weight.numel() for layer in self.rest.convolutions)
-        block = self.reduce.weight.numel() * side * side + rest * after * after
-        return self.projection.weight.numel() * after * after, block
 
-
-class RunningSum:
-    """Dense aggregation: the sum of all outputs so far grows by one addition a block."""
-
-    def __init__(self, first: Tensor) -> None:
-        self.total = first
-
-    def put(self, output: Tensor) -> None:
-        """Add an output."""
-        self.total = self.total + output
-
-    def take(self) -> Tensor:
-        """The sum of all outputs."""
-        return self.total
-
-
-class ShelfSums:
-    """Sparse aggregation: sums of those outputs that the next block reads.
-
-    Args:
-        plan: of the stage.
-        first: output 0 of the stage; what block 1 reads of it is not taken from here.
-    """
-
-    def __init__(self, plan: StagePlan, first: Tensor) -> None:
-        self.shelf = Shelf(plan, first)
-        self.shelf.take()
-
-    def put(self, output: Tensor) -> None:
-        """Add an output."""
-        self.shelf.put(output)
-
-    def take(self) -> Tensor:
-        """The sum of what the next block reads."""
-        newest, *older = reversed(self.shelf.take())
-        if not older:
-            return newest
-        total = newest + older[0]
-        for output in older[1:]:
-            total += output
-        return total
+def _total(outputs: list[Tensor]) -> Tensor:
+    """The sum of some outputs, the newest first."""
+    newest, *older = reversed(outputs)
+    if not older:
+        return newest
+    total = newest + older[0]
+    for output in older[1:]:
+        total += output
+    return total

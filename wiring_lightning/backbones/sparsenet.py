@@ -1,4 +1,4 @@
-"""SparseNet: DenseNet whose layers read those at distances 1, c, c^2, ... only."""
+"""SparseNet: DenseNet whose layers read only outputs 1, c, c^2, ... layers back."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -8,19 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning._checks import MOST_LAYERS, check_counts
+from wiring_lightning.backbones.stages import equal_stages
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
-from wiring_lightning.backbones.wiring_columns import WiringColumns, count_parameters
 from wiring_lightning.functional import Pattern, check_pattern
-from wiring_lightning.nn import (
-    Feature,
-    RectifiedChain,
-    RectifiedConv2d,
-    Shelf,
-    StagePlan,
-    preferred_layout,
-)
+from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.described import Described
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.nn.pre_activation import preferred_layout
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 # Layers per stage of the ImageNet layouts (DenseNet, Table 1).
 _IMAGENET_STAGES = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
@@ -30,17 +25,15 @@ _BOTTLENECK = 4  # channels inside a bottleneck layer, as a multiple of the stag
 class SparseNet(Described):
     """Sparsely aggregated network by concatenation (SparseNet, Section 3, Equation 2).
 
-    In every stage, layer l concatenates the outputs of layers l - 1, l - c, l - c^2, ..., down to
-    the input of the stage as output 0. Transitions and the classifier read as the layer that would
-    come next. Offsets start anew in each stage. `pattern="dense"` is DenseNet.
+    In every stage, layer l concatenates outputs l - 1, l - c, l - c^2, ...; output 0 is the input
+    of the stage. Transitions and the classifier read as the layer that would come next.
+    `pattern="dense"` is DenseNet.
 
-    For small images three stages behind a 3 x 3 convolution of 2k channels; for ImageNet the four
-    stages of DenseNet-121, -169 or -201 behind a 7 x 7 one. Some published sizes cannot be reached:
-    those for ImageNet (4.51M, 6.23M, 7.22M and, with growth 48, 14.91M; no code was published, and
-    this rule gives 3.25M, 4.71M, 5.70M and 12.6M), both rows with growth {32, 64, 128}, and to the
-    last digit BC-100-12, BC-100-{16, 32, 64} and BC-1001-12. The row "k = 12, depth 40" is k = 24.
+    For small images three stages after a 3 x 3 convolution of 2k channels; for ImageNet the four
+    stages of DenseNet-121, -169 or -201 after a 7 x 7 one. Some published sizes do not follow from
+    the paper's rule; `docs/methods/sparsenet_tables.md` lists them.
 
-    Concatenations are never kept: the backward pass joins the sources again. Evaluation frees an
+    Training does not keep concatenations: the backward pass concatenates again. Evaluation frees an
     output after its last reader.
 
     Args:
@@ -48,24 +41,20 @@ class SparseNet(Described):
             (100, 400, or one more, as the paper's 1001); 121, 169 or 201 for the `"imagenet"` stem.
         growth: k, output channels of a layer; one number, or one per stage.
         bottleneck: whether a 1 x 1 convolution to 4k channels precedes each 3 x 3 (the B in BC).
-        compression: which part of its channels a transition keeps, rounded down; the paper's BC
-            networks use 0.5.
+        compression: the share of its channels that a transition keeps, above 0 and at most 1; the
+            paper's BC networks use 0.5.
         pattern: `"log"` or `"dense"`.
         base: c, an integer of at least 2 (the paper's networks use 2); not used by `"dense"`.
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3), `"mini_imagenet"` (3 x 3 and a max-pool) or `"imagenet"` (7 x 7 of
             stride 2, batch norm, ReLU and a max-pool).
-        checkpointing: whether training keeps nothing but the outputs of layers, and computes
-            normalised copies and bottlenecks again in the backward pass.
+        checkpointing: whether training keeps only the outputs of layers, and computes normalised
+            copies and bottlenecks again in the backward pass.
         shared_statistics: whether the batch statistics of an output are computed once for all
-            layers that read it, in the forward and in the backward pass; otherwise every layer
-            computes those of everything that it reads. The results are the same.
+            layers that read it, instead of once for each. The results are the same.
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32, 64 or 224, as the stem suggests.
-
-    Raises:
-        ValueError: if the depth fits no stage plan, or another argument is not as above.
 
     Example:
         >>> network = SparseNet(100, 24, bottleneck=True, compression=0.5, num_classes=100)
@@ -92,21 +81,24 @@ class SparseNet(Described):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        plan = stem_plan(stem)
+        plan = stem_plan(stem, image_size)
+        check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)
+        check_counts(most=MOST_LAYERS, depth=depth)
         check_pattern(pattern, base)
         counts = _layers_per_stage(depth, bottleneck, stem)
         rates = _growth_per_stage(growth, len(counts))
         if not 0 < compression <= 1:
             raise ValueError(f"compression must be above 0 and at most 1, got {compression}.")
-        self.image_size = plan.image_size if image_size is None else image_size
-        self.pattern = pattern
-        self.shared_statistics = shared_statistics
         self.describe(
             depth=depth, growth=rates, bottleneck=bottleneck, stem=stem, pattern=pattern,
             base=None if pattern == "dense" else base,
         )  # fmt: skip
+        self.image_size = plan.image_size
+        self.reduction = plan.reduction
+        self.pattern = pattern
+        self.shared_statistics = shared_statistics
         channels = 2 * rates[0]
-        self.stem = make_stem(stem, in_channels, channels, activate=stem == "imagenet")
+        self.stem = make_stem(plan, in_channels, channels, activate=stem == "imagenet")
         initialize_convolutions(self.stem)
         self.plans = [StagePlan(count, pattern, base) for count in counts]
         self.widths: list[list[int]] = []  # of every output of every stage
@@ -138,7 +130,7 @@ class SparseNet(Described):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
-        # No name here holds a tensor that nobody reads any more.
+        # No variable may keep a tensor after its last reader, so that its memory is freed.
         shared = self.shared_statistics
         shelf = Shelf(self.plans[0], Feature(preferred_layout(self.stem(images)), shared))
         for following, (name, layers) in enumerate(self._stages(), start=1):
@@ -154,51 +146,37 @@ class SparseNet(Described):
         return logits
 
     def wiring(self) -> Wiring:
-        """Layers as nodes and what they read as edges."""
-        graph = WiringColumns()
-        stem_conv = self.stem[0]
-        assert isinstance(stem_conv, nn.Conv2d)
-        side = -(-self.image_size // stem_conv.stride[0])
-        work = stem_conv.weight.numel() * side * side
-        node = graph.add("stem", count_parameters(self.stem), work)
-        side = -(-side // 2) if any(isinstance(m, nn.MaxPool2d) for m in self.stem) else side
+        """Layers as nodes and the outputs that they read as edges."""
+        graph, side = WiringBuilder(), self.image_size
+        node = graph.add_layers("stem", self.stem, side=side)
+        side = -(-side // self.reduction)
         columns = zip(self.plans, self.widths, self._stages(), strict=True)
         for number, (plan, widths, (name, layers)) in enumerate(columns, start=1):
             base = node
             for index, layer in enumerate(layers):
                 first, *rest = layer.convolutions
-                reads = plan.reads[index]
-                price = (
-                    first.parameters_per_source_channel,
-                    first.multiply_adds_per_source_channel(side, side),
-                )
-                node = graph.add(
-                    f"{name}.layer{index + 1}",
-                    count_parameters(*rest),
-                    sum(conv.conv.weight.numel() * side * side for conv in rest),
-                    [base + source for source in reads],
-                    [(widths[source] * price[0], widths[source] * price[1]) for source in reads],
-                )
+                node = graph.add_layers(f"{name}.layer{index + 1}", *rest, side=side)
+                channels = [widths[source] for source in plan.reads[index]]
+                size, work = count_by_source(first, channels, side)
+                reads = [base + source for source in plan.reads[index]]
+                graph.connect(reads, node, parameters=size, multiply_adds=work)
             fetched = [base + source for source in plan.reads[-1]]
             if name in self.transitions:
                 transition = self.transitions[name]
-                assert isinstance(transition, RectifiedConv2d)
-                work = transition.conv.weight.numel() * side * side
-                node = graph.add(f"transition{number}", count_parameters(transition), work, fetched)
+                node = graph.add_layers(f"transition{number}", transition, side=side, reads=fetched)
                 side //= 2
-        size = count_parameters(self.norm, self.classifier)
-        graph.add("classifier", size, self.classifier.weight.numel(), fetched)
+        graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=fetched)
         return graph.wiring()
 
     @torch.no_grad()
     def feature_reuse(self) -> list[Tensor]:
-        """How heavily every layer uses each output that it reads (Section 4.6 and Figure 3).
+        """Mean absolute weight of every layer for each output that it reads (Figure 3).
 
         Returns:
-            For every stage `[targets, sources]`: the mean absolute weight of a target's first
-            convolution (of the classifier at the end) over the channels of a source, divided by
-            the largest of that target; not a number where a source is not read. Sources are the
-            stage's input and its layers, targets the layers and what follows them.
+            For every stage `[targets, sources]`: the mean over the channels of a source in the
+            first convolution of a target, divided by the largest of the target; NaN where a source
+            is not read. Sources are the stage's input and its layers. Targets are the layers, and
+            the transition or classifier after them.
 
         Example:
             >>> [tuple(matrix.shape) for matrix in SparseNet(depth=16).feature_reuse()]
@@ -222,7 +200,7 @@ class SparseNet(Described):
         return matrices
 
     def compact(self) -> "SparseNet":
-        """The same network in evaluation mode: every layer is read, so nothing can be removed."""
+        """A copy in evaluation mode: every layer is read, so nothing can be removed."""
         return deepcopy(self).eval()
 
     def _stages(self) -> list[tuple[str, list[RectifiedChain]]]:
@@ -256,11 +234,8 @@ def _layers_per_stage(depth: int, bottleneck: bool, stem: StemName) -> tuple[int
                 f"stages of two-layer bottlenecks, got {depth}."
             )
         return ((depth - 4) // 6,) * 3
-    if depth < 7 or (depth - 4) % 3:
-        raise ValueError(
-            f"depth must be 3n + 4 (7, 10, 40, 100, ...) for three equal stages, got {depth}."
-        )
-    return ((depth - 4) // 3,) * 3
+    rule = "3n + 4 (7, 10, 40, 100, ...) for three equal stages"
+    return equal_stages(depth, layers=1, others=4, rule=rule)
 
 
 def _growth_per_stage(growth: int | Sequence[int], stages: int) -> tuple[int, ...]:
@@ -269,6 +244,6 @@ def _growth_per_stage(growth: int | Sequence[int], stages: int) -> tuple[int, ..
         raise ValueError(
             f"growth must be one number or one for each of {stages} stages, got {list(rates)}."
         )
-    if min(rates) < 1:
-        raise ValueError(f"growth must be at least 1, got {growth}.")
+    for rate in rates:
+        check_counts(growth=rate)
     return rates

@@ -9,9 +9,10 @@ from wiring_lightning.callbacks.phase_schedule import Phase, PhaseSchedule
 from wiring_lightning.callbacks.prediction_writer import PredictionWriter
 from wiring_lightning.callbacks.prune_and_retrain import PruneAndRetrain
 from wiring_lightning.callbacks.random_edges import RandomEdges
+from wiring_lightning.callbacks.sparse_layers import SparseLayers
 from wiring_lightning.callbacks.targeted_dropout import TargetedDropout
 from wiring_lightning.callbacks.warm_start import WarmStart
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.wiring_callback import WiringCallback, WiringError
 from wiring_lightning.callbacks.wiring_monitor import WiringMonitor
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "PredictionWriter",
     "PruneAndRetrain",
     "RandomEdges",
+    "SparseLayers",
     "TargetedDropout",
     "WarmStart",
     "WiringCallback",
+    "WiringError",
     "WiringMonitor",
 ]

@@ -8,72 +8,65 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from wiring_lightning.callbacks.own_parameters import (
-    average_over_ranks,
-    build_model,
-    copy_from_first_rank,
-    hide_from_reducer,
-    let_parameters_be_unused,
-    take_out,
-)
+from wiring_lightning.callbacks._gate_learner import GateLearner
+from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.costs import ConfiguredCost, Cost, CostName, named_cost
 from wiring_lightning.functional import budgeted_objective, derived_seed
 from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
-from wiring_lightning.optim import Reinforce
+from wiring_lightning.optim import Reinforce, step_was_skipped
 from wiring_lightning.wiring import SuperNetwork, Wiring
 
 
-class BudgetedSearch(WiringCallback):
-    """Search an architecture whose cost stays within a budget, while it trains (BSN).
+class BudgetedSearch(GateLearner[Reinforce]):
+    """Search for an architecture within a budget while its weights train (BSN).
 
-    In training mode a super-network draws one architecture per example. After each optimizer step
-    this callback moves the probabilities of the edges along the policy gradient of
-    `loss + penalty * max(0, cost - budget)` (`optim.Reinforce`), whatever the cost is. Accumulated
-    batches count as one step, and a step that a gradient scaler skips changes nothing. Under DDP
-    every rank draws architectures of its own for its own examples, and the gradients are averaged,
-    so that all ranks hold the same probabilities.
+    In training mode a super-network samples one architecture per example. After each optimizer
+    step this callback updates the probabilities of the edges (`optim.Reinforce`). It follows the
+    policy gradient of `loss + penalty * max(0, cost - budget)`; the cost need not be
+    differentiable. Accumulated batches count as one step, and a step that a gradient scaler skips
+    changes nothing. Under DDP every rank samples architectures for its own examples, and the
+    gradients are averaged, so all ranks have the same probabilities.
 
-    `training_step` has to return the loss of each example beside their mean:
+    `training_step` must return the loss of each example and their mean:
     `{"loss": losses.mean(), "losses": losses.detach()}`, as `ClassificationTask` does.
 
     Logs after each epoch under `search/`:
 
-    - `entropy_bits`: entropy of the architecture that is drawn, and `entropy`, its share of the
-      largest possible: 1 if every edge is a coin, 0 if all is decided;
+    - `entropy_bits`: entropy of the sampled architecture, and `entropy`, its share of the largest
+      possible one: 1 if every edge has probability 1/2, 0 if all probabilities are 0 or 1;
     - `near_0`, `near_1`: share of probabilities below 0.05 and above 0.95;
-    - `cost_best`: cost of the most probable architecture, and `budget` to compare it with;
-    - `cost_sampled`, `within_budget`: mean cost of the architectures that were drawn in the epoch,
-      and share of them within the budget.
+    - `cost_best`: cost of the most probable architecture, and `budget`;
+    - `cost_sampled`, `within_budget`: mean cost of the architectures that were sampled in the
+      epoch, and share of them within the budget.
 
     Args:
-        budget: the cost up to which an architecture pays nothing, in the units of the cost.
-        cost: `"multiply_adds"`, `"parameters"`, `"sequential_steps"` or `"latency"`, or anything
-            that prices a `Wiring`, such as `costs.SequentialSteps(machines=4)`.
-        penalty: lambda, what a unit of cost above the budget adds to the loss; follows from
-            `relative_penalty` if not given.
+        budget: the cost up to which there is no penalty, in the units of the cost.
+        cost: `"multiply_adds"`, `"parameters"`, `"sequential_steps"` or `"latency"`, or a function
+            from a `Wiring` to its cost, such as `costs.SequentialSteps(machines=4)`.
+        penalty: lambda, added to the loss for each unit of cost above the budget. By default
+            computed from `relative_penalty`.
         relative_penalty: lambda times 10^m, where m is the order of magnitude of the budget. The
             paper tries values from 0.1 to 10.
-        lr: learning rate of the probabilities' logits. `PhaseSchedule` can change it.
-        warmup_epochs: number of epochs before the search, which train the whole super-network; the
-            paper takes 50.
-        freeze_epoch: from the start of this epoch the most probable architecture is the
-            architecture for good. Leave it out if a `PhaseSchedule` freezes, or to search to the
-            end.
-        machines: for `"sequential_steps"`, how many nodes can run at the same time.
+        lr: learning rate of the logits of the probabilities. `PhaseSchedule` can change it.
+        warmup_epochs: number of epochs before the search, which train the whole super-network; 50
+            in the paper.
+        freeze_epoch: from the start of this epoch the architecture is fixed to the most probable
+            one. Leave it out if a `PhaseSchedule` freezes, or to search until the end.
+        machines: for `"sequential_steps"`, number of nodes that can run at the same time.
         baseline: whether to subtract the mean objective of the other examples.
         seed: seed of the draws.
 
     Raises:
-        MisconfigurationException: if a number is out of range, or the LightningModule has no
-            super-network, or more than one, or no optimizer, or returns no losses.
+        MisconfigurationException: if a number is out of range, or the LightningModule has not
+            exactly one super-network, has no optimizer, or returns no losses.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -83,6 +76,8 @@ class BudgetedSearch(WiringCallback):
         >>> trainer = Trainer(callbacks=[search], logger=False, enable_checkpointing=False,
         ...                   accelerator="cpu")
     """
+
+    learned = "logits"
 
     def __init__(
         self,
@@ -97,97 +92,106 @@ class BudgetedSearch(WiringCallback):
         baseline: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(freeze_epoch)
-        numbers = {"budget": budget, "relative_penalty": relative_penalty, "lr": lr,
+        super().__init__(lr, freeze_epoch)
+        numbers = {"budget": budget, "relative_penalty": relative_penalty,
                    "penalty": 0 if penalty is None else penalty}  # fmt: skip
         for name, number in numbers.items():
             if not 0 <= number < math.inf:
-                raise MisconfigurationException(
-                    f"BudgetedSearch: {name} must be a number from 0 up, got {number}."
-                )
+                raise self.mistake(f"{name} must be a number from 0 up, got {number}.")
         if penalty is None and budget == 0:
-            raise MisconfigurationException(
-                "BudgetedSearch: a budget of 0 has no order of magnitude; give an absolute penalty."
-            )
-        if warmup_epochs < 0 or (freeze_epoch is not None and freeze_epoch <= warmup_epochs):
-            raise MisconfigurationException(
-                "BudgetedSearch: the search lasts from the end of the warm-up to the freeze, but "
-                f"warmup_epochs is {warmup_epochs} and freeze_epoch is {freeze_epoch}."
-            )
+            raise self.mistake("a budget of 0 has no order of magnitude; give an absolute penalty.")
+        self.warmup_epochs = warmup_epochs
+        if warmup_epochs < 0 or freeze_epoch is not None:
+            self.check_freeze(freeze_epoch)
         try:
             self._price = named_cost(cost, machines) if isinstance(cost, str) else cost
         except ValueError as error:
-            raise MisconfigurationException(f"BudgetedSearch: {error}") from error
+            raise self.mistake(str(error)) from error
         self.cost = cost
         self.budget = budget
         self.penalty = penalty
         self.relative_penalty = relative_penalty
-        self.lr = lr
-        self.warmup_epochs = warmup_epochs
         self.machines = machines
         self.baseline = baseline
         self.seed = seed
-        self.optimizer: Reinforce | None = None
         self._searched: _Searched | None = None
         self._hook: RemovableHandle | None = None
         self._stepped = False
         self._batches = 0
-        self._warned = False
         self._sampled = Sampled()
-        self._restored: dict[str, Any] | None = None
+        self._best_price = 0.0  # at the end of the last epoch
 
     @property
     def absolute_penalty(self) -> float:
-        """Lambda: what a unit of cost above the budget adds to the loss."""
+        """Lambda: the penalty that a unit of cost above the budget adds to the loss."""
         if self.penalty is not None:
             return self.penalty
         return self.relative_penalty / 10.0 ** math.floor(math.log10(self.budget))
 
     @override
-    def set_lr(self, lr: float) -> None:
-        if self.optimizer is None:
-            self.lr = lr
-        else:
-            self.optimizer.group["lr"] = lr
+    def broken(self) -> str | None:
+        return None  # any set of edges is valid; `on_fit_end` warns if the last one is useless
 
     @override
-    def freeze(self) -> None:
-        if self.optimizer is not None and not self.optimizer.frozen:
-            self.optimizer.freeze()
+    def summary(self) -> str:
+        assert self._searched is not None
+        drawn = int(self._searched.gate.learnable_edges.sum())
+        return f"{drawn:,} edges are drawn; {self._cost_name} within {self.budget:,.10g}"
+
+    @override
+    def unfinished(self, epochs: int) -> str | None:
+        if epochs <= self.warmup_epochs and not self.frozen:
+            return f"the search is to begin after {self.warmup_epochs} epochs of warm-up"
+        return super().unfinished(epochs)
+
+    @override
+    def check_freeze(self, epoch: int | None) -> None:
+        if self.warmup_epochs < 0 or (epoch is not None and epoch <= self.warmup_epochs):
+            raise self.mistake(
+                "the search lasts from the end of the warm-up to the freeze, but warmup_epochs is "
+                f"{self.warmup_epochs} and freeze_epoch is {epoch}."
+            )
+
+    @override
+    def gate_names(self, module: LightningModule) -> list[str]:
+        return [_find_searched(module).gate_name]
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        build_model(pl_module)
-        searched = _find_searched(pl_module)
-        hide_from_reducer(pl_module, [f"{searched.gate_name}.logits"])
-        let_parameters_be_unused(trainer)
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and isinstance(trainer.strategy, DDPStrategy):
+            # A module that is in no sampled architecture of a rank gets no gradient there.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         searched = self._searched = _find_searched(pl_module)
         gate = searched.gate
         self.optimizer = Reinforce([gate], self.lr, self.baseline)
-        self._batches, self._sampled, self._stepped, self._warned = 0, Sampled(), False, False
+        self._batches, self._sampled, self._stepped = 0, Sampled(), False
         if self._restored is not None:
             self.optimizer.load_state_dict(self._restored["optimizer"])
             self._batches = self._restored["batches"]
             self._sampled = Sampled(**self._restored["sampled"])
             self._restored = None
-        copy_from_first_rank([gate.logits], trainer)
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
-        followers = take_out(trainer.optimizers, [gate.logits], "BudgetedSearch")
+        elif isinstance(self.cost, str):  # a user's own cost may be expensive to compute
+            self._warn_if_never_binding(searched.wiring)
         owner = next(
-            optimizer for optimizer, own in zip(trainer.optimizers, followers, strict=True) if own
+            optimizer
+            for optimizer, own in zip(trainer.optimizers, self.take_over(trainer), strict=True)
+            if own
         )
         self._hook = owner.register_step_post_hook(self._after_step)
+        self.remember()
+        super().on_fit_start(trainer, pl_module)
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         assert self._searched is not None
         gate, self._stepped = self._searched.gate, False
         gate.sampling = trainer.current_epoch >= self.warmup_epochs
@@ -196,14 +200,6 @@ class BudgetedSearch(WiringCallback):
         gate.seed(derived_seed(*state, 0))
         if isinstance(self._price, ConfiguredCost):
             self._price.seed(derived_seed(*state, 1))
-
-    @override
-    def on_before_zero_grad(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        # A step that the gradient scaler skipped leaves what was observed behind.
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
 
     @override
     def on_train_batch_end(
@@ -226,19 +222,15 @@ class BudgetedSearch(WiringCallback):
             average_over_ranks([gate.logits.grad], trainer)
             self.optimizer.step()
             self.optimizer.zero_grad()
+            self.remember()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._searched is not None
         best = self._searched.network.wiring()
-        if not self._warned and not best.live_nodes.any():
-            self._warned = True
-            rank_zero_warn(
-                "BudgetedSearch: the most probable architecture does not connect the input to the "
-                "output; use a smaller penalty or learning rate, or a larger budget."
-            )
         numbers = gate_numbers(self._searched.gate)
-        numbers |= {"cost_best": float(self._price(best)), "budget": self.budget}
+        self._best_price = float(self._price(best))
+        numbers |= {"cost_best": self._best_price, "budget": self.budget}
         drawn = self._sampled.means()
         shared = trainer.world_size > 1
         for values, sync in ((numbers, False), (drawn, shared)):
@@ -247,19 +239,28 @@ class BudgetedSearch(WiringCallback):
         self._sampled = Sampled()
 
     @override
-    def state_dict(self) -> dict[str, Any]:
-        if self.optimizer is not None:
-            return {
-                "optimizer": self.optimizer.state_dict(),
-                "batches": self._batches,
-                "sampled": vars(self._sampled).copy(),
-            }
-        return {} if self._restored is None else self._restored
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_end(trainer, pl_module)
+        assert self._searched is not None
+        best = self._searched.network.wiring()
+        if trainer.fast_dev_run or not self._batches:
+            return
+        if not best.live_nodes.any():
+            rank_zero_warn(
+                "BudgetedSearch: the most probable architecture does not connect the input to the "
+                "output, so its output is the same for every image; use a smaller penalty or "
+                "learning rate, or a larger budget."
+            )
+        elif self._best_price > self.budget:
+            rank_zero_warn(
+                f"BudgetedSearch: the most probable architecture costs {self._best_price:,.10g} "
+                f"{self._cost_name}, more than the budget of {self.budget:,.10g}; search longer or "
+                "use a larger penalty."
+            )
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Called before the network is on its device; `on_fit_start` takes it up.
-        self._restored = state_dict or None
+    def more_state(self) -> dict[str, Any]:
+        return {"batches": self._batches, "sampled": vars(self._sampled).copy()}
 
     @override
     def let_go(self) -> None:
@@ -269,15 +270,28 @@ class BudgetedSearch(WiringCallback):
         if self._searched is not None:
             self._searched.gate.sampling = True
         self._searched = None
-        self._restored = None  # what a test loaded is not for the next fit
+        super().let_go()
 
-    def _after_step(self, *_: Any) -> None:
-        """Runs after every real step of the user's optimizer, never after a skipped one."""
-        self._stepped = True
+    @property
+    def _cost_name(self) -> str:
+        return self.cost if isinstance(self.cost, str) else type(self.cost).__name__
+
+    def _warn_if_never_binding(self, wiring: Wiring) -> None:
+        whole = float(self._price(wiring.with_active(torch.ones_like(wiring.active))))
+        if whole <= self.budget:
+            rank_zero_warn(
+                f"BudgetedSearch: the whole super-network costs {whole:,.10g} {self._cost_name}, "
+                f"within the budget of {self.budget:,.10g}, so the budget changes nothing; give a "
+                "smaller one."
+            )
+
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        """Runs after every step of the user's optimizer."""
+        self._stepped = not step_was_skipped(optimizer)
 
     @torch.no_grad()
     def _observe(self, losses: Tensor) -> None:
-        """Price what was drawn, and add its policy gradient to that of the step."""
+        """Compute the costs of the sampled architectures, and add their policy gradient."""
         assert self.optimizer is not None
         assert self._searched is not None
         gate = self._searched.gate
@@ -288,8 +302,8 @@ class BudgetedSearch(WiringCallback):
                 f'that training_step returned have the shape {tuple(losses.shape)}; "losses" must '
                 "hold one number per example."
             )
-        architectures = self._searched.architectures(gate.drawn)
-        prices = self._price(architectures)
+        edges = self._searched.network.active_edges(gate.drawn)
+        prices = self._price(self._searched.wiring.with_active(edges))
         if prices.shape != losses.shape:
             raise MisconfigurationException(
                 f"BudgetedSearch: the cost {self.cost} gave the shape {tuple(prices.shape)} for "
@@ -302,25 +316,23 @@ class BudgetedSearch(WiringCallback):
 
 @dataclass(frozen=True, eq=False)
 class _Searched:
-    """The super-network of a module, its gate, and the candidates of its wiring."""
+    """The super-network of a module, its gate, and its wiring."""
 
     network: SuperNetwork
     gate: BernoulliGate
     gate_name: str
     wiring: Wiring
 
-    def architectures(self, drawn: Tensor) -> Wiring:
-        """The batch of architectures with these edges of the gate."""
-        return self.wiring.with_active(self.network.active_edges(drawn))
-
 
 def _find_searched(module: LightningModule) -> _Searched:
     name = type(module).__name__
-    gates = find_bernoulli_gates(module)
+    found = find_bernoulli_gates(module)
+    # A gate that neither learns nor is frozen is in a copy of the network, such as an average.
+    gates = {name: gate for name, gate in found.items() if gate.learnable or gate.frozen} or found
     if len(gates) != 1:
-        found = "no gate to learn" if not gates else f"{len(gates)} gates"
+        what = "no gate to learn" if not gates else f"{len(gates)} gates"
         raise MisconfigurationException(
-            f"BudgetedSearch found {found} in {name}: it searches one super-network, such as "
+            f"BudgetedSearch found {what} in {name}: it searches one super-network, such as "
             "`backbones.ResNetFabric`, or your own with one `nn.BernoulliGate`."
         )
     ((gate_name, gate),) = gates.items()
@@ -334,7 +346,7 @@ def _find_searched(module: LightningModule) -> _Searched:
 
 
 def _losses(outputs: Any, module: LightningModule) -> Tensor | None:
-    """The losses that a training step returned; `None` if it asked to skip its batch."""
+    """The losses that a training step returned; `None` if it skipped its batch."""
     if not outputs or (isinstance(outputs, Mapping) and outputs.get("loss", 0) is None):
         return None
     losses = outputs.get("losses") if isinstance(outputs, Mapping) else None

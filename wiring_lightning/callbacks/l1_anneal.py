@@ -1,4 +1,4 @@
-"""Pruning step by step under an L1 penalty, for any LightningModule."""
+"""Gradual pruning with an L1 penalty, for any LightningModule."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,30 +11,32 @@ from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import PrunedWeights
 
 
-class L1Anneal(SparseLayers):
+class L1Anneal(SparseLayers[PrunedWeights]):
     """Start dense and remove edges by magnitude until k are left (L1 + Anneal of DNW, Table 2).
 
-    The paper gives neither schedule nor strength. Here edges are removed when an epoch starts: all
-    are there in the first epoch, k from the last one on (or from `freeze_epoch` on), and in between
-    their number falls by the same amount every epoch. What is removed does not come back. The
-    gradient of `penalty` times the sum of magnitudes is added to that of the loss, before clipping.
+    The paper gives neither schedule nor strength. Here edges are removed, for good, at the start
+    of each epoch: all are present in the first epoch, k from the last epoch (or `freeze_epoch`)
+    on, and their number falls linearly in between. The gradient of `penalty` times the sum of
+    magnitudes is added to the gradient of the loss, before clipping.
 
     Args:
         penalty: strength of the L1 term. The default is an assumption: at the paper's learning
-            rates it moves a weight by about 0.03 in 160 epochs of CIFAR-10, as much as the first
-            weights of its graphs are large.
+            rates it moves a weight by about 0.03 in 160 epochs of CIFAR-10, which is the size of
+            the initial weights of its graphs.
         freeze_epoch: from the start of this epoch exactly k edges are left; by default the last.
-        choice: which weights are sparse: density, edges, layers, first_dense, groups, as for `DNW`.
+        choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Raises:
-        MisconfigurationException: as for `DNW`; if the penalty is negative; or if the trainer has
-            no `max_epochs` and `freeze_epoch` is not given.
+        MisconfigurationException: as for `SparseLayers`; if the penalty is negative; or if the
+            trainer has no `max_epochs` and `freeze_epoch` is not given.
 
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[L1Anneal(1e-5, density=0.1)], max_epochs=160,
         ...                   logger=False, enable_checkpointing=False, accelerator="cpu")
     """
+
+    masks_gradients = True
 
     def __init__(
         self, penalty: float = 1e-5, freeze_epoch: int | None = None, **choice: Any
@@ -45,13 +47,16 @@ class L1Anneal(SparseLayers):
         self.penalty = penalty
         self._last_epoch = 0
 
+    @property
     @override
-    def freeze(self) -> None:
-        for rule in self._rules:
-            assert isinstance(rule, PrunedWeights)
-            rule.prune(1.0)
-        for graph in self._graphs:
-            graph.freeze()
+    def due(self) -> bool:
+        return self.frozen
+
+    @override
+    def unfinished(self, epochs: int) -> str | None:
+        if self.frozen or epochs > self._last_epoch:
+            return None
+        return f"k edges are left from epoch {self._last_epoch} (from 0) on"
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> PrunedWeights:
@@ -65,8 +70,8 @@ class L1Anneal(SparseLayers):
             self._last_epoch = self.freeze_epoch
         elif trainer.max_epochs is None or trainer.max_epochs < 1:
             raise self.mistake(
-                "the number of edges falls from epoch to epoch, so it needs to know the last one: "
-                "give the trainer `max_epochs`, or this callback `freeze_epoch`."
+                "the number of edges falls until the last epoch, which is not known: give the "
+                "trainer `max_epochs`, or this callback `freeze_epoch`."
             )
         else:
             self._last_epoch = trainer.max_epochs - 1
@@ -74,25 +79,32 @@ class L1Anneal(SparseLayers):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that resumes skips the start of its first epoch.
-        self._anneal(trainer.current_epoch)
+        super().on_train_start(trainer, pl_module)
+        # A resumed run does not call `on_train_epoch_start` for its first epoch.
+        self._anneal(trainer)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._anneal(trainer.current_epoch)
+        self._anneal(trainer)
 
     @override
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        for rule in self.rules_of(optimizer, PrunedWeights):
-            rule.penalize(self.penalty)
-            rule.mask_gradients()
+        strength, scaler = self.penalty, getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            strength *= scaler.get_scale()  # by which a fused optimizer divides its gradients later
+        for rule in self._rules:
+            if rule.optimizer is optimizer:
+                rule.penalize(strength)
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
-    def _anneal(self, epoch: int) -> None:
+    def _anneal(self, trainer: Trainer) -> None:
+        epoch = trainer.current_epoch
         if epoch >= self._last_epoch:
+            if not self.frozen:
+                self.remember_checkpoints(trainer)
             self.freeze()
             return
         for rule in self._rules:
-            assert isinstance(rule, PrunedWeights)
             rule.prune(epoch / self._last_epoch)

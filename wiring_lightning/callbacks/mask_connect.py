@@ -12,34 +12,30 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from wiring_lightning.callbacks.own_parameters import (
-    average_over_ranks,
-    build_model,
-    copy_from_first_rank,
-    hide_from_reducer,
-    take_out,
-)
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks._averages import copies_inside
+from wiring_lightning.callbacks._gate_learner import GateLearner
+from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
-from wiring_lightning.optim import GateSGD
+from wiring_lightning.optim import GateSGD, step_was_skipped
 
 
-class MaskConnect(WiringCallback):
+class MaskConnect(GateLearner[GateSGD]):
     """Learn which earlier blocks or branches feed each block (MaskConnect, GateConnect).
 
-    Finds every `nn.Gate` in the LightningModule, takes the scores out of your optimizer and hands
-    them to `optim.GateSGD`: after each optimizer step, and only then, the scores take a step along
-    the gradient of their gates and a new wiring is drawn. Accumulated batches count as one step, a
-    step that a gradient scaler skips changes nothing, and your gradient clipping does not see the
-    gates. With several optimizers a gate follows the one that held its scores. Under DDP the
-    callback averages the gradients of the gates itself, so that all ranks hold the same scores and
-    the same wiring, and freezing in the middle of a run is safe.
+    The callback finds every `nn.Gate` in the LightningModule and moves its scores from your
+    optimizer to `optim.GateSGD`. After each step of your optimizer, it updates the scores and
+    samples a new wiring. Accumulated batches count as one step, and a step that a gradient scaler
+    skips changes nothing. Gradient clipping does not include the gates. With several optimizers, a
+    gate is updated after a step of the one that held its scores.
+
+    Under DDP the callback averages the gradients of the gates itself, so all ranks have the same
+    scores and wiring, and can freeze in the middle of a run.
 
     Args:
         lr: learning rate of the scores. The papers use 0.2 for ResNeXt and 0.3 for ResNet over
             tens of thousands of steps; shorter runs need more. `PhaseSchedule` can change it.
-        freeze_epoch: from the start of this epoch the top-K wiring is the wiring for good. Leave it
-            out if a `PhaseSchedule` freezes, or to learn to the end.
+        freeze_epoch: from the start of this epoch the wiring is fixed to the top-K one. Leave it
+            out if a `PhaseSchedule` freezes, or to learn until the end.
         normalize: write the normalised scores back after each step (see `optim.GateSGD`).
         low: lower end of the interval that scores are clipped to.
         high: upper end of that interval.
@@ -55,6 +51,8 @@ class MaskConnect(WiringCallback):
         ...                   logger=False, enable_checkpointing=False, accelerator="cpu")
     """
 
+    learned = "scores"
+
     def __init__(
         self,
         lr: float = 0.2,
@@ -64,20 +62,17 @@ class MaskConnect(WiringCallback):
         high: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(freeze_epoch)
-        if not 0 <= lr < math.inf:
-            raise MisconfigurationException(
-                f"MaskConnect: lr must be a number from 0 up, got {lr}."
-            )
-        self.lr = lr
+        super().__init__(lr, freeze_epoch)
+        if not 0 <= low < high < math.inf:
+            raise self.mistake(f"scores are clipped to 0 <= low < high, got [{low}, {high}].")
         self.normalize = normalize
         self.low = low
         self.high = high
         self.seed = seed
-        self.optimizer: GateSGD | None = None
         self._trainer: Trainer | None = None
-        self._restored: dict[str, Any] | None = None
         self._owners: list[_Owner] = []
+        self._hooks: list[RemovableHandle] = []
+        self._names: list[str] = []
 
     @property
     def gates(self) -> list[Gate]:
@@ -85,57 +80,56 @@ class MaskConnect(WiringCallback):
         return [] if self.optimizer is None else self.optimizer.gates
 
     @override
-    def set_lr(self, lr: float) -> None:
-        if self.optimizer is None:
-            self.lr = lr
-        else:
-            self.optimizer.group["lr"] = lr
+    def broken(self) -> str | None:
+        wrong = [
+            f"{name} has a target with {int(count)} edges instead of {int(wanted)}"
+            for name, gate in zip(self._names, self.gates, strict=True)
+            if gate.mode != "real"
+            for count, wanted in zip(gate.active.sum(1), gate.edges_per_target, strict=True)
+            if count != wanted
+        ]
+        return wrong[0] if wrong else None
 
     @override
-    def freeze(self) -> None:
-        if self.optimizer is not None and not self.optimizer.frozen:
-            self.optimizer.freeze()
+    def summary(self) -> str:
+        edges = sum(int(gate.edges_per_target.sum()) for gate in self.gates)
+        candidates = sum(int((gate.scores >= 0).sum()) for gate in self.gates)
+        what = "gate" if len(self.gates) == 1 else "gates"
+        return f"{len(self.gates)} {what}, {edges:,} of {candidates:,} connections active"
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        build_model(pl_module)
-        gates = find_gates(pl_module)
+    def gate_names(self, module: LightningModule) -> list[str]:
+        gates = find_gates(module)
         if not gates:
             raise MisconfigurationException(
-                f"MaskConnect found no gate to learn in {type(pl_module).__name__}: build the "
+                f"MaskConnect found no gate to learn in {type(module).__name__}: build the "
                 'backbone with wiring="learned", put `wiring_lightning.nn.Gate` into your own '
                 "network, or remove the callback."
             )
-        hide_from_reducer(pl_module, [f"{name}.scores" for name in gates])
+        return list(gates)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        gates = list(find_gates(pl_module).values())
-        self._trainer = trainer
+        copies = copies_inside(trainer, pl_module)  # such as a moving average
+        copied = {id(module) for copy in copies for module in copy.modules()}
+        found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}
+        self._trainer, self._names, gates = trainer, list(found), list(found.values())
         self.optimizer = GateSGD(gates, self.lr, self.normalize, self.low, self.high, self.seed)
         if self._restored is not None:
-            self.optimizer.load_state_dict(self._restored)
+            self.optimizer.load_state_dict(self._restored["optimizer"])
             self._restored = None
-        copy_from_first_rank([gate.scores for gate in gates], trainer)
-        self._owners = _take_scores(trainer.optimizers, gates)
+        self._owners = _owners(trainer.optimizers, gates, self.take_over(trainer))
         for owner in self._owners:
-            owner.hook = owner.optimizer.register_step_post_hook(partial(self._after_step, owner))
-
-    @override
-    def on_before_zero_grad(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        # A step that the gradient scaler skipped leaves gradients behind.
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
+            hook = partial(self._after_step, owner)
+            self._hooks.append(owner.optimizer.register_step_post_hook(hook))
+        self.remember()
+        super().on_fit_start(trainer, pl_module)
 
     @override
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        # With several optimizers, a backward pass reaches gates that it is not meant for.
+        # With several optimizers, a backward pass also reaches gates of another optimizer.
         if not pl_module.automatic_optimization:
             for owner in self._owners:
                 owner.before_backward()
@@ -143,65 +137,48 @@ class MaskConnect(WiringCallback):
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for owner in self._owners:
-            owner.after_backward()
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        if self.optimizer is not None:
-            return {"optimizer": self.optimizer.state_dict()}
-        return {} if self._restored is None else {"optimizer": self._restored}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Called before the gates are on their device; `on_fit_start` takes it up.
-        self._restored = state_dict.get("optimizer")
+            owner.show_gradients()
 
     def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
-        """Runs after every real step of a user's optimizer, never after a skipped one."""
+        """Update the gates of one of the user's optimizers after its step."""
         assert self.optimizer is not None
         assert self._trainer is not None
         gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
-        if not gradients:
+        if not gradients or step_was_skipped(owner.optimizer):
             return
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
         average_over_ranks(gradients, self._trainer, scale)
-        waiting = [
-            (gate.scores, gate.scores.grad)
-            for other in self._owners
-            if other is not owner
-            for gate in other.gates
-        ]
-        for scores, _ in waiting:
-            scores.grad = None
+        others = [other for other in self._owners if other is not owner]
+        for other in others:
+            other.hide_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for scores, kept in waiting:
-            scores.grad = kept
+        self.remember()
+        for other in others:
+            other.show_gradients()
 
     @override
     def let_go(self) -> None:
-        for owner in self._owners:
-            if owner.hook is not None:
-                owner.hook.remove()
-        self._owners = []
+        for hook in self._hooks:
+            hook.remove()
+        self._owners, self._hooks = [], []
         self._trainer = None
-        self._restored = None  # what a test loaded is not for the next fit
+        super().let_go()
 
 
 @dataclass(eq=False)
 class _Owner:
     """One of the user's optimizers, and the gates whose scores were taken out of it.
 
-    Manual optimization zeroes gradients and toggles optimizers at will. The scores do not hear of
-    it any more, so they follow the weights that stayed in the optimizer.
+    In manual optimization the user zeroes gradients and toggles optimizers, which no longer reaches
+    the scores. So the weights that are still in the optimizer show what to do with the scores.
     """
 
     optimizer: Optimizer
     gates: list[Gate]
     weights: list[Tensor]
-    hook: RemovableHandle | None = None
-    held: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    saved: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # scores, gradients
 
     def before_backward(self) -> None:
         if not self.weights:
@@ -210,28 +187,29 @@ class _Owner:
             for gate in self.gates:  # the user has called zero_grad
                 gate.scores.grad = None
         if not any(weight.requires_grad for weight in self.weights):
-            # Another optimizer is toggled: this backward pass is not for these gates.
-            self.held = [(gate.scores, gate.scores.grad) for gate in self.gates]
-            for scores, _ in self.held:
-                scores.grad = None
+            # Another optimizer is toggled: this backward pass must not change these gradients.
+            self.hide_gradients()
 
-    def after_backward(self) -> None:
-        for scores, gradient in self.held:
+    def hide_gradients(self) -> None:
+        self.saved = [(gate.scores, gate.scores.grad) for gate in self.gates]
+        for scores, _ in self.saved:
+            scores.grad = None
+
+    def show_gradients(self) -> None:
+        for scores, gradient in self.saved:
             scores.grad = gradient
-        self.held = []
+        self.saved = []
 
 
-def _take_scores(optimizers: list[Optimizer], gates: list[Gate]) -> list[_Owner]:
-    """Take the scores out of the user's optimizers; return those that will trigger updates.
-
-    A gate is updated after a step of the optimizer that held its scores, or of the first one if
-    none did.
-    """
+def _owners(
+    optimizers: list[Optimizer], gates: list[Gate], followers: list[list[Tensor]]
+) -> list[_Owner]:
+    """The user's optimizers whose steps trigger updates, each with its gates."""
     by_scores = {id(gate.scores): gate for gate in gates}
-    followers = take_out(optimizers, [gate.scores for gate in gates], "MaskConnect")
     owners = []
     for optimizer, scores in zip(optimizers, followers, strict=True):
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         own = [by_scores[id(score)] for score in scores]
-        owners.append(_Owner(optimizer, own, [w for w in weights if w.requires_grad]))
-    return [owner for owner in owners if owner.gates]
+        if own:
+            owners.append(_Owner(optimizer, own, [w for w in weights if w.requires_grad]))
+    return owners

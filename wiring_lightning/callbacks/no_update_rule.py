@@ -1,19 +1,13 @@
 """DNW without its update rule: the ablation of Table 2."""
 
-from lightning.pytorch import LightningModule, Trainer
-from torch.optim import Optimizer
-from typing_extensions import override
-
 from wiring_lightning.callbacks.dnw import DNW
-from wiring_lightning.optim import StraightThrough, mask_gradients
 
 
 class NoUpdateRule(DNW):
     """Choose the k largest weights as `DNW` does, but give absent ones no gradient (DNW, Table 2).
 
-    Forward and backward pass are those of the sparse network. The optimizer still moves absent
-    weights by what momentum is left and by weight decay, and an edge leaves only when its magnitude
-    falls below that of an absent one.
+    Absent weights still change by their remaining momentum and by weight decay. An edge is replaced
+    when its magnitude falls below that of an absent weight.
 
     Arguments and errors are those of `DNW`.
 
@@ -23,10 +17,4 @@ class NoUpdateRule(DNW):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
-    @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        for rule in self.rules_of(optimizer, StraightThrough):
-            weights = [weight for edges in rule.edge_sets for weight in edges.weights]
-            mask_gradients(weights, rule.masks)
+    masks_gradients = True

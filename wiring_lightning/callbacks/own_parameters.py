@@ -1,28 +1,20 @@
-"""Parameters that a callback updates itself, instead of the optimizer of the user."""
+"""Parameters that a callback updates itself, instead of the user's optimizer."""
 
 from collections.abc import Iterable, Sequence
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 
-def build_model(pl_module: LightningModule) -> None:
-    """Let a module that builds its network late build it now, in a callback's `setup`."""
-    if is_overridden("configure_model", pl_module):
-        pl_module.configure_model()  # Lightning calls it after this hook, and it is idempotent
-
-
 def hide_from_reducer(pl_module: LightningModule, names: Iterable[str]) -> None:
     """Keep parameters out of DDP's reducer, which expects the same gradients in every step.
 
-    The parameters of a wiring stop having gradients when they freeze, and those of a search never
-    get one from autograd. They are few numbers, so callbacks average their gradients themselves.
+    Scores have no gradients once they are frozen, and the logits of a search never get one from
+    autograd. The callbacks average these few gradients themselves.
     """
     already = getattr(pl_module, "_ddp_params_and_buffers_to_ignore", [])
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
@@ -30,18 +22,9 @@ def hide_from_reducer(pl_module: LightningModule, names: Iterable[str]) -> None:
     )
 
 
-def let_parameters_be_unused(trainer: Trainer) -> None:
-    """Let DDP expect that some modules have no gradient, unless its strategy says otherwise.
-
-    A module that no example of a rank draws is not run there.
-    """
-    if isinstance(trainer.strategy, DDPStrategy):
-        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-
-
 @torch.no_grad()
 def copy_from_first_rank(parameters: Iterable[Tensor], trainer: Trainer) -> None:
-    """Give all ranks the values of rank 0: DDP does not copy the parameters that it ignores."""
+    """Give all ranks the values of rank 0, which DDP does not do for parameters it ignores."""
     for parameter in parameters:
         parameter.data.copy_(trainer.strategy.broadcast(parameter.data))
 
@@ -53,12 +36,12 @@ def take_out(
 
     Args:
         optimizers: all optimizers of the trainer.
-        parameters: what the callback updates itself.
+        parameters: the parameters that the callback updates itself.
         learner: name of the callback.
 
     Returns:
-        For every optimizer the parameters whose updates follow its steps: those that it held, and
-        for the first one also those that no optimizer held.
+        For every optimizer the parameters to update after its steps: those that it held, and for
+        the first optimizer also those that no optimizer held.
 
     Raises:
         MisconfigurationException: if there is no optimizer.
@@ -75,7 +58,8 @@ def take_out(
         held: set[int] = set()
         for group in optimizer.param_groups:
             held |= {id(parameter) for parameter in group["params"]} & own
-            group["params"] = [p for p in group["params"] if id(p) not in own]
+            # In place, because LBFGS keeps a reference to this list.
+            group["params"][:] = [p for p in group["params"] if id(p) not in own]
         followers.append([parameter for parameter in left if id(parameter) in held])
         left = [parameter for parameter in left if id(parameter) not in held]
     followers[0] += left
@@ -84,7 +68,7 @@ def take_out(
 
 @torch.no_grad()
 def average_over_ranks(gradients: Sequence[Tensor], trainer: Trainer, scale: float = 1.0) -> None:
-    """Divide gradients by a scale and average them over the ranks, in place, in one message."""
+    """Divide gradients by a scale and average them over the ranks, in place, in one reduction."""
     flat = torch.cat([gradient.flatten() for gradient in gradients]) / scale
     if trainer.world_size > 1:
         flat = trainer.strategy.reduce(flat, reduce_op="mean")

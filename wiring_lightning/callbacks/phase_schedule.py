@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
 
 # What Lightning sets when a trainer is given neither max_epochs nor max_steps.
 _LIGHTNING_DEFAULT_EPOCHS = 1000
@@ -19,13 +19,13 @@ _LIGHTNING_DEFAULT_EPOCHS = 1000
 
 @dataclass
 class Phase:
-    """A stretch of training with fixed rates.
+    """A part of the training with fixed learning rates.
 
     Args:
         epochs: length in epochs.
-        lr: learning rate of the weights, in all groups of all optimizers; left alone if not given.
-        gate_lr: learning rate of the wiring's scores; left alone if not given.
-        freeze: whether the wiring is frozen when this phase begins. Once frozen, it stays so.
+        lr: learning rate of the weights, in all groups of all optimizers; not changed by default.
+        gate_lr: learning rate of the wiring's scores; not changed by default.
+        freeze: whether the wiring is frozen, for good, when this phase begins.
     """
 
     epochs: int
@@ -37,12 +37,12 @@ class Phase:
 class PhaseSchedule(Callback):
     """Run the phases of MaskConnect and GateConnect (their implementation details) from a config.
 
-    Sets the trainer's `max_epochs` to the sum of the phases, and says so if the config asked for
-    another number. Everything follows from the current epoch, so a resumed run needs no state.
+    Sets the trainer's `max_epochs` to the sum of the phases, and warns if the config has another
+    number. The phase depends on the current epoch only, so a resumed run needs no state.
 
     Args:
-        phases: the phases in order, each a `Phase` or a mapping with its keys: epochs, and as
-            needed lr, gate_lr and freeze.
+        phases: the phases in order, each a `Phase` or a mapping with its keys: epochs, and
+            optionally lr, gate_lr and freeze.
 
     Raises:
         MisconfigurationException: if there is no phase, a phase is shorter than one epoch or has a
@@ -82,6 +82,7 @@ class PhaseSchedule(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        refuse_a_second(self, trainer)
         steers = any(phase.freeze or phase.gate_lr is not None for phase in self.phases)
         if steers and not _learners(trainer):
             raise MisconfigurationException(
@@ -106,10 +107,25 @@ class PhaseSchedule(Callback):
                 "PhaseSchedule sets the learning rate of each phase, but the model also has a "
                 "learning rate scheduler, which would overwrite it: remove one of the two."
             )
+        rates = {phase.lr for phase in self.phases}
+        for optimizer in trainer.optimizers:
+            own = optimizer.defaults.get("lr")
+            if None not in rates and own not in rates:
+                rank_zero_info(
+                    "PhaseSchedule: the phases set the learning rate; that of the optimizer, "
+                    f"{own}, is not used."
+                )
+        begin = 0
+        for phase in self.phases:
+            if phase.freeze:
+                for learner in _learners(trainer):
+                    learner.check_freeze(begin)
+                break
+            begin += phase.epochs
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that resumes inside an epoch skips on_train_epoch_start.
+        # A run that resumes inside an epoch does not call `on_train_epoch_start`.
         self._enter(trainer)
 
     @override

@@ -1,4 +1,4 @@
-"""Predictions as a file."""
+"""Save predictions to a file."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -17,10 +17,10 @@ from wiring_lightning.files import write_file, write_new_file
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Save what the model predicts as one tensor, in the order of the images.
+    """Save the model's predictions as one tensor, in the order of the images.
 
-    `wiring predict` uses it unless the config names another `BasePredictionWriter`. A job of
-    several processes writes one file per process, each with that process's share.
+    `wiring predict` uses it unless the config names another `BasePredictionWriter`. With several
+    processes, each writes its share of the predictions to its own file.
 
     Args:
         path: file to write, for `torch.load`; `predictions.pt` in the run's folder if not given,

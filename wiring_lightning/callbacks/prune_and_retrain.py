@@ -15,32 +15,29 @@ from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.optim import PrunedWeights
 
 
-class PruneAndRetrain(SparseLayers):
+class PruneAndRetrain(SparseLayers[PrunedWeights]):
     """Train the dense network, prune it once, and train what is left again (DNW, Table 2).
 
-    After `dense_epochs` the k weights of largest magnitude stay. Then a second training begins as
-    if by another command: with new optimizers and learning rate schedules from the same
-    `configure_optimizers`, and
+    After `dense_epochs` the k weights of largest magnitude stay, and a second training begins.
+    `configure_optimizers` makes new optimizers and learning rate schedules for it. It starts
 
-    - with `rewind=True` from all weights and buffers that the network began with: the one-shot
-      lottery ticket;
-    - otherwise from the trained ones: fine-tuning, usually with a rate `lr` of its own.
+    - with `rewind=True` from the initial weights and buffers: the one-shot lottery ticket;
+    - otherwise from the trained ones: fine-tuning, usually with another learning rate `lr`.
 
     The trainer's `max_epochs` is the sum of both trainings; a schedule should span one of them.
-    Graphs (`nn.Adjacency`) are complete in the first training: every edge that could be there is.
-    A checkpoint of the first training is dense, one of the second is sparse; a run can resume from
-    either.
+    Graphs (`nn.Adjacency`) have all possible edges in the first training. Checkpoints of the first
+    training are dense, those of the second are sparse; a run can resume from either.
 
     Args:
         dense_epochs: length of the first training, at least 1.
-        rewind: whether the second training begins with the first weights.
-        lr: learning rate that the second training begins with; every group's rate and its schedule
-            are scaled by `lr` over the rate of the first group. By default as in the first one.
-        choice: which weights are sparse: density, edges, layers, first_dense, groups, as for `DNW`.
+        rewind: whether the second training starts from the initial weights.
+        lr: initial learning rate of the second training. The rates of all groups and their
+            schedules are scaled by `lr` over the rate of the first group. By default unchanged.
+        choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Raises:
-        MisconfigurationException: as for `DNW`; if `dense_epochs` or `lr` is out of range; if the
-            trainer stops before the second training; or if another callback learns a wiring.
+        MisconfigurationException: as for `SparseLayers`; if `dense_epochs` or `lr` is out of range;
+            if the trainer stops before the second training; or if another callback learns a wiring.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -48,6 +45,8 @@ class PruneAndRetrain(SparseLayers):
         >>> trainer = Trainer(callbacks=[ticket], max_epochs=320, logger=False,
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
+
+    masks_gradients = True
 
     def __init__(
         self, dense_epochs: int, rewind: bool = False, lr: float | None = None, **choice: Any
@@ -61,14 +60,35 @@ class PruneAndRetrain(SparseLayers):
         self.rewind = rewind
         self.lr = lr
         self._pruned = False
-        self._first: dict[str, Tensor] | None = None  # what the network began with
+        self._initial: dict[str, Tensor] | None = None  # state of the network before the fit
+
+    @property
+    @override
+    def frozen(self) -> bool:
+        return self._pruned
+
+    @property
+    @override
+    def due(self) -> bool:
+        return self._pruned
+
+    @override
+    def unfinished(self, epochs: int) -> str | None:
+        if self._pruned or epochs > self.dense_epochs:
+            return None
+        return f"the network is pruned after {self.dense_epochs} epochs, and then trains again"
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._pruned, self._initial = False, None  # from an earlier fit
 
     @override
     def freeze(self) -> None:
         if not self._pruned:
             raise self.mistake(
-                f"the edges are not known before epoch {self.dense_epochs}; let no earlier phase "
-                "`freeze`."
+                f"the edges are not known before epoch {self.dense_epochs}; remove `freeze` from "
+                "earlier phases."
             )
 
     @override
@@ -92,14 +112,15 @@ class PruneAndRetrain(SparseLayers):
                 f"begins after {self.dense_epochs}: give it the max_epochs of both together."
             )
         super().on_fit_start(trainer, pl_module)
-        if self.rewind and not self._pruned and self._first is None:
-            self._first = pl_module.state_dict()  # which says what it is of
-            for name, value in self._first.items():
-                self._first[name] = value.detach().cpu().clone()
+        if self.rewind and not self._pruned and self._initial is None:
+            self._initial = pl_module.state_dict()  # with the descriptions of its modules
+            for name, value in self._initial.items():
+                self._initial[name] = value.detach().cpu().clone()
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that resumes skips the start of its first epoch.
+        super().on_train_start(trainer, pl_module)
+        # A resumed run does not call `on_train_epoch_start` for its first epoch.
         self.on_train_epoch_start(trainer, pl_module)
 
     @override
@@ -108,45 +129,39 @@ class PruneAndRetrain(SparseLayers):
             self._begin_again(trainer, pl_module)
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        for rule in self.rules_of(optimizer, PrunedWeights):
-            rule.mask_gradients()
-
-    @override
     def state_dict(self) -> dict[str, Any]:
         state = {**super().state_dict(), "pruned": self._pruned}
-        return state if self._first is None else {**state, "first": self._first}
+        return state if self._initial is None else {**state, "first": self._initial}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._pruned = state_dict["pruned"]
-        self._first = state_dict.get("first")
+        self._initial = state_dict.get("first")
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
         if stage != "fit":
-            self._pruned, self._first = False, None  # what a test loaded is not for the next fit
+            # A state that was loaded for a test is not for the next fit.
+            self._pruned, self._initial = False, None
 
     def _begin_again(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune, and start the second training."""
+        self.remember_checkpoints(trainer)
         _renew_optimizers(trainer, self.lr)
         for rule in self._rules:
             rule.detach()
         self.make_rules(trainer, self.find_groups(trainer, pl_module))
-        rules = [rule for rule in self._rules if isinstance(rule, PrunedWeights)]
-        for rule in rules:
-            rule.prune(1.0)
-        if self._first is not None:
-            pl_module.load_state_dict(self._first)
-            for rule in rules:
+        for rule in self._rules:
+            rule.freeze()
+        if self._initial is not None:
+            pl_module.load_state_dict(self._initial)
+            for rule in self._rules:
                 rule.keep(rule.masks)
         for graph in self._graphs:
             graph.freeze()
-        self._pruned, self._first = True, None
+        self._pruned, self._initial = True, None
         what = "the first weights" if self.rewind else "the trained weights"
         rank_zero_info(f"{type(self).__name__}: pruned; trains again from {what}.")
 
@@ -170,7 +185,7 @@ def _renew_optimizers(trainer: Trainer, lr: float | None) -> None:
 
 
 def _scale(schedule: Any, factor: float) -> None:
-    """Let a schedule, and those that it is made of, start from other rates."""
+    """Scale the initial learning rates of a schedule and of the schedules in it."""
     for part in getattr(schedule, "_schedulers", []):
         _scale(part, factor)
     if hasattr(schedule, "base_lrs"):

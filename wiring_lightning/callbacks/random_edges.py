@@ -14,19 +14,16 @@ from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.optim import MaskedWeights
 
 
-class RandomEdges(SparseLayers):
+class RandomEdges(SparseLayers[MaskedWeights]):
     """Keep k random weights from the start, and train only these (RG of DNW, Tables 1 to 3).
 
-    The paper's main baseline: every weight gets a random rank, and the k highest are the edges.
-    The other weights are zero and stay so. Graphs (`nn.Adjacency`) become frozen ones; a network
-    that is built with `wiring="random"` has such edges without this callback.
+    The paper's main baseline: every weight gets a random rank, and the k highest are the edges. The
+    other weights stay zero. Graphs (`nn.Adjacency`) are frozen. A network that is built with
+    `wiring="random"` has random edges without this callback.
 
     Args:
-        seed: seed of the choice.
-        choice: which weights are sparse: density, edges, layers, first_dense, groups, as for `DNW`.
-
-    Raises:
-        MisconfigurationException: as for `DNW`.
+        seed: seed of the random ranks.
+        choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -34,13 +31,11 @@ class RandomEdges(SparseLayers):
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
 
+    masks_gradients = True
+
     def __init__(self, seed: int = 0, **choice: Any) -> None:
         super().__init__(freeze_epoch=None, **choice)
         self.seed = seed
-
-    @override
-    def freeze(self) -> None:
-        pass  # the edges never change
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> MaskedWeights:
@@ -48,28 +43,20 @@ class RandomEdges(SparseLayers):
             group.fill_in()
         weights = [weight for group in groups for weight in group.weights]
         masks: list[Tensor | None] = [None] * len(weights)
-        if self._restored is None:  # otherwise a resumed run brings them along
+        if self._restored is None:  # otherwise `on_fit_start` loads the masks of the resumed run
             masks = [mask for group in groups for mask in self._draw(group)]
         return MaskedWeights(optimizer, weights, masks)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        for graph in self._graphs:
-            graph.freeze()
-
-    @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        for rule in self.rules_of(optimizer, MaskedWeights):
-            rule.mask_gradients()
+        self.freeze()
 
     def _draw(self, group: SparseGroup) -> list[Tensor]:
         """For each parameter a mask of k random entries in the whole group."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, *group.name.encode()))
         ranks = [
-            # On the CPU, so that all devices draw the same.
+            # On the CPU, so that the ranks are the same for all devices.
             torch.rand(weight.shape, generator=generator).to(weight.device)
             for weight in group.weights
         ]

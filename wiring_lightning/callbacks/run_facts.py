@@ -1,4 +1,4 @@
-"""What defines a run, as plain values for a table of hyper-parameters."""
+"""The settings of a run, as plain values for a table of hyper-parameters."""
 
 import os
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ _OPTIMIZER_KEYS = ("lr", "momentum", "weight_decay", "nesterov")
 def run_facts(
     trainer: Trainer, pl_module: LightningModule, network: Wired | None
 ) -> dict[str, bool | int | float | str]:
-    """Collect what can be found without knowing the model.
+    """Collect the settings of a run with any model.
 
-    That is the saved hyper-parameters of module and data, the kind and size of the network, the
-    fan-in of its gates, the arguments of the callbacks that learn the wiring, the optimizers as
-    they were configured, the batch size, the number of epochs and the seed.
+    These are the saved hyper-parameters of module and data, class and size of the network, the
+    fan-in of its gates, the arguments of the learners and optimizers, the batch size, the number
+    of epochs and the seed.
 
     Args:
         trainer: the trainer of a fit.
         pl_module: the module that it trains.
-        network: the network inside the module that can tell its wiring, if there is one.
+        network: the network inside the module that has a wiring, if there is one.
 
     Returns:
-        Plain values by name; what is not plain (modules, functions, `None`) is left out.
+        Plain values by name; others (modules, functions, `None`) are left out.
     """
     data = getattr(trainer, "datamodule", None)
     facts: dict[str, Any] = {**pl_module.hparams, **getattr(data, "hparams", {})}
@@ -48,12 +48,12 @@ def run_facts(
         own = {key: value for key, value in vars(learner).items() if key[0] != "_"}
         facts[f"learner{number or ''}"] = {"name": type(learner).__name__, **own}
     for number, optimizer in enumerate(trainer.optimizers):
-        # The defaults are what was configured; a schedule has changed the groups since.
+        # The defaults are the configured values; a schedule may have changed the groups.
         own = {key: optimizer.defaults.get(key) for key in _OPTIMIZER_KEYS}
         facts[f"optimizer{number or ''}"] = {"name": type(optimizer).__name__, **own}
     facts["batch_size"] = getattr(data, "batch_size", None)
     facts["max_epochs"] = trainer.max_epochs
-    seed = os.environ.get("PL_GLOBAL_SEED")  # what `seed_everything` leaves behind
+    seed = os.environ.get("PL_GLOBAL_SEED")  # set by Lightning's `seed_everything`
     facts["seed"] = int(seed) if seed else None
     return _flat(facts)
 

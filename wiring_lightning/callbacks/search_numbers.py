@@ -1,4 +1,4 @@
-"""Numbers about a search, for its curves."""
+"""Statistics of a search that are logged after each epoch."""
 
 import math
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from wiring_lightning.functional import draw_edges
 from wiring_lightning.nn import BernoulliGate
 
 _DRAWS = 1000
-# Probabilities beyond these are as good as decided.
+# Probabilities beyond these count as decided.
 _NEAR_0, _NEAR_1 = 0.05, 0.95
 
 
 @dataclass
 class Sampled:
-    """What the architectures cost that were drawn in an epoch."""
+    """Costs of the architectures that were sampled in an epoch."""
 
     count: int = 0
     cost: float = 0.0
     within: int = 0
 
     def add(self, prices: Tensor, budget: float) -> None:
-        """Count a batch of architectures."""
+        """Add the costs of a batch of architectures."""
         self.count += len(prices)
         self.cost += float(prices.double().sum())
         self.within += int((prices <= budget).sum())
 
     def means(self) -> dict[str, float]:
-        """Mean cost, and share of those within the budget; nothing if none was drawn."""
+        """Mean cost, and share within the budget; empty if no architecture was sampled."""
         if not self.count:
             return {}
         return {"cost_sampled": self.cost / self.count, "within_budget": self.within / self.count}
@@ -39,9 +39,9 @@ class Sampled:
 def gate_numbers(gate: BernoulliGate) -> dict[str, float]:
     """Entropy and decided edges of a gate.
 
-    `entropy_bits` is the entropy of the architecture that the gate draws: by the chain rule, the
-    sum over its edges of the entropy of their coin times the chance that the coin is asked for,
-    which is estimated from draws. `entropy` is its share of the largest one possible.
+    `entropy_bits` is the entropy of the sampled architecture. By the chain rule it is the sum over
+    all edges of the edge's own entropy times the probability that the edge is sampled, which is
+    estimated from samples. `entropy` is its share of the largest possible entropy.
 
     Example:
         >>> gate = BernoulliGate(nodes=2, source=[0, 0], target=[1, 1], initial=0.0)
@@ -51,12 +51,12 @@ def gate_numbers(gate: BernoulliGate) -> dict[str, float]:
     logits, learnable = gate.logits.cpu(), gate.learnable_edges.cpu()
     generator = torch.Generator().manual_seed(0)
     _, asked = draw_edges(gate.topology, logits, learnable, _DRAWS, generator)
-    share = logits[learnable].double().sigmoid()
-    nats = -torch.xlogy(share, share) - torch.xlogy(1 - share, 1 - share)
+    probability = logits[learnable].double().sigmoid()
+    nats = -torch.xlogy(probability, probability) - torch.xlogy(1 - probability, 1 - probability)
     bits = float(asked[:, learnable].double().mean(0) @ nats) / math.log(2)
     return {
-        "entropy": bits / len(share),
+        "entropy": bits / len(probability),
         "entropy_bits": bits,
-        "near_0": float((share < _NEAR_0).double().mean()),
-        "near_1": float((share > _NEAR_1).double().mean()),
+        "near_0": float((probability < _NEAR_0).double().mean()),
+        "near_1": float((probability > _NEAR_1).double().mean()),
     }

@@ -1,111 +1,58 @@
-"""What callbacks that keep some weights of some layers have in common: which layers, how many."""
+"""The base class of callbacks that make the weights of layers sparse."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning.callbacks._averages import Group, Place, copies_inside
+from wiring_lightning.callbacks._weight_choice import (
+    Chosen,
+    SparseGroup,
+    SparseWeight,
+    WeightChoice,
+    listed,
+)
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
-from wiring_lightning.nn import Adjacency, find_adjacencies
-from wiring_lightning.optim import EdgeSet, count_usable
+from wiring_lightning.nn import Adjacency
+from wiring_lightning.optim import MaskedWeights, StraightThrough, count_usable
+
+# What keeps the weights of an optimizer sparse.
+SomeRule = TypeVar("SomeRule", bound=StraightThrough | MaskedWeights)
 
 
-class Rule(Protocol):
-    """What keeps weights sparse behind an optimizer, such as `optim.StraightThrough`."""
-
-    optimizer: Optimizer
-
-    def detach(self) -> None:
-        """Leave the optimizer."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state."""
-        ...
-
-
-SomeRule = TypeVar("SomeRule", bound=Rule)
-
-
-@dataclass(frozen=True, eq=False)
-class SparseGroup:
-    """Layers that share one number of edges.
+class SparseLayers(WiringCallback, Generic[SomeRule]):
+    """A callback that makes layers sparse; a subclass decides which weights stay, and when.
 
     Args:
-        name: of the group, or of its only layer.
-        layers: modules with a `weight`.
-        k: the number of edges.
-    """
-
-    name: str
-    layers: Sequence[nn.Module]
-    k: int
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """The parameters."""
-        return [cast(Tensor, layer.weight) for layer in self.layers]
-
-    @property
-    def usable(self) -> list[Tensor | None]:
-        """For each parameter a mask of the entries that can be an edge; `None`: all of them."""
-        return [layer.rankable if isinstance(layer, Adjacency) else None for layer in self.layers]
-
-    @property
-    def graphs(self) -> list[Adjacency]:
-        """Those of the layers that are a graph and know of their edges."""
-        return [layer for layer in self.layers if isinstance(layer, Adjacency)]
-
-    def take_absent(self) -> list[Tensor | None]:
-        """What the absent entries of graphs start from; each graph hands it over once."""
-        return [
-            layer.take_absent() if isinstance(layer, Adjacency) else None for layer in self.layers
-        ]
-
-    @torch.no_grad()
-    def fill_in(self) -> None:
-        """Make the graphs complete: every edge that can be there is there."""
-        for weight, absent in zip(self.weights, self.take_absent(), strict=True):
-            if absent is not None:
-                weight.add_(absent)
-
-    def edge_set(self) -> EdgeSet:
-        """What `optim` calls such a group."""
-        return EdgeSet(self.weights, self.k, self.usable, self.take_absent())
-
-
-class SparseLayers(WiringCallback):
-    """A callback that keeps some weights of some layers; a subclass says which weights and when.
-
-    Args:
-        density: share of the weights to keep, above 0 and up to 1, in every layer or group. Graphs
+        density: share of the weights to keep in every layer or group, above 0 and up to 1. Graphs
             keep their own number of edges if neither `density` nor `edges` is given.
-        edges: number of weights to keep in every layer or group; instead of a density.
-        layers: which layers are sparse: names of classes such as `Conv2d`, or patterns for the
-            qualified names of modules such as `backbone.layer4.*`. If not given, the graphs of the
-            network, or all of its `Conv2d` and `Linear` layers if it has no graph.
+        edges: number of weights to keep in every layer or group, instead of a density.
+        layers: the sparse weights, as names of classes such as `Conv2d` (subclasses included), or
+            patterns for the qualified names of modules such as `backbone.layer4.*`, or of
+            parameters such as `encoder.lstm.weight_*`. Biases and norms stay dense. By default the
+            graphs of the network, or all convolutions and linear layers if it has no graph.
         first_dense: whether the first of these layers stays dense.
-        groups: patterns as in `layers` by the name of a group; the layers of a group share one
-            number of edges, so that it can move from one to another. Layers in no group have a
-            number of their own.
+        groups: patterns as in `layers` by the name of a group. The layers of a group share one
+            number of edges, so edges can move between them. Layers in no group have their own.
         freeze_epoch: from the start of this epoch the edges stay, and only their weights learn.
+        exclude: patterns as in `layers` of weights that stay dense in any case.
+        log_density: whether to log the share of non-zero weights after every epoch, as
+            `learner/density`, and for each layer or group as `learner/density/<name>`.
 
     Raises:
-        MisconfigurationException: if a number is out of range, no layer matches, or no optimizer
-            holds a layer's weight.
+        MisconfigurationException: if a number is out of range, a pattern matches nothing, a layer
+            has no weights yet, or its weight is in no optimizer or in two callbacks.
+        WiringError: as for `WiringCallback`.
     """
+
+    masks_gradients = False  # whether absent weights get no gradient
 
     def __init__(
         self,
@@ -115,6 +62,8 @@ class SparseLayers(WiringCallback):
         first_dense: bool = False,
         groups: dict[str, list[str]] | None = None,
         freeze_epoch: int | None = None,
+        exclude: Sequence[str] = (),
+        log_density: bool = False,
     ) -> None:
         super().__init__(freeze_epoch)
         if density is not None and edges is not None:
@@ -128,13 +77,45 @@ class SparseLayers(WiringCallback):
         self.layers = None if layers is None else tuple(layers)
         self.first_dense = first_dense
         self.groups = dict(groups or {})
-        self._rules: list[Rule] = []
-        self._graphs: list[Adjacency] = []
-        self._restored: list[dict[str, Any]] | None = None
+        self.exclude = tuple(exclude)
+        self.log_density = log_density
+        self._rules: list[SomeRule] = []
+        # Every group with its rule, and the index of its first parameter in that rule.
+        self._ruled_groups: list[tuple[SomeRule, SparseGroup, int]] = []
+        self._dense: list[str] = []
+        self._restored: dict[str, Any] | None = None
+        self._best_before: list[tuple[str, float]] = []
+
+    @property
+    @override
+    def state_key(self) -> str:
+        """Includes the choice of layers, so a trainer can have several callbacks of one class."""
+        if self.layers is None and not self.groups and not self.exclude:
+            return super().state_key
+        return self._generate_state_key(
+            layers=self.layers, groups=self.groups, exclude=self.exclude
+        )
 
     @abstractmethod
-    def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> Rule:
-        """Start to keep the weights of groups sparse behind the optimizer that holds them."""
+    def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> SomeRule:
+        """Make the rule that keeps groups sparse, for the optimizer that holds their weights."""
+
+    @property
+    def due(self) -> bool:
+        """Whether the groups must already have their final number of edges."""
+        return True
+
+    @property
+    @override
+    def frozen(self) -> bool:
+        return any(rule.frozen for rule in self._rules)
+
+    @override
+    def freeze(self) -> None:
+        for rule in self._rules:
+            rule.freeze()
+        for graph in self._graphs:
+            graph.freeze()
 
     @override
     def set_lr(self, lr: float) -> None:
@@ -142,131 +123,197 @@ class SparseLayers(WiringCallback):
             "edges learn with the learning rate of their weights; remove `gate_lr` from the phases."
         )
 
-    def mistake(self, text: str) -> MisconfigurationException:
-        """An error about how this callback is used."""
-        return MisconfigurationException(f"{type(self).__name__}: {text}")
-
-    def find_layers(self, module: nn.Module) -> dict[str, list[nn.Module]]:
-        """The sparse layers of a module, by the name of their group or their own.
-
-        Raises:
-            MisconfigurationException: if none is found.
-        """
-        found: dict[str, list[nn.Module]] = {}
-        patterns = self._patterns(module)
-        sparse = [
-            (name, layer)
-            for name, layer in module.named_modules()
-            if _has_matrix(layer) and any(_matches(name, layer, pattern) for pattern in patterns)
-        ]
-        for name, layer in sparse[self.first_dense :]:
-            group = next(
-                (
-                    group
-                    for group, patterns in self.groups.items()
-                    if any(_matches(name, layer, pattern) for pattern in patterns)
-                ),
-                name,
-            )
-            found.setdefault(group, []).append(layer)
-        if not found:
-            raise MisconfigurationException(
-                f"{type(self).__name__} found no layer to make sparse in {type(module).__name__}: "
-                f"none is of a class or has a name that matches {', '.join(patterns)}"
-                f"{', beside the first, which stays dense' if self.first_dense else ''}."
-            )
-        return found
+    def find_layers(self, module: nn.Module) -> dict[str, list[SparseWeight]]:
+        """The sparse weights of a module, by the name of their group or their own."""
+        return self._choose(module).groups
 
     def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
-        """The groups of a module with their numbers of edges, the same on all ranks.
-
-        Raises:
-            MisconfigurationException: if there is none, or one has fewer weights than edges.
-        """
-        found = self.find_layers(module)
+        """The groups of a module with their numbers of edges, the same on all ranks."""
+        copies = [] if trainer is None else copies_inside(trainer, trainer.lightning_module)
+        chosen = self._choose(module, copies)
+        self._dense = chosen.dense
+        if chosen.frozen:
+            rank_zero_warn(
+                f"{type(self).__name__}: {listed(chosen.frozen)} stay as they are, because they do "
+                "not learn (requires_grad is false)."
+            )
         groups = [
-            SparseGroup(name, layers, self._number_of_edges(name, layers))
-            for name, layers in found.items()
+            SparseGroup(name, members, self._number_of_edges(name, members))
+            for name, members in chosen.groups.items()
         ]
         for group in groups:
             for graph in group.graphs:
                 if graph.absent is not None:
-                    # DDP copies parameters and buffers from rank 0, but not these.
+                    # DDP copies only parameters and buffers from rank 0.
                     graph.absent = trainer.strategy.broadcast(graph.absent)
         return groups
 
     def make_rules(self, trainer: Trainer, groups: Sequence[SparseGroup]) -> None:
-        """Make a rule for every optimizer that holds weights of groups.
-
-        Raises:
-            MisconfigurationException: if a group is not in exactly one optimizer.
-        """
+        """Make a rule for every optimizer that holds the weights of a group."""
         owners = [
             (optimizer, [group for group in groups if _holds(optimizer, group)])
             for optimizer in trainer.optimizers
         ]
-        if sum(len(own) for _, own in owners) != len(groups):
+        held = [group.name for _, own in owners for group in own]
+        if len(held) != len(groups):
+            missing = [group.name for group in groups if held.count(group.name) != 1]
             raise self.mistake(
-                "the weights of a sparse layer or group are in no optimizer, or in two; leave the "
-                "layer out of `layers`, or give all its weights to one optimizer."
+                f"the weights of {listed(missing)} are in no optimizer, or in two; exclude them, "
+                "or give all weights of a layer or group to one optimizer."
             )
-        self._graphs = [graph for group in groups for graph in group.graphs]
-        self._rules = [self.make_rule(optimizer, own) for optimizer, own in owners if own]
+        self._rules, self._ruled_groups = [], []
+        for optimizer, own in owners:
+            if own:
+                rule, first = self.make_rule(optimizer, own), 0
+                self._rules.append(rule)
+                for group in own:
+                    self._ruled_groups.append((rule, group, first))
+                    first += len(group.members)
 
-    def rules_of(self, optimizer: Optimizer, kind: type[SomeRule]) -> list[SomeRule]:
-        """The rules of a kind behind an optimizer."""
-        return [
-            rule for rule in self._rules if isinstance(rule, kind) and rule.optimizer is optimizer
-        ]
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        for rule in self._rules:
+            if self.masks_gradients and rule.optimizer is optimizer:
+                rule.mask_gradients()
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._rules, self._ruled_groups, self._best_before = [], [], []  # from an earlier fit
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.make_rules(trainer, self.find_groups(trainer, pl_module))
+        groups = self.find_groups(trainer, pl_module)
+        self._check_restored(groups)
+        self.make_rules(trainer, groups)
         if self._restored is not None:
-            for rule, state in zip(self._rules, self._restored, strict=True):
+            for rule, state in zip(self._rules, self._restored["rules"], strict=True):
                 rule.load_state_dict(state)
             self._restored = None
+        super().on_fit_start(trainer, pl_module)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.log_density:
+            counts = {f"/{group.name}": _count(group) for group in self._groups}
+            kept, weights = zip(*counts.values(), strict=True)
+            counts[""] = sum(kept), sum(weights)
+            shares = {f"learner/density{name}": one / of for name, (one, of) in counts.items()}
+            pl_module.log_dict(shares)
+
+    def remember_checkpoints(self, trainer: Trainer) -> None:
+        """Save which checkpoints are the best so far, while the network is not yet sparse."""
+        self._best_before = _best_checkpoints(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_end(trainer, pl_module)
+        for best in _best_checkpoints(trainer):
+            if best in self._best_before:
+                rank_zero_warn(
+                    f"{type(self).__name__}: the best checkpoint, {best[0]}, was saved before all "
+                    "weights were removed, so its network is larger than asked for; use the last "
+                    "checkpoint, or a ModelCheckpoint that starts later."
+                )
+        empty = [
+            member.name
+            for group in self._groups
+            for member in group.members
+            if len(group.members) > 1 and not member.parameter.any()
+        ]
+        if empty:
+            rank_zero_warn(
+                f"{type(self).__name__}: {listed(empty)} have no weight left, because the other "
+                "layers of their group took all edges; nothing passes through them."
+            )
+
+    @override
+    def broken(self) -> str | None:
+        wrong = []
+        for group in self._groups if self.due else []:
+            kept, weights = _count(group)
+            if kept > group.k:
+                wrong.append(f"{group.name} has {kept:,} of {weights:,} weights, not {group.k:,}")
+        return listed(wrong) if wrong else None
+
+    @override
+    def places(self) -> list[Group]:
+        return [
+            [Place(member.owner, member.key) for member in group.members] for group in self._groups
+        ]
+
+    @override
+    def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
+        rule, _, first = self._ruled_groups[group]
+        return rule.settled(first, values) if self.due else values
+
+    @override
+    def summary(self) -> str:
+        layers = {member.layer_name for group in self._groups for member in group.members}
+        weights = sum(count_usable(group.weights, group.usable) for group in self._groups)
+        kept = sum(group.k for group in self._groups)
+        dense = f"; dense: {listed(self._dense)}" if self._dense else ""
+        return f"{len(layers)} layers, {weights:,} -> {kept:,} weights{dense}"
 
     @override
     def state_dict(self) -> dict[str, Any]:
         if self._rules:
-            return {"rules": [rule.state_dict() for rule in self._rules]}
-        return {} if self._restored is None else {"rules": self._restored}
+            numbers = {group.name: group.k for group in self._groups}
+            return {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers}
+        return self._restored or {}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Called before the optimizers exist; `on_fit_start` takes it up.
-        self._restored = state_dict.get("rules")
+        # The optimizers do not exist yet, so `on_fit_start` loads the state.
+        self._restored = state_dict if "rules" in state_dict else None
 
     @override
     def let_go(self) -> None:
         for rule in self._rules:
-            rule.detach()  # and stays, for a checkpoint that is saved after the fit
+            rule.detach()  # `_rules` keeps it, for a checkpoint that is saved after the fit
         self._restored = None
 
-    def _patterns(self, module: nn.Module) -> list[str]:
-        """What chooses the sparse layers."""
-        if self.layers is not None:
-            chosen = self.layers
-        elif find_adjacencies(module):
-            chosen = ("Adjacency",)
-        else:
-            chosen = ("Conv2d", "Linear")
-        return [*chosen, *(pattern for group in self.groups.values() for pattern in group)]
+    @property
+    def _groups(self) -> list[SparseGroup]:
+        return [group for _, group, _ in self._ruled_groups]
 
-    def _number_of_edges(self, name: str, layers: Sequence[nn.Module]) -> int:
-        group = SparseGroup(name, layers, k=0)
+    @property
+    def _graphs(self) -> list[Adjacency]:
+        """The sparse layers that are graphs."""
+        return [graph for group in self._groups for graph in group.graphs]
+
+    def _choose(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> Chosen:
+        return WeightChoice(
+            self.layers, self.exclude, self.first_dense, self.groups, self.mistake
+        ).find(module, copies)
+
+    def _check_restored(self, groups: Sequence[SparseGroup]) -> None:
+        """Raise an error if a resumed run has other numbers of edges."""
+        saved = (self._restored or {}).get("edges")
+        wanted = {group.name: group.k for group in groups}
+        if saved is not None and saved != wanted:
+            names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
+            raise self.mistake(
+                f"the checkpoint was saved with {saved.get(names[0], 0):,} edges in {names[0]}, "
+                f"but {wanted.get(names[0], 0):,} are asked for now; resume with the same choice "
+                "of layers and edges."
+            )
+
+    def _number_of_edges(self, name: str, members: Sequence[SparseWeight]) -> int:
+        group = SparseGroup(name, members, k=0)
         count = count_usable(group.weights, group.usable)
         if self.edges is not None:
             k = self.edges
         elif self.density is not None:
             k = max(1, round(self.density * count))
-        elif len(group.graphs) == len(layers):
+        elif len(group.graphs) == len(members):
             k = sum(graph.edges for graph in group.graphs)
         else:
             raise self.mistake(
-                f"{name} does not say how many edges it has; give either a density or a number of "
-                "edges."
+                f"the number of edges of {name} is not known; give either a density or a number "
+                "of edges."
             )
         if k > count:
             raise self.mistake(
@@ -275,15 +322,16 @@ class SparseLayers(WiringCallback):
         return k
 
 
-def _has_matrix(layer: nn.Module) -> bool:
-    """Whether a layer's weight connects inputs to outputs; the scale of a norm does not."""
-    weight = getattr(layer, "weight", None)
-    return isinstance(weight, Tensor) and weight.dim() >= 2
+def _count(group: SparseGroup) -> tuple[int, int]:
+    """The number of non-zero weights of a group, and of all its weights."""
+    kept = sum(int(weight.count_nonzero()) for weight in group.weights)
+    return kept, sum(weight.numel() for weight in group.weights)
 
 
-def _matches(name: str, layer: nn.Module, pattern: str) -> bool:
-    """Whether a pattern is the name of a layer's class, or fits its qualified name."""
-    return pattern == type(layer).__name__ or fnmatchcase(name, pattern)
+def _best_checkpoints(trainer: Trainer) -> list[tuple[str, float]]:
+    """Path and modification time of the best checkpoints so far."""
+    paths = [getattr(each, "best_model_path", "") for each in trainer.checkpoint_callbacks]
+    return [(path, Path(path).stat().st_mtime) for path in paths if path and Path(path).is_file()]
 
 
 def _holds(optimizer: Optimizer, group: SparseGroup) -> bool:

@@ -5,39 +5,38 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import DroppedEdgeSet, WeightDropout
 
 
-class TargetedDropout(SparseLayers):
+class TargetedDropout(SparseLayers[WeightDropout]):
     """Drop small weights at random while training, and all of them afterwards (DNW, Table 2).
 
-    The k largest weights of a layer or group always stay. In training each other one is dropped
-    with probability rho, anew after every step; in validation and in everything that is saved, all
-    of them are. What is dropped gets no gradient. What stays keeps its sign; in the authors' code
-    it loses it. The weights behind the dropout are part of this callback's state.
+    The k largest weights of a layer or group always stay. In training each other weight is dropped
+    with probability rho, sampled again after every step. In validation and in checkpoints all other
+    weights are dropped. Dropped weights get no gradient. Kept weights keep their sign, which they
+    lose in the authors' code. The latent weights are part of this callback's state.
 
     Args:
-        rho: probability that a candidate is dropped, from 0 to 1.
-        per_row: keep the largest weights of every row (what feeds one output) instead of the
-            largest of the whole layer or group; a row keeps the same share as the whole, rounded.
+        rho: probability that one of the other weights is dropped, from 0 to 1.
+        per_row: keep the largest weights of every row (the weights of one output) instead of the
+            largest of the layer or group. Every row keeps the same share of its weights, rounded.
         seed: seed of the draws; the n-th draw depends on the seed and n only.
-        choice: which weights are sparse: density, edges, layers, first_dense, groups, freeze_epoch,
-            as for `DNW`.
+        choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Raises:
-        MisconfigurationException: as for `DNW`, or if `rho` is out of range.
+        MisconfigurationException: as for `SparseLayers`, or if `rho` is out of range.
 
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[TargetedDropout(rho=0.95, density=0.1)], logger=False,
         ...                   enable_checkpointing=False, accelerator="cpu")
     """
+
+    masks_gradients = True
 
     def __init__(
         self, rho: float = 0.95, per_row: bool = False, seed: int = 0, **choice: Any
@@ -48,85 +47,49 @@ class TargetedDropout(SparseLayers):
         self.rho = rho
         self.per_row = per_row
         self.seed = seed
-        self._hooks: list[RemovableHandle] = []
-
-    @override
-    def freeze(self) -> None:
-        for rule in self._droppers:
-            rule.freeze()
-        for graph in self._graphs:
-            graph.freeze()
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> WeightDropout:
-        rule = WeightDropout(optimizer, [self._edge_set(group) for group in groups])
-        layers = [layer for group in groups for layer in group.layers]
-        for index, layer in enumerate(layers):
-            hook = layer.register_state_dict_post_hook(_SaveLargest(rule, index))
-            self._hooks.append(hook)
-        return rule
-
-    @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        for rule in self.rules_of(optimizer, WeightDropout):
-            rule.mask_gradients()
+        sets = [
+            DroppedEdgeSet(
+                group.weights,
+                group.k,
+                group.usable,
+                group.take_absent(),
+                rho=self.rho,
+                per_row=self.per_row,
+                seed=self.seed,
+                name=group.name,
+            )
+            for group in groups
+        ]
+        return WeightDropout(optimizer, sets)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            for rule in self._droppers:
+            for rule in self._rules:
                 rule.evaluate()
+        super().on_validation_start(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            for rule in self._droppers:
+            for rule in self._rules:
                 rule.train()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for rule in self._droppers:
+        for rule in self._rules:
             rule.evaluate()
 
     @override
     def let_go(self) -> None:
-        for rule in self._droppers:
+        for rule in self._rules:
             rule.evaluate()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
         super().let_go()
 
-    @property
-    def _droppers(self) -> list[WeightDropout]:
-        return [rule for rule in self._rules if isinstance(rule, WeightDropout)]
-
-    def _edge_set(self, group: SparseGroup) -> DroppedEdgeSet:
-        return DroppedEdgeSet(
-            group.weights,
-            group.k,
-            group.usable,
-            group.take_absent(),
-            rho=self.rho,
-            per_row=self.per_row,
-            seed=self.seed,
-            name=group.name,
-        )
-
-
-class _SaveLargest:
-    """Writes the weights of evaluation into the `state_dict` of a layer, whatever was dropped.
-
-    Args:
-        rule: what drops the weights.
-        index: which of its parameters belongs to the layer.
-    """
-
-    def __init__(self, rule: WeightDropout, index: int) -> None:
-        self.rule = rule
-        self.index = index
-
-    def __call__(self, layer: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        state[f"{prefix}weight"] = self.rule.saved(self.index)
+    @override
+    def broken(self) -> str | None:
+        # During training more than k weights are present, by design.
+        return super().broken() if all(rule.evaluates for rule in self._rules) else None

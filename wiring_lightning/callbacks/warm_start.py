@@ -1,4 +1,4 @@
-"""Starting a fit with the weights of another one."""
+"""Start a fit with the weights of another fit."""
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,12 +11,12 @@ from wiring_lightning.checkpoints import load_weights
 class WarmStart(Callback):
     """Load weights before a fit, which then begins at epoch 0 with its own optimizer.
 
-    The config that `wiring inspect --found` writes has it, so that training goes on with what the
-    search has learned. A run that resumes (`--ckpt_path`) gets the weights of its own checkpoint.
+    The config that `wiring inspect --found` writes uses it, so that training continues with the
+    weights of the search. A resumed run (`--ckpt_path`) uses the weights of its own checkpoint.
 
     Args:
-        weights: file to load, a checkpoint of a network of the same structure. Without it the fit
-            starts from scratch.
+        weights: checkpoint of a network of the same structure. Without it the fit starts from
+            scratch.
 
     Raises:
         MisconfigurationException: if the network is built in `configure_model`, too late.

@@ -1,30 +1,57 @@
-"""What all callbacks that learn a wiring have in common."""
+"""The base class of callbacks that learn a wiring: freezing, checks, and averages of weights."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 from typing_extensions import override
+
+from wiring_lightning.callbacks._averages import Averages, Group
+
+
+class WiringError(RuntimeError):
+    """The network breaks a constraint of its learner, such as the number of edges."""
 
 
 class WiringCallback(Callback, ABC):
-    """A callback that learns a wiring; `PhaseSchedule` steers it through `set_lr` and `freeze`.
+    """A callback that learns a wiring; `PhaseSchedule` calls its `set_lr` and `freeze`.
+
+    A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
+    reports violations. It is checked before validation, testing and saving a checkpoint, and at
+    the end of the fit. A violation raises a `WiringError`.
+
+    Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
+    steps. For validation, in checkpoints and after the fit they get a valid wiring (`settled`).
 
     Args:
         freeze_epoch: from the start of this epoch the wiring is fixed; never if not given.
 
     Raises:
         MisconfigurationException: if `freeze_epoch` is negative.
+        WiringError: as above.
     """
 
+    # Defaults for subclasses that do not call `__init__`.
     freeze_epoch: int | None = None
+    _averages: Averages | None = None
+    _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
+    _warned = False
 
     def __init__(self, freeze_epoch: int | None = None) -> None:
         if freeze_epoch is not None and freeze_epoch < 0:
-            raise MisconfigurationException(
-                f"{type(self).__name__}: freeze_epoch must not be negative, got {freeze_epoch}."
-            )
+            raise self.mistake(f"freeze_epoch must not be negative, got {freeze_epoch}.")
         self.freeze_epoch = freeze_epoch
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the wiring of this fit is fixed by now."""
+        return False
 
     @abstractmethod
     def set_lr(self, lr: float) -> None:
@@ -34,11 +61,55 @@ class WiringCallback(Callback, ABC):
     def freeze(self) -> None:
         """Fix the wiring for good; calling it again changes nothing."""
 
+    def broken(self) -> str | None:
+        """How the network violates the learner's constraint, with names; `None` if it does not."""
+        return None
+
+    def places(self) -> list[Group]:
+        """The tensors of the wiring, in groups; empty before the fit starts."""
+        return []
+
+    def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
+        """Averaged values of a group, changed so that they have a valid wiring.
+
+        Values that are valid are returned as the same objects.
+        """
+        return values
+
+    def summary(self) -> str:
+        """One line about the chosen weights or gates, printed when a fit starts."""
+        return ""
+
+    def unfinished(self, epochs: int) -> str | None:
+        """What a fit of so many epochs does not reach, such as the freeze; `None` if nothing."""
+        if self.freeze_epoch is None or self.frozen or epochs > self.freeze_epoch:
+            return None
+        return f"the wiring is to be frozen when epoch {self.freeze_epoch} (from 0) starts"
+
+    def check_freeze(self, epoch: int | None) -> None:
+        """Raise an error if the wiring must not be frozen at the start of this epoch."""
+
     def let_go(self) -> None:
-        """Leave the optimizers and the trainer alone: the fit is over, or has failed."""
+        """Remove all hooks: the fit has ended or failed."""
+
+    def mistake(self, text: str) -> MisconfigurationException:
+        """The exception for wrong use of this callback."""
+        return MisconfigurationException(f"{type(self).__name__}: {text}")
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A subclass calls this at the end of its own method, when its wiring is known."""
+        self._refuse_two_learners(trainer)
+        self._averages = Averages(self, trainer, pl_module)
+        if summary := self.summary():
+            rank_zero_info(f"{type(self).__name__}: {summary}")
+        self._warned = False
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            self._warn_if_unfinished(trainer, trainer.max_epochs, "the trainer stops")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._find_averages()
         self._freeze_if_due(trainer)
 
     @override
@@ -46,15 +117,128 @@ class WiringCallback(Callback, ABC):
         self._freeze_if_due(trainer)
 
     @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._find_averages()
+        self.check()
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # Lightning's averages are in the network during the whole validation epoch.
+        if self._averages is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._averages.settle()
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._averages is not None:
+            self._averages.restore()
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check()
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._averages is None or not self._averages.in_network:
+            self.check()
+        if self._averages is not None and self._averages.copies:
+            checkpoint.setdefault(_AVERAGES, {})[self.state_key] = self._averages.state()
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._saved_averages = checkpoint.get(_AVERAGES, {}).get(self.state_key, {})
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._averages is not None:
+            self._averages.finish()
+        self._warn_if_unfinished(trainer, trainer.current_epoch, "training ended")
+        self.check()
+
+    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.let_go()
+        self._end()
 
     @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self.let_go()  # Lightning calls no teardown then
+        self._end()  # Lightning does not call teardown after an exception
+
+    def _end(self) -> None:
+        if self._averages is not None:
+            self._averages.detach()
+            self._averages = None
+        self._saved_averages = {}
+        self.let_go()
+
+    def _find_averages(self) -> None:
+        if self._averages is not None:
+            self._averages.find(list(self._saved_averages))
+            self._averages.load_state(self._saved_averages)
+            self._saved_averages = {}
+
+    def _warn_if_unfinished(self, trainer: Trainer, epochs: int, what: str) -> None:
+        missed = None if trainer.fast_dev_run or self._warned else self.unfinished(epochs)
+        if missed is not None:
+            self._warned = True
+            rank_zero_warn(f"{type(self).__name__}: {missed}, but {what} after {epochs} epochs.")
+
+    def check(self) -> None:
+        """Raise a `WiringError` if something does not hold."""
+        problem = self.broken()
+        if problem is not None:
+            raise WiringError(
+                f"{type(self).__name__}: {problem}. Something has changed them outside of the "
+                "optimizer's step(), such as an optimizer that moves weights between its steps "
+                "(SAM, schedule-free), or code that writes weights."
+            )
+
+    def _refuse_two_learners(self, trainer: Trainer) -> None:
+        own = {place.tensor.data_ptr() for group in self.places() for place in group}
+        others: Sequence[Any] = trainer.callbacks
+        for other in others:
+            if other is self or not isinstance(other, WiringCallback):
+                continue
+            theirs = [place for group in other.places() for place in group]
+            shared = [place for place in theirs if place.tensor.data_ptr() in own]
+            if shared:
+                raise self.mistake(
+                    f"{type(other).__name__} learns the wiring of the same "
+                    f"{type(shared[0].owner).__name__}; let each layer have one learner."
+                )
 
     def _freeze_if_due(self, trainer: Trainer) -> None:
         if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
             self.freeze()
+
+
+_AVERAGES = "wiring_averages"
+
+
+def refuse_a_second(callback: Callback, trainer: Trainer) -> None:
+    """Raise an error if a trainer has two callbacks of this class, of which one suffices."""
+    kind = type(callback)
+    if sum(isinstance(other, kind) for other in trainer.callbacks) > 1:
+        raise MisconfigurationException(
+            f"The trainer has more than one {kind.__name__}: leave one, the others would undo or "
+            "repeat what it does."
+        )

@@ -13,50 +13,49 @@ from typing_extensions import override
 from wiring_lightning import costs
 from wiring_lightning.callbacks.pictures import draw_pictures
 from wiring_lightning.callbacks.run_facts import run_facts
-from wiring_lightning.functional import normalize_scores
+from wiring_lightning.callbacks.wiring_callback import refuse_a_second
+from wiring_lightning.functional import score_entropy
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.wiring import Wiring, find_wired
 
-# The edges of the whole network among those of the gates, whose names are never empty.
+# Key of the whole network's edges; the other keys are the names of gates, which are not empty.
 _NETWORK = ""
 
 
 class WiringMonitor(Callback):
     """Log how a wiring develops, with pictures and a row of hyper-parameters for TensorBoard.
 
-    Works with every LightningModule that contains `nn.Gate`s or a network that can tell its wiring
-    (`wiring.Wired`). After every n-th epoch and after the last one, each logger gets, at the step
-    of the epoch's other metrics, for every gate under `wiring/<name of the gate>/`
+    Works with every LightningModule that contains an `nn.Gate` or a network with a wiring
+    (`wiring.Wired`). Logs after every n-th epoch and after the last one, to all loggers. For every
+    gate, under `wiring/<name of the gate>/`:
 
     - `entropy`: mean over the targets of the entropy of their normalised scores, divided by the
-      logarithm of the number of candidates: 1 if all scores are equal, 0 if one candidate has all;
+      logarithm of the number of candidates: 1 if all scores are equal, 0 if only one is positive;
     - `share_at_0`, `share_at_1`: share of the scores that are exactly 0 and 1;
-    - `edges_changed`: how many of the K best edges were not among them when this was last logged
-      (for the first time: when the fit began);
-    - `live_branches`: live nodes of the module that the gate feeds, which is the one that is called
-      like the last part of the gate's name; without such a module, candidates that some target
-      listens to,
+    - `edges_changed`: number of the K best edges that were not among them at the last logging (or
+      at the start of the fit);
+    - `live_branches`: live nodes of the module that has the last part of the gate's name. Without
+      such a module, number of candidates with an active edge.
 
-    and for the network under `wiring/`
+    For the network, under `wiring/`:
 
-    - `edges_changed` and `active_edges`: edges that evaluation mode uses, new ones and all;
-    - `live_nodes`, `live_edges`, `parameters_live`, `multiply_adds_live`: what is on an active path
-      from the input to the output, and what it costs (see `costs`).
+    - `edges_changed` and `active_edges`: new edges and all edges of evaluation mode;
+    - `live_nodes`, `live_edges`, `parameters_live`, `multiply_adds_live`: number and cost (see
+      `costs`) of what is on an active path from the input to the output.
 
-    A `TensorBoardLogger` also gets the pictures `wiring/graph`, `wiring/active_branches`,
-    `wiring/scores` and, of a network that concatenates, `wiring/feature_reuse` (see `plots` and
-    `callbacks.pictures`), and when the fit ends one row in the HPARAMS tab with what
-    defines the run and its final metrics. TensorBoard keeps ten pictures per tag unless it is
-    started with `--samples_per_plugin images=1000`.
+    A `TensorBoardLogger` also gets the pictures of `callbacks.pictures`, such as `wiring/graph` and
+    `wiring/scores`, and at the end of the fit a row in the HPARAMS tab with the settings of the run
+    and its final metrics. TensorBoard keeps ten pictures per tag unless it is started with
+    `--samples_per_plugin images=1000`.
 
     Args:
         every_n_epochs: how often to log.
-        pictures: whether to draw. Takes about a second for a small network and a few for a large
-            one, each time.
+        pictures: whether to draw, which takes one second for a small network and a few seconds for
+            a large one, each time.
 
     Raises:
         MisconfigurationException: if `every_n_epochs` is below 1, or the LightningModule has
-            neither a gate nor a network that can tell its wiring.
+            neither a gate nor a network with a wiring.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -74,7 +73,13 @@ class WiringMonitor(Callback):
         self._edges: dict[str, Tensor] = {}
         self._numbers: dict[str, float] = {}
         self._step_metrics: set[str] | None = None
-        self._epoch: int | None = None  # the epoch that trained last, until it is logged
+        self._epoch: int | None = None  # the last epoch, if it is not logged yet
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            refuse_a_second(self, trainer)
+            self._edges, self._numbers, self._epoch = {}, {}, None  # of an earlier fit
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,8 +98,8 @@ class WiringMonitor(Callback):
         self._step_metrics = None
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                # TensorBoard shows the first description of a run that it finds. Lightning would
-                # write one now, with -1 as its only metric, and hide the one of `on_fit_end`.
+                # TensorBoard shows only the first row of a run. Without this, Lightning would
+                # write a row now, with -1 as its only metric, and hide that of `on_fit_end`.
                 logger._default_hp_metric = False
 
     @override
@@ -152,9 +157,9 @@ class WiringMonitor(Callback):
         changed = {name: _count_new(edges[name], self._edges[name]) for name in edges}
         self._edges = edges
         numbers = _network_numbers(edges, changed, wiring)
-        live = {} if wiring is None else _live_by_module(wiring)
+        live = {} if wiring is None else wiring.live_per_group()
         for name, short in _short_names(list(gates)).items():
-            used = live.get(name.rpartition(".")[2], int(edges[name].any(0).sum()))
+            used, *_ = live.get(name.rpartition(".")[2], [int(edges[name].any(0).sum())])
             own = _score_numbers(gates[name])
             own |= {"edges_changed": changed[name], "live_branches": used}
             numbers |= {f"{short}/{key}": value for key, value in own.items()}
@@ -165,6 +170,7 @@ class WiringMonitor(Callback):
             if self.pictures and wiring is not None and isinstance(logger, TensorBoardLogger):
                 assert network is not None
                 for name, figure in draw_pictures(network, wiring):
+                    figure.set_dpi(100)  # TensorBoard shows pictures pixel by pixel
                     logger.experiment.add_figure(f"wiring/{name}", figure, step)
             logger.save()
 
@@ -175,9 +181,9 @@ def _step(trainer: Trainer) -> int:
 
 
 def _edges(gates: dict[str, Gate], wiring: Wiring | None) -> dict[str, Tensor]:
-    """The edges that evaluation mode uses: a mask for every gate, and for the network numbers.
+    """The edges of evaluation mode: a mask for every gate, and one number per edge for the network.
 
-    A graph of channels lists only the edges that it has, so edges are compared by their ends.
+    The number depends on the ends of an edge only: a graph of channels lists active edges only.
     """
     edges = {name: gate.best.cpu() for name, gate in gates.items()}
     if wiring is not None:
@@ -193,7 +199,7 @@ def _fits(old: Tensor | None, new: Tensor) -> bool:
 
 
 def _count_new(edges: Tensor, before: Tensor) -> int:
-    """How many edges were not there before."""
+    """The number of edges that are not in `before`."""
     new = edges & ~before if edges.dtype == torch.bool else ~torch.isin(edges, before)
     return int(new.sum())
 
@@ -204,11 +210,9 @@ def _network_numbers(
     if wiring is None:
         active = sum(int(mask.sum()) for mask in edges.values())
         return {"edges_changed": sum(changed.values()), "active_edges": active}
-    live = wiring.live_nodes
-    live_edges = wiring.active & live[wiring.source] & live[wiring.target]
     return {
-        "live_nodes": int(live.sum()),
-        "live_edges": int(live_edges.sum()),
+        "live_nodes": int(wiring.live_nodes.sum()),
+        "live_edges": int(wiring.live_edges.sum()),
         "parameters_live": int(costs.parameters(wiring)),
         "multiply_adds_live": int(costs.multiply_adds(wiring)),
         "active_edges": int(wiring.active.sum()),
@@ -217,33 +221,21 @@ def _network_numbers(
 
 
 def _score_numbers(gate: Gate) -> dict[str, float]:
-    """What `WiringMonitor` says about the scores of a gate."""
+    """Statistics of the scores of a gate."""
     scores = gate.scores.detach().cpu().float()
     choice = (scores >= 0).sum(-1) > gate.fan_in
-    if choice.any():  # targets that take all of their candidates have learned nothing
+    if choice.any():  # leave out targets that take all of their candidates
         scores = scores[choice]
     candidate = scores >= 0
-    count = candidate.sum(-1)
-    share = normalize_scores(scores).clamp_min(0)
-    entropy = -torch.xlogy(share, share).sum(-1) / count.clamp_min(2).log()
     return {
-        "entropy": float(entropy.mean()),
+        "entropy": float(score_entropy(scores).mean()),
         "share_at_0": float((scores[candidate] == 0).float().mean()),
         "share_at_1": float((scores[candidate] == 1).float().mean()),
     }
 
 
-def _live_by_module(wiring: Wiring) -> dict[str, int]:
-    """Number of live nodes by module, which is what stands before the dot in a node's name."""
-    counts: dict[str, int] = {}
-    for name, live in zip(wiring.nodes.names, wiring.live_nodes.tolist(), strict=True):
-        module = name.rpartition(".")[0] or name
-        counts[module] = counts.get(module, 0) + live
-    return counts
-
-
 def _short_names(names: list[str]) -> dict[str, str]:
-    """Names without the part that all of them start with.
+    """Names without their common first parts.
 
     Example:
         >>> _short_names(["backbone.connections.module2", "backbone.connections.module3"])

@@ -1,6 +1,6 @@
-"""The `wiring` command: a file for a subcommand, and what they share.
+"""The `wiring` command: a file for each subcommand, and shared files.
 
-Importing this loads neither torch nor Lightning, so that `wiring --help` does not wait for them.
+Importing this does not import torch or Lightning, so that `wiring --help` is fast.
 """
 
 from typing import TYPE_CHECKING

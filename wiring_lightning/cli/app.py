@@ -1,13 +1,13 @@
 """LightningCLI with this package's classes, an `inspect` and a final report."""
 
-import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+from jsonargparse import Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -21,18 +21,30 @@ from typing_extensions import override
 import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
-from wiring_lightning.callbacks import PredictionWriter, WiringCallback
+from wiring_lightning._checks import check_counts
+from wiring_lightning.callbacks import PredictionWriter, SparseLayers, WiringCallback
+from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
+from wiring_lightning.cli.arguments import TRUST
 from wiring_lightning.cli.found import write_found
-from wiring_lightning.cli.inspect import WiringTrainer
-from wiring_lightning.cli.messages import fail, one_line
-from wiring_lightning.cli.report import format_table, summary_rows, weight_rows
+from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
+from wiring_lightning.cli.messages import fail, has_foreign_code, note
+from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.report import format_table, network_rows
 from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
 from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
+from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.cli.trust import build_only_known_kinds
 from wiring_lightning.files import free_path
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
+
+_WEIGHTS_ONLY = (
+    "true, as by default: the checkpoint may hold tensors and plain values only. false lets it "
+    "name any function, which is called while it is read: only for a file that you trust, and that "
+    "your own callbacks have put objects into"
+)
 
 
 class WiringCLI(LightningCLI):
@@ -44,13 +56,18 @@ class WiringCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
         prefer_own_classes()
+        build_only_known_kinds()
+        given = args if isinstance(args, list) else sys.argv[1:]
+        if given and given[0] in (known := self.subcommands()):
+            # The parser of each takes a while to make, so only that of the first word is made.
+            self.subcommands = lambda: {given[0]: known[given[0]]}  # type: ignore[method-assign]
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=WiringTrainer,
-            parser_class=_Parser,
+            parser_class=WiringParser,
             parser_kwargs={"prog": "wiring"},  # however Python was told to run it
             seed_everything_default=0,
             save_config_callback=SaveConfig,
@@ -66,10 +83,48 @@ class WiringCLI(LightningCLI):
         return inherited
 
     @override
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        self.parser_class = InspectParser if subcommand == "inspect" else WiringParser
+        if subcommand == "inspect":
+            kwargs["description"] += UNUSED
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:
+            if action.dest == "weights_only" and subcommand != "inspect":
+                action.help = _WEIGHTS_ONLY
+        return parser
+
+    @override
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        assert isinstance(parser, WiringParser)
+        if isinstance(parser, InspectParser):
+            parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+            parser.add_argument("--trust", action="store_true", help=TRUST)
+        else:
+            super().add_core_arguments_to_parser(parser)
+        parser.keep_whole_numbers()
+
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Without Lightning's warning about arguments that come from a Python call.
-        assert args is None or isinstance(args, list)
-        self.config = parser.parse_args(args)
+        given = list(sys.argv[1:]) if args is None else args
+        assert isinstance(given, list)
+        if "inspect" in given:
+            if given[0] != "inspect":
+                fail("the subcommand comes first: wiring inspect --config FILE")
+            given = without_unused(given)
+            inspect_parser = self._parser("inspect")
+            assert isinstance(inspect_parser, InspectParser)
+            inspect_parser.trust = "--trust" in given
+        self.config = parser.parse_args(given)
+
+    @override
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool):
+            check_counts(0, most=2**32 - 1, seed_everything=seed)
+        super()._set_seed()
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -110,8 +165,17 @@ class WiringCLI(LightningCLI):
             return WiringTrainer(
                 accelerator="cpu", devices=1, logger=False, enable_checkpointing=False
             )
-        _check_learners(self.config_init[self.subcommand].trainer.callbacks)
-        trainer = super().instantiate_trainer(**kwargs)
+        given = self.config_init[self.subcommand].trainer
+        _check_learners(given.callbacks)
+        _say_what_is_misread(given)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (AttributeError, KeyError, TypeError) as error:
+            if has_foreign_code(error):
+                raise
+            raise MisconfigurationException(
+                f"The trainer cannot be built from its options: {error}"
+            ) from error
         callbacks = [type(callback) for callback in trainer.callbacks]
         if self.subcommand == "predict" and not any(
             issubclass(kind, BasePredictionWriter) for kind in callbacks
@@ -136,7 +200,10 @@ class WiringCLI(LightningCLI):
         """Write the architecture that was asked for; only the command line has its config."""
         folder = self.config.inspect.found
         if folder is not None:
-            path = write_found(self.model, self._plain_config(), Path(folder))
+            parser = self._parser("inspect")
+            assert isinstance(parser, InspectParser)
+            built = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
+            path = write_found(self.model, parser.whole_config(built["model"]), Path(folder))
             sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
 
     def _plain_config(self) -> dict[str, Any]:
@@ -150,26 +217,54 @@ class WiringCLI(LightningCLI):
         trainer = self.trainer
         if trainer.fast_dev_run or trainer.interrupted:
             return
-        tested = trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if trainer.global_step == 0:
+            raise MisconfigurationException(
+                "No step was trained, so there is nothing to test: max_epochs, max_steps or "
+                "limit_train_batches is 0."
+            )
+        tested, problem = self._test()
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
-        if not trainer.is_global_zero:
-            return
-        rows = [
-            (name.replace("/", " "), f"{value:.4f}")
-            for metrics in tested
-            for name, value in metrics.items()
-        ]
-        network = find_wired(self.model)
-        if network is None:
-            rows += weight_rows(self.model)
-        else:
-            rows += summary_rows(network.wiring())
+        if trainer.is_global_zero and (tested or problem is None):
+            self._report(tested, folder)
+        if problem is not None:
+            raise problem
+
+    def _test(self) -> tuple[dict[str, float], OSError | None]:
+        """What the test measured, also if it could not be written, as on a full disk."""
+        try:
+            tested = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        except OSError as error:
+            measured = self.trainer.callback_metrics.items()
+            return {name: float(v) for name, v in measured if name.startswith("test/")}, error
+        return {name: value for metrics in tested for name, value in metrics.items()}, None
+
+    def _report(self, tested: Mapping[str, float], folder: Path) -> None:
+        """Print first, then draw: a full disk must not lose what was measured."""
+        rows = [(name.replace("/", " "), f"{value:.4f}") for name, value in tested.items()]
+        rows += [("steps", self._steps())]
+        rows += [*network_rows(self.model), *score_rows(self.model)]
+        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+            rows.append(("curves", f"tensorboard --logdir {folder}"))
+        width = max(len(label) for label, _ in rows)
+        print(f"\n{format_table(rows)}", flush=True)
+        if (network := find_wired(self.model)) is not None:
             picture = free_path(folder / "wiring.png")
             save_figure(draw_architecture(network.wiring()), picture)
-            rows.append(("picture", str(picture)))
-        if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
-            rows.append(("curves", f"tensorboard --logdir {folder}"))
-        print(f"\n{format_table(rows)}")
+            print(format_table([("picture", str(picture))], first=width))
+        if close_to_chance(self.model):
+            print(CHANCE)
+
+    def _steps(self) -> str:
+        """How many steps the weights have learned, and how many each wiring."""
+        callbacks: Sequence[Any] = self.trainer.callbacks
+        learned = [
+            f"{type(callback).__name__} learned in {callback.optimizer.group['steps']:,}"
+            for callback in callbacks
+            if isinstance(callback, GateLearner)
+            and callback.optimizer is not None
+            and "steps" in callback.optimizer.group
+        ]
+        return ", ".join([f"{self.trainer.global_step:,}", *learned])
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -178,25 +273,30 @@ def run(arguments: Sequence[str]) -> None:
     WiringCLI(["--overwrite=true" if one == "--overwrite" else one for one in arguments])
 
 
-class _Parser(LightningArgumentParser):
-    """Says in one line what is wrong with an argument or a config."""
-
-    @override
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error or os.environ.get("WIRING_DEBUG"):
-            super().error(message, ex)
-        parser = getattr(ex, "subcommand_parser", None) or self
-        name = parser.prog.split()[-1]
-        command = f"wiring {name}" if name in WiringCLI.subcommands() else "wiring"
-        fail(f"{one_line(message)} (see {command} --help)")
+def _say_what_is_misread(given: Namespace) -> None:
+    """Numbers that Lightning takes for something else than people often think."""
+    for name in ("train", "val", "test", "predict"):
+        limit = given[f"limit_{name}_batches"]
+        if limit == 1 and isinstance(limit, int):
+            note(f"limit_{name}_batches: 1 is one batch; 1.0 would be all of them")
+    every = given.log_every_n_steps
+    if every is not None:
+        check_counts(0, 10**9, MisconfigurationException, log_every_n_steps=every)
+    if every == 0:
+        note("log_every_n_steps: 0 logs no step, only whole epochs")
+    if given.barebones:
+        note("barebones: true logs and saves nothing, so the report has no accuracy")
 
 
 def _check_learners(callbacks: Any) -> None:
     """Find what Lightning would refuse in many words: two callbacks with the same state."""
     given = callbacks if isinstance(callbacks, list) else [callbacks]
     learners = [callback for callback in given if isinstance(callback, WiringCallback)]
-    for name, count in Counter(type(learner).__name__ for learner in learners).items():
-        if count > 1:
+    keys = Counter(learner.state_key for learner in learners)
+    for learner in learners:
+        if (count := keys[learner.state_key]) > 1:
+            more = ", or give them other `layers`" if isinstance(learner, SparseLayers) else ""
             raise MisconfigurationException(
-                f"The trainer has {count} {name} callbacks: leave one, it learns all gates."
+                f"The trainer has {count} {type(learner).__name__} callbacks: leave one, it learns "
+                f"everything{more}."
             )

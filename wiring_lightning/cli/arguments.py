@@ -1,4 +1,4 @@
-"""The arguments of the subcommands that read run folders. Nothing heavy is imported."""
+"""Arguments of the subcommands that read run folders; imports neither torch nor Lightning."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -13,15 +13,14 @@ RUN = """\
 A RUN is a folder that `wiring fit` wrote, such as lightning_logs/version_0, or a folder above
 it that holds no other run."""
 
+TRUST = (
+    "also build a network that is not of this package, which runs its code (by default only the "
+    "backbones of this package are built)"
+)
+
 
 class RunsParser(ArgumentParser):
-    """Arguments of `wiring NAME`; says in one line what is wrong, as the other subcommands do.
-
-    Args:
-        name: the subcommand.
-        description: what it does, in lines of its own.
-        examples: commands, likewise.
-    """
+    """The parser of `wiring NAME`, with one-line error messages."""
 
     def __init__(self, name: str, description: str, examples: str) -> None:
         super().__init__(
@@ -36,11 +35,15 @@ class RunsParser(ArgumentParser):
         fail(f"{message} (see {self.prog} --help)")
 
     def add_runs(self, number: Literal["*", "+"]) -> None:
-        """Add `runs`, folders of any number of runs or of at least one."""
+        """Add `runs`: any number of folders, or at least one."""
         self.add_argument("runs", metavar="RUN", nargs=number, type=Path, help="folder of a run")
 
+    def add_trust(self) -> None:
+        """Add `--trust`."""
+        self.add_argument("--trust", action="store_true", help=TRUST)
+
     def add_picture(self, default: str) -> None:
-        """Add `--output`; without it, it is `None`, and the help says what is written then."""
+        """Add `--output`, `None` if not given; the help shows `default`."""
         what = f"picture to write, .png, .pdf or .svg (default: {default})"
         self.add_argument("-o", "--output", metavar="FILE", type=picture_path, help=what)
         what = "replace files that are there already"

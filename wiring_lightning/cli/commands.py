@@ -1,8 +1,8 @@
 """The subcommands of `wiring`, and the entry point of the command line.
 
-To add a subcommand, add a file of its name with a function `run`, which takes the arguments behind
-the name, and a line to `FILES`. Nothing heavy is imported here: `wiring --help` answers before
-torch would have been loaded. The same should hold for the file, until its arguments are read.
+To add a subcommand, add a file of its name with a function `run(arguments)`, and a line to `FILES`.
+Neither this file nor the new one should import torch before its arguments are read, so that
+`--help` is fast.
 """
 
 import sys
@@ -12,7 +12,7 @@ from importlib import import_module
 from wiring_lightning import __version__
 from wiring_lightning.cli.messages import fail, one_sentence
 
-# What Lightning's command line does, all of it in `app.py`.
+# Subcommands in `app.py`.
 LIGHTNING = {
     "fit": "train a network and its wiring from a config, then test it and report",
     "validate": "measure a checkpoint on the validation split",
@@ -20,7 +20,7 @@ LIGHTNING = {
     "predict": "class probabilities of a checkpoint",
     "inspect": "what a network's wiring costs, as a table, JSON or a picture",
 }
-# What is done by a file of the same name.
+# Subcommands in a file of the same name.
 FILES = {
     "figure": "a figure of the papers from the folders of your runs",
     "pareto": "the best networks at every cost, from the folders of your runs",
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run a subcommand; a problem that the user can solve ends in one sentence and exit code 2."""
+    """Run a subcommand; an error that the user can solve is one sentence and exit code 2."""
     name, *rest = arguments
     with one_sentence():
         if name in FILES:

@@ -26,7 +26,9 @@ kinds:
 {run} connectivity, active, graph, degrees, efficiency and reuse read its
 last checkpoint, accuracy and efficiency the test accuracy in its event files. Runs that
 differ only in their seed become a mean with the standard deviation; full and previous wirings
-become horizontal lines. scaling takes no run: it measures untrained networks of many depths.
+become horizontal lines. Of several runs, those that are not finished are left out with a note, and
+a checkpoint that was tested twice counts once. scaling takes no run: it measures untrained networks
+of many depths.
 """
 _EXAMPLES = """\
 examples:
@@ -48,6 +50,7 @@ def run(arguments: Sequence[str]) -> None:
         RunError: if a folder is no run, or has not what the figure needs.
         CheckpointError: if a checkpoint cannot be read.
         FileExistsError: if the file is there already.
+        UntrustedError: if a network is not of this package, and not trusted.
         ValueError: if the ending of the file names no format of pictures.
     """
     given = parse(arguments)  # before torch is loaded
@@ -58,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
 
     if given.output and not given.overwrite:
         refuse_existing([given.output], "-o")
-    figure = getattr(kinds, given.kind)(*find_runs(given.runs))
+    figure = getattr(kinds, given.kind)(*find_runs(given.runs, given.trust))
     path = given.output or free_path(f"{given.kind}.png")
     save_figure(figure, path)
     print(path)
@@ -77,6 +80,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser = RunsParser("figure", _DESCRIPTION.format(kinds=kinds, run=RUN), _EXAMPLES)
     parser.add_argument("kind", metavar="KIND", choices=KINDS, help=", ".join(KINDS))
     parser.add_runs("*")
+    parser.add_trust()
     parser.add_picture("KIND.png")
     given = parser.parse_args(arguments)
     if given.kind == "scaling" and given.runs:

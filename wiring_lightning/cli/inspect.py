@@ -1,25 +1,106 @@
 """`wiring inspect`: what a network's wiring costs, as an entry point of the trainer."""
 
 import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from typing_extensions import override
 
 from wiring_lightning.checkpoints import load_weights
 from wiring_lightning.cli.found import found_files
-from wiring_lightning.cli.report import (
-    format_table,
-    summarize,
-    summarize_weights,
-    summary_rows,
-    weight_rows,
-)
+from wiring_lightning.cli.messages import fail
+from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.report import format_table, network_rows, summarize, summarize_weights
+from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
+from wiring_lightning.cli.trust import network_config
+from wiring_lightning.cli.yaml_text import read_yaml
 from wiring_lightning.files import picture_path, refuse_existing
+from wiring_lightning.nn import find_bernoulli_gates
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
+
+# What a config may say here beside its model: nothing that writes a file.
+_KEPT = ("seed_everything", "ckpt_path", "format")
+# What a command for training names, and this one does not need.
+_UNUSED = ("--data", "--trainer", "--model.optimizer", "--model.lr_scheduler")
+UNUSED = (
+    " Only the network is built: what a config or a command for training says about --data, "
+    "--trainer, --model.optimizer and --model.lr_scheduler is accepted and not used."
+)
+
+
+class InspectParser(WiringParser):
+    """Reads of a config what the network needs; no optimizer, callback or data set is built.
+
+    Attributes:
+        trust: whether the network may be of another package.
+        given: everything that the config says, as plain values.
+    """
+
+    trust = False
+
+    def __init__(self, *args: Any, **arguments: Any) -> None:
+        super().__init__(*args, **arguments)
+        self.given: dict[str, Any] = {}
+
+    @override
+    def parse_string(self, content: str, path: Any = "", *args: Any, **settings: Any) -> Namespace:
+        try:
+            config = read_yaml(content)
+        except yaml.YAMLError:
+            config = None  # said by what follows
+        if isinstance(config, Mapping):
+            self.given.update(config)
+            kept = {key: config[key] for key in _KEPT if key in config}
+            if "model" in config:
+                where = str(path or "the config")
+                kept["model"] = network_config(config["model"], self.trust, where)
+            content = yaml.safe_dump(kept)
+        parsed: Namespace = super().parse_string(content, path, *args, **settings)
+        return parsed
+
+    def whole_config(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that was given, with the network that was built.
+
+        Args:
+            network: the config of the model that was built, as plain values.
+        """
+        config, model = deepcopy(self.given), self.given.get("model")
+        if model is None or network_config(model, True, "the config") is model:
+            return {**config, "model": dict(network)}
+        if isinstance(model, str):
+            config["model"] = {"class_path": model}
+        config["model"].setdefault("init_args", {})["backbone"] = network["init_args"]["backbone"]
+        return config
+
+
+def without_unused(arguments: Sequence[str]) -> list[str]:
+    """Leave out options of the trainer and the data, which a command for training has.
+
+    Example:
+        >>> without_unused(["inspect", "--data.root", "there", "--trainer.devices=2", "--trust"])
+        ['inspect', '--trust']
+    """
+    kept, skip, unused = [], False, []
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if any(name == key or name.startswith((f"{key}.", f"{key}+")) for key in _UNUSED):
+            skip = not equals
+            unused.append(name)
+        elif not skip or argument.startswith("-"):
+            kept.append(argument)
+            skip = False
+        else:
+            skip = False
+    if unused and any(argument.partition("=")[0] == "--found" for argument in kept):
+        fail(f"--found copies what the config says, so {unused[0]} has no effect: leave it out")
+    return kept
 
 
 class WiringTrainer(Trainer):
@@ -80,10 +161,19 @@ class WiringTrainer(Trainer):
                 "your own with that method."
             )
         if format == "json":
-            summary = summarize_weights(model) if network is None else summarize(network.wiring())
+            searched = bool(find_bernoulli_gates(model))
+            summary = (
+                summarize_weights(model)
+                if network is None
+                else summarize(network.wiring(), searched)
+            )
             print(json.dumps(summary, indent=2))
         else:
-            rows = weight_rows(model) if network is None else summary_rows(network.wiring())
+            rows = network_rows(model)
+            if ckpt_path is not None:  # the scores of a fresh network say nothing
+                rows += score_rows(model)
             print(format_table(rows))
+            if ckpt_path is not None and close_to_chance(model):
+                print(CHANCE)
         if network is not None and figure is not None:
             save_figure(draw_architecture(network.wiring()), Path(figure))

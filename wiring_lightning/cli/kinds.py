@@ -1,4 +1,4 @@
-"""What the kinds of `wiring figure` draw: a function of the runs for each, called as the kind."""
+"""The kinds of `wiring figure`: for each, a function of the same name that draws the runs."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from wiring_lightning import costs, plots
 from wiring_lightning.backbones import SparseNet, SparseResNet
-from wiring_lightning.cli.runs import Run, RunError, check_alike, distinct_names
+from wiring_lightning.cli.runs import Run, RunError, check_alike, distinct_names, finished
 from wiring_lightning.wiring import Wired
 
 # Depths of the networks in the picture of their scaling: three equal stages each.
@@ -22,8 +22,9 @@ def connectivity(run: Run) -> Figure:
 
 def active(*runs: Run) -> Figure:
     """Live nodes by depth, one series a run."""
+    complete = finished(runs, Run.checkpoint)
     wirings = {}
-    for run, name in zip(runs, distinct_names([run.folder for run in runs]), strict=True):
+    for run, name in zip(complete, distinct_names([run.folder for run in complete]), strict=True):
         words = run.label.removeprefix("learned, ")
         wirings[f"{words} ({name})" if words else name] = run.wiring
     return plots.draw_active_by_depth(wirings)
@@ -48,7 +49,7 @@ def accuracy(*runs: Run) -> Figure:
     """Test accuracy over the fan-in, of runs that differ in fan-in, wiring and seed only."""
     check_alike(runs, list(runs[0].setting), "that differ in fan-in, wiring and seed only")
     measurements = []
-    for run in runs:
+    for run in finished(runs, lambda run: run.accuracy("test")):
         name, fan_in = run.connection
         if name is None:
             raise RunError(
@@ -62,6 +63,7 @@ def accuracy(*runs: Run) -> Figure:
 def efficiency(*runs: Run) -> Figure:
     """Test accuracy over parameters and multiply-adds, of runs on the same data."""
     check_alike(runs, ["data"], "on one data set")
+    complete = finished(runs, Run.checkpoint, lambda run: run.accuracy("test"))
     networks = [
         plots.Efficiency(
             run.family,
@@ -69,7 +71,7 @@ def efficiency(*runs: Run) -> Figure:
             int(costs.multiply_adds(run.wiring)),
             run.accuracy("test"),
         )
-        for run in runs
+        for run in complete
     ]
     return plots.draw_efficiency(networks, title=runs[0].setting["data"])
 
@@ -91,12 +93,12 @@ def scaling() -> Figure:
         "SparseNet, k = 12": (lambda n: SparseNet(n, 12), _DEPTHS_CONCATENATED),
         "ResNet": (lambda n: SparseResNet(n, "dense"), _DEPTHS_SUMMED),
         "SparseNet [+]": (SparseResNet, _DEPTHS_SUMMED),
-        # With the depth as base, a layer reads nothing but the one before it.
+        # With the depth as base, a block reads only the one before.
         "plain": (lambda n: SparseResNet(n, base=n), _DEPTHS_SUMMED),
     }
 
     def measure(make: Callable[[int], Wired], depth: int) -> plots.Scaling:
-        with torch.device("meta"):  # nothing is computed with these networks
+        with torch.device("meta"):  # without memory for weights
             network = make(depth)
         return plots.Scaling.of(depth, network.wiring())
 

@@ -1,98 +1,102 @@
 """How the command line says that something is wrong: in one sentence, with exit code 2."""
 
 import os
-import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
-# What jsonargparse says about the other types that a value could have had.
-_ASIDES = (
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a <class 'NoneType'>",
-    "Not a valid subclass of",
-    "Subclass types expect",
-    "a class path (str)",
-    "a dict with",
+from wiring_lightning.cli.parse_errors import one_line
+from wiring_lightning.cli.text import shorten
+
+# A sentence that is longer is cut: it holds a value that is.
+_LONGEST = 360
+# What libraries say when memory is asked for that is not there.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Storage size calculation overflowed",
+    "numel: integer multiplication overflow",
+    "too large to convert",
+    "invalid size, tensor numel",
 )
 
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn a problem that the user can solve into one sentence; others keep their traceback."""
+    """Turn a problem that the user can solve into one sentence.
+
+    An error that comes out of the user's own code keeps its traceback. One that comes from here or
+    from a library for no reason that is known ends in a sentence that says so.
+    """
     try:
         yield
     except KeyboardInterrupt:
         sys.stderr.write("wiring: interrupted\n")
         raise SystemExit(1) from None
     except Exception as error:
-        if os.environ.get("WIRING_DEBUG") or not is_for_users(error):
+        if os.environ.get("WIRING_DEBUG"):
             raise
-        fail(one_line(str(error)))
+        message = _for_users(error)
+        if message is None:
+            raise
+        fail(message)
 
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and end the process."""
-    sys.stderr.write(f"wiring: error: {message}\n")
+    sys.stderr.write(f"wiring: error: {shorten(message, _LONGEST)}\n")
     raise SystemExit(2) from None
 
 
-def is_for_users(error: Exception) -> bool:
-    """Whether an error is worded for users, as a `RuntimeError` is if this package raised it."""
+def note(message: str) -> None:
+    """Say what is worth knowing, and go on. Not on stdout, which a program may read."""
+    sys.stderr.write(f"wiring: {shorten(message, _LONGEST)}\n")
+
+
+def _for_users(error: Exception) -> str | None:
+    """What an error means to the user; `None` if it comes out of the user's own code."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    if isinstance(error, (FloatingPointError, MisconfigurationException, OSError, ValueError)):
-        return True
+    text = one_line(str(error))
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        return (
+            "there is not enough memory: make the network, the images or the batches smaller "
+            f"({shorten(text, 120) or 'no number given'})"
+        )
+    worded = (FloatingPointError, MisconfigurationException, OSError, ValueError)
+    if isinstance(error, worded) and text:
+        return text
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = str(frames[-1].f_globals.get("__name__")).startswith("wiring_lightning.")
-    return ours and isinstance(error, RuntimeError)
+    names = [str(frame.f_globals.get("__name__")) for frame in frames]
+    if isinstance(error, RuntimeError) and names[-1].startswith("wiring_lightning."):
+        return text  # raised by this package, and worded for users
+    if has_foreign_code(error):
+        return None
+    # In the end whatever a library says about what it was given.
+    where = next(name for name in reversed(names) if name.startswith("wiring_lightning"))
+    return (
+        f"unexpected {type(error).__name__}: {shorten(text, 200)} (in {where}); WIRING_DEBUG=1 "
+        "shows the traceback"
+    )
 
 
-def one_line(message: str) -> str:
-    """What is wrong and where, out of the tree of attempts that jsonargparse reports.
-
-    Example:
-        >>> one_line('''Parser key "model":
-        ...   Problem with given class_path 'package.Net':
-        ...     Option 'dept' is not accepted''')
-        "model: Net has no option 'dept'"
-    """
-    keys: list[str] = []
-    reasons: list[str] = []
-    owner = "the class"
-    for line in message.splitlines():
-        text = line.strip().removeprefix("- ")
-        if key := re.match(r'Parser key "(.+?)": *', text):
-            keys.append(key[1])
-            text = text[key.end() :]
-        if given := re.match(r"Problem with given class_path '(.+?)': *", text):
-            owner = given[1].rpartition(".")[2]
-            text = text[given.end() :]
-        if option := re.match(r"Option '(.+)' is not accepted", text):
-            text = f"{owner} has no option '{option[1]}'"
-        if name := re.search(r"Expected a dot import path string: (.+)", text):
-            text = text[: name.start()] + _unknown_class(name[1])
-            reasons.clear()  # the name was tried as a file before
-        if text and not text.startswith(_ASIDES):
-            reasons.append(text)
-    if not (keys or message.startswith(_ASIDES)):
-        return " ".join(reasons)
-    return ": ".join(filter(None, [".".join(keys), *reasons[:1]]))
+def has_foreign_code(error: Exception) -> bool:
+    """Whether an error has come through code that is no part of this package or a library."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        _is_foreign(str(frame.f_globals.get("__name__")), frame.f_code.co_filename)
+        for frame in frames
+    )
 
 
-def _unknown_class(name: str) -> str:
-    from wiring_lightning import backbones, callbacks, data, tasks
-
-    packages = (backbones, callbacks, data, tasks)
-    known = {known.lower(): known for package in packages for known in package.__all__}
-    close = [known[match] for match in get_close_matches(name.lower(), known)]
-    hint = "give its import path, package.module.Class"
-    if close and close[0] != name:
-        hint = f"did you mean {close[0]}?"
-    return f"there is no class '{name}'; {hint}"
+def _is_foreign(name: str, file: str) -> bool:
+    """Whether a line of a traceback is neither this package nor an installed library."""
+    if name.startswith("wiring_lightning") or file.startswith("<"):
+        return False
+    folders = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return not any(Path(file).is_relative_to(folder) for folder in folders)

@@ -23,7 +23,8 @@ validation images. What is reported is the accuracy of the selected networks on 
 which had no part in the choice. Searched and given architectures are kinds of their own.
 
 {RUN} Costs are those of the network in its last checkpoint, accuracies the
-last val/acc and test/acc in its event files.
+last val/acc and test/acc in its event files. Of several runs, those that are not finished are left
+out with a note, and a checkpoint that was tested twice counts once.
 
 Prints the selected networks as a Markdown table, and writes the picture, the same table (.md)
 and all networks (.csv) beside each other.
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: if the ending of the file names no format of pictures.
     """
     given = parse(arguments)  # before torch is loaded
-    from wiring_lightning.cli.runs import RunError, check_alike, distinct_names, find_runs
+    from wiring_lightning.cli.runs import Run, check_alike, distinct_names, find_runs, finished
     from wiring_lightning.costs import named_cost
     from wiring_lightning.files import free_path, refuse_existing, write_file
     from wiring_lightning.plots import Candidate, draw_pareto, save_figure, select
@@ -54,8 +55,10 @@ def run(arguments: Sequence[str]) -> None:
     markdown, csv = output.with_suffix(".md"), output.with_suffix(".csv")
     if not given.overwrite:
         refuse_existing([output, markdown, csv], "-o")
-    runs = find_runs(given.runs)
+    runs = find_runs(given.runs, given.trust)
     check_alike(runs, ["data"], "on one data set")
+    val, test = (lambda run: run.accuracy("val")), (lambda run: run.accuracy("test"))
+    runs = finished(runs, Run.checkpoint, val, test)
     price = named_cost(given.cost, given.machines)
     names = distinct_names([run.folder for run in runs])
     candidates = [
@@ -64,23 +67,16 @@ def run(arguments: Sequence[str]) -> None:
             name,
             float(price(run.wiring)),
             run.accuracy("val"),
-            run.last_number("test/acc"),
+            run.accuracy("test"),
         )
         for run, name in zip(runs, names, strict=True)
     ]
     chosen = select(candidates)
-    for one in chosen:
-        if one.test is None:
-            run = runs[candidates.index(one)]
-            raise RunError(
-                f"The run {run.folder} is selected, but has no test accuracy: run `wiring test` "
-                "with its config and checkpoint, and give the folder that it writes."
-            )
-    save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), output)
     table = _markdown(chosen, given.unit)
+    print(table)  # before anything is written: a full disk must not lose it
+    save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), output)
     write_file(markdown, table.encode())
     write_file(csv, _csv(candidates, chosen, given.unit).encode())
-    print(table)
     print(f"{len(chosen)} of {len(candidates)} selected: {output}, {markdown}, {csv}")
 
 
@@ -98,6 +94,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--cost", default="multiply_adds", choices=COSTS, metavar="COST", help=what)
     what = "machines that share the sequential steps (default: 1)"
     parser.add_argument("--machines", default=1, type=int, metavar="N", help=what)
+    parser.add_trust()
     parser.add_picture("pareto.png")
     given = parser.parse_args(arguments)
     if given.machines < 1:

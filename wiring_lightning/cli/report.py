@@ -1,17 +1,23 @@
-"""What a network costs, in words and numbers: its wiring, or its weights if it has none."""
+"""The costs of a network as a table or plain values: of its wiring, or of its weights."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from wiring_lightning import costs
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
+from wiring_lightning.wiring import Wiring, find_wired
 
 
-def summarize(wiring: Wiring) -> dict[str, Any]:
-    """Sizes of a wiring, everything that could be against what is live.
+def summarize(wiring: Wiring, searched: bool = False) -> dict[str, Any]:
+    """Sizes of a wiring: of all candidates, and of the live part.
+
+    Args:
+        wiring: the wiring.
+        searched: whether a search draws each edge by itself. An edge then counts as active only if
+            it is live: of an edge that leads nowhere, nothing is ever drawn.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -19,7 +25,7 @@ def summarize(wiring: Wiring) -> dict[str, Any]:
         >>> summary["params"], summary["modules"]
         ({'total': 283572, 'live': 283572}, {'total': 48, 'live': 48})
     """
-    inner = slice(1, -1)  # without the input and the output, which are always there
+    inner = slice(1, -1)  # without the input and the output
     return {
         "params": {
             "total": int(costs.parameters(wiring, live=False)),
@@ -29,7 +35,10 @@ def summarize(wiring: Wiring) -> dict[str, Any]:
             "total": int(costs.multiply_adds(wiring, live=False)),
             "live": int(costs.multiply_adds(wiring)),
         },
-        "edges": {"candidate": wiring.candidates, "active": int(wiring.active.sum())},
+        "edges": {
+            "candidate": wiring.candidates,
+            "active": int((wiring.live_edges if searched else wiring.active).sum()),
+        },
         "modules": {
             "total": len(wiring.nodes) - 2,
             "live": int(wiring.live_nodes[inner].sum()),
@@ -40,7 +49,7 @@ def summarize(wiring: Wiring) -> dict[str, Any]:
 
 
 def _steps(wiring: Wiring) -> dict[str, int]:
-    """Sequential steps by number of machines; none for a graph with cycles, which has no number."""
+    """Sequential steps by number of machines; empty for a graph with cycles."""
     try:
         return {
             str(machines): int(costs.sequential_steps(wiring, machines)) for machines in (1, 2, 4)
@@ -52,20 +61,23 @@ def _steps(wiring: Wiring) -> dict[str, int]:
 
 
 def live_per_group(wiring: Wiring) -> dict[str, list[int]]:
-    """Live and all nodes of every group that has several, by the group's name."""
-    counts: dict[str, list[int]] = {}
-    for name, live in zip(wiring.nodes.names, wiring.live_nodes.tolist(), strict=True):
-        group, dot, _ = name.rpartition(".")
-        if dot:
-            count = counts.setdefault(group, [0, 0])
-            count[0] += live
-            count[1] += 1
-    return counts
+    """Live and all nodes of every group with several nodes, by the group's name."""
+    alone = set(wiring.nodes.names)
+    return {name: counts for name, counts in wiring.live_per_group().items() if name not in alone}
 
 
-def summary_rows(wiring: Wiring) -> list[tuple[str, str]]:
-    """The rows of the table that a person reads."""
-    summary, (_, nodes) = summarize(wiring), wiring.noun
+def network_rows(module: nn.Module) -> list[tuple[str, str]]:
+    """The rows of the table that a person reads about a network: its wiring, or its weights."""
+    network = find_wired(module)
+    if network is None:
+        return weight_rows(module)
+    searched = bool(find_bernoulli_gates(module))
+    return [*summary_rows(network.wiring(), searched), *sparse_rows(module)]
+
+
+def summary_rows(wiring: Wiring, searched: bool = False) -> list[tuple[str, str]]:
+    """The rows about a wiring; arguments as for `summarize`."""
+    summary, (_, nodes) = summarize(wiring, searched), wiring.noun
     rows = []
     for key, label in (("params", "parameters"), ("multiply_adds", "multiply-adds"),
                        ("modules", nodes)):  # fmt: skip
@@ -86,13 +98,9 @@ def summary_rows(wiring: Wiring) -> list[tuple[str, str]]:
 
 
 def summarize_weights(module: nn.Module) -> dict[str, Any]:
-    """Parameters of a network, and how many weights of each layer are not zero.
+    """Total and nonzero parameters of a network, and weights of each layer.
 
-    A layer is a module whose own `weight` connects inputs to outputs: it has at least two axes.
-
-    Returns:
-        Plain values: `params` and `weights` with their `total` and `nonzero`, and `layers` with the
-        same by the name of the layer.
+    A layer is a module with a `weight` of at least two dimensions.
 
     Example:
         >>> layer = nn.Linear(4, 2)
@@ -119,8 +127,34 @@ def summarize_weights(module: nn.Module) -> dict[str, Any]:
     }
 
 
+def sparse_rows(module: nn.Module) -> list[tuple[str, str]]:
+    """The rows about layers of which some weights are zero, beside what a wiring tells.
+
+    Graphs of channels are left out: their edges are those of the wiring.
+
+    Example:
+        >>> layer = nn.Linear(4, 2)
+        >>> layer.weight.data[0] = 0
+        >>> sparse_rows(nn.Sequential(layer, nn.Linear(2, 2)))
+        [('weights kept', '4 of 8 in sparse layers (50.0%)'), ('kept by layer', '0 50.0%')]
+    """
+    graphs = find_adjacencies(module)
+    layers = {
+        name: layer
+        for name, layer in summarize_weights(module)["layers"].items()
+        if layer["nonzero"] < layer["total"] and name not in graphs
+    }
+    if not layers:
+        return []
+    total, kept = (sum(layer[key] for layer in layers.values()) for key in ("total", "nonzero"))
+    return [
+        ("weights kept", f"{kept:,} of {total:,} in sparse layers ({kept / total:.1%})"),
+        ("kept by layer", _shares(layers)),
+    ]
+
+
 def weight_rows(module: nn.Module) -> list[tuple[str, str]]:
-    """The rows of the table that a person reads; layers are listed if some weights are zero.
+    """The weights of a network as rows of a table, with layers if some weights are zero.
 
     Example:
         >>> layer = nn.Linear(4, 2)
@@ -136,16 +170,23 @@ def weight_rows(module: nn.Module) -> list[tuple[str, str]]:
         text = f"{weights['total']:,}, {weights['nonzero']:,} of them not zero ({share:.1%})"
         rows.append(("weights", text))
     if weights["nonzero"] < weights["total"]:
-        shares = [
-            f"{name} {layer['nonzero'] / layer['total']:.1%}"
-            for name, layer in summary["layers"].items()
-        ]
-        rows.append(("kept by layer", ", ".join(shares)))
+        rows.append(("kept by layer", _shares(summary["layers"])))
     return rows
 
 
-def format_table(rows: Sequence[tuple[str, str]], width: int = 100) -> str:
-    """Two aligned columns; long cells continue on the next line at a comma.
+def _shares(layers: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(
+        f"{name} {layer['nonzero'] / layer['total']:.1%}" for name, layer in layers.items()
+    )
+
+
+def format_table(rows: Sequence[tuple[str, str]], width: int = 100, first: int = 0) -> str:
+    """Two aligned columns; long cells wrap at commas.
+
+    Args:
+        rows: label and text of each.
+        width: of the table.
+        first: of the labels, if other rows are to follow; by default as wide as the longest.
 
     Example:
         >>> print(format_table([("accuracy", "0.98"), ("live", "a 1, b 2, c 3")], width=18))
@@ -153,7 +194,7 @@ def format_table(rows: Sequence[tuple[str, str]], width: int = 100) -> str:
         live      a 1, b 2,
                   c 3
     """
-    first = max(len(label) for label, _ in rows) + 2
+    first = max(first, *(len(label) for label, _ in rows)) + 2
     lines = []
     for label, text in rows:
         start, *others = re.split("(?<=,) ", text)

@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from wiring_lightning.checkpoints import CheckpointError
 from wiring_lightning.cli.inspect import WiringTrainer
-from wiring_lightning.cli.messages import is_for_users, one_line
+from wiring_lightning.cli.messages import one_line
 from wiring_lightning.cli.run_folder import folder_of_last_checkpoint, use_folder
 
 _WORDS = ("best", "last", "hpc", "registry")
+_WORDED = (MisconfigurationException, FloatingPointError, OSError, RuntimeError, ValueError)
 
 
 def is_word(path: str | None) -> bool:
@@ -79,7 +81,7 @@ def explain(error: Exception, path: Any) -> NoReturn:
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     said = str(frames[-1].f_globals.get("__name__")).startswith("wiring_lightning.")
-    if path is None or not any(map(_restores, frames)) or (said and is_for_users(error)):
+    if path is None or not any(map(_restores, frames)) or (said and isinstance(error, _WORDED)):
         raise error
     reason = one_line(str(error).partition("\n")[0]) or type(error).__name__
     if any(str(frame.f_globals.get("__name__")).startswith("torch.optim") for frame in frames):

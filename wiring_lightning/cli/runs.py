@@ -1,49 +1,62 @@
-"""Reading a run folder, which is what `wiring fit` leaves."""
+"""Reading the folder of a run of `wiring fit`."""
 
 from argparse import ArgumentError
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LightningArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
 from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
-from wiring_lightning.cli.messages import one_line
+from wiring_lightning.cli.messages import note
+from wiring_lightning.cli.parse_errors import one_line
+from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.cli.trust import build_only_known_kinds, network_config
+from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
 from wiring_lightning.nn import Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Wired, Wiring, find_wired
 
 _CONFIG = "config.yaml"
 _EXAMPLE = "lightning_logs/version_0"
 _DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
-# What says how a network is connected, and not which architecture it is.
+# Arguments that change the connections of a network, and not its other layers.
 _CONNECTION = ("wiring", "fan_in")
 
 
+Given = TypeVar("Given", Path, "Run")
+
+
 class RunError(RuntimeError):
-    """A folder is no run, or a run has not what was asked for."""
+    """A folder is no run, or a run lacks something."""
+
+
+class UnfinishedError(RunError):
+    """A folder holds no run that has ended: passed over if other runs are given, too."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its config, its trained network, its test accuracy.
+    """A finished run: its config, its trained network and its accuracies.
 
     Args:
         folder: the folder that holds `config.yaml`, event files and checkpoints.
         config: content of `config.yaml`.
+        trust: whether a network that is not of this package is built.
     """
 
     folder: Path
     config: Mapping[str, Any]
+    trust: bool = False
 
     @cached_property
     def network(self) -> Wired:
@@ -70,7 +83,7 @@ class Run:
 
     @property
     def family(self) -> str:
-        """Kind of the network, its pattern if it has one, and whether it was searched."""
+        """Class of the network, its pattern if it has one, and whether it was searched."""
         assert isinstance(self.network, nn.Module)
         searched = "searched" if find_bernoulli_gates(self.network) else None
         parts = [type(self.network).__name__, getattr(self.network, "pattern", None), searched]
@@ -78,10 +91,10 @@ class Run:
 
     @cached_property
     def connection(self) -> tuple[str | None, int | None]:
-        """How the network is connected, such as `"learned"`, and its fan-in K.
+        """The network's `wiring`, such as `"learned"`, and its fan-in K.
 
-        K is `None` if the network has no gate, as with `wiring="full"`. The name is `None` too if
-        it has no argument `wiring` either.
+        K is `None` without a gate, as with `wiring="full"`. The name is `None` if there is no
+        argument `wiring` either.
         """
         gates = [module for module in self.build().modules() if isinstance(module, Gate)]
         gate = max(gates, key=lambda gate: gate.fan_in, default=None)
@@ -90,34 +103,34 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Its connection in words, such as `learned, K = 4` or `full`; empty if it has none."""
+        """The connection in words, such as `learned, K = 4` or `full`; empty if there is none."""
         name, fan_in = self.connection
         return ", ".join(filter(None, [name, f"K = {fan_in}" if fan_in else None]))
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What runs must share to be compared: the data set, the network and its arguments.
-
-        How the network is connected is left out.
-        """
+        """The data set, the network and its arguments, without those of its connections."""
         name = class_name(self.config.get("data"))
         arguments = {k: v for k, v in self._architecture.items() if k not in _CONNECTION}
         return {"data": name, **arguments}
 
     def build(self) -> LightningModule:
-        """The module of the config, not trained.
+        """The network of the config in its task, not trained; nothing else of the config is built.
 
         Raises:
             RunError: if the config does not describe one.
+            UntrustedError: if the network is not of this package, and not trusted.
         """
-        parser = LightningArgumentParser(exit_on_error=False)
+        build_only_known_kinds()
+        prefer_own_classes()
+        parser = WiringParser(exit_on_error=False)
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+        file = self.folder / _CONFIG
+        model = network_config(self.config["model"], self.trust, str(file))
         try:
-            config = parser.parse_object({"model": self.config["model"]})
+            config = parser.parse_object({"model": model})
         except ArgumentError as error:
-            raise RunError(
-                f"{self.folder / _CONFIG} describes no network: {one_line(str(error))}"
-            ) from error
+            raise RunError(f"{file} describes no network: {one_line(str(error))}") from error
         module = parser.instantiate_classes(config)["model"]
         assert isinstance(module, LightningModule)
         return module
@@ -131,7 +144,7 @@ class Run:
         """
         paths = sorted(self.folder.rglob("*.ckpt"))
         if not paths:
-            raise RunError(
+            raise UnfinishedError(
                 f"The run {self.folder} has no checkpoint: train with checkpoints (the trainer's "
                 "enable_checkpointing) in the run's own folder."
             )
@@ -155,16 +168,24 @@ class Run:
         if accuracy is None:
             missing = f"no {split}/acc in a TensorBoard event file"
             if split == "val":
-                raise RunError(
+                raise UnfinishedError(
                     f"The run {self.folder} has no validation accuracy ({missing}): train with "
                     "validation images (the data's val_size) and a logger."
                 )
-            raise RunError(
+            raise UnfinishedError(
                 f"The run {self.folder} has no test accuracy ({missing}): run `wiring test "
                 f"--config {self.folder / _CONFIG} --ckpt_path FILE` and give the folder that it "
                 "writes."
             )
         return accuracy
+
+    @property
+    def tested(self) -> Path | None:
+        """The checkpoint that `wiring test` measured here; `None` if the run trained one."""
+        path = self.config.get("ckpt_path")
+        if not isinstance(path, str) or any(self.folder.rglob("*.ckpt")):
+            return None
+        return Path(path).resolve()
 
     @cached_property
     def _events(self) -> EventAccumulator:
@@ -185,11 +206,12 @@ class Run:
         return {}
 
 
-def find_run(path: str | Path) -> Run:
+def find_run(path: str | Path, trust: bool = False) -> Run:
     """Read the run in a folder, or the only one in the folders below it.
 
     Args:
         path: such as `lightning_logs/version_0`, or the root directory of a single run.
+        trust: whether a network that is not of this package may be built.
 
     Raises:
         RunError: if there is no run, or more than one.
@@ -203,7 +225,7 @@ def find_run(path: str | Path) -> Run:
     if (path / _CONFIG).is_file():
         folders = [path]
     if not folders:
-        raise RunError(
+        raise UnfinishedError(
             f"{path} is no run folder, it holds no {_CONFIG}: give one that `wiring fit` wrote, "
             f"such as {_EXAMPLE}."
         )
@@ -211,24 +233,80 @@ def find_run(path: str | Path) -> Run:
         names = [str(folder.relative_to(path)) for folder in folders]
         listed = ", ".join(names[:3] + ["..."] * (len(names) > 3))
         raise RunError(f"{path} holds {len(names)} runs ({listed}): give one of them.")
-    return Run(folders[0], _read_config(folders[0] / _CONFIG))
+    return Run(folders[0], _read_config(folders[0] / _CONFIG), trust)
 
 
-def find_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read the runs in several folders.
+def find_runs(folders: Sequence[Path], trust: bool = False) -> list[Run]:
+    """Read the runs in several folders; folders without a run are passed over with a note.
+
+    Args:
+        folders: as for `find_run`.
+        trust: whether networks that are not of this package may be built.
 
     Raises:
-        RunError: as `find_run`, and if a run is given twice.
+        RunError: as `find_run`, if a run is given twice, or if no folder holds one.
     """
-    runs = [find_run(folder) for folder in folders]
+    runs = _without_unfinished(folders, lambda folder: find_run(folder, trust))
     for folder, count in Counter(run.folder.resolve() for run in runs).items():
         if count > 1:
             raise RunError(f"The run {folder} is given {count} times: give it once.")
     return runs
 
 
+def finished(runs: Sequence[Run], *needed: Callable[[Run], object]) -> list[Run]:
+    """The runs that have what is needed, and every checkpoint once; a note says what is left out.
+
+    Args:
+        runs: at least one.
+        needed: each reads something of a run, and raises `UnfinishedError` if it is not there.
+
+    Raises:
+        RunError: if no run has it.
+    """
+
+    def complete(run: Run) -> Run:
+        for read in needed:
+            read(run)
+        return run
+
+    return _tested_once(_without_unfinished(runs, complete))
+
+
+def _without_unfinished(given: Sequence[Given], read: Callable[[Given], Run]) -> list[Run]:
+    runs: list[Run] = []
+    unfinished: list[UnfinishedError] = []
+    for one in given:
+        try:
+            runs.append(read(one))
+        except UnfinishedError as error:
+            unfinished.append(error)
+    if unfinished and not runs:
+        raise unfinished[0]
+    for problem in unfinished:
+        note(f"skipped, as not finished: {problem}")
+    return runs
+
+
+def _tested_once(runs: Sequence[Run]) -> list[Run]:
+    """The runs without those that tested a checkpoint of another one, or the same again."""
+    kept: list[Run] = []
+    for run in sorted(runs, key=lambda run: run.tested is not None):  # those that trained first
+        path = run.tested
+        same = [
+            other
+            for other in kept
+            if path is not None
+            and (path == other.tested or path.is_relative_to(other.folder.resolve()))
+        ]
+        if same:
+            note(f"{run.folder} tests a checkpoint of {same[0].folder} again: counted once")
+        else:
+            kept.append(run)
+    return [run for run in runs if run in kept]
+
+
 def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
-    """Refuse runs that differ in what they must share.
+    """Raise an error if the runs differ in some settings.
 
     Args:
         runs: at least one.
@@ -236,7 +314,7 @@ def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
         advice: which runs to give instead, such as "on one data set".
 
     Raises:
-        RunError: for the first run that differs from the first one.
+        RunError: for the first run that differs.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -250,7 +328,7 @@ def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """What tells folders apart: their paths without the parts that all begin or end with.
+    """Short distinct names of folders: their paths without common first and last parts.
 
     Example:
         >>> distinct_names([Path("seed1/logs/version_0"), Path("seed2/logs/version_0")])
@@ -276,10 +354,11 @@ def _shared(paths: Sequence[Sequence[str]]) -> int:
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{path} cannot be read as YAML ({reason}).") from error
+        config = read_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is no text in UTF-8 (byte {error.start}).") from error
+    except yaml.YAMLError as error:
+        raise RunError(f"{path} cannot be read as YAML ({where_and_why(error)}).") from error
     if not isinstance(config, Mapping) or "model" not in config:
         raise RunError(f"{path} is no config of a run: it names no model.")
     return config

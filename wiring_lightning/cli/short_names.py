@@ -1,4 +1,4 @@
-"""Short class names in configs: ours win where another library has a class of the same name."""
+"""Short class names in configs: classes of this package are preferred."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ _resolve = _typehints.resolve_class_path_by_name
 
 
 def prefer_own_classes() -> None:
-    """Let `class_path: ResNet` mean this package's class although torchvision has one too.
+    """Make `class_path: ResNet` this package's class, although torchvision has one too.
 
-    jsonargparse calls a short name ambiguous when two libraries define it, whoever imported the
-    other one, and has no public setting for a preference; a full path always means what it says.
+    jsonargparse raises an error if two imported libraries define a short name, and it has no public
+    setting for a preference. Full paths are not affected.
     """
     _typehints.resolve_class_path_by_name = _resolve_own
 

@@ -1,7 +1,7 @@
-"""What a wiring costs. Every cost takes a `Wiring` and prices its live part, as after pruning.
+"""Costs of a wiring. A cost is a function from a `Wiring` to the cost of its live part.
 
-A wiring that holds a batch of sampled architectures gets one price per sample. Anything that does
-the same is a cost: a function of your own, or a `ConfiguredCost`.
+A wiring with a batch of sampled architectures gets one cost per sample. You can use a function of
+your own, or a `ConfiguredCost`.
 """
 
 from wiring_lightning.costs.additive import multiply_adds, parameters

@@ -10,8 +10,8 @@ def parameters(wiring: Wiring, live: bool = True) -> Tensor:
 
     Args:
         wiring: one architecture, or a batch of them.
-        live: count only what is on an active path from the input to the output; otherwise count
-            everything that could be.
+        live: count only nodes and edges on an active path from the input to the output; otherwise
+            count all candidates.
 
     Returns:
         An integer tensor, a scalar or `[...]` like the batch.
@@ -30,9 +30,9 @@ def parameters(wiring: Wiring, live: bool = True) -> Tensor:
 def multiply_adds(wiring: Wiring, live: bool = True) -> Tensor:
     """Count multiply-adds for one example.
 
-    Convolutions and linear layers are counted; batch norms and activations are free, and so are the
-    additions that gates select, as in the papers. A fabric counts the additions of its sums, as its
-    paper does. Arguments and result as for `parameters`.
+    Counts convolutions and linear layers. As in the papers, it does not count batch norms,
+    activations, and the sums of a gate's sources, but it counts the sums of a fabric. Arguments and
+    result as for `parameters`.
     """
     nodes = wiring.nodes
     return _additive(

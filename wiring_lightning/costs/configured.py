@@ -8,17 +8,17 @@ from wiring_lightning.wiring import SuperNetwork, Wiring
 
 
 class ConfiguredCost(ABC):
-    """Base of costs that configs name with arguments; a plain function needs no base.
+    """Base class of costs with arguments, for configs; a plain function needs no base class.
 
-    `callbacks.BudgetedSearch` introduces the network once and seeds the cost in every step.
+    `callbacks.BudgetedSearch` calls `bind` once, and `seed` in every step.
     """
 
     @abstractmethod
     def __call__(self, wiring: Wiring) -> Tensor:
-        """Price one architecture, or each of a batch."""
+        """The cost of one architecture, or of each in a batch."""
 
     def bind(self, network: SuperNetwork) -> None:  # noqa: B027  # most costs need no network
-        """Price architectures of this network from now on."""
+        """Set the network whose architectures are measured."""
 
-    def seed(self, seed: int) -> None:  # noqa: B027  # most costs have no chance in them
-        """Let all that is random follow from this seed."""
+    def seed(self, seed: int) -> None:  # noqa: B027  # most costs are not random
+        """Seed the random generator of the cost."""

@@ -18,21 +18,18 @@ from wiring_lightning.wiring import SuperNetwork, Wiring
 def latency(
     wiring: Wiring, network: SuperNetwork, images: Tensor, repeats: int = 20, warmup: int = 3
 ) -> Tensor:
-    """Measure the milliseconds that architectures take once they are compacted.
+    """Measure the milliseconds that the compact network of each architecture takes.
 
     Args:
         wiring: one architecture of the network, or a batch of them.
-        network: the network, on the device that is measured.
-        images: the input that is timed.
-        repeats: number of timed runs; their median counts.
-        warmup: number of runs before them.
+        network: the network, on the device to measure.
+        images: the input; only its shape matters.
+        repeats: as for `Latency`.
+        warmup: as for `Latency`.
 
     Returns:
         A float tensor, a scalar or `[...]` like the batch; 0 for an architecture that does not
         connect its input to its output.
-
-    Raises:
-        ValueError: if the wiring is not one of this network.
     """
     cost = Latency(images.shape[1:], len(images), repeats, warmup)
     cost.bind(network)
@@ -40,22 +37,21 @@ def latency(
 
 
 class Latency(ConfiguredCost):
-    """Measured latency as a cost for a search: remembers what each architecture took.
+    """Measured latency as a cost for a search. Each architecture is measured once.
 
-    What is timed is the network that `compact()` leaves of an architecture, on the device of the
-    network, with random images. It says what this machine needs, with all of its noise: two
-    measurements of one architecture differ.
+    Times the network that `compact()` makes of an architecture, on the device of the network, with
+    random images. The result depends on the machine and is noisy.
 
     Args:
-        image_shape: channels, height and width of an image; by default those that the network is
-            given first.
+        image_shape: channels, height and width of an image; by default those of the network's
+            first input.
         batch_size: number of images.
-        repeats: number of timed runs; their median counts.
+        repeats: number of timed runs; the result is their median.
         warmup: number of runs before them.
 
     Raises:
-        ValueError: if a number is too small; when called, if no network or no shape is known, or
-            the wiring is not one of the network.
+        ValueError: if a number is too small; when called, if the network or the shape is unknown,
+            or the wiring is not one of the network.
     """
 
     def __init__(
@@ -81,15 +77,15 @@ class Latency(ConfiguredCost):
 
     @override
     def bind(self, network: SuperNetwork) -> None:
-        """Measure architectures of this network from now on."""
+        """Set the network whose architectures are measured."""
         self._network, self._architectures = network, None
         self._known.clear()
         if self.image_shape is None and self._watch is None and isinstance(network, nn.Module):
-            self._watch = network.register_forward_pre_hook(self._see)
+            self._watch = network.register_forward_pre_hook(self._set_image_shape)
 
     @override
     def __call__(self, wiring: Wiring) -> Tensor:
-        """Price one architecture, or each of a batch."""
+        """The latency of one architecture, or of each in a batch."""
         if self._network is None:
             raise ValueError("Latency does not know the network yet: call `bind(network)` first.")
         if self.image_shape is None:
@@ -109,7 +105,7 @@ class Latency(ConfiguredCost):
     def __repr__(self) -> str:
         return f"Latency(image_shape={self.image_shape}, batch_size={self.batch_size})"
 
-    def _see(self, _network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _set_image_shape(self, _network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.image_shape = tuple(inputs[0].shape[1:])
         if self._watch is not None:
             self._watch.remove()
@@ -141,18 +137,19 @@ class _Architectures:
         (self.gate,) = find_bernoulli_gates(self.network).values()
         self.gate.logits.requires_grad_(False)
         self.device = self.gate.logits.device
-        drawn = torch.eye(len(self.gate.logits), dtype=torch.bool, device=self.device)
-        given = self.network.active_edges(torch.zeros_like(drawn[:1])).cpu()
-        self._own = self.network.active_edges(drawn).cpu() & ~given
+        # For each edge of the gate a mask of the wiring's edges that it alone activates.
+        single = torch.eye(len(self.gate.logits), dtype=torch.bool, device=self.device)
+        always = self.network.active_edges(torch.zeros_like(single[:1])).cpu()
+        self._own_edges = self.network.active_edges(single).cpu() & ~always
 
     def compact(self, edges: Tensor) -> nn.Module:
-        """The plain network with these `[edges]` of the wiring."""
-        if edges.shape == self._own.shape[1:]:
-            drawn = (edges | ~self._own).all(-1).to(self.device)
+        """The compact network with these active `[edges]` of the wiring."""
+        if edges.shape == self._own_edges.shape[1:]:
+            drawn = (edges | ~self._own_edges).all(-1).to(self.device)
             self.gate.logits.copy_(torch.where(drawn, 1.0, -1.0))
             if torch.equal(self.network.wiring().live_edges, edges):
                 return self.network.compact()
-        raise ValueError("this wiring is no architecture of the network that Latency knows.")
+        raise ValueError("this wiring is no architecture of the network given to `Latency.bind`.")
 
 
 def _wait(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What a cost is, and those that have a name."""
+"""The type of a cost, and the costs that configs can name."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -15,14 +15,14 @@ CostName = Literal["multiply_adds", "parameters", "sequential_steps", "latency"]
 
 
 def named_cost(name: CostName, machines: int = 1) -> Cost:
-    """The cost of a name.
+    """The cost with a name.
 
     Args:
         name: `"multiply_adds"`, `"parameters"`, `"sequential_steps"` or `"latency"`.
-        machines: for `"sequential_steps"`, how many nodes can run at the same time.
+        machines: for `"sequential_steps"`, number of nodes that can run at the same time.
 
     Raises:
-        ValueError: if there is no such cost, or it has no number of machines.
+        ValueError: if there is no such cost, or it does not depend on a number of machines.
 
     Example:
         >>> named_cost("sequential_steps", machines=4)

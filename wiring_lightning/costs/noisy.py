@@ -1,4 +1,4 @@
-"""A cost that is different each time, as the latency of a busy machine is."""
+"""A cost with random noise, such as the latency of a busy machine."""
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from wiring_lightning.wiring import SuperNetwork, Wiring
 class NoisyCost(ConfiguredCost):
     """A cost with Gaussian noise, never below zero (BSN, appendix: stochastic costs).
 
-    The policy gradient needs no change for it: its expectation is then taken over the noise too.
+    The policy gradient stays valid: its expectation also covers the noise.
 
     Args:
         cost: the cost without noise, or its name.
         std: standard deviation of the noise, in the units of the cost.
-        seed: seed of the noise. `callbacks.BudgetedSearch` seeds anew in every step.
+        seed: seed of the noise. `callbacks.BudgetedSearch` sets a new seed in every step.
 
     Raises:
         ValueError: if `std` is negative.
@@ -43,20 +43,20 @@ class NoisyCost(ConfiguredCost):
 
     @override
     def seed(self, seed: int) -> None:
-        """Let the next noise come from this seed."""
+        """Seed the noise."""
         self._generator.manual_seed(seed)
         if isinstance(self.cost, ConfiguredCost):
             self.cost.seed(seed)
 
     @override
     def bind(self, network: SuperNetwork) -> None:
-        """Introduce the network to the cost without noise."""
+        """Set the network of the cost without noise."""
         if isinstance(self.cost, ConfiguredCost):
             self.cost.bind(network)
 
     @override
     def __call__(self, wiring: Wiring) -> Tensor:
-        """Price one architecture, or each of a batch."""
+        """The cost of one architecture, or of each in a batch."""
         price = self.cost(wiring).float()
         noise = torch.randn(price.shape, generator=self._generator)
         return (price + self.std * noise).clamp_min(0)

@@ -1,6 +1,6 @@
 """The distributed cost: time steps when several nodes run side by side (BSN, Section 4.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Literal, overload
 
@@ -14,7 +14,7 @@ from wiring_lightning.wiring import Wiring
 
 Order = Literal["critical_path", "node", "reverse_postorder"]
 
-# Prices that are kept. A search meets few architectures again before it narrows down.
+# Maximum number of cached costs.
 _LIMIT = 200_000
 
 
@@ -35,16 +35,16 @@ def sequential_steps(
 ) -> "Tensor | SequentialSteps":
     """Count time steps when up to `machines` nodes run side by side (greedy list scheduling).
 
-    In each step every node whose sources are done may start until all machines are taken. Nodes
-    that take no step are free, but what they feed waits for the next step.
+    In each step, nodes whose sources are done start until all machines are in use. Nodes that take
+    no step need no machine, but their targets start in the next step.
 
-    Greedy scheduling is not optimal: for rare graphs one more machine takes a step more.
+    Greedy scheduling is not optimal: for some rare graphs one more machine needs one more step.
 
     Args:
-        wiring: one architecture, or a batch of them. Without it the result is the cost itself, a
+        wiring: one architecture, or a batch of them. Without it the result is a cost, a
             `SequentialSteps`.
-        machines: how many nodes can run at the same time.
-        order: which nodes come first: those with the longest path of steps to the output
+        machines: number of nodes that can run at the same time.
+        order: which nodes start first: those with the longest path to the output
             (`"critical_path"`), those that come first in the wiring (`"node"`), or those that come
             last in a depth-first post-order (`"reverse_postorder"`, which gives the numbers of the
             paper). It makes no difference for one machine.
@@ -67,14 +67,11 @@ def sequential_steps(
 
 
 class SequentialSteps(ConfiguredCost):
-    """`sequential_steps` with settings, for a search: remembers the price of each architecture.
+    """`sequential_steps` as a cost with settings, which caches the result of each architecture.
 
     Args:
-        machines: how many nodes can run at the same time.
-        order: which nodes come first, see `sequential_steps`.
-
-    Raises:
-        ValueError: as `sequential_steps`.
+        machines: number of nodes that can run at the same time.
+        order: which nodes start first, see `sequential_steps`.
     """
 
     def __init__(self, machines: int = 1, order: Order = "critical_path") -> None:
@@ -89,8 +86,11 @@ class SequentialSteps(ConfiguredCost):
 
     @override
     def __call__(self, wiring: Wiring) -> Tensor:
-        """Price one architecture, or each of a batch."""
-        graph = _Graph(wiring)
+        """The steps of one architecture, or of each in a batch."""
+        steps: list[int] = wiring.nodes.steps.tolist()
+        if not set(steps) <= {0, 1}:
+            raise ValueError(f"a node takes 0 or 1 steps, got {sorted(set(steps) - {0, 1})}.")
+        ends = list(zip(wiring.source.tolist(), wiring.target.tolist(), strict=True))
         self._forget_other_candidates(wiring)
         alive = wiring.live_nodes.reshape(-1, len(wiring.nodes)).numpy()
         edges = wiring.live_edges.reshape(-1, len(wiring.source)).numpy()
@@ -98,9 +98,8 @@ class SequentialSteps(ConfiguredCost):
         for number, key in enumerate(numpy.packbits(numpy.hstack([alive, edges]), axis=1)):
             name = key.tobytes()
             if name not in self._known:
-                part = graph.live_part(alive[number].tolist(), edges[number].tolist())
-                rank = _RANKS[self.order](part)
-                self._known[name] = part.schedule(self.machines, rank)
+                part = _Part(alive[number].tolist(), compress(ends, edges[number].tolist()), steps)
+                self._known[name] = part.schedule(self.machines, _RANKS[self.order](part))
             prices.append(self._known[name])
         return torch.tensor(prices, dtype=torch.long).reshape(wiring.active.shape[:-1])
 
@@ -117,32 +116,17 @@ class SequentialSteps(ConfiguredCost):
             self._candidates = candidates
 
 
-class _Graph:
-    """The candidates of a wiring as plain numbers."""
-
-    def __init__(self, wiring: Wiring) -> None:
-        self.steps: list[int] = wiring.nodes.steps.tolist()
-        if not set(self.steps) <= {0, 1}:
-            wrong = sorted(set(self.steps) - {0, 1})
-            raise ValueError(f"a node takes 0 or 1 steps, got {wrong}.")
-        self.ends = list(zip(wiring.source.tolist(), wiring.target.tolist(), strict=True))
-
-    def live_part(self, nodes: list[bool], edges: list[bool]) -> "_Part":
-        """The architecture with these nodes and edges."""
-        return _Part(nodes, list(compress(self.ends, edges)), self.steps)
-
-
 class _Part:
-    """One architecture: its nodes in an order that data can flow in, and who listens to whom."""
+    """One architecture: its nodes in topological order, and the targets of each."""
 
     def __init__(
-        self, alive: Sequence[bool], ends: Sequence[tuple[int, int]], steps: Sequence[int]
+        self, alive: Sequence[bool], ends: Iterable[tuple[int, int]], steps: Sequence[int]
     ) -> None:
         self.steps = steps
-        self.listeners: list[list[int]] = [[] for _ in steps]
+        self.targets: list[list[int]] = [[] for _ in steps]
         self.sources = [0] * len(steps)
         for source, target in ends:
-            self.listeners[source].append(target)
+            self.targets[source].append(target)
             self.sources[target] += 1
         self.first = [node for node, live in enumerate(alive) if live and not self.sources[node]]
         self.nodes = self._in_order()
@@ -151,15 +135,15 @@ class _Part:
 
     def _in_order(self) -> list[int]:
         waiting, nodes = list(self.sources), list(self.first)
-        for node in nodes:  # grows on the way
-            for listener in self.listeners[node]:
-                waiting[listener] -= 1
-                if not waiting[listener]:
-                    nodes.append(listener)
+        for node in nodes:  # the loop appends to this list
+            for target in self.targets[node]:
+                waiting[target] -= 1
+                if not waiting[target]:
+                    nodes.append(target)
         return nodes
 
     def schedule(self, machines: int, rank: Sequence[int]) -> int:
-        """Number of steps if, of the nodes that are ready, those of lowest rank start."""
+        """Number of steps if the ready nodes of lowest rank start first."""
         waiting, ready, total = list(self.sources), list(self.first), 0
         while ready:
             started, left, busy = [], [], 0
@@ -171,41 +155,37 @@ class _Part:
                     left.append(node)
             total += busy > 0
             for node in started:
-                for listener in self.listeners[node]:
-                    waiting[listener] -= 1
-                    if not waiting[listener]:
-                        left.append(listener)
+                for target in self.targets[node]:
+                    waiting[target] -= 1
+                    if not waiting[target]:
+                        left.append(target)
             ready = left
         return total
 
 
-def _by_number(part: _Part) -> Sequence[int]:
-    return range(len(part.steps))
-
-
 def _by_critical_path(part: _Part) -> Sequence[int]:
-    """Nodes with the longest way to the output first.
+    """Nodes with the longest path to the output first.
 
-    A free node counts like any other here: what it feeds has to wait for the next step.
+    Nodes without steps count too, because their targets start one step later.
     """
-    way = [0] * len(part.steps)
+    length = [0] * len(part.steps)
     for node in reversed(part.nodes):
-        way[node] = 1 + max((way[listener] for listener in part.listeners[node]), default=0)
+        length[node] = 1 + max((length[target] for target in part.targets[node]), default=0)
     rank = [0] * len(part.steps)
-    for place, node in enumerate(sorted(part.nodes, key=lambda node: (-way[node], node))):
+    for place, node in enumerate(sorted(part.nodes, key=lambda node: (-length[node], node))):
         rank[node] = place
     return rank
 
 
 def _by_reverse_postorder(part: _Part) -> Sequence[int]:
-    """Depth first from the last listener to the first; a node follows all that it can reach."""
+    """Reverse of a depth-first post-order that visits the last target of a node first."""
     rank, place = [0] * len(part.steps), 0
     done = [False] * len(part.steps)
     for first in part.first:
         path = [first]
         while path:
             node = path[-1]
-            deeper = [] if done[node] else [n for n in part.listeners[node] if not done[n]]
+            deeper = [] if done[node] else [n for n in part.targets[node] if not done[n]]
             if deeper:
                 path += deeper
                 continue
@@ -217,8 +197,8 @@ def _by_reverse_postorder(part: _Part) -> Sequence[int]:
     return rank
 
 
-_RANKS = {
+_RANKS: dict[Order, Callable[[_Part], Sequence[int]]] = {
     "critical_path": _by_critical_path,
-    "node": _by_number,
+    "node": lambda part: range(len(part.steps)),
     "reverse_postorder": _by_reverse_postorder,
 }

@@ -1,4 +1,4 @@
-"""Reading masks: image files that say the class of each pixel, by a number or by a colour."""
+"""Read masks: image files with the class of each pixel, as a number or as a colour."""
 
 from collections.abc import Sequence
 
@@ -8,34 +8,34 @@ from PIL.Image import Image
 from torch import Tensor
 
 IGNORED = 255
-"""The number of pixels without a class, in files and in tensors."""
+"""The label of pixels without a class, in files and in tensors."""
 
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
-
-_ONE_CHANNEL = ("1", "L", "P", "I", "I;16")
 
 
 def classes_of_numbers(image: Image, num_classes: int, path: str) -> Tensor:
     """Return the numbers in an image of one channel.
 
     Args:
-        image: The mask. Of an image with a palette of its own, the indices count.
-        num_classes: How many classes there are.
-        path: Where it was read, for the error messages.
+        image: The mask. If the image has its own palette, its indices are used.
+        num_classes: Number of classes.
+        path: Path of its file, for the error messages.
 
     Returns:
         The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
-
-    Raises:
-        RuntimeError: If the image has several channels, or holds a number that is no class.
 
     Example:
         >>> from PIL import Image
         >>> classes_of_numbers(Image.new("L", (3, 1), 2), num_classes=3, path="mask.png")
         tensor([[2, 2, 2]], dtype=torch.uint8)
     """
-    if image.mode not in _ONE_CHANNEL:
+    if image.mode == "F":
+        raise RuntimeError(
+            f"The mask '{path}' holds floating-point numbers, where the number of each pixel's "
+            "class is needed; save it with whole numbers."
+        )
+    if len(image.getbands()) > 1:
         raise RuntimeError(
             f"The mask '{path}' has colours (mode {image.mode}), where one channel with the number "
             "of each pixel's class is needed; convert it, or name the colours (--data.palette)."
@@ -55,19 +55,16 @@ def classes_of_numbers(image: Image, num_classes: int, path: str) -> Tensor:
 def classes_of_colors(
     image: Image, palette: Sequence[Color], path: str, ignored: Color | None = None
 ) -> Tensor:
-    """Return the classes that the colours of an image stand for.
+    """Return the classes of the colours of an image.
 
     Args:
         image: The mask, in colour.
         palette: The colour of each class.
-        path: Where it was read, for the error messages.
+        path: Path of its file, for the error messages.
         ignored: The colour of pixels without a class, if there is one.
 
     Returns:
         The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
-
-    Raises:
-        RuntimeError: If a colour is no class.
 
     Example:
         >>> from PIL import Image
@@ -94,5 +91,5 @@ def classes_of_colors(
     return classes
 
 
-# One number of a colour that differs for different colours.
+# Factors of red, green and blue that turn a colour into one number.
 _PLACES = (1 << 16, 1 << 8, 1)

@@ -1,8 +1,10 @@
-"""Which images and masks belong together, and which are for training, validation and test."""
+"""Pair images with their masks, and split the pairs into training, validation and test."""
 
 from pathlib import Path
 
 import torch
+
+from wiring_lightning.data._find_files import IMAGE_ENDINGS, existing, image_files, nfc, read_list
 
 Pair = tuple[str, str]
 """Paths of an image and its mask."""
@@ -11,39 +13,46 @@ Pairs = dict[str, Pair]
 """Pairs by their common name, sorted by it: the path below the folder, without the ending."""
 
 
-def find_pairs(images: Path, masks: Path, all_have_both: bool) -> Pairs:
+def find_pairs(images: Path, masks: Path, mask_suffix: str, all_have_both: bool) -> Pairs:
     """Find the images that have a mask.
 
     Args:
         images: Folder of the images.
         masks: Folder of the masks.
+        mask_suffix: Suffix of a mask's name that its image's name does not have.
         all_have_both: Whether an image without a mask, or a mask without an image, is an error.
-
-    Raises:
-        FileNotFoundError: If a folder does not exist, holds no image, or a partner is missing.
-        RuntimeError: If two files in a folder differ in their endings only.
     """
-    image_files, mask_files = _files(images), _files(masks)
-    alone = image_files.keys() ^ mask_files.keys()
+    image_paths, mask_paths = _files(images), _files(masks)
+    if mask_suffix:
+        # Images and masks may share a folder: the suffix tells them apart.
+        marked = {name: path for name, path in mask_paths.items() if name.endswith(mask_suffix)}
+        if not marked:
+            raise FileNotFoundError(
+                f"No name of an image in '{masks}' ends in '{mask_suffix}'; correct mask_suffix "
+                "(--data.mask_suffix)."
+            )
+        mask_paths = {name.removesuffix(mask_suffix): path for name, path in marked.items()}
+        own = set(marked.values())
+        image_paths = {name: path for name, path in image_paths.items() if path not in own}
+    alone = image_paths.keys() ^ mask_paths.keys()
     if all_have_both and alone:
         name = min(alone)
-        has_image = name in image_files
-        path, where = (image_files[name], masks) if has_image else (mask_files[name], images)
+        if name in image_paths:
+            path, partner, where = image_paths[name], name + mask_suffix, masks
+        else:
+            path, partner, where = mask_paths[name], name, images
         raise FileNotFoundError(
-            f"'{path}' has no partner of that name in '{where}' (one of {len(alone)}); add it, or "
+            f"'{path}' has no partner '{partner}' in '{where}' (one of {len(alone)}); add it, or "
             "name the images to use in lists (--data.train_list, --data.test_list)."
         )
-    both = sorted(image_files.keys() & mask_files.keys())
-    return {name: (image_files[name], mask_files[name]) for name in both}
+    both = sorted(image_paths.keys() & mask_paths.keys())
+    return {name: (image_paths[name], mask_paths[name]) for name in both}
 
 
 def split_by_chance(
     pairs: Pairs, val_share: float, test_share: float, seed: int
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Draw the training, validation and test images; the same ones for the same names and seed.
-
-    Raises:
-        ValueError: If a share leaves no training or no test image.
+    """Split the images at random; the split depends on their names and the seed only.
 
     Example:
         >>> pairs = {name: (f"{name}.jpg", f"{name}.png") for name in "abcdefghij"}
@@ -67,12 +76,7 @@ def split_by_chance(
 def split_by_lists(
     pairs: Pairs, train: Path, val: Path | None, test: Path
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Read the training, validation and test images from lists, in their order.
-
-    Raises:
-        FileNotFoundError: If a list does not exist, or an image or mask that it names.
-        RuntimeError: If a list is empty, or a name is in two places.
-    """
+    """Read the training, validation and test images from lists, in their order."""
     found_in: dict[str, Path] = {}
 
     def chosen(path: Path) -> list[Pair]:
@@ -80,8 +84,8 @@ def split_by_lists(
         for name in names:
             if name not in pairs:
                 raise FileNotFoundError(
-                    f"'{path}' names '{name}', but that image or its mask is missing; add it or "
-                    "remove the line."
+                    f"'{path}' names '{name}', but that image or its mask is missing or no "
+                    "regular file; add it or remove the line."
                 )
             if name in found_in:
                 raise RuntimeError(
@@ -96,23 +100,21 @@ def split_by_lists(
 
 def _files(folder: Path) -> dict[str, str]:
     """Return the image files in a folder and below, by their names without endings, sorted."""
+    folder = existing(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no folder '{folder}': point root (--data.root) at the folder that holds the "
             "folders of images and masks (--data.images, --data.masks)."
         )
-    endings = _endings()
     files: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        # Other systems leave hidden files beside the images, with the images' endings.
-        if path.suffix.lower() not in endings or path.name.startswith("."):
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
+    for path in image_files(folder):
+        name = nfc(Path(path).relative_to(folder).with_suffix("").as_posix())
         if name in files:
             raise RuntimeError(
-                f"'{files[name]}' and '{path}' differ in their endings only; remove one of them."
+                f"'{files[name]}' and '{path}' differ in their endings only, or in the Unicode "
+                "form of their names; remove one of them."
             )
-        files[name] = str(path)
+        files[name] = path
     if not files:
         raise FileNotFoundError(f"The folder '{folder}' holds no image; put the images there.")
     return files
@@ -120,22 +122,10 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _names(path: Path) -> list[str]:
     """Return the names in a list; they may have the ending of an image."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no list '{path}'; correct its name or write it.")
-    endings = _endings()
-    text = path.read_text(encoding="utf-8")
-    lines = [Path(line.strip()) for line in text.splitlines() if line.strip()]
-    names = [
-        (line.with_suffix("") if line.suffix.lower() in endings else line).as_posix()
+    lines = [Path(line) for line in read_list(path) if line]
+    if not lines:
+        raise RuntimeError(f"The list '{path}' is empty; write one name a line.")
+    return [
+        (line.with_suffix("") if line.suffix.lower() in IMAGE_ENDINGS else line).as_posix()
         for line in lines
     ]
-    if not names:
-        raise RuntimeError(f"The list '{path}' is empty; write one name a line.")
-    return names
-
-
-def _endings() -> tuple[str, ...]:
-    # Not at the top of the file: importing torchvision takes about a second.
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return IMG_EXTENSIONS

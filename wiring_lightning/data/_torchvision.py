@@ -1,7 +1,4 @@
-"""Reading the data sets whose public file formats torchvision knows.
-
-The file is private so that the command line does not offer its base class as a data set.
-"""
+"""Read data sets that torchvision supports."""
 
 import pickle
 from pathlib import Path
@@ -10,9 +7,8 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 
-from wiring_lightning.data._in_memory import Split
 from wiring_lightning.data.base import ImageDataModule
-from wiring_lightning.data.normalize import Normalization
+from wiring_lightning.data.in_memory import Split
 
 
 class TorchvisionDataModule(ImageDataModule):
@@ -22,22 +18,14 @@ class TorchvisionDataModule(ImageDataModule):
         root: Folder that holds, or will hold, the data set's own folder.
         batch_size: Images per step and process: with four GPUs and 128, the network sees 512
             images per step.
-        val_size: How many training images to set aside for validation, always the last ones of
+        val_size: Number of training images to set aside for validation, always the last ones of
             the training set. 0 trains on all of them and turns validation off.
-        augment: Whether to shift the training images by up to 4 pixels and mirror half of them,
-            anew in each epoch.
-        normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
-            subtracts the mean training image; 'channel_mean_std' subtracts each channel's mean
-            and divides by its standard deviation. Both are measured on the training split only.
-            'symmetric' maps black to -1 and white to 1.
-        download: Whether to fetch the data set into ``root`` if it is not there yet.
-        seed: Start of the random order and augmentation; use another one for each repetition.
-        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
-            uses every image.
+        download: Whether to download the data set into ``root`` if it is not there yet.
+        options: The other arguments of :class:`InMemoryDataModule`.
 
     Attributes:
         dataset_name: Name of the class in :mod:`torchvision.datasets`.
-        folder: Where its files are, below ``root``.
+        folder: Folder of its files, relative to ``root``.
     """
 
     dataset_name: ClassVar[str]
@@ -48,20 +36,11 @@ class TorchvisionDataModule(ImageDataModule):
         root: str = "data",
         batch_size: int = 128,
         val_size: int = 5000,
-        augment: bool = True,
-        normalization: Normalization = "pixel_mean",
+        *,
         download: bool = False,
-        seed: int = 0,
-        drop_last: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_size=val_size,
-            augment=augment,
-            normalization=normalization,
-            seed=seed,
-            drop_last=drop_last,
-        )
+        super().__init__(batch_size, val_size, **options)
         self.root = root
         self.download = download
 
@@ -115,7 +94,7 @@ class TorchvisionDataModule(ImageDataModule):
         return images.contiguous(), labels
 
     def _dataset_class(self) -> Any:
-        # Not at the top of the file: importing torchvision takes about a second.
+        # Imported here, because importing torchvision takes about a second.
         from torchvision import datasets
 
         return getattr(datasets, self.dataset_name)

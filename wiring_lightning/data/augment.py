@@ -1,4 +1,4 @@
-"""Crop and mirror augmentation of whole batches, with the random numbers passed in."""
+"""Crop and mirror augmentation of whole batches, with given random numbers."""
 
 from dataclasses import dataclass, replace
 
@@ -12,17 +12,17 @@ def random_crop_flip(
 ) -> Tensor:
     """Pad every image with zeros, cut a window out of it, and mirror some of the windows.
 
-    Call it on *normalised* images: a zero is then the mean colour, so the frame that a shifted
-    window uncovers is neutral instead of black.
+    Call it on *normalised* images: there zero is the mean colour, so the padding has a neutral
+    colour.
 
     Args:
         images: Normalised images, shape [B, C, H, W].
         offsets: Row and column of each window's upper left corner in the padded image, in pixels
             from 0 to ``2 * (padding + margin)``, integers of shape [B, 2]. ``padding + margin``
-            means "the centre".
+            is the centre.
         flips: Whether to mirror each window left to right, booleans of shape [B].
         padding: Width of the zero frame in pixels.
-        margin: How many pixels the window is smaller than ``images``, on each side.
+        margin: Number of pixels to cut off each side of ``images``.
 
     Returns:
         The windows [B, C, H - 2 * margin, W - 2 * margin], same dtype, in contiguous memory.
@@ -49,19 +49,19 @@ def random_crop_flip(
 
 @dataclass(frozen=True)
 class CropFlip:
-    """The usual augmentation of small images: a window at a random place, and half are mirrored.
+    """The usual augmentation of small images: a random crop, and half of the images are mirrored.
 
     With ``padding`` the images keep their size and are shifted by a few pixels; with ``margin`` a
     smaller window is cut out of them.
 
-    Drawing the random numbers is kept apart from using them, so that a loader can draw them for
-    a whole epoch at once and every sample gets the same ones however the epoch is cut up.
+    A loader calls :meth:`draw` once for a whole epoch, so the random numbers of a sample do not
+    depend on the batches.
 
     Args:
-        padding: How far the window may reach over the image's edge, in pixels.
+        padding: Width of the padding in pixels.
         flip: Whether to mirror each image left to right with probability one half.
-        margin: How many pixels the window is smaller than the image, on each side.
-        shift: Whether to place the window at random; otherwise it is the centre.
+        margin: Number of pixels to cut off each side.
+        shift: Whether to place the window at random; otherwise it is in the centre.
 
     Raises:
         ValueError: If ``padding`` or ``margin`` is negative.
@@ -88,7 +88,7 @@ class CropFlip:
                 raise ValueError(f"{name} must be at least 0 pixels, got {value}.")
 
     def centred(self) -> "CropFlip":
-        """Return the same window without chance: in the centre and never mirrored."""
+        """Return a copy that is not random: the window is in the centre and never mirrored."""
         return replace(self, flip=False, shift=False)
 
     def draw(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class CropFlip:
 
         Args:
             num_samples: How many images, N.
-            generator: Source of the random numbers; the result lives on its device.
+            generator: Random generator; the result is on its device.
 
         Returns:
             Window offsets, int64 of shape [N, 2], and mirror flags, bool of shape [N].
@@ -110,7 +110,7 @@ class CropFlip:
         return offsets if self.shift else torch.full_like(offsets, centre), flips & self.flip
 
     def __call__(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-        """Apply drawn numbers to normalised images, see :func:`random_crop_flip`."""
+        """Crop and mirror normalised images, see :func:`random_crop_flip`."""
         return random_crop_flip(images, offsets, flips, self.padding, self.margin)
 
 
@@ -118,7 +118,7 @@ class CropFlip:
 class Mirror:
     """Mirror half of the images left to right, and their masks with them.
 
-    As in :class:`CropFlip`, drawing random numbers is kept apart from using them.
+    As with :class:`CropFlip`, a loader calls :meth:`draw` once for a whole epoch.
 
     Example:
         >>> mirror = Mirror()
@@ -127,7 +127,7 @@ class Mirror:
     """
 
     def draw(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor]:
-        """Draw for ``num_samples`` images which ones to mirror, bool of shape [N]."""
+        """Draw which of ``num_samples`` images to mirror, bool of shape [N]."""
         return (torch.rand(num_samples, generator=generator, device=generator.device) < 0.5,)
 
     def __call__(self, images: Tensor, flips: Tensor) -> Tensor:

@@ -1,42 +1,31 @@
-"""The base of data sets that come as training and test images with one label each."""
+"""The base class of data sets with training and test images and one label per image."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from wiring_lightning.data._in_memory import InMemoryDataModule, Split
 from wiring_lightning.data.augment import CropFlip
-from wiring_lightning.data.normalize import Normalization
+from wiring_lightning.data.in_memory import InMemoryDataModule, Split
 
 
 class ImageDataModule(InMemoryDataModule):
-    """Base of the data modules: labelled images that fit into memory.
+    """Base class of the data modules with one label per image.
 
-    A data set needs three class attributes and one method, :meth:`read`. The images are read
-    once, and moved once to the GPU if the trainer uses one, so no worker processes are needed.
-    Loaders yield ``(images, labels)`` with images as float32 [B, C, H, W], normalised, and in
-    training augmented. A run that resumes in the middle of an epoch sees the very batches that an
-    uninterrupted run would have seen; see :class:`BatchLoader` for that and for several processes.
+    A subclass defines the three attributes below and :meth:`read`. Loaders yield
+    ``(images, labels)``.
 
     Args:
         batch_size: Images per step and process: with four GPUs and 128, the network sees 512
             images per step.
         val_size: How many training images to set aside for validation, always the last ones of
             the training set. 0 trains on all of them and turns validation off.
-        augment: Whether to shift and mirror the training images at random.
-        normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
-            subtracts the mean training image; 'channel_mean_std' subtracts each channel's mean
-            and divides by its standard deviation. Both are measured on the training split only.
-            'symmetric' maps black to -1 and white to 1.
-        seed: Start of the random order and augmentation; use another one for each repetition.
-        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
-            uses every image.
+        options: The other arguments of :class:`InMemoryDataModule`.
 
     Attributes:
         num_classes: Number of classes.
         image_shape: Channels, height and width of the images that the loaders yield.
-        crop_flip: What ``augment`` turns on.
+        crop_flip: The augmentation.
 
     Raises:
         ValueError: If ``batch_size`` is below 1 or ``val_size`` negative; in :meth:`setup`, if
@@ -61,16 +50,8 @@ class ImageDataModule(InMemoryDataModule):
     image_shape: ClassVar[tuple[int, int, int]]
     crop_flip: ClassVar[CropFlip]
 
-    def __init__(
-        self,
-        batch_size: int = 128,
-        val_size: int = 5000,
-        augment: bool = True,
-        normalization: Normalization = "pixel_mean",
-        seed: int = 0,
-        drop_last: bool = False,
-    ) -> None:
-        super().__init__(batch_size, augment, normalization, seed, drop_last)
+    def __init__(self, batch_size: int = 128, val_size: int = 5000, **options: Any) -> None:
+        super().__init__(batch_size, **options)
         if val_size < 0:
             raise ValueError(f"val_size must be at least 0, got {val_size}.")
         self.val_size = val_size
@@ -80,8 +61,8 @@ class ImageDataModule(InMemoryDataModule):
         """Read the whole data set from disk.
 
         Args:
-            train: Whether to read the training images, those for validation included, or the test
-                images. Must return the same images in the same order each time.
+            train: Whether to read the training and validation images, or the test images. Must
+                return the same images in the same order each time.
 
         Returns:
             Images, uint8 of shape [N, *image_shape], and labels, int64 of shape [N].
@@ -89,11 +70,7 @@ class ImageDataModule(InMemoryDataModule):
 
     @override
     def read_splits(self) -> tuple[Split, Split, Split]:
-        """Read the images and set aside the last training images for validation.
-
-        Raises:
-            ValueError: If ``val_size`` leaves no training image.
-        """
+        """Read the images and set aside the last training images for validation."""
         images, labels = self.read(train=True)
         size = len(images) - self.val_size
         if size < 1:

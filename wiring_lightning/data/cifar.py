@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 32x32 colour photographs of 10 and 100 kinds of things."""
+"""CIFAR-10 and CIFAR-100: 32x32 colour photographs in 10 and 100 classes."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ class CIFAR10(TorchvisionDataModule):
     pixels of mean colour, cropped at random, and mirrored half of the time. The official file
     order is already random, so the last 5,000 images are a fair validation split.
 
-    ``root`` holds, or gets, the folder ``cifar-10-batches-py`` of the python version.
+    The files are in the folder ``cifar-10-batches-py`` in ``root``.
 
     Example:
         >>> data = CIFAR10(root="data", batch_size=64)
@@ -34,7 +34,7 @@ class CIFAR100(TorchvisionDataModule):
 
     Everything else is as in :class:`CIFAR10`. The labels are the 100 fine ones.
 
-    ``root`` holds, or gets, the folder ``cifar-100-python``.
+    The files are in the folder ``cifar-100-python`` in ``root``.
 
     Example:
         >>> CIFAR100(val_size=0).num_classes

@@ -1,30 +1,28 @@
 """Handwritten digits that come with scikit-learn: a complete data set without a download."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning.data._in_memory import Split
 from wiring_lightning.data.augment import CropFlip
 from wiring_lightning.data.base import ImageDataModule
-from wiring_lightning.data.normalize import Normalization
+from wiring_lightning.data.in_memory import Split
 
 _TEST_SIZE = 400
 _SPLIT_SEED = 0
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """Shuffle samples so that every contiguous run holds the classes in their overall shares.
+    """Shuffle samples so that every contiguous part has the classes in their overall shares.
 
     Each class is shuffled and spread evenly over [0, 1); sorting these positions interleaves the
-    classes. Cutting the order anywhere gives stratified splits, off by one sample at most at
-    either end.
+    classes. Every cut gives stratified splits, up to one sample per class at either end.
 
     Args:
         labels: Class indices, shape [N].
-        seed: Start of the shuffling.
+        seed: Seed of the shuffling.
 
     Returns:
         A permutation of 0 .. N - 1, int64 of shape [N].
@@ -46,12 +44,12 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
 class Digits(ImageDataModule):
     """Optical digits: 1,797 grey images [1, 8, 8] of handwritten digits in 10 classes.
 
-    Small enough to train on in seconds, for a first run and for tests. scikit-learn brings the
-    images along; their 17 grey levels are stretched to bytes. 400 images, always the same ones,
-    are the test set, and the validation images are the last ``val_size`` of the other 1,397; all
-    splits hold the digits in equal shares.
+    Small enough to train on in seconds, for a first run and for tests. The images come with
+    scikit-learn; their 17 grey levels are scaled to bytes. The test set is always the same 400
+    images, and the validation images are the last ``val_size`` of the other 1,397. All splits are
+    stratified.
 
-    The augmentation shifts by at most one pixel and never mirrors, since a mirrored digit is
+    The augmentation shifts by at most one pixel and never mirrors, since a mirrored digit has
     another shape.
 
     Args:
@@ -59,15 +57,7 @@ class Digits(ImageDataModule):
             images per step.
         val_size: How many of the 1,397 training images to set aside for validation. 0 trains on
             all of them and turns validation off.
-        augment: Whether to shift the training images by up to one pixel, anew in each epoch.
-        normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
-            subtracts the mean training image; 'channel_mean_std' subtracts the mean over all
-            pixels and divides by their standard deviation. Both are measured on the training
-            split only. 'symmetric' maps black to -1 and white to 1.
-        seed: Start of the random order and augmentation; use another one for each repetition.
-            The splits do not depend on it.
-        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
-            uses every image.
+        options: The other arguments of :class:`InMemoryDataModule`.
 
     Example:
         >>> data = Digits(batch_size=64)
@@ -83,28 +73,13 @@ class Digits(ImageDataModule):
     image_shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     crop_flip: ClassVar[CropFlip] = CropFlip(padding=1, flip=False)
 
-    def __init__(
-        self,
-        batch_size: int = 128,
-        val_size: int = 200,
-        augment: bool = True,
-        normalization: Normalization = "pixel_mean",
-        seed: int = 0,
-        drop_last: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_size=val_size,
-            augment=augment,
-            normalization=normalization,
-            seed=seed,
-            drop_last=drop_last,
-        )
+    def __init__(self, batch_size: int = 128, val_size: int = 200, **options: Any) -> None:
+        super().__init__(batch_size, val_size, **options)
 
     @override
     def read(self, train: bool) -> Split:
         """Return the 1,397 training or the 400 test images."""
-        # Not at the top of the file: importing scikit-learn takes about a second.
+        # Imported here, because importing scikit-learn takes about a second.
         from sklearn.datasets import load_digits
 
         digits = load_digits()

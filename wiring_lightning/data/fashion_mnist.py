@@ -5,22 +5,22 @@ from typing import ClassVar
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from wiring_lightning.data._in_memory import Split
 from wiring_lightning.data._torchvision import TorchvisionDataModule
 from wiring_lightning.data.augment import CropFlip
+from wiring_lightning.data.in_memory import Split
 
 
 class FashionMNIST(TorchvisionDataModule):
     """Fashion-MNIST: 60,000 training and 10,000 test images in 10 classes.
 
-    The 28x28 images get a frame of 2 black pixels, which is their own background, so that networks
-    laid out for CIFAR's 32x32 fit; the loaders yield [1, 32, 32].
+    The 28x28 images are padded by 2 black pixels, the colour of their background, to CIFAR's 32x32;
+    the loaders yield [1, 32, 32].
 
-    'pixel_mean' is the default here, too, for the augmentation's sake: the mean image is black
-    along the edge, so the frame that a random shift uncovers looks like the background. With
-    'channel_mean_std' it is grey.
+    The default normalization is 'pixel_mean' because of the augmentation: the mean image is black
+    at its border, so the padding of shifted images looks like the background. With
+    'channel_mean_std' the padding is grey.
 
-    ``root`` holds, or gets, the folder ``FashionMNIST/raw``.
+    The files are in the folder ``FashionMNIST/raw`` in ``root``.
 
     Example:
         >>> FashionMNIST().image_shape

@@ -1,41 +1,37 @@
-"""Images with masks: any folder of pictures beside a folder that says the class of each pixel."""
+"""Images with masks: a folder of images and a folder of masks with the class of each pixel."""
 
 import warnings
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
-import torch
 from PIL.Image import Resampling
 from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
-from wiring_lightning.data._image_folders import read_image
-from wiring_lightning.data._in_memory import InMemoryDataModule, Split
-from wiring_lightning.data._mask_files import (
-    Color,
-    classes_of_colors,
-    classes_of_numbers,
-)
+from wiring_lightning.data._find_files import IMAGE_ENDINGS
+from wiring_lightning.data._mask_files import Color, classes_of_colors, classes_of_numbers
 from wiring_lightning.data._mask_splits import Pair, find_pairs, split_by_chance, split_by_lists
-from wiring_lightning.data.augment import Mirror
-from wiring_lightning.data.normalize import Normalization
+from wiring_lightning.data._read_image import pixels, read_image
+from wiring_lightning.data._with_masks import MaskDataModule
+from wiring_lightning.data.in_memory import Split
 
 
-class ImageMaskFolder(InMemoryDataModule):
+class ImageMaskFolder(MaskDataModule):
     """Semantic segmentation with images and masks from two folders.
 
-    ``root`` holds a folder of images and a folder of masks; an image and its mask have the same
-    name up to the ending, and the same subfolder if there are any. A mask is an image of one
-    channel with the number of each pixel's class, or, with ``palette``, an image in which each
-    class has a colour. Pixels with the number 255 have no class and count nowhere.
+    ``root`` has a folder of images and a folder of masks. An image and its mask have the same name
+    except for the ending and ``mask_suffix``, and are in the same subfolder, if any. A mask is an
+    image of one channel with the number of each pixel's class, or, with ``palette``, an image in
+    which each class has a colour. Pixels with the number 255 have no class and are ignored. Each
+    file is turned upright by its own EXIF orientation.
 
     The loaders yield ``(images, masks)``: images float32 [B, 3, height, width], masks int64
     [B, height, width]. Images are resized by bilinear interpolation, masks by taking the nearest
     pixel. Training mirrors half of the images, together with their masks.
 
-    The splits are drawn once by ``split_seed``, or read from lists in ``root`` with one name a
-    line. All images are read at the start and stay in memory, on the GPU if the trainer uses one.
+    The splits are random, by ``split_seed``, or read from lists in ``root`` with one name per line.
+    All images are read at the start and stay in memory, on the GPU if the trainer uses one.
 
     Args:
         class_names: Name of each class, in the order of their numbers.
@@ -46,41 +42,34 @@ class ImageMaskFolder(InMemoryDataModule):
             two.
         palette: Red, green and blue of each class, 0 to 255, if the masks are in colour.
         ignored_color: Red, green and blue of pixels without a class, if the masks are in colour.
-        train_list: File in ``root`` that names the training images. The lists take the place of
+        train_list: File in ``root`` that names the training images. The lists replace
             ``val_share``, ``test_share`` and ``split_seed``.
         val_list: File in ``root`` that names the validation images; without it, there are none.
         test_list: File in ``root`` that names the test images.
         val_share: Share of all images to set aside for validation. 0 turns validation off.
         test_share: Share of all images to set aside for testing.
         split_seed: Chooses the images that are set aside. Keep it for all repetitions.
-        batch_size: Images per step and process: with four GPUs and 16, the network sees 64 images
-            per step.
-        augment: Whether to mirror half of the training images, anew in each epoch.
-        normalization: How to centre the images after scaling them to [0, 1]. 'symmetric' maps black
-            to -1 and white to 1; 'pixel_mean' subtracts the mean training image;
-            'channel_mean_std' subtracts each channel's mean and divides by its standard deviation,
-            measured on the training split only.
-        seed: Start of the random order and augmentation; use another one for each repetition.
-        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
-            uses every image.
+        mask_suffix: Suffix of a mask's name, such as '_mask' if ``x_mask.png`` is the mask of
+            ``x.jpg``. Other files in the folder of masks are skipped, so it can also be the folder
+            of images.
+        options: The other arguments of :class:`InMemoryDataModule`; if not given, ``batch_size``
+            is 16 and ``normalization`` 'symmetric'.
 
     Attributes:
         num_classes: Number of classes.
 
     Raises:
-        ValueError: If an argument is out of range or does not fit to the others; in :meth:`setup`,
-            if the shares leave a split without images.
+        ValueError: If an argument is out of range or contradicts another one; in :meth:`setup`, if
+            the shares leave a split without images.
         FileNotFoundError: In :meth:`setup`, if a folder, a list, an image or a mask is missing.
         RuntimeError: In :meth:`setup`, if a file is damaged, a mask has another size than its
-            image, or a mask holds something else than classes.
+            image, or a mask has a number or colour that is not a class.
 
     Example:
         >>> data = ImageMaskFolder(["road", "sky"], image_size=(64, 128))
         >>> data.num_classes, data.image_shape
         (2, (3, 64, 128))
     """
-
-    crop_flip: ClassVar[Mirror] = Mirror()
 
     def __init__(
         self,
@@ -97,18 +86,26 @@ class ImageMaskFolder(InMemoryDataModule):
         val_share: float = 0.1,
         test_share: float = 0.2,
         split_seed: int = 0,
-        batch_size: int = 16,
-        augment: bool = True,
-        normalization: Normalization = "symmetric",
-        seed: int = 0,
-        drop_last: bool = False,
+        *,
+        mask_suffix: str = "",
+        **options: Any,
     ) -> None:
-        super().__init__(batch_size, augment, normalization, seed, drop_last)
+        super().__init__(**options)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(height, width) < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}.")
         _check_classes(class_names, palette, ignored_color)
-        _check_splits(train_list, val_list, test_list, val_share, test_share)
+        if (train_list is None) != (test_list is None) or (val_list and train_list is None):
+            raise ValueError(
+                "Lists come together: give train_list and test_list, or no list at all."
+            )
+        for name, share in (("val_share", val_share), ("test_share", test_share)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {share}.")
+        if mask_suffix.lower().endswith(IMAGE_ENDINGS):
+            raise ValueError(
+                f"mask_suffix stands before the ending, such as '_mask', got '{mask_suffix}'."
+            )
         self.class_names = class_names
         self.num_classes = len(class_names)
         self.root = root
@@ -120,6 +117,7 @@ class ImageMaskFolder(InMemoryDataModule):
         self.lists = (train_list, val_list, test_list)
         self.shares = (val_share, test_share)
         self.split_seed = split_seed
+        self.mask_suffix = mask_suffix
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -127,52 +125,42 @@ class ImageMaskFolder(InMemoryDataModule):
         return 3, *self.size
 
     @override
-    def read_splits(self) -> tuple[Split, Split, Split]:
-        """Read and resize the three splits.
-
-        Returns:
-            Three times images, uint8 of shape [N, 3, height, width], and masks, uint8 of shape
-            [N, height, width].
-        """
+    def find_pairs(self) -> tuple[list[Pair], list[Pair], list[Pair]]:
+        """Find the images with their masks, and split them at random or by the lists."""
         root = Path(self.root)
         train_list, val_list, test_list = self.lists
-        if train_list is not None and test_list is not None:
-            pairs = find_pairs(root / self.images, root / self.masks, all_have_both=False)
-            val_path = None if val_list is None else root / val_list
-            files = split_by_lists(pairs, root / train_list, val_path, root / test_list)
-        else:
-            pairs = find_pairs(root / self.images, root / self.masks, all_have_both=True)
-            files = split_by_chance(pairs, *self.shares, self.split_seed)
-        train, val, test = (self._read_all(split) for split in files)
-        self._warn_of_classes_without_pixels(train[1])
-        return train, val, test
+        by_lists = train_list is not None and test_list is not None
+        images, masks = root / self.images, root / self.masks
+        pairs = find_pairs(images, masks, self.mask_suffix, all_have_both=not by_lists)
+        if train_list is None or test_list is None:
+            return split_by_chance(pairs, *self.shares, self.split_seed)
+        val_path = None if val_list is None else root / val_list
+        return split_by_lists(pairs, root / train_list, val_path, root / test_list)
 
-    def _read_all(self, pairs: list[Pair]) -> Split:
-        # Not at the top of the file: importing torchvision takes about a second.
-        from torchvision.transforms.functional import pil_to_tensor
-
+    @override
+    def read_pair(self, image_path: str, mask_path: str) -> tuple[Tensor, Tensor]:
+        """Read an image and its mask, and resize them."""
         height, width = self.size
-        images = torch.empty(len(pairs), 3, height, width, dtype=torch.uint8)
-        masks = torch.empty(len(pairs), height, width, dtype=torch.uint8)
-        for index, (image_path, mask_path) in enumerate(pairs):
-            image, mask = read_image(image_path), self._read_mask(mask_path)
-            if image.size != (mask.shape[1], mask.shape[0]):
-                raise RuntimeError(
-                    f"The image '{image_path}' has {image.width}x{image.height} pixels, its mask "
-                    f"'{mask_path}' {mask.shape[1]}x{mask.shape[0]}; both must have the same size."
-                )
-            images[index] = pil_to_tensor(image.resize((width, height), Resampling.BILINEAR))
-            masks[index] = interpolate(mask[None, None], self.size, mode="nearest-exact")[0, 0]
-        return images, masks
+        image, mask = read_image(image_path), self._read_mask(mask_path)
+        mask_size = mask.shape[1], mask.shape[0]
+        if image.size != mask_size:
+            turned = image.size == mask_size[::-1]
+            hint = ", also once each is turned as its own EXIF orientation says" if turned else ""
+            raise RuntimeError(
+                f"The image '{image_path}' has {image.width}x{image.height} pixels, its mask "
+                f"'{mask_path}' {mask_size[0]}x{mask_size[1]}; both must have the same size{hint}."
+            )
+        image = image.resize((width, height), Resampling.BILINEAR)
+        mask = interpolate(mask[None, None], self.size, mode="nearest-exact")[0, 0]
+        return pixels(image), mask
 
-    def _read_mask(self, path: str) -> Tensor:
-        if self.palette is None:
-            return classes_of_numbers(read_image(path, in_color=False), self.num_classes, path)
-        return classes_of_colors(read_image(path), self.palette, path, self.ignored_color)
-
-    def _warn_of_classes_without_pixels(self, masks: Tensor) -> None:
-        pixels = masks.flatten().bincount(minlength=self.num_classes).tolist()
-        missing = [name for name, count in zip(self.class_names, pixels, strict=False) if not count]
+    @override
+    def read_splits(self) -> tuple[Split, ...]:
+        """Read the three splits, and warn of classes that no training mask has."""
+        splits = super().read_splits()
+        masks = splits[0][1]
+        counts = masks.flatten().bincount(minlength=self.num_classes).tolist()
+        missing = [name for name, count in zip(self.class_names, counts, strict=False) if not count]
         if missing:
             hint = "" if self.palette else "; white masks need a palette, since 255 means no class"
             warnings.warn(
@@ -180,6 +168,12 @@ class ImageMaskFolder(InMemoryDataModule):
                 f"'{missing[0]}': nothing can learn it{hint}.",
                 stacklevel=2,
             )
+        return splits
+
+    def _read_mask(self, path: str) -> Tensor:
+        if self.palette is None:
+            return classes_of_numbers(read_image(path, in_color=False), self.num_classes, path)
+        return classes_of_colors(read_image(path), self.palette, path, self.ignored_color)
 
 
 def _check_classes(
@@ -203,17 +197,3 @@ def _check_classes(
             raise ValueError(f"A colour is three numbers from 0 to 255, got {list(color)}.")
     if len({tuple(color) for color in colors}) < len(colors):
         raise ValueError(f"The colours of palette and ignored_color must differ, got {colors}.")
-
-
-def _check_splits(
-    train_list: str | None,
-    val_list: str | None,
-    test_list: str | None,
-    val_share: float,
-    test_share: float,
-) -> None:
-    if (train_list is None) != (test_list is None) or (val_list and train_list is None):
-        raise ValueError("Lists come together: give train_list and test_list, or no list at all.")
-    for name, share in (("val_share", val_share), ("test_share", test_share)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {share}.")

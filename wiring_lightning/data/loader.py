@@ -1,41 +1,43 @@
-"""The batch loader behind every data module: in memory, rank-aware and exactly resumable."""
+"""The batch loader of every data module: in memory, rank-aware and exactly resumable."""
 
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from math import ceil
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from wiring_lightning.data.augment import CropFlip, Mirror
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
+from wiring_lightning.functional import seed_of_epoch
 
 
 class BatchLoader:
-    """Iterate over images held in memory, on the CPU or on a GPU, one finished batch at a time.
+    """Iterate over batches of images in memory, on the CPU or on a GPU.
 
-    It takes the place of a :class:`torch.utils.data.DataLoader` and is deliberately not one: it
-    has no workers to start, Lightning leaves its order alone, and its position is two integers.
+    It replaces a :class:`torch.utils.data.DataLoader`, but is not a subclass: it has no workers,
+    Lightning does not change its order, and its position is two integers.
 
-    **Order.** With ``shuffle`` each epoch has its own permutation and its own augmentation, drawn
-    from ``(seed, epoch)`` for all samples at once. Process r of R takes positions r, r + R,
-    r + 2R, ... of it, so the i-th batches of R processes with batch size b together are the i-th
-    batch of one process with batch size R * b, augmentation included; only the end of an epoch
-    can differ, by the samples that sit out.
+    **Order.** With ``shuffle`` each epoch has its own permutation and augmentation, which depend on
+    ``(seed, epoch)`` only. Process r of R takes positions r, r + R, r + 2R, ... of the permutation.
+    So the i-th batches of R processes with batch size b are together the i-th batch of one process
+    with batch size R * b, with the same augmentation. Only the end of an epoch can differ.
 
     **Uneven sizes.** All processes yield the same number of batches, as collective operations
-    need. With ``shuffle`` the n mod R samples at the end of the permutation, other ones in each
-    epoch, sit out. Without it every sample is yielded exactly once: shards may then differ by one
-    sample, and where that would change the number of batches a shard is cut into near-equal
-    batches instead.
+    need. With ``shuffle``, the last n mod R samples of each permutation are left out. Without it,
+    every sample is yielded exactly once: shards may differ by one sample, and are cut into batches
+    of nearly equal sizes if their numbers of batches would differ.
 
-    **Resuming.** :meth:`state_dict` is the epoch and the number of batches handed out. After
-    :meth:`load_state_dict` the next iteration continues with the batch that follows. Call
-    :meth:`set_epoch` before each epoch (Lightning does); a new epoch starts at its first batch.
+    **Resuming.** :meth:`state_dict` is the epoch and the number of batches that were yielded. After
+    :meth:`load_state_dict` the next iteration continues with the next batch. Call :meth:`set_epoch`
+    before each epoch (Lightning does); a new epoch starts at its first batch.
+
+    With a ``trainer`` the trainer's own counters are used, which are right in two more cases. The
+    batch of a step that failed is yielded again. And after a run with ``max_steps`` resumes at the
+    end of an epoch, Lightning calls ``set_epoch`` with a wrong number.
 
     Args:
         images: Bytes, shape [N, C, H, W].
@@ -47,13 +49,14 @@ class BatchLoader:
         shuffle: Whether to draw a new order each epoch (training) or keep the order (evaluation).
         drop_last: Whether to leave out a last batch of fewer than ``batch_size`` samples. Only
             with ``shuffle``: an evaluation never drops samples.
-        seed: Start of all randomness; the same on every process.
+        seed: Seed of order and augmentation; the same on every process.
         rank: Index of this process, 0 to ``world_size - 1``.
         world_size: Number of processes that share the samples, R.
+        trainer: The trainer whose ``fit`` iterates over the loader, if there is one.
 
     Raises:
-        ValueError: If tensors do not fit together, a number is out of range, or some process
-            would have no batch.
+        ValueError: If the shapes of the tensors do not match, a number is out of range, or some
+            process would have no batch.
 
     Example:
         >>> images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
@@ -75,6 +78,7 @@ class BatchLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        trainer: Trainer | None = None,
     ) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(
@@ -104,6 +108,8 @@ class BatchLoader:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.trainer = trainer
+        self._global_batch_size = batch_size * world_size
         self._num_batches = self._count_batches()
         if self._num_batches == 0:
             raise ValueError(
@@ -111,31 +117,33 @@ class BatchLoader:
                 f"{world_size} process(es) with drop_last={drop_last}."
             )
         self._epoch = 0
-        self._handed_out = 0
+        self._yielded = 0
         self._start = 0
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
-        """Where Lightning looks for :meth:`set_epoch`: on ``batch_sampler.sampler``.
+        """Lets Lightning find :meth:`set_epoch`, as ``batch_sampler.sampler.set_epoch``.
 
-        It looks at ``sampler`` too, but a loader with that attribute is taken for one of torch's
-        (asked for more of their attributes, warned of shuffling where there is none).
+        Lightning also uses ``sampler``, but takes a loader with that attribute for one of torch's:
+        it then needs more of their attributes, and warns of shuffling.
         """
         return SimpleNamespace(sampler=self)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation come next.
+        """Set the epoch, which determines order and augmentation.
 
         Args:
             epoch: Index of the epoch. The epoch of a restored state keeps the restored position;
-                any other starts at its first batch.
+                any other starts at its first batch. With a trainer, its current epoch is used.
         """
+        if self.trainer is not None:
+            epoch = self.trainer.current_epoch
         if epoch != self._epoch:
             self._epoch = epoch
-            self._handed_out = self._start = 0
+            self._yielded = self._start = 0
 
     def __len__(self) -> int:
-        """Batches in a whole epoch on this process; the same on all, and after a resume."""
+        """Number of batches in a whole epoch; the same on all processes, and after a resume."""
         return self._num_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -143,30 +151,23 @@ class BatchLoader:
 
         Images are float32 [B, C, H, W], labels int64 [B], or [B, H, W] if they are masks.
         """
-        # Nothing up to the first batch may run earlier: Lightning makes an iterator before it sets
-        # the epoch, and throws another one away unused. A generator waits.
+        # This must stay a generator, which runs nothing before the first batch: Lightning makes an
+        # iterator before it sets the epoch, and discards another one unused.
         start, self._start = self._start, 0
-        device = self.images.device
-        order, noise = self._draw_epoch(self._epoch)
-        shard = order[self.rank :: self.world_size].to(device)
-        noise = tuple(values.to(device) for values in noise)
-        edges = self._edges(len(shard))
-        for batch in range(start, self._num_batches):
-            index = shard[edges[batch] : edges[batch + 1]]
-            images, labels = self.normalizer(self.images[index]), self.labels[index]
-            if self.crop_flip is not None:
-                drawn = [values[index] for values in noise]
-                images = self.crop_flip(images, *drawn)
-                if labels.dim() > 1:
-                    labels = self.crop_flip(labels, *drawn)
-            self._handed_out = batch + 1
-            yield images, labels.long()
+        for position, batch in enumerate(self._load(start), start + 1):
+            self._yielded = position
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, and what has to stay the same for it to keep its meaning."""
+        """Return the position, and the settings that it is valid for."""
+        batches = self._yielded
+        if self.trainer is not None:
+            progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            # At the start of an epoch the trainer's count is still that of the previous one.
+            batches = min(batches, progress.processed)
         return {
             "epoch": self._epoch,
-            "batches": self._handed_out,
+            "batches": batches,
             "seed": self.seed,
             "global_batch_size": self._global_batch_size,
         }
@@ -175,52 +176,62 @@ class BatchLoader:
         """Continue from a position.
 
         Args:
-            state_dict: What :meth:`state_dict` returned, here or on another number of processes
-                with the same product of processes and batch size.
+            state_dict: A state of :meth:`state_dict`. The number of processes may differ, if its
+                product with the batch size is the same.
         """
         self._epoch = state_dict["epoch"]
-        self._handed_out = self._start = state_dict["batches"]
-        mine = (self.seed, self._global_batch_size)
+        self._yielded = self._start = state_dict["batches"]
+        own = (self.seed, self._global_batch_size)
         saved = (state_dict["seed"], state_dict["global_batch_size"])
-        if self._start > 0 and mine != saved:
+        if self._start > 0 and own != saved:
             warnings.warn(
                 f"The checkpoint was written in epoch {self._epoch} with seed and global batch size"
-                f" {saved}, this run has {mine}: the rest of that epoch will repeat some samples "
+                f" {saved}, this run has {own}: the rest of that epoch will repeat some samples "
                 "and miss others.",
                 stacklevel=2,
             )
-
-    @property
-    def _global_batch_size(self) -> int:
-        return self.batch_size * self.world_size
 
     def _count_batches(self) -> int:
         smallest = len(self.images) // self.world_size
         if self.shuffle and self.drop_last:
             return smallest // self.batch_size
         if self.shuffle:
-            return _ceil_div(smallest, self.batch_size)
-        largest = _ceil_div(len(self.images), self.world_size)
-        # The minimum matters for a batch size of 1 only: one batch then has to hold two samples.
-        return min(_ceil_div(largest, self.batch_size), smallest)
+            return ceil(smallest / self.batch_size)
+        largest = ceil(len(self.images) / self.world_size)
+        # The minimum matters for a batch size of 1 only: one batch then has two samples.
+        return min(ceil(largest / self.batch_size), smallest)
 
-    def _edges(self, shard_size: int) -> list[int]:
-        """Return where the batches of a shard begin, and where the last one ends."""
-        count = self._num_batches
-        if self.shuffle or _ceil_div(shard_size, self.batch_size) == count:
-            return [min(i * self.batch_size, shard_size) for i in range(count + 1)]
-        return [i * shard_size // count for i in range(count + 1)]
+    def _load(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of this epoch from batch ``start`` on."""
+        for index, noise in self._batches(start):
+            images, labels = self.normalizer(self.images[index]), self.labels[index]
+            if self.crop_flip is not None:
+                images = self.crop_flip(images, *noise)
+                if labels.dim() > 1:
+                    labels = self.crop_flip(labels, *noise)
+            yield images, labels.long()
 
-    def _draw_epoch(self, epoch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the order of the samples [N'] and the augmentation's numbers, each [N, ...]."""
-        size = len(self.images)
-        # The generator looks at the low 32 bits of its seed only. The odd multiplier keeps the
-        # epochs of neighbouring seeds far apart, so that no two runs share a permutation.
-        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B1 + epoch) % 2**32)
+    def _batches(self, start: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield the samples of each batch of this process, and their random numbers."""
+        size, device = len(self.images), self.images.device
+        generator = torch.Generator().manual_seed(seed_of_epoch(self.seed, self._epoch))
         if self.shuffle:
             order = torch.randperm(size, generator=generator)[: size - size % self.world_size]
         else:
             order = torch.arange(size)
-        if self.crop_flip is None:
-            return order, ()
-        return order, self.crop_flip.draw(size, generator)
+        noise = [values.to(device) for values in self._draw_noise(generator)]
+        shard = order[self.rank :: self.world_size].to(device)
+        for first, end in list(pairwise(self._edges(len(shard))))[start:]:
+            index = shard[first:end]
+            yield index, [values[index] for values in noise]
+
+    def _draw_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw the random numbers of the augmentation for all N samples, each [N, ...]."""
+        return () if self.crop_flip is None else self.crop_flip.draw(len(self.images), generator)
+
+    def _edges(self, shard_size: int) -> list[int]:
+        """Return the start of each batch of a shard, and the end of the last one."""
+        count = self._num_batches
+        if self.shuffle or ceil(shard_size / self.batch_size) == count:
+            return [min(i * self.batch_size, shard_size) for i in range(count + 1)]
+        return [i * shard_size // count for i in range(count + 1)]

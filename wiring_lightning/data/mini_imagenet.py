@@ -1,26 +1,18 @@
-"""mini-ImageNet: small photographs of 100 kinds of things, read from a folder per class."""
+"""mini-ImageNet: small photographs in 100 classes, read from one folder per class."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Resampling
-from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning.data._image_folders import (
-    ClassFiles,
-    class_files,
-    class_names,
-    read_image,
-    require_same_classes,
-)
-from wiring_lightning.data._in_memory import Split
+from wiring_lightning.data._class_folders import ClassFiles, ClassFolders
+from wiring_lightning.data._find_files import subfolders
+from wiring_lightning.data._read_image import pixels, read_image
 from wiring_lightning.data.augment import CropFlip
 from wiring_lightning.data.base import ImageDataModule
-from wiring_lightning.data.loader import BatchLoader
-from wiring_lightning.data.normalize import Normalization
-from wiring_lightning.data.train_loader import TrainLoader
+from wiring_lightning.data.in_memory import Split
 
 _STORED_SIZE = 84
 _WINDOW_SIZE = 64
@@ -31,14 +23,14 @@ class MiniImageNet(ImageDataModule):
     """mini-ImageNet (Vinyals et al.): 100 classes of 600 colour photographs, as [3, 64, 64].
 
     The connectivity-learning papers train on 500 images of each class and test on the other 100.
-    ``root`` holds one folder of image files per class, whose names are the classes; of a class's
-    files in the order of their names, the first ``train_per_class`` are for training and the next
-    ``test_per_class`` for testing. If ``root`` holds the folders ``train`` and ``test`` (or
-    ``val``) instead, with the class folders inside, each set is the first files of its own folder.
+    ``root`` has one folder of image files per class. Of a class's files, sorted by name, the first
+    ``train_per_class`` are for training and the next ``test_per_class`` for testing. If ``root``
+    has the folders ``train`` and ``test`` (or ``val``) instead, with the class folders inside, each
+    set is the first files of its own folder.
 
-    Images of another size are resized to 84x84. Training takes a window of 64x64 at a random place
-    and mirrors half of them, evaluation takes the 64x64 in the centre. The classes take turns, so
-    that the last ``val_size`` training images hold them in equal shares.
+    Images of another size are resized to 84x84. Training crops a window of 64x64 at random and
+    mirrors half of them; evaluation, and training without ``augment``, crop the centre. The classes
+    are interleaved, so that the last ``val_size`` training images have them in equal shares.
 
     All images are read at the start and stay in memory, on the GPU if the trainer uses one: 1.27 GB
     for the whole data set.
@@ -47,23 +39,14 @@ class MiniImageNet(ImageDataModule):
         root: Folder that holds the class folders, or ``train`` and ``test``.
         batch_size: Images per step and process: with four GPUs and 256, the network sees 1,024
             images per step.
-        train_per_class: How many images of each class are for training.
-        test_per_class: How many images of each class are for testing.
-        val_size: How many training images to set aside for validation, always the last ones of
+        train_per_class: Number of training images of each class.
+        test_per_class: Number of test images of each class.
+        val_size: Number of training images to set aside for validation, always the last ones of
             the training set. 0 trains on all of them, as the papers do, and turns validation off.
-        augment: Whether to take random windows of the training images and mirror half of them,
-            anew in each epoch. Otherwise they are cut as in evaluation.
-        normalization: How to centre the images after scaling them to [0, 1]. 'pixel_mean'
-            subtracts the mean training image; 'channel_mean_std' subtracts each channel's mean
-            and divides by its standard deviation. Both are measured on the training split only.
-            'symmetric' maps black to -1 and white to 1.
-        seed: Start of the random order and augmentation; use another one for each repetition.
-            The splits do not depend on it.
-        drop_last: Whether to leave out a last training batch that is not full. Evaluation always
-            uses every image.
+        options: The other arguments of :class:`InMemoryDataModule`.
 
     Attributes:
-        num_classes: Number of class folders; asking for it looks into ``root``.
+        num_classes: Number of class folders, counted at each access.
 
     Raises:
         ValueError: If a size is out of range.
@@ -87,19 +70,9 @@ class MiniImageNet(ImageDataModule):
         train_per_class: int = 500,
         test_per_class: int = 100,
         val_size: int = 0,
-        augment: bool = True,
-        normalization: Normalization = "pixel_mean",
-        seed: int = 0,
-        drop_last: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            val_size=val_size,
-            augment=augment,
-            normalization=normalization,
-            seed=seed,
-            drop_last=drop_last,
-        )
+        super().__init__(batch_size, val_size, **options)
         sizes = {"train_per_class": train_per_class, "test_per_class": test_per_class}
         for name, size in sizes.items():
             if size < 1:
@@ -107,68 +80,54 @@ class MiniImageNet(ImageDataModule):
         self.root = root
         self.train_per_class = train_per_class
         self.test_per_class = test_per_class
+        remedy = "complete it, or lower train_per_class or test_per_class"
+        self._class_folders = ClassFolders(type(self).__name__, _LAYOUT, remedy)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]  # known only when the folder is there
         """Number of class folders in ``root``, or in its folder ``train``."""
         train_folder, _ = self._split_folders() or (Path(self.root), None)
-        return len(class_names(train_folder, type(self).__name__, _LAYOUT))
+        return len(self._class_folders.paths(train_folder))
 
     @override
     def read(self, train: bool) -> Split:
-        """Read the training or the test images, the classes taking turns.
+        """Read the training or the test images, with the classes interleaved.
 
         Returns:
             Images, uint8 of shape [N, 3, 84, 84], and labels, int64 of shape [N]: the index of
             the class in the sorted names of the class folders.
-
-        Raises:
-            FileNotFoundError: If folders are missing.
-            RuntimeError: If a class has too few images, the classes of ``train`` and ``test``
-                differ, or an image is damaged.
         """
-        # Both are looked up each time: what is wrong with the test images shows at once, not
-        # after all the others were read.
+        # Find both sets of files first, so that an error in the test set is reported at once.
         train_files, test_files = self._find_files()
         files = train_files if train else test_files
         per_class = self.train_per_class if train else self.test_per_class
         paths = [paths[position] for position in range(per_class) for paths in files.values()]
-        return _read_all(paths), torch.arange(len(files)).repeat(per_class)
+        images = torch.empty(len(paths), 3, _STORED_SIZE, _STORED_SIZE, dtype=torch.uint8)
+        for index, path in enumerate(paths):
+            image = read_image(path).resize((_STORED_SIZE, _STORED_SIZE), Resampling.BILINEAR)
+            images[index] = pixels(image)
+        return images, torch.arange(len(files)).repeat(per_class)
 
     @override
-    def train_dataloader(self) -> TrainLoader:
-        """Return a loader of this process's share of the training images, in random order."""
-        loader = super().train_dataloader()
-        if not self.augment:
-            loader.crop_flip = self.crop_flip.centred()
-        return loader
-
-    @override
-    def _evaluation_loader(self, split: Split) -> BatchLoader:
-        loader = super()._evaluation_loader(split)
-        loader.crop_flip = self.crop_flip.centred()
-        return loader
+    def _augmentation(self, train: bool) -> CropFlip:
+        return self.crop_flip if train and self.augment else self.crop_flip.centred()
 
     def _find_files(self) -> tuple[ClassFiles, ClassFiles]:
         """Return the files of each class for training and for test."""
-        owner = type(self).__name__
         train_size, test_size = self.train_per_class, self.test_per_class
-        remedy = "complete it, or lower train_per_class or test_per_class"
         folders = self._split_folders()
         if folders is None:
-            files = class_files(Path(self.root), owner, _LAYOUT, train_size + test_size, remedy)
+            files = self._class_folders.files(Path(self.root), train_size + test_size)
             return files, {name: paths[train_size:] for name, paths in files.items()}
         train_folder, test_folder = folders
-        train = class_files(train_folder, owner, _LAYOUT, train_size, remedy)
-        test = class_files(test_folder, owner, _LAYOUT, test_size, remedy)
-        require_same_classes(train, test, owner, f"'{train_folder}' and '{test_folder}'")
-        return train, test
+        return self._class_folders.two_splits((train_folder, train_size), (test_folder, test_size))
 
     def _split_folders(self) -> tuple[Path, Path] | None:
         """Return the folders of the training and the test classes, if the sets are apart."""
         root = Path(self.root)
-        # Classes may be called so, too; their folders then hold images.
-        apart = [name for name in ("train", "test", "val") if _holds_folders(root / name)]
+        # Classes may have these names too, but their folders contain images.
+        there = [name for name in ("train", "test", "val") if (root / name).is_dir()]
+        apart = [name for name in there if subfolders(root / name)]
         if not apart:
             return None
         if apart[0] == "train" and len(apart) > 1:
@@ -178,19 +137,3 @@ class MiniImageNet(ImageDataModule):
             f"{type(self).__name__}: '{root}' holds class folders in '{apart[0]}', but none in "
             f"{missing} beside it; add that folder, or point root (--data.root) at {_LAYOUT}."
         )
-
-
-def _holds_folders(folder: Path) -> bool:
-    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
-
-
-def _read_all(paths: list[str]) -> Tensor:
-    """Read image files into one tensor, uint8 of shape [N, 3, 84, 84]."""
-    # Not at the top of the file: importing torchvision takes about a second.
-    from torchvision.transforms.functional import pil_to_tensor
-
-    images = torch.empty(len(paths), 3, _STORED_SIZE, _STORED_SIZE, dtype=torch.uint8)
-    for index, path in enumerate(paths):
-        image = read_image(path).resize((_STORED_SIZE, _STORED_SIZE), Resampling.BILINEAR)
-        images[index] = pil_to_tensor(image)
-    return images

@@ -26,7 +26,7 @@ def pixel_mean(images: Tensor) -> Tensor:
         >>> pixel_mean(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
         tensor([[[0.5000]]])
     """
-    # 32 bits hold the sum of 8 million bytes, and are eight times as fast as 64.
+    # 32 bits suffice for the sum of 8 million bytes, and are eight times as fast as 64.
     total = images.sum(dim=0, dtype=torch.int32)
     return (total.double() / (255 * len(images))).float()
 
@@ -46,7 +46,7 @@ def channel_mean_std(images: Tensor) -> tuple[Tensor, Tensor]:
         (0.5, 0.5)
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
-    # A histogram holds all that is needed, without a float copy of the whole set.
+    # From histograms, which need no float copy of the whole set.
     counts = torch.stack(
         [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
     ).cpu()
@@ -62,7 +62,7 @@ class Normalizer:
 
     Args:
         mean: Subtracted after scaling to [0, 1]; broadcasts against [C, H, W].
-        std: Divided by after that, or None for no division.
+        std: Divisor after that, or None.
 
     Example:
         >>> images = torch.tensor([51, 102], dtype=torch.uint8).view(2, 1, 1, 1)
@@ -89,7 +89,7 @@ class Normalizer:
             return cls(pixel_mean(images))
         if kind == "channel_mean_std":
             mean, std = channel_mean_std(images)
-            # A channel of one single colour has no spread; it becomes zero, not NaN.
+            # A constant channel has a deviation of zero; it becomes zero, not NaN.
             return cls(mean, std.clamp_min(1e-6))
         if kind == "symmetric":
             half = torch.full((1, 1, 1), 0.5, device=images.device)

@@ -21,6 +21,7 @@ from wiring_lightning.functional.dnw import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.mask_connect import (
     normalize_scores,
     sample_k_distinct,
+    score_entropy,
     straight_through,
     topk_mask,
 )
@@ -29,7 +30,7 @@ from wiring_lightning.functional.pre_activation import (
     channel_statistics,
     rectified_convolution,
 )
-from wiring_lightning.functional.seeds import derived_seed, seed_of_step
+from wiring_lightning.functional.seeds import derived_seed, seed_of_epoch, seed_of_step
 from wiring_lightning.functional.sparse_product import sparse_product
 from wiring_lightning.functional.sparsenet import (
     Pattern,
@@ -69,6 +70,8 @@ __all__ = [
     "rectified_gated_sum",
     "rows_of_blocks",
     "sample_k_distinct",
+    "score_entropy",
+    "seed_of_epoch",
     "seed_of_step",
     "sources",
     "sparse_product",

@@ -1,4 +1,4 @@
-"""Summing the sources that a target listens to, with a gradient for every gate."""
+"""Gated sums of the sources of each target, with a gradient for every gate."""
 
 import math
 from itertools import cycle
@@ -10,18 +10,18 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-# A few rows times more columns than this leave a core idle, so they are multiplied in parts.
+# A product of few rows longer than `_LONG` uses one core only, so it is split into parts.
 _LONG, _PART = 2**14, 2**10
 
 
 class PairProducts:
-    """Adds up the dot products of every row of one tensor with every row of another.
+    """Sums over the batch the dot products of every row of one tensor with every row of another.
 
-    All views are prepared at once, because they take as long as small products do.
+    The constructor makes all views once: making a view takes as long as a small product.
 
     Args:
-        left: `[count, a, features]`, memory through which all examples pass, `count` at a time.
-        right: `[batch, b, features]`.
+        left: `[count, a, features]`, a buffer that the caller refills, `count` examples at a time.
+        right: `[batch, b, features]`, all examples.
 
     Example:
         >>> left = torch.empty(1, 1, 3)
@@ -37,7 +37,7 @@ class PairProducts:
         count, rows, features = left.shape
         batch, columns, _ = right.shape
         dtype = torch.promote_types(left.dtype, torch.float32)
-        self._alike = left.dtype == right.dtype == dtype
+        self._same_dtype = left.dtype == right.dtype == dtype
         if left.device.type == "cpu" and features > _LONG and features % _PART == 0:
             parts = features // _PART
             self._sums = left.new_zeros(parts, rows, columns, dtype=dtype)
@@ -51,15 +51,15 @@ class PairProducts:
             self._chunks = [[(left, piece)] for piece in right.transpose(1, 2).split(count)]
 
     def add(self, chunk: int) -> None:
-        """Add the products of what `left` holds now with the chunk of `right` of that number."""
-        for mine, yours in self._chunks[chunk]:
+        """Add the products of the present `left` with chunk number `chunk` of `right`."""
+        for left, right in self._chunks[chunk]:
             sums = self._sums
-            if len(yours) < len(sums):  # the last examples are fewer
-                sums, mine = sums[: len(yours)], mine[: len(yours)]
-            if self._alike:
-                sums.baddbmm_(mine, yours)
+            if len(right) < len(sums):  # the last chunk is smaller
+                sums, left = sums[: len(right)], left[: len(right)]
+            if self._same_dtype:
+                sums.baddbmm_(left, right)
             else:
-                sums.baddbmm_(mine.to(sums.dtype), yours.to(sums.dtype))
+                sums.baddbmm_(left.to(sums.dtype), right.to(sums.dtype))
 
     def total(self) -> Tensor:
         """`[a, b]`, float32 or better."""
@@ -105,25 +105,24 @@ def gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
     """
     batch, candidates, *features = sources.shape
     targets = gates.shape[0]
-    # bmm rather than matmul: with a gradient for the gates, matmul folds the batch into one
-    # dimension and copies the transposed sources, at more than three times the cost.
+    # bmm, because matmul copies the transposed sources if the gates need a gradient, which costs
+    # more than three times as much.
     stacked = gates.expand(batch, *gates.shape)
     size = math.prod(features)
     summed = torch.bmm(stacked, sources.reshape(batch, candidates, size))
-    # No view where none is needed: an in-place activation behind a view costs copies in backward.
+    # An in-place activation after a view costs copies in backward, so avoid the view if possible.
     return summed if len(features) == 1 else summed.view(batch, targets, *features)
 
 
-# Bytes of the gradient that are worked on at a time: a few fit into the cache of one core.
+# Bytes of the gradient per chunk: a few chunks fit into the cache of one core.
 _CHUNK_BYTES = 4 * 2**20
 
 
 def rectified_gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
     """`relu(gated_sum(gates, sources))`, the input of every block in ResNet and ResNeXt.
 
-    On a CPU the three parts of the backward pass (through the ReLU, to the sources, to the gates)
-    run example by example, so that each finds its operand in the cache; the gradient of all gates
-    then costs a fraction of a pass over memory. Elsewhere it is the plain composition.
+    On a CPU the backward pass runs in chunks of examples that fit into the cache. The gradient of
+    all gates then adds little to it. Other devices use the plain composition.
 
     Args:
         gates: `[targets, candidates]`.
@@ -147,7 +146,7 @@ class _RectifiedGatedSum(Function):
     @override
     def forward(ctx: Any, gates: Tensor, sources: Tensor) -> Tensor:
         outputs = gated_sum(gates, sources).relu_()
-        # Only the gradient of the gates needs the sources: frozen gates let their memory go.
+        # Only the gradient of the gates needs the sources: frozen gates do not keep them.
         ctx.save_for_backward(gates, sources if ctx.needs_input_grad[0] else None, outputs)
         ctx.source_dtype = sources.dtype
         return outputs
@@ -159,18 +158,18 @@ class _RectifiedGatedSum(Function):
         gates, sources, outputs = ctx.saved_tensors
         batch, targets, features = outputs.shape
         size = max(1, min(batch, _CHUNK_BYTES // (targets * features * outputs.element_size())))
-        back = gates.t().to(gradient.dtype)
+        transposed = gates.t().to(gradient.dtype)
         to_sources = gradient.new_empty(batch, gates.shape[1], features)
-        # The same memory for every chunk, because it is in the cache already.
+        # Every chunk uses the same memory, which stays in the cache.
         scratch = gradient.new_empty(size, targets, features)
         products = None if sources is None else PairProducts(scratch, sources)
-        chunked = (gradient, outputs, back.expand(batch, *back.shape), to_sources)
+        chunked = (gradient, outputs, transposed.expand(batch, *transposed.shape), to_sources)
         chunks = zip(*(tensor.split(size) for tensor in chunked), strict=True)
-        for number, (arrived, rectified, weights, to_chunk) in enumerate(chunks):
-            inner = scratch[: len(arrived)]
-            torch.ops.aten.threshold_backward.grad_input(arrived, rectified, 0, grad_input=inner)
+        for number, (to_output, output, weights, to_source) in enumerate(chunks):
+            to_sum = scratch[: len(to_output)]
+            torch.ops.aten.threshold_backward.grad_input(to_output, output, 0, grad_input=to_sum)
             if products is not None:
                 products.add(number)
-            torch.bmm(weights, inner, out=to_chunk)
+            torch.bmm(weights, to_sum, out=to_source)
         to_gates = None if products is None else products.total().to(gates.dtype)
         return to_gates, to_sources.to(ctx.source_dtype)

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 def fold_batch_norm(weight: Tensor, inputs: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Fold the batch norm that follows a grouped 1 x 1 convolution into its weight and a bias.
 
-    A 1 x 1 convolution is linear, so the mean and the variance of its outputs follow from those of
-    its inputs: `mean = W m` and `var = diag(W S W^T)` with the inputs' mean `m` and covariance `S`.
-    For a bottleneck, whose inputs are several times narrower than its outputs, this replaces three
-    passes over the wide outputs by two over the narrow inputs. In training mode the statistics are
-    those of the batch, gradients flow through them as through any batch norm, and the running
-    estimates of `norm` are updated.
+    A 1 x 1 convolution is linear, so the statistics of its outputs follow from those of its inputs:
+    `mean = W m` and `var = diag(W S W^T)` with the inputs' mean `m` and covariance `S`. This is
+    faster where inputs are narrower than outputs, as in a bottleneck. In training mode the batch
+    statistics are used, with gradients, and the running statistics of `norm` are updated.
 
     Args:
         weight: `[groups, out, in]`.
@@ -67,13 +65,13 @@ def _output_statistics(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
 def update_running_statistics(
     norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int
 ) -> None:
-    """Move a batch norm's running estimates as its own forward pass would.
+    """Update a batch norm's running statistics as its own forward pass would.
 
     Args:
         norm: a batch norm that tracks running statistics.
-        mean: `[channels]`, in any shape, of the batch.
-        variance: likewise, biased.
-        count: over how many values they were taken.
+        mean: mean of the batch for each channel, in any shape with `channels` entries.
+        variance: biased variance of the batch, likewise.
+        count: number of values per channel.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None

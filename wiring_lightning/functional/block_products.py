@@ -1,4 +1,4 @@
-"""Products of a graph whose nodes form blocks, and whose edges lead to later blocks only."""
+"""Matrix products for a graph whose edges lead only from earlier to later blocks of nodes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +14,15 @@ from typing_extensions import override
 def rows_of_blocks(
     weight: Tensor, inputs: int, width: int, only_edges: bool = False
 ) -> tuple[Tensor, ...]:
-    """For every receiving block the weights of all edges that can lead to it, as views.
+    """Views of the weights of all possible edges into each receiving block.
 
-    The backward pass writes the gradient of the whole matrix once, zeros where no edge can be.
+    The backward pass writes the gradient of the matrix once, with zeros where no edge is possible.
 
     Args:
         weight: `[blocks * width, inputs + (blocks - 1) * width]`, receivers by senders.
         inputs: number of input nodes, which form the first sending block.
         width: number of nodes of every other block.
-        only_edges: whether weights of zero get no gradient.
+        only_edges: whether weights that are zero get no gradient.
 
     Returns:
         For block j a view `[width, inputs + j * width]`.
@@ -37,13 +37,13 @@ def rows_of_blocks(
 
 
 def pointwise_product(sources: Sequence[Tensor], matrix: Tensor) -> Tensor:
-    """`conv2d(cat(sources), matrix)`, a 1 x 1 convolution that keeps its sources only.
+    """`conv2d(cat(sources), matrix)`, a 1 x 1 convolution that does not save the concatenation.
 
     On a CPU it is one matrix product per pass, in channels last.
 
     Args:
-        sources: `[batch, c_k, height, width]` each, C channels together.
-        matrix: `[out, C]`, possibly rows and columns of a larger matrix.
+        sources: `[batch, c_k, height, width]` each; C is the sum of all c_k.
+        matrix: `[out, C]`, possibly a view of a larger matrix.
 
     Example:
         >>> sources = [torch.ones(1, 2, 1, 1), torch.ones(1, 1, 1, 1)]
@@ -55,7 +55,7 @@ def pointwise_product(sources: Sequence[Tensor], matrix: Tensor) -> Tensor:
         matrix = matrix.to(torch.get_autocast_dtype(device))
         sources = [source.to(matrix.dtype) for source in sources]
     if device != "cpu" or torch.compiler.is_compiling():
-        return functional.conv2d(_joined(sources), matrix[:, :, None, None])
+        return functional.conv2d(joined(sources), matrix[:, :, None, None])
     return _PointwiseProduct.apply(matrix, *sources)
 
 
@@ -76,9 +76,9 @@ class _RowsOfBlocks(Function):
     def backward(ctx: Any, *parts: Tensor) -> tuple[Tensor, None, None, None]:
         gradient = parts[0].new_empty(ctx.shape)
         for j, (rows, part) in enumerate(zip(gradient.split(ctx.width), parts, strict=True)):
-            possible = ctx.inputs + j * ctx.width
-            rows[:, :possible] = part
-            rows[:, possible:] = 0
+            senders = ctx.inputs + j * ctx.width
+            rows[:, :senders] = part
+            rows[:, senders:] = 0
         for weight in ctx.saved_tensors:
             gradient.masked_fill_(weight == 0, 0)
         return gradient, None, None, None
@@ -89,22 +89,23 @@ class _PointwiseProduct(Function):
     @override
     def forward(ctx: Any, matrix: Tensor, *sources: Tensor) -> Tensor:
         ctx.save_for_backward(matrix, *sources)
-        return _as_images(_as_rows(_joined(sources)) @ matrix.t(), sources[0])
+        return _as_images(_as_rows(joined(sources)) @ matrix.t(), sources[0])
 
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         matrix, *sources = ctx.saved_tensors
-        rows = _as_rows(slope)
-        to_matrix = rows.t() @ _as_rows(_joined(sources)) if ctx.needs_input_grad[0] else None
+        rows = _as_rows(gradient)
+        to_matrix = rows.t() @ _as_rows(joined(sources)) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[1:]):
             return to_matrix, *[None] * len(sources)
         to_sources = _as_images(rows @ matrix, sources[0])
         return to_matrix, *to_sources.split([source.shape[1] for source in sources], 1)
 
 
-def _joined(sources: Sequence[Tensor]) -> Tensor:
+def joined(sources: Sequence[Tensor]) -> Tensor:
+    """The sources, concatenated by channel; a single one is not copied."""
     return sources[0] if len(sources) == 1 else torch.cat(list(sources), 1)
 
 

@@ -1,4 +1,4 @@
-"""Sums over all earlier blocks of a network, without a copy of what was stored for each of them."""
+"""Gated sums over all earlier blocks of a network, which store each output once."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from wiring_lightning.functional.aggregation import products_of_pairs
 
 
 class Space(NamedTuple):
-    """The shape that the outputs of one stage have: channels, and by how much sides are divided."""
+    """The shape of a stage's outputs: channels, and the divisor of height and width."""
 
     channels: int
     reduction: int
 
 
 def lift(x: Tensor, origin: Space, space: Space) -> Tensor:
-    """Bring the output of a stage to the shape of a later one, without parameters.
+    """Bring the output of a stage to the shape of a later stage, without parameters.
 
-    Strides over positions and pads channels with zeros, across as many stages as needed
-    (MaskConnect, Section 3.2; option A of ResNet).
+    Subsamples positions and pads channels with zeros, across any number of stages (MaskConnect,
+    Section 3.2; option A of ResNet).
 
     Example:
         >>> lift(torch.ones(1, 16, 32, 32), Space(16, 1), Space(64, 4)).shape
@@ -44,19 +44,19 @@ def lift(x: Tensor, origin: Space, space: Space) -> Tensor:
 class BlockSums:
     """`x_j = relu(sum_k g_jk y_k)` for one block after another (MaskConnect, Equation 1).
 
-    One object serves one forward pass. Each block stores its output once, in the stack of its
-    stage (and, strided, in the stacks of later stages that read it). The input of a block is then
-    one product of a row of gates with a stack; in the backward pass the gradient of a block is one
-    product of a column of gates with the stacked gradients of its listeners, and all gates of a
-    stage get their gradient from a single product at the end, chosen or not.
+    One object serves one forward pass. The outputs of a stage are stacked in one tensor, so three
+    products suffice: a row of gates with the stack gives the input of a block; a column of gates
+    with the stacked gradients of its readers gives the gradient of a block; and one product per
+    stage, at the end, gives the gradient of all gates, chosen or not. A later stage that reads a
+    block gets a strided copy of its output.
 
     Args:
         gates: `[blocks - 1, blocks - 1]`, row j - 1 for the input of block j, column k for the
             output of block k; only k < j is read.
         stages: stage of the output of every block but the last.
         spaces: the shape of each stage.
-        inputs: by block j, the stage in whose shape its input is summed; the blocks of a stage
-            that are listed follow one another, the others never ask for a sum.
+        inputs: for each block j that sums its input, the stage whose shape the sum has. The
+            blocks of one stage must be consecutive.
 
     Example:
         >>> space, ones = Space(channels=4, reduction=1), torch.ones(2, 4, 8, 8)
@@ -72,12 +72,13 @@ class BlockSums:
     ) -> None:
         self.spaces = spaces
         self.stages = stages
-        self.boards = {
-            stage: _Board(stage, [j for j in inputs if inputs[j] == stage], stages)
+        self.stage_sums = {
+            stage: _StageSums(stage, [j for j in inputs if inputs[j] == stage], stages)
             for stage in sorted(set(inputs.values()))
         }
         self.inputs = inputs
         self.gates = gates.detach()
+        # An empty tensor that every store takes and returns: it orders the backward passes.
         self._token: Tensor | None = _Open.apply(self, gates)
 
     def store(
@@ -85,8 +86,8 @@ class BlockSums:
     ) -> tuple[Tensor, Tensor]:
         """Keep `residual + scale * identity` as the output of a block.
 
-        Returns `residual` and `identity` for further use: their gradients then come here, where
-        adding to them is cheap.
+        Returns `residual` and `identity`. Use these from here on: their gradients are then summed
+        in this operation, which is cheap.
         """
         self._token, residual, identity = _Store.apply(
             self, self._token, residual, identity, block, scale
@@ -94,19 +95,19 @@ class BlockSums:
         return residual, identity
 
     def gather(self, block: int, addend: Tensor | None = None) -> Tensor:
-        """The rectified input of a block, with `addend` added before the ReLU."""
+        """The input of a block after its ReLU, with `addend` added before the ReLU."""
         rectified: Tensor = _Gather.apply(self, self._token, addend, block)
         return rectified
 
     def close(self) -> None:
-        """Leave what was stored to autograd, which frees it when the backward pass is done."""
+        """Drop the stored outputs; autograd frees what it saved after the backward pass."""
         self._token = None  # its graph refers to this object
-        for board in self.boards.values():
-            board.clear()
+        for sums in self.stage_sums.values():
+            sums.clear()
 
 
 class PlainBlockSums:
-    """The same sums from plain operations, for `torch.compile`, export and tests."""
+    """The sums of `BlockSums` from plain operations, for `torch.compile`, export and tests."""
 
     def __init__(
         self, gates: Tensor, stages: Sequence[int], spaces: Sequence[Space], inputs: dict[int, int]
@@ -126,7 +127,7 @@ class PlainBlockSums:
         return residual, identity
 
     def gather(self, block: int, addend: Tensor | None = None) -> Tensor:
-        """The rectified input of a block, with `addend` added before the ReLU."""
+        """The input of a block after its ReLU, with `addend` added before the ReLU."""
         space = self.spaces[self.inputs[block]]
         total = addend
         for k, output in enumerate(self.outputs[:block]):
@@ -137,27 +138,28 @@ class PlainBlockSums:
         return functional.relu(total)
 
     def close(self) -> None:
-        """Nothing to do: the outputs go with this object."""
+        """Nothing to do: the outputs are freed with this object."""
 
 
 @dataclass
-class _Board:
-    """The stacks of one stage: what its inputs are summed from, and their gradients.
+class _StageSums:
+    """The inputs of one stage: the outputs that they are summed from, and their gradients.
 
     `stacks[r]` is `[blocks of stage r, batch, channels, height, width]` with the channels of stage
-    r and the height and width of this stage. `gradients` is the same for the inputs.
+    r and the height and width of this stage. `gradients` holds the gradients of this stage's
+    inputs in the same way.
     """
 
     stage: int
-    blocks: list[int]  # whose inputs are summed here, ascending
+    blocks: list[int]  # those whose inputs are summed here, ascending
     stages: Sequence[int]
     stacks: dict[int, Tensor] = field(default_factory=dict)
-    carried: dict[int, Tensor] = field(default_factory=dict)
+    from_earlier: dict[int, Tensor] = field(default_factory=dict)  # sums by earlier stage
     gradients: Tensor | None = None
-    returned: dict[int, Tensor] = field(default_factory=dict)
+    to_earlier: dict[int, Tensor] = field(default_factory=dict)  # gradients by earlier stage
 
     def __post_init__(self) -> None:
-        # Blocks of one stage follow one another, so its columns are a slice.
+        # The blocks of one stage are consecutive, so its columns are a slice.
         ends = [0]
         for k, (stage, following) in enumerate(pairwise([*self.stages, -1])):
             if stage != following:
@@ -169,15 +171,11 @@ class _Board:
         }
 
     def rows(self, first: int = 0) -> slice:
-        """The rows of the gates for this board's blocks, which follow one another."""
+        """The rows of the gates for the blocks of this stage, from number `first` on."""
         return slice(self.blocks[first] - 1, self.blocks[-1])
 
-    @property
-    def earlier(self) -> list[int]:
-        return [stage for stage in self.columns if stage < self.stage]
-
-    def place_of(self, block: int, like: Tensor) -> Tensor:
-        """Where the output of a block, shaped `like`, belongs."""
+    def slot(self, block: int, like: Tensor) -> Tensor:
+        """The part of the stacks for the output of a block, which is shaped `like`."""
         stage = self.stages[block]
         columns = self.columns[stage]
         if stage not in self.stacks:
@@ -195,16 +193,18 @@ class _Board:
             stack = self.stacks[self.stage][: block - own.start]
             total = _combine(gates[block - 1, own.start : block], stack)
         row = self.blocks.index(block)
-        for stage in self.earlier:
-            if stage not in self.carried:  # all rows at once: the stack is complete
-                weights = gates[self.rows(), self.columns[stage]]
-                self.carried[stage] = _combine(weights, self.stacks[stage])
-            part = self.carried[stage][row]
+        for stage, columns in self.columns.items():
+            if stage == self.stage:
+                continue
+            if stage not in self.from_earlier:  # for all rows at once: the stack is complete
+                weights = gates[self.rows(), columns]
+                self.from_earlier[stage] = _combine(weights, self.stacks[stage])
+            part = self.from_earlier[stage][row]
             total[:, : part.shape[1]] += part
         return total
 
     def gradient_to(self, block: int, gates: Tensor) -> Tensor | None:
-        """What the inputs of this stage send back to a block, in the shape that they read."""
+        """The gradient of a block's output from the inputs of this stage, in their shape."""
         if self.gradients is None:
             return None
         stage = self.stages[block]
@@ -213,14 +213,14 @@ class _Board:
             if first == len(self.blocks):
                 return None
             return _combine(gates[self.rows(first), block], self.gradients[first:])
-        if stage not in self.returned:  # all blocks of that stage at once
+        if stage not in self.to_earlier:  # for all blocks of that stage at once
             weights = gates[self.rows(), self.columns[stage]].t()
             channels = self.stacks[stage].shape[2]
-            self.returned[stage] = _combine(weights, self.gradients[:, :, :channels])
-        return self.returned[stage][block - self.columns[stage].start]
+            self.to_earlier[stage] = _combine(weights, self.gradients[:, :, :channels])
+        return self.to_earlier[stage][block - self.columns[stage].start]
 
     def gradient_to_gates(self, gates: Tensor) -> Tensor:
-        """`[blocks - 1, blocks - 1]`, the rows of this stage filled."""
+        """`[blocks - 1, blocks - 1]`: the gradient in the rows of this stage, zeros elsewhere."""
         filled = torch.zeros_like(gates)
         if self.gradients is None:
             return filled
@@ -231,25 +231,25 @@ class _Board:
         return filled
 
     def clear(self) -> None:
-        self.stacks, self.carried, self.returned = {}, {}, {}
+        self.stacks, self.from_earlier, self.to_earlier = {}, {}, {}
         self.gradients = None
 
 
 def _combine(weights: Tensor, stack: Tensor) -> Tensor:
-    """`[..., n]` times `[n, batch, channels, height, width]`."""
+    """Weighted sums: `[..., n]` times `[n, batch, channels, height, width]`."""
     weights = weights.to(stack.dtype)
     if weights.dim() == 1:
         return torch.mv(stack.flatten(1).t(), weights).view(stack.shape[1:])
     if stack.is_contiguous():
         return (weights @ stack.flatten(1)).view(-1, *stack.shape[1:])
-    # Some of the channels: the features of an example are still contiguous.
+    # A slice of the channels: the features of one example are still contiguous.
     by_example = stack.flatten(2).transpose(0, 1)
     products = torch.bmm(weights.expand(len(by_example), *weights.shape), by_example)
     return products.transpose(0, 1).unflatten(2, stack.shape[2:])
 
 
 class _Open(Function):
-    """The root of one pass: its backward runs last and returns the gradient of all gates."""
+    """The root of the token's graph: its backward runs last and gives the gradient of the gates."""
 
     @staticmethod
     @override
@@ -263,14 +263,15 @@ class _Open(Function):
     def backward(ctx: Any, _: Tensor) -> tuple[None, Tensor]:
         sums: BlockSums = ctx.sums
         with _full_precision(sums.gates):
-            total = sum(board.gradient_to_gates(sums.gates) for board in sums.boards.values())
+            parts = [stage.gradient_to_gates(sums.gates) for stage in sums.stage_sums.values()]
+            total = sum(parts)
         assert isinstance(total, Tensor)
         sums.close()
         return None, total.tril()
 
 
 class _Store(Function):
-    """Adds an output to the stacks; each call depends on the one before, which orders backward."""
+    """Writes an output to the stacks; the token makes each call depend on the one before."""
 
     @staticmethod
     @override
@@ -287,12 +288,12 @@ class _Store(Function):
         ctx.set_materialize_grads(False)
         ctx.shape, ctx.dtypes = residual.shape, (residual.dtype, identity.dtype)
         reduction = sums.spaces[sums.stages[block]].reduction
-        for stage, board in sums.boards.items():
+        for stage, stage_sums in sums.stage_sums.items():
             if sums.stages[block] <= stage:
                 step = sums.spaces[stage].reduction // reduction
                 parts = residual[..., ::step, ::step], identity[..., ::step, ::step]
                 like = parts[0].to(torch.result_type(residual, identity))
-                torch.add(*parts, alpha=scale, out=board.place_of(block, like))
+                torch.add(*parts, alpha=scale, out=stage_sums.slot(block, like))
         return token.new_empty(0), residual, identity
 
     @staticmethod
@@ -307,13 +308,14 @@ class _Store(Function):
         with _full_precision(gates):
             parts = {
                 sums.spaces[later].reduction // sums.spaces[stage].reduction: part
-                for later, board in sums.boards.items()
-                if later >= stage and (part := board.gradient_to(ctx.block, gates)) is not None
+                for later, stage_sums in sums.stage_sums.items()
+                if later >= stage and (part := stage_sums.gradient_to(ctx.block, gates)) is not None
             }
         if ctx.block == 0 and not ctx.needs_input_grad[1]:
-            sums.close()  # frozen gates: nothing comes after the first block
-        # A gradient that arrives may be shared: the first addition makes a copy.
-        for step, part in parts.items():
+            sums.close()  # with frozen gates this is the last backward of the pass
+        # The incoming gradients may be shared with other operations: the first addition copies.
+        shared = True
+        for step, part in parts.items():  # in order of the stages, so step 1 comes first
             if step == 1:
                 to_residual = part if to_residual is None else to_residual + part
                 to_identity = (
@@ -321,14 +323,12 @@ class _Store(Function):
                     if to_identity is None
                     else torch.add(to_identity, part, alpha=scale)
                 )
-        first = 1 not in parts
-        for step, part in parts.items():
-            if step > 1:
-                to_residual = _writable(to_residual, first, part, ctx.shape)
-                to_identity = _writable(to_identity, first, part, ctx.shape)
+            else:
+                to_residual = _writable(to_residual, shared, part, ctx.shape)
+                to_identity = _writable(to_identity, shared, part, ctx.shape)
                 to_residual[..., ::step, ::step] += part
                 to_identity[..., ::step, ::step].add_(part, alpha=scale)
-                first = False
+            shared = False
         dtypes = ctx.dtypes
         return (
             None,
@@ -341,7 +341,7 @@ class _Store(Function):
 
 
 class _Gather(Function):
-    """Takes a rectified input from the stacks."""
+    """Computes the input of a block from the stacks."""
 
     @staticmethod
     @override
@@ -349,16 +349,16 @@ class _Gather(Function):
         ctx: Any, sums: BlockSums, _token: Tensor, addend: Tensor | None, block: int
     ) -> Tensor:
         stage = sums.inputs[block]
-        board = sums.boards[stage]
+        stage_sums = sums.stage_sums[stage]
         with _full_precision(sums.gates):
-            total = board.sum_for(block, sums.gates, sums.spaces[stage])
+            total = stage_sums.sum_for(block, sums.gates, sums.spaces[stage])
         if addend is not None:
             total += addend
         total.relu_()
-        ctx.sums, ctx.block, ctx.origins = sums, block, list(board.stacks)
-        # `data`: later blocks write to other parts of the stacks, which autograd would mistake for
-        # a change of what is saved here.
-        ctx.save_for_backward(total, *(stack.data for stack in board.stacks.values()))
+        ctx.sums, ctx.block, ctx.origins = sums, block, list(stage_sums.stacks)
+        # `data` has no version counter: later blocks write to other parts of the stacks, and
+        # autograd would report that as an in-place change of a saved tensor.
+        ctx.save_for_backward(total, *(stack.data for stack in stage_sums.stacks.values()))
         return total
 
     @staticmethod
@@ -367,25 +367,26 @@ class _Gather(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
         sums: BlockSums = ctx.sums
         rectified, *stacks = ctx.saved_tensors
-        board = sums.boards[sums.inputs[ctx.block]]
-        board.stacks = dict(zip(ctx.origins, stacks, strict=True))
-        board.returned = {}
-        if board.gradients is None:
-            shape = (len(board.blocks), *rectified.shape)
-            board.gradients = rectified.new_empty(shape)
-        place = board.gradients[board.blocks.index(ctx.block)]
+        stage_sums = sums.stage_sums[sums.inputs[ctx.block]]
+        stage_sums.stacks = dict(zip(ctx.origins, stacks, strict=True))
+        stage_sums.to_earlier = {}
+        if stage_sums.gradients is None:
+            shape = (len(stage_sums.blocks), *rectified.shape)
+            stage_sums.gradients = rectified.new_empty(shape)
+        slot = stage_sums.gradients[stage_sums.blocks.index(ctx.block)]
         torch.ops.aten.threshold_backward.grad_input(
-            gradient.to(rectified.dtype), rectified, 0, grad_input=place
+            gradient.to(rectified.dtype), rectified, 0, grad_input=slot
         )
-        return None, sums.gates.new_empty(0), place if ctx.needs_input_grad[2] else None, None
+        return None, sums.gates.new_empty(0), slot if ctx.needs_input_grad[2] else None, None
 
 
 def _writable(gradient: Tensor | None, shared: bool, like: Tensor, shape: torch.Size) -> Tensor:
+    """A gradient that may be changed in place."""
     if gradient is None:
         return like.new_zeros(shape)
     return gradient.clone() if shared else gradient
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:
-    """Autocast would convert the whole stack for every product."""
+    """Disable autocast, which would convert the whole stack for every product."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Budgeted Super Networks: architectures drawn at random, and how their probabilities learn."""
+"""Budgeted Super Networks: sample architectures, and compute the gradient of their logits."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,11 @@ from torch.nn import functional
 
 
 class Topology:
-    """A graph without cycles whose edges are visited from the input to the output, many at a time.
+    """An acyclic graph whose edges are visited from the input to the output, level by level.
 
-    Node 0 is the input and the last node is the output. Edges whose sources are equally far from
-    the input form a level; a level of all examples is one step, so a draw takes as many steps as
-    the longest path has edges. Draws are small and the host has to know them, so this works on the
-    CPU.
+    Node 0 is the input and the last node is the output. A level holds the edges whose sources are
+    equally far from the input. One level of all examples is one tensor operation. It works on the
+    CPU: the tensors are small, and the host needs the result to choose the modules to run.
 
     Args:
         nodes: number of nodes, numbered such that every edge leads to a higher number.
@@ -25,8 +24,8 @@ class Topology:
 
     Example:
         >>> diamond = Topology(4, source=[0, 0, 1, 2], target=[1, 2, 3, 3])
-        >>> heads = torch.tensor([[True, False, True, True]])  # what the coins would show
-        >>> drawn = heads & diamond.asked(heads)  # nobody asks the coin of the last edge
+        >>> outcomes = torch.tensor([[True, False, True, True]])
+        >>> drawn = outcomes & diamond.asked(outcomes)  # the source of the last edge has no input
         >>> drawn.tolist(), diamond.live(drawn).tolist()
         ([[True, False, True, False]], [[True, False, True, False]])
     """
@@ -51,43 +50,35 @@ class Topology:
         self._targets = _split([target[edge] for edge in order], self._sizes)
 
     def asked(self, heads: Tensor) -> Tensor:
-        """Which edges are drawn at all: those whose source is connected to the input.
+        """`[batch, edges]` edges that are sampled: those whose source is connected to the input.
 
-        Args:
-            heads: `[batch, edges]` which edges would be there if their sources were connected.
-
-        Returns:
-            `[batch, edges]`; an edge is there if it is asked for and its coin shows heads.
+        `heads` is the `[batch, edges]` Bernoulli outcome of each edge, if its source is connected.
+        An edge is active where it is sampled and its outcome is true.
         """
-        coins = heads.t()[self._order].split(self._sizes)
-        ways = torch.zeros(self.nodes, len(heads), dtype=torch.int, device="cpu")
-        ways[0] = 1
+        by_level = heads.t()[self._order].split(self._sizes)
+        active_inputs = torch.zeros(self.nodes, len(heads), dtype=torch.int, device="cpu")
+        active_inputs[0] = 1
         asked = []
-        for coin, source, target in zip(coins, self._sources, self._targets, strict=True):
-            asked.append(ways[source] > 0)
-            ways.index_add_(0, target, (asked[-1] & coin).int())
-        return self._gathered(asked, heads)
+        for outcome, source, target in zip(by_level, self._sources, self._targets, strict=True):
+            asked.append(active_inputs[source] > 0)
+            active_inputs.index_add_(0, target, (asked[-1] & outcome).int())
+        return self._in_edge_order(asked, heads)
 
     def live(self, drawn: Tensor) -> Tensor:
-        """Which drawn edges lie on a path to the output.
+        """`[batch, edges]` drawn edges that are on a path to the output.
 
-        Args:
-            drawn: `[batch, edges]` edges whose sources are connected to the input.
-
-        Returns:
-            `[batch, edges]`.
+        `drawn` is the `[batch, edges]` active edges, whose sources are connected to the input.
         """
-        on = drawn.t()[self._order].split(self._sizes)
-        ways = torch.zeros(self.nodes, len(drawn), dtype=torch.int, device="cpu")
-        ways[-1] = 1
-        live = list(on)
-        for level in reversed(range(len(on))):
-            live[level] = on[level] & (ways[self._targets[level]] > 0)
-            ways.index_add_(0, self._sources[level], live[level].int())
-        return self._gathered(live, drawn)
+        live = list(drawn.t()[self._order].split(self._sizes))
+        live_outputs = torch.zeros(self.nodes, len(drawn), dtype=torch.int, device="cpu")
+        live_outputs[-1] = 1
+        for level in reversed(range(len(live))):
+            live[level] = live[level] & (live_outputs[self._targets[level]] > 0)
+            live_outputs.index_add_(0, self._sources[level], live[level].int())
+        return self._in_edge_order(live, drawn)
 
-    def _gathered(self, levels: list[Tensor], like: Tensor) -> Tensor:
-        """Edges in their own order again, examples first."""
+    def _in_edge_order(self, levels: list[Tensor], like: Tensor) -> Tensor:
+        """`[batch, edges]` from the edges by level."""
         if not levels:
             return torch.zeros_like(like)
         return torch.cat(levels)[self._place].t().contiguous()
@@ -100,21 +91,21 @@ def draw_edges(
     batch: int,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw one architecture per example (BSN, Section 3.2).
+    """Sample one architecture per example (BSN, Section 3.2).
 
-    From the input to the output: if the source of an edge is connected to the input by the edges
-    drawn so far, the edge is there with probability `sigmoid(logit)`; otherwise it is not there and
-    nothing is drawn.
+    Edges are visited from the input to the output. An edge whose source is connected to the input
+    is active with probability `sigmoid(logit)`. Any other edge is inactive and is not sampled.
 
     Args:
         topology: the graph.
         logits: `[edges]` gamma before the logistic function, on the CPU.
-        learnable: `[edges]` edges that are drawn; the others are there if their source is.
+        learnable: `[edges]` edges that are sampled; the others are active if their source is.
         batch: number of examples.
-        generator: the source of randomness, on the CPU.
+        generator: the random generator, on the CPU.
 
     Returns:
-        Two `[batch, edges]`: edges that are there, and edges whose draw counts in the probability.
+        Two masks `[batch, edges]`: the active edges, and the sampled edges, whose outcomes count in
+        the probability of the architecture.
 
     Example:
         >>> chain = Topology(3, source=[0, 1], target=[1, 2])
@@ -128,32 +119,32 @@ def draw_edges(
     probability = logits.detach().to(dtype).sigmoid().masked_fill(~learnable, 1.0)
     # Uniform in [0, 1), so that probabilities of 0 and 1 are exact.
     shape = batch, topology.edges
-    heads = torch.rand(shape, dtype=dtype, device="cpu", generator=generator) < probability
-    asked = topology.asked(heads)
-    return asked & heads, asked & learnable
+    outcomes = torch.rand(shape, dtype=dtype, device="cpu", generator=generator) < probability
+    asked = topology.asked(outcomes)
+    return asked & outcomes, asked & learnable
 
 
 def most_probable_edges(topology: Topology, logits: Tensor, learnable: Tensor) -> Tensor:
-    """The likelier outcome of every draw: `[edges]`, in the order in which edges are drawn.
+    """The most probable architecture, `[edges]`, found edge by edge.
 
-    An edge is there if its source is connected and its probability is above one half.
+    An edge is active if its source is connected and its probability is above one half.
 
     Example:
         >>> chain = Topology(3, source=[0, 1], target=[1, 2])
         >>> most_probable_edges(chain, torch.tensor([-1.0, 3.0]), torch.tensor([True, True]))
         tensor([False, False])
     """
-    heads = ((logits.detach() > 0) | ~learnable).unsqueeze(0)
-    return (topology.asked(heads) & heads).squeeze(0)
+    outcomes = ((logits.detach() > 0) | ~learnable).unsqueeze(0)
+    return (topology.asked(outcomes) & outcomes).squeeze(0)
 
 
 def log_probability(logits: Tensor, drawn: Tensor, asked: Tensor) -> Tensor:
-    """Log-probability of drawn architectures, `log P(H | Gamma)` of BSN's Equation 7.
+    """Log-probability of sampled architectures, `log P(H | Gamma)` of BSN's Equation 7.
 
     Args:
         logits: `[edges]` gamma before the logistic function; the result is differentiable in it.
-        drawn: `[batch, edges]` edges that are there.
-        asked: `[batch, edges]` edges that were drawn: the others had no choice.
+        drawn: `[batch, edges]` active edges.
+        asked: `[batch, edges]` edges that were sampled.
 
     Returns:
         `[batch]`.
@@ -168,13 +159,13 @@ def log_probability(logits: Tensor, drawn: Tensor, asked: Tensor) -> Tensor:
 
 
 def budgeted_objective(losses: Tensor, costs: Tensor, budget: float, penalty: float) -> Tensor:
-    """What a drawn architecture has to answer for (BSN, Equation 4).
+    """Loss plus a penalty for cost above the budget (BSN, Equation 4).
 
     Args:
         losses: `[batch]` prediction loss of every example.
-        costs: `[batch]` cost of the architecture that was drawn for it.
+        costs: `[batch]` cost of the architecture that was sampled for it.
         budget: the cost up to which nothing is added.
-        penalty: lambda, what a unit of cost above the budget adds.
+        penalty: lambda, the penalty of a unit of cost above the budget.
 
     Returns:
         `[batch]`.
@@ -184,7 +175,7 @@ def budgeted_objective(losses: Tensor, costs: Tensor, budget: float, penalty: fl
         >>> budgeted_objective(losses, costs, budget=100.0, penalty=0.5)
         tensor([ 1., 16.])
     """
-    # The excess is taken before the cast: large costs are no float32 numbers.
+    # In float64, because float32 cannot represent large costs exactly.
     excess = (costs.double() - budget).clamp_min(0)
     dtype = torch.promote_types(losses.dtype, torch.float32)
     return losses + (penalty * excess).to(losses.device, dtype)
@@ -193,12 +184,12 @@ def budgeted_objective(losses: Tensor, costs: Tensor, budget: float, penalty: fl
 def leave_one_out(objective: Tensor) -> Tensor:
     """Advantage of every example: its objective minus the mean of the *other* examples.
 
-    Equation 7 of BSN subtracts the mean of the batch. That mean contains the example itself, which
-    shrinks the gradient, in expectation, by 1 - 1 / batch. Without the example it does not: this is
-    batch / (batch - 1) times the paper's difference. A single example has no baseline.
+    Equation 7 of BSN subtracts the mean of the batch. That mean contains the example itself, so
+    the expected gradient is too small by the factor 1 - 1 / batch. This advantage is the paper's
+    difference divided by that factor. A single example has no baseline.
 
     Args:
-        objective: `[batch]`, of independently drawn architectures.
+        objective: `[batch]`, of independently sampled architectures.
 
     Returns:
         `[batch]`.
@@ -216,14 +207,14 @@ def leave_one_out(objective: Tensor) -> Tensor:
 def policy_gradient(logits: Tensor, drawn: Tensor, asked: Tensor, advantage: Tensor) -> Tensor:
     """The first term of BSN's Equation 7 for the logits, averaged over the batch.
 
-    The log-probability of a drawn edge has the gradient `1 - sigmoid(logit)`, that of an edge which
-    was asked for and is not there `-sigmoid(logit)`, and an edge that was not asked for has none.
+    The gradient of the log-probability is `1 - sigmoid(logit)` for a sampled edge that is active,
+    `-sigmoid(logit)` for a sampled edge that is not, and 0 for an edge that was not sampled.
 
     Args:
         logits: `[edges]` gamma before the logistic function.
-        drawn: `[batch, edges]` edges that are there.
-        asked: `[batch, edges]` edges that were drawn: the others had no choice.
-        advantage: `[batch]` what every example's draw is worth; positive is bad.
+        drawn: `[batch, edges]` active edges.
+        asked: `[batch, edges]` edges that were sampled.
+        advantage: `[batch]` objective minus baseline of every example.
 
     Returns:
         `[edges]` gradient of the expected objective.
@@ -235,17 +226,17 @@ def policy_gradient(logits: Tensor, drawn: Tensor, asked: Tensor, advantage: Ten
         tensor([-0.5000,  0.2500])
     """
     weights = advantage.to(logits.dtype) / len(advantage)
-    came = weights @ (drawn & asked).to(logits.dtype)
-    return came - logits.detach().sigmoid() * (weights @ asked.to(logits.dtype))
+    active = weights @ (drawn & asked).to(logits.dtype)
+    return active - logits.detach().sigmoid() * (weights @ asked.to(logits.dtype))
 
 
 def _levels(nodes: int, source: Sequence[int], target: Sequence[int]) -> list[list[int]]:
-    """Edges by the distance of their source from the nodes without inputs, on the longest path."""
-    into: list[list[int]] = [[] for _ in range(nodes)]
+    """Edges by the length of the longest path to their source."""
+    sources_of: list[list[int]] = [[] for _ in range(nodes)]
     for start, end in zip(source, target, strict=True):
-        into[end].append(start)
+        sources_of[end].append(start)
     depth: list[int] = []
-    for starts in into:
+    for starts in sources_of:
         depth.append(max((depth[start] + 1 for start in starts), default=0))
     levels: list[list[int]] = [[] for _ in range(max(depth, default=0))]
     for edge, start in enumerate(source):

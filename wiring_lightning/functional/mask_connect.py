@@ -1,21 +1,20 @@
-"""Choosing K candidates per target from scores: the best ones, or a random draw.
+"""Choose K candidates per target from scores: the highest ones, or a random sample.
 
 Rows are targets, columns are candidates. Rows of different lengths share one tensor: a **negative**
-score marks a slot that is no candidate, and such a slot is never chosen.
+score marks a slot without a candidate. Such a slot is never chosen.
 """
 
 import torch
 from torch import Tensor
 
-# Log of a score of zero: below the log of every positive float by more than any Gumbel noise.
+# Replaces log(0): smaller than the log of any positive float, whatever Gumbel noise is added.
 _LOG_ZERO = -1e4
 
 
 def topk_mask(scores: Tensor, k: int | Tensor) -> Tensor:
-    """Mark the `k` highest scores of every row; the last of equal scores wins, on every device.
+    """Mark the `k` highest scores of every row; of equal scores the last wins, on every device.
 
-    The last, because later candidates are nearer: with all scores equal and K = 1, a network whose
-    blocks choose among all earlier ones is the plain chain.
+    Later candidates are nearer. With equal scores and K = 1 a network is thus the plain chain.
 
     Args:
         scores: `[..., candidates]`; negative entries are not candidates.
@@ -31,13 +30,13 @@ def topk_mask(scores: Tensor, k: int | Tensor) -> Tensor:
                 [0, 1, 0]], dtype=torch.int32)
     """
     keys = scores.masked_fill(scores < 0, -torch.inf).flip(-1)
-    return _mask_best(keys, k).flip(-1) & (scores >= 0)
+    return mask_best(keys, k).flip(-1) & (scores >= 0)
 
 
 def normalize_scores(scores: Tensor) -> Tensor:
     """Scale every row's candidates to sum to one (Algorithm 1, first line, of both papers).
 
-    A row whose candidates are all zero becomes uniform: it says nothing about any of them.
+    A row whose candidates are all zero becomes uniform.
 
     Example:
         >>> normalize_scores(torch.tensor([[0.2, 0.2, 0.4], [0.0, 0.0, -1.0]]))
@@ -51,15 +50,29 @@ def normalize_scores(scores: Tensor) -> Tensor:
     return torch.where(candidate, normalized, scores)
 
 
+def score_entropy(scores: Tensor) -> Tensor:
+    """`[..., targets]` entropy of every row's scores, as a share of the largest one possible.
+
+    1 says that all candidates are alike, 0 that one has everything.
+
+    Example:
+        >>> score_entropy(torch.tensor([[0.5, 0.5, -1.0], [0.0, 1.0, 0.0]]))
+        tensor([1., 0.])
+    """
+    share = normalize_scores(scores).clamp_min(0)
+    count = (scores >= 0).sum(-1)
+    return torch.special.entr(share).sum(-1) / count.clamp_min(2).log()
+
+
 def sample_k_distinct(
     scores: Tensor, k: int | Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw `k` distinct candidates per row, in proportion to the scores, without replacement.
+    """Sample `k` distinct candidates per row, in proportion to the scores, without replacement.
 
-    The law is that of drawing one candidate after another from Mult(scores), each time among those
-    that are left (Algorithm 1 of both papers). All rows are drawn at once with Gumbel top-k keys.
-    Candidates with a score of zero are drawn, uniformly, only when no positive one is left, where
-    `torch.multinomial` would silently return the last index.
+    The distribution is that of Algorithm 1 of both papers: one candidate after another is drawn
+    from Mult(scores) among those that are left. Gumbel top-k keys sample all rows at once.
+    Candidates with a score of zero are sampled, uniformly, only if no positive one is left;
+    `torch.multinomial` would silently return the last index there.
 
     Args:
         scores: `[..., candidates]`, need not sum to one; negative entries are not candidates.
@@ -80,14 +93,14 @@ def sample_k_distinct(
     gumbel = -noise.clamp_min(torch.finfo(dtype).tiny).log()
     log_scores = torch.where(scores > 0, scores.to(dtype).log(), _LOG_ZERO)
     keys = (log_scores + gumbel).masked_fill(scores < 0, -torch.inf)
-    return _mask_best(keys, k) & (scores >= 0)
+    return mask_best(keys, k) & (scores >= 0)
 
 
 def straight_through(value: Tensor, scores: Tensor) -> Tensor:
-    """Equal `value` in the forward pass; send its whole gradient to `scores`, chosen or not.
+    """Return `value`; in the backward pass `scores` get its gradient, chosen or not.
 
-    This is the papers' modified back-propagation: the network computes with binary gates, and the
-    gradient with respect to each gate updates the real-valued score behind it.
+    This is the papers' modified back-propagation: the network uses binary gates, and the gradient
+    of each gate updates its real-valued score.
 
     Args:
         value: `[targets, candidates]` gates of this forward pass (booleans or numbers).
@@ -105,8 +118,8 @@ def straight_through(value: Tensor, scores: Tensor) -> Tensor:
     return value.to(scores.dtype) + (scores - scores.detach())
 
 
-def _mask_best(keys: Tensor, k: int | Tensor) -> Tensor:
-    """Mark the `k` largest keys of every row; stable, so ties are broken alike everywhere."""
+def mask_best(keys: Tensor, k: int | Tensor) -> Tensor:
+    """Mark the `k` largest keys of every row, of equal keys the first, on every device."""
     order = keys.sort(dim=-1, descending=True, stable=True).indices
     rank = torch.arange(keys.shape[-1], device=keys.device)
     limit = k.unsqueeze(-1) if isinstance(k, Tensor) else k

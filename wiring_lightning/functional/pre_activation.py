@@ -1,9 +1,9 @@
-"""Batch norm, ReLU and convolution of concatenated sources, without keeping the concatenation.
+"""Batch norm, ReLU and convolution of concatenated sources, without saving the concatenation.
 
-Written as layers, a concatenation is kept twice for the backward pass: as the input of the batch
-norm and, normalised, as that of the convolution. Where sources are read by many layers these copies
-are most of the memory (Pleiss et al., "Memory-Efficient Implementation of DenseNets"). Here the
-first copy is never kept, because joining is cheap, and the second only if that saves time.
+Separate layers save a concatenation twice for the backward pass: as the input of the batch norm
+and, normalised, as the input of the convolution. In DenseNets these copies take most of the memory
+(Pleiss et al., "Memory-Efficient Implementation of DenseNets"). Here the backward pass
+concatenates again, and with `recompute` it also normalises again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,18 +16,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from typing_extensions import override
 
-# Bytes of a concatenation that are worked on at a time on a CPU: what one step writes, the next
-# finds in the cache.
+from wiring_lightning.functional.block_products import joined
+
+# Bytes of a concatenation per chunk on a CPU: a chunk stays in the cache from step to step.
 _CHUNK_BYTES = 4 * 2**20
-
-
-# For channels last on a CPU, torch adds up the values of a channel one after another. Sums of this
-# length are exact to about 1e-6.
+# In channels last on a CPU, torch sums a channel's values one by one in float32. Sums of this
+# length have an error of about 1e-6.
 _LONGEST_SUM = 4096
 
 
 class Statistics(NamedTuple):
-    """Mean and biased variance of every channel, `[channels]` each, and over how many values."""
+    """Mean and biased variance of every channel, `[channels]` each, and the number of values."""
 
     mean: Tensor
     variance: Tensor
@@ -35,10 +34,10 @@ class Statistics(NamedTuple):
 
 
 def channel_statistics(values: Tensor) -> Statistics:
-    """The statistics that batch norm takes of a batch, differentiable, at least in float32.
+    """The batch statistics of a batch norm, differentiable, in float32 or better.
 
-    Those of a concatenation are the concatenated ones of its parts, so a feature that many layers
-    read needs them once.
+    The statistics of a concatenation are those of its parts, concatenated. So a feature that many
+    layers read needs them once.
 
     Args:
         values: `[batch, channels, height, width]`.
@@ -63,24 +62,25 @@ def rectified_convolution(
     padding: int = 0,
     recompute: bool = False,
 ) -> Tensor:
-    """`conv2d(relu(batch_norm(cat(sources))))` that saves its sources and no concatenation.
+    """`conv2d(relu(batch_norm(cat(sources))))` that does not save the concatenation.
 
-    The backward pass joins the sources again. On a CPU both passes go a few examples at a time, so
-    that what is joined never leaves the cache.
+    The backward pass concatenates the sources again. On a CPU both passes run in chunks of a few
+    examples, so that the concatenation stays in the cache.
 
     Args:
-        sources: `[batch, c_k, height, width]` each, C channels together.
-        statistics: of the concatenation, `[C]`; gradients flow through them if they have any.
-        scale: `[C]`.
-        shift: `[C]`.
+        sources: `[batch, c_k, height, width]` each; C is the sum of all c_k.
+        statistics: of the concatenation, `[C]`; gradients flow through them.
+        scale: `[C]` weight of the batch norm.
+        shift: `[C]` bias of the batch norm.
         eps: added to the variance.
         kernel: `[out, C, size, size]`.
         stride: of the convolution.
         padding: of the convolution.
-        recompute: whether the backward pass also normalises again, so that only sources are kept.
+        recompute: whether the backward pass also normalises again, so that only sources are saved.
 
     Returns:
-        `[batch, out, height / stride, width / stride]` for an odd size and its half as padding.
+        `[batch, out, height / stride, width / stride]` if the kernel size is odd and `padding` is
+        half of it, rounded down.
 
     Example:
         >>> source = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)
@@ -93,33 +93,24 @@ def rectified_convolution(
     device = sources[0].device.type
     if torch.is_autocast_enabled(device):
         kernel = kernel.to(torch.get_autocast_dtype(device))
-    exact = statistics.mean.dtype
+    dtype = statistics.mean.dtype
     return _RectifiedConvolution.apply(
-        _Settings(eps, stride, padding, recompute),
+        (eps, stride, padding, recompute),
         statistics.mean,
         statistics.variance,
-        scale.to(exact),
-        shift.to(exact),
+        scale.to(dtype),
+        shift.to(dtype),
         kernel,
         *sources,
     )
-
-
-class _Settings(NamedTuple):
-    """The arguments that are no tensors."""
-
-    eps: float
-    stride: int
-    padding: int
-    recompute: bool
 
 
 class _ChannelStatistics(Function):
     @staticmethod
     @override
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
-        exact = torch.promote_types(values.dtype, torch.float32)
-        mean, variance = _mean_and_variance(values.to(exact))
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        mean, variance = _mean_and_variance(values.to(dtype))
         ctx.save_for_backward(values, mean)
         return mean, variance
 
@@ -129,8 +120,8 @@ class _ChannelStatistics(Function):
     def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:
         values, mean = ctx.saved_tensors
         count = values.numel() // values.shape[1]
-        # d mean / d x = 1 / count and d variance / d x = 2 (x - mean) / count: a batch norm whose
-        # variance is one.
+        # d mean / d x = 1 / count and d variance / d x = 2 (x - mean) / count, which has the form
+        # of a batch norm with variance one.
         return _normalize(
             values, mean, torch.ones_like(mean), to_variance * (2 / count), to_mean / count, 0.0
         )
@@ -141,7 +132,7 @@ class _RectifiedConvolution(Function):
     @override
     def forward(
         ctx: Any,
-        settings: _Settings,
+        settings: tuple[float, int, int, bool],
         mean: Tensor,
         variance: Tensor,
         scale: Tensor,
@@ -149,25 +140,24 @@ class _RectifiedConvolution(Function):
         kernel: Tensor,
         *sources: Tensor,
     ) -> Tensor:
+        eps, stride, padding, recompute = ctx.settings = settings
         with torch.autocast(kernel.device.type, enabled=False):
-            active = _activate(sources, (mean, variance, scale, shift, settings.eps), kernel.dtype)
-            outputs = functional.conv2d(active, kernel, None, settings.stride, settings.padding)
-        ctx.settings = settings
-        kept = None if settings.recompute else active
-        ctx.save_for_backward(mean, variance, scale, shift, kernel, kept, *sources)
+            active = _activate(sources, (mean, variance, scale, shift, eps), kernel.dtype)
+            outputs = functional.conv2d(active, kernel, None, stride, padding)
+        saved = None if recompute else active
+        ctx.save_for_backward(mean, variance, scale, shift, kernel, saved, *sources)
         return outputs
 
     @staticmethod
     @once_differentiable
     @override
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        settings: _Settings = ctx.settings
+        eps, stride, padding, _ = ctx.settings
         mean, variance, scale, shift, kernel, active, *sources = ctx.saved_tensors
-        eps = settings.eps
         if active is None:
             active = _activate(sources, (mean, variance, scale, shift, eps), kernel.dtype)
         to_active, to_kernel, _ = torch.ops.aten.convolution_backward(
-            gradient, active, kernel, None, (settings.stride,) * 2, (settings.padding,) * 2,
+            gradient, active, kernel, None, (stride,) * 2, (padding,) * 2,
             (1, 1), False, (0, 0), 1, (True, True, False),
         )  # fmt: skip
         to_active, active = to_active.to(sources[0].dtype), active.to(sources[0].dtype)
@@ -178,15 +168,17 @@ class _RectifiedConvolution(Function):
         to_sources = [to_active] if single else [torch.empty_like(source) for source in sources]
         to_scale, to_shift = torch.zeros_like(scale), torch.zeros_like(shift)
         for rows in _chunks(sources):
-            inner = to_active[rows]
-            torch.ops.aten.threshold_backward.grad_input(inner, active[rows], 0, grad_input=inner)
+            to_norm = to_active[rows]
+            torch.ops.aten.threshold_backward.grad_input(
+                to_norm, active[rows], 0, grad_input=to_norm
+            )
             _, part_scale, part_shift = torch.ops.aten.native_batch_norm_backward(
-                inner, _join(sources, rows), scale, mean, variance, None, None, False, eps,
-                (False, True, True),
+                to_norm, joined([source[rows] for source in sources]), scale, mean, variance,
+                None, None, False, eps, (False, True, True),
             )  # fmt: skip
             to_scale += part_scale
             to_shift += part_shift
-            parts = inner.split(widths, 1)
+            parts = to_norm.split(widths, 1)
             for whole, part, factor in zip(to_sources, parts, factors, strict=True):
                 torch.mul(part, factor, out=whole[rows])
         to_mean = -to_shift * scale * inverse
@@ -199,22 +191,24 @@ def _activate(
     norm: tuple[Tensor, Tensor, Tensor, Tensor, float],
     dtype: torch.dtype,
 ) -> Tensor:
-    """Concatenated, normalised and rectified."""
-    mean, variance, scale, shift, eps = norm
+    """`relu(batch_norm(cat(sources)))`, in chunks."""
     like = sources[0]
     batch, _, height, width = like.shape
     active = torch.empty(
-        (batch, len(mean), height, width), dtype=like.dtype, device=like.device,
+        (batch, len(norm[0]), height, width), dtype=like.dtype, device=like.device,
         memory_format=torch.contiguous_format if like.is_contiguous() else torch.channels_last,
     )  # fmt: skip
     for rows in _chunks(sources):
-        normalized = _normalize(_join(sources, rows), mean, variance, scale, shift, eps)
+        normalized = _normalize(joined([source[rows] for source in sources]), *norm)
         torch.clamp_min(normalized, 0, out=active[rows])
     return active.to(dtype)
 
 
 def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
-    """By the kernel of batch norm itself: several times faster than `var_mean` on a CPU."""
+    """Mean and biased variance per channel.
+
+    Uses batch norm's own kernel, which is several times faster than `var_mean` on a CPU.
+    """
     stats = torch.ops.aten.batch_norm_update_stats
     rows = max(1, _LONGEST_SUM // values[0, 0].numel())
     if values.device.type != "cpu" or values.is_contiguous() or len(values) <= rows:
@@ -234,14 +228,8 @@ def _normalize(
     return torch.batch_norm(values, scale, shift, mean, variance, False, 0.0, eps, False)
 
 
-def _join(sources: Sequence[Tensor], rows: slice) -> Tensor:
-    if len(sources) == 1:
-        return sources[0][rows]
-    return torch.cat([source[rows] for source in sources], 1)
-
-
 def _chunks(sources: Sequence[Tensor]) -> Iterator[slice]:
-    """Examples that are worked on together: few on a CPU, elsewhere all."""
+    """Slices of the batch: a few examples each on a CPU, all examples on other devices."""
     batch = len(sources[0])
     size = max(1, batch)
     if sources[0].device.type == "cpu":

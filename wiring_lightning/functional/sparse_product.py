@@ -1,4 +1,4 @@
-"""A sparse matrix, given by the places of its values, times a dense one."""
+"""A sparse matrix, given by its values and their rows and columns, times a dense matrix."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-with warnings.catch_warnings():  # torch says once per process that such tensors are in beta state
+with warnings.catch_warnings():  # torch warns once per process that sparse CSR tensors are in beta
     warnings.simplefilter("ignore")
     torch.eye(1).to_sparse_csr()
 
-# Numbers that the gradient of the values gathers at a time.
+# Number of entries that the gradient of the values gathers at a time.
 _CHUNK = 2**22
 
 
 @torch.library.custom_op("wiring_lightning::sparse_product", mutates_args=())
 def sparse_product(values: Tensor, row: Tensor, column: Tensor, dense: Tensor, rows: int) -> Tensor:
-    """Multiply a sparse matrix with a dense one; the gradient reaches its values and the dense one.
+    """Multiply a sparse matrix with a dense one; the values and the dense matrix get gradients.
 
     Args:
         values: `[k]`.
-        row: `[k]` place of each value, sorted.
-        column: `[k]` place of each value; no place twice.
+        row: `[k]` row of each value, in ascending order.
+        column: `[k]` column of each value; no pair of row and column occurs twice.
         dense: `[columns, n]`.
         rows: number of rows of the sparse matrix.
 
     Returns:
-        `[rows, n]`. It takes k * n multiply-adds, and torch's `FlopCounterMode` counts them so.
+        `[rows, n]`. It takes k * n multiply-adds, as torch's `FlopCounterMode` reports.
 
     Example:
         >>> values, dense = torch.tensor([2.0, 3.0]), torch.eye(3)
@@ -46,23 +46,23 @@ def _(_values: Tensor, _row: Tensor, _column: Tensor, dense: Tensor, rows: int) 
 
 @torch.library.custom_op("wiring_lightning::sparse_product_backward", mutates_args=())
 def _backward(
-    values: Tensor, row: Tensor, column: Tensor, dense: Tensor, slope: Tensor
+    values: Tensor, row: Tensor, column: Tensor, dense: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the values and of the dense matrix."""
-    slope = slope.contiguous()
+    gradient = gradient.contiguous()
     order = column.argsort(stable=True)
-    transposed = _matrix(values[order], column[order], row[order], len(dense), len(slope))
+    transposed = _matrix(values[order], column[order], row[order], len(dense), len(gradient))
     size = max(1, _CHUNK // max(1, dense.shape[1]))
     parts = [
-        torch.linalg.vecdot(slope[to], dense[by])
-        for to, by in zip(row.split(size), column.split(size), strict=True)
+        torch.linalg.vecdot(gradient[rows], dense[columns])
+        for rows, columns in zip(row.split(size), column.split(size), strict=True)
     ]
-    return torch.cat(parts) if parts else torch.zeros_like(values), transposed @ slope
+    return torch.cat(parts) if parts else torch.zeros_like(values), transposed @ gradient
 
 
 @_backward.register_fake
 def _(
-    values: Tensor, _row: Tensor, _column: Tensor, dense: Tensor, _slope: Tensor
+    values: Tensor, _row: Tensor, _column: Tensor, dense: Tensor, _gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(values), torch.empty_like(dense)
 
@@ -71,13 +71,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
     ctx.save_for_backward(*inputs[:4])
 
 
-def _gradients(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-    to_values, to_dense = _backward(*ctx.saved_tensors, slope)
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    to_values, to_dense = _backward(*ctx.saved_tensors, gradient)
     return to_values, None, None, to_dense, None
 
 
 sparse_product.register_autograd(_gradients, setup_context=_keep)
-for _device in ("cpu", "cuda"):  # the kernels of sparse matrices know no half precision
+for _device in ("cpu", "cuda"):  # sparse kernels do not support half precision
     sparse_product.register_autocast(_device, torch.float32)
 
 
@@ -94,7 +94,7 @@ def _flops_backward(values: Sequence[int], _row: Any, _column: Any, dense: Seque
 
 
 def _matrix(values: Tensor, row: Tensor, column: Tensor, rows: int, columns: int) -> Tensor:
-    """In compressed rows; `row` is sorted."""
+    """The sparse matrix in CSR format; `row` is sorted."""
     counts = torch.bincount(row, minlength=rows)
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     return torch.sparse_csr_tensor(starts, column, values, (rows, columns), check_invariants=False)

@@ -1,4 +1,4 @@
-"""Which earlier outputs a layer reads in a sparsely aggregated network: the rule and its graph."""
+"""Which earlier outputs a layer of a sparsely aggregated network reads."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ Pattern = Literal["log", "dense"]
 
 
 def offsets(layer: int, pattern: Pattern = "log", base: int = 2) -> tuple[int, ...]:
-    """How far back a layer reads, nearest first.
+    """The distances from a layer to the earlier outputs that it reads, nearest first.
 
     `"log"` is `1, c, c^2, ...` up to the layer's own number (SparseNet, Equation 2): at most
     `floor(log_c layer) + 1` sources. `"dense"` is `1, 2, ..., layer` (Equation 3), the topology of
@@ -30,11 +30,11 @@ def offsets(layer: int, pattern: Pattern = "log", base: int = 2) -> tuple[int, .
         raise ValueError(f"layers count from 1, because 0 is the input of a stage; got {layer}.")
     if pattern == "dense":
         return tuple(range(1, layer + 1))
-    found, offset = [], 1
+    distances, offset = [], 1
     while offset <= layer:
-        found.append(offset)
+        distances.append(offset)
         offset *= base
-    return tuple(found)
+    return tuple(distances)
 
 
 def sources(layer: int, pattern: Pattern = "log", base: int = 2) -> tuple[int, ...]:
@@ -54,12 +54,9 @@ def last_reader(output: int, layers: int, pattern: Pattern = "log", base: int = 
 
     Args:
         output: number of the output, from 0 (the input of the stage) to `layers`.
-        layers: layers of the stage; what follows the stage reads as layer `layers + 1`.
+        layers: number of layers of the stage; the next module reads as layer `layers + 1`.
         pattern: as for `offsets`.
         base: as for `offsets`.
-
-    Raises:
-        ValueError: if an argument is not as above.
 
     Example:
         >>> [last_reader(output, layers=6) for output in range(7)]
@@ -67,16 +64,12 @@ def last_reader(output: int, layers: int, pattern: Pattern = "log", base: int = 
     """
     if not 0 <= output <= layers:
         raise ValueError(f"output must be between 0 and {layers}, got {output}.")
-    # Reader and output are an offset apart that the end of the stage must leave room for.
+    # The largest offset from this output that does not lead beyond the end of the stage.
     return output + offsets(layers + 1 - output, pattern, base)[-1]
 
 
 def check_pattern(pattern: str, base: int) -> None:
-    """One clear error for a rule that does not exist.
-
-    Raises:
-        ValueError: if the pattern is unknown or the base is below 2.
-    """
+    """Raise a `ValueError` if the pattern is unknown or the base is below 2."""
     if pattern not in ("log", "dense"):
         raise ValueError(f'pattern must be "log" or "dense", got "{pattern}".')
     if base < 2:

@@ -1,4 +1,4 @@
-"""Sums over modules that each see only some examples of a batch."""
+"""Sums over modules, each of which runs on a subset of the examples of a batch."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,8 +18,8 @@ class Subset:
     """Some examples of a batch.
 
     Args:
-        rows: `[count]` their numbers in rising order; all examples if not given.
-        mask: `[batch]` the same as marks, given together with `rows`.
+        rows: `[count]` their indices in ascending order; all examples if not given.
+        mask: `[batch]` the same as a boolean mask; given together with `rows`.
     """
 
     rows: Tensor | None = None
@@ -34,7 +34,7 @@ class Subset:
         return state if self.mask is None else state * self._column(state)
 
     def add(self, total: Tensor, part: Tensor, dense: bool) -> None:
-        """Add in place: a part `[count, ...]`, or what `hide` would leave of a dense one."""
+        """Add in place a part `[count, ...]`, or `hide(part)` of a dense part `[batch, ...]`."""
         if self.rows is None or self.mask is None:
             total.add_(part)
         elif dense:
@@ -51,10 +51,10 @@ WHOLE = Subset()
 
 
 def split_batch(members: Tensor, device: torch.device) -> list[Subset | None]:
-    """One subset per column, `None` for columns without any example.
+    """One subset per column; `None` for columns without examples.
 
     Args:
-        members: `[batch, columns]` which examples belong to a column, on the CPU.
+        members: `[batch, columns]` mask of the examples that belong to each column, on the CPU.
         device: where the subsets will be used.
 
     Example:
@@ -76,15 +76,17 @@ def split_batch(members: Tensor, device: torch.device) -> list[Subset | None]:
 
 
 class _Part(NamedTuple):
+    """Some rows of a state: what the backward pass keeps instead of a copy of these rows."""
+
     state: Tensor
     rows: Tensor
 
 
 def keep_state(state: Tensor, part: Tensor, subset: Subset) -> AbstractContextManager[object]:
-    """While a module reads a part of a state, let the backward pass keep the state, not the part.
+    """A context in which autograd saves the state instead of a part of it.
 
-    All readers of a state then share it, and their parts are picked once more when they are needed:
-    one more pass over a part, instead of memory for all of them.
+    All readers of a state then share its memory. The backward pass picks each part again, which
+    costs one more pass over the part.
 
     Args:
         state: `[batch, ...]`.
@@ -127,15 +129,15 @@ def exchange(
     batch: int,
     rectify: bool = True,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Sum what arrives at a node, each part at its own examples, and hand out what readers need.
+    """Sum the inputs of a node, each over its own examples, and pick the examples of each reader.
 
-    An example that no part arrives for has a state of zeros.
+    Examples that are in no input get a state of zeros.
 
     Args:
-        parts: what arrives; at least one.
+        parts: the inputs; at least one.
         subsets: the examples of each part.
-        dense: whether a part is `[batch, ...]`, of which only its subset counts, or `[count, ...]`.
-        readers: the examples that each reader of the node wants.
+        dense: for each part whether it is `[batch, ...]`, to be masked, or `[count, ...]`.
+        readers: the examples of each reader of the node.
         batch: number of examples.
         rectify: whether the sum goes through a ReLU.
 
@@ -150,7 +152,7 @@ def exchange(
     """
     if all(subset.rows is None for subset in (*subsets, *readers)):
         state = parts[0]
-        if len(parts) > 1:  # a new tensor, so the rest may happen in place
+        if len(parts) > 1:  # the first sum is a new tensor, so the rest can be in place
             state = parts[0] + parts[1]
             for part in parts[2:]:
                 state += part
@@ -158,14 +160,14 @@ def exchange(
         elif rectify:
             state = state.relu()
         return state, [state] * len(readers)
-    some = [reader for reader in readers if reader.rows is not None]
-    state, *picked = _Exchange.apply(subsets, dense, some, batch, rectify, *parts)
+    partial = [reader for reader in readers if reader.rows is not None]
+    state, *picked = _Exchange.apply(subsets, dense, partial, batch, rectify, *parts)
     queue = iter(picked)
     return state, [state if reader.rows is None else next(queue) for reader in readers]
 
 
 class _Exchange(Function):
-    """One call per node: the gradients of all its readers meet in one tensor, in place."""
+    """One call per node: the gradients of all readers are added to one tensor, in place."""
 
     @staticmethod
     def forward(
@@ -191,15 +193,15 @@ class _Exchange(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, *picked: Tensor | None) -> tuple[Any, ...]:
-        arrived = [
+        from_readers = [
             (part, reader)
             for part, reader in zip(picked, ctx.readers, strict=True)
             if part is not None
         ]
-        for index, (part, reader) in enumerate(arrived):
+        for index, (part, reader) in enumerate(from_readers):
             if gradient is None:
                 gradient = _zeros(part, len(reader.mask))
-            elif index == 0:  # not ours to change
+            elif index == 0:  # autograd may share the incoming tensor
                 gradient = gradient.clone()
             reader.add(gradient, part, dense=False)
         if gradient is None:
@@ -216,9 +218,9 @@ class _Exchange(Function):
 def _sum(
     parts: Sequence[Tensor], subsets: Sequence[Subset], dense: Sequence[bool], batch: int
 ) -> Tensor:
-    """The sum of all parts as a new tensor, which starts with one that has the full shape."""
-    full = [i for i, subset in enumerate(subsets) if dense[i] or subset.rows is None]
-    first = full[0] if full else None
+    """The sum of all parts in a new tensor, which starts as a part of the full shape if any."""
+    full = (i for i, subset in enumerate(subsets) if dense[i] or subset.rows is None)
+    first = next(full, None)
     if first is None:
         total = _zeros(parts[0], batch)
     elif subsets[first].rows is None:

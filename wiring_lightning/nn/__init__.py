@@ -3,6 +3,7 @@
 from wiring_lightning.nn.adjacency import Adjacency, AdjacencyMode, find_adjacencies
 from wiring_lightning.nn.bernoulli_gate import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.nn.branches import Branches
+from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.dense import DenseLayer
 from wiring_lightning.nn.described import (
     Described,
@@ -12,21 +13,11 @@ from wiring_lightning.nn.described import (
 )
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.gate import Gate, Selection, find_gates
-from wiring_lightning.nn.graph_stage import CompactGraphStage, GraphStage, select_norm
+from wiring_lightning.nn.graph_stage import CompactGraphStage, GraphStage
 from wiring_lightning.nn.learnable import Learnable, find_learnable
-from wiring_lightning.nn.node_operations import (
-    NodeOperations,
-    filter_maps,
-    filter_matrices,
-    normalize_maps,
-)
+from wiring_lightning.nn.node_operations import NodeOperations
 from wiring_lightning.nn.pointwise import PointwiseConv2d
-from wiring_lightning.nn.pre_activation import (
-    Feature,
-    RectifiedChain,
-    RectifiedConv2d,
-    preferred_layout,
-)
+from wiring_lightning.nn.pre_activation import Feature, RectifiedChain, RectifiedConv2d
 from wiring_lightning.nn.residual import ResidualBlock
 from wiring_lightning.nn.shelf import Shelf, StagePlan
 from wiring_lightning.nn.sparse_edges import SparseEdges
@@ -54,16 +45,12 @@ __all__ = [
     "Shelf",
     "SparseEdges",
     "StagePlan",
-    "filter_maps",
-    "filter_matrices",
     "find_adjacencies",
     "find_bernoulli_gates",
     "find_differences",
     "find_flaws",
     "find_gates",
     "find_learnable",
-    "normalize_maps",
-    "preferred_layout",
-    "select_norm",
+    "select_channels",
     "with_descriptions",
 ]

@@ -1,4 +1,4 @@
-"""The weighted edges between the nodes of a neural graph."""
+"""A sparse weight matrix whose k largest entries are the edges of a graph."""
 
 import math
 from collections.abc import Mapping
@@ -10,32 +10,30 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
+from wiring_lightning.nn.checks import check_word
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.learnable import find_modules
 
 AdjacencyMode = Literal["learned", "random"]
 
 
 class Adjacency(Described):
-    """Connects nodes by the k largest of all weights that could be an edge (DNW, Section 2.2).
+    """Connects nodes by the k largest usable weights (DNW, Section 2.2).
 
-    A node is a channel, and an edge is one weight: node v receives the sum of w_uv times what u
-    sends. The weight matrix is sparse from the start: forward, evaluation and export see the
-    graph's k edges and zeros elsewhere. The layer does not change its edges by itself:
-    `optim.StraightThrough` does, and `callbacks.DNW` inside a Lightning trainer. Until it takes
-    over, `absent` holds the first values of the other weights.
+    A node is a channel and an edge is one weight: node v receives the sum of w_uv times the output
+    of u. All other weights are zero. The layer does not change its edges itself:
+    `optim.StraightThrough` does, and `callbacks.DNW` inside a Lightning trainer. `absent` holds the
+    initial values of the other weights until one of them takes them.
 
     Shapes: images `[batch, senders, height, width]` become `[batch, receivers, height, width]`.
 
     Args:
-        usable: `[receivers, senders]` which weights can ever be an edge.
-        edges: k, the number of edges.
+        usable: `[receivers, senders]` which weights can be an edge.
+        edges: k, the number of edges, between 1 and the number of usable weights.
         mode: `"learned"` (the k largest weights) or `"random"` (k random edges that stay; only
             their weights learn).
-        rank_all: let weights that can never be an edge compete with the others, as the authors of
-            DNW do. They use up a part of k and are edges that carry nothing.
-
-    Raises:
-        ValueError: if k is below 1 or larger than the number of weights to choose from.
+        rank_all: rank the weights that are not usable, too, as the authors of DNW do. Those among
+            the k largest are edges that carry nothing.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -61,54 +59,50 @@ class Adjacency(Described):
         rank_all: bool = False,
     ) -> None:
         super().__init__()
-        if mode not in ("learned", "random"):
-            raise ValueError(f'mode must be "learned" or "random", got "{mode}".')
+        check_word("mode", mode, AdjacencyMode)
         candidates = usable.numel() if rank_all else int(usable.sum())
         if not 1 <= edges <= candidates:
             raise ValueError(
                 f"the number of edges must be between 1 and {candidates}, the weights that can be "
                 f"one, got {edges}."
             )
+        self.receivers, self.senders = usable.shape
         self.describe(edges=edges, mode=mode, rank_all=rank_all)
         self.edges = edges
         self.mode = mode
+        self.learned = mode == "learned"
         self.rank_all = rank_all
-        bound = 1 / math.sqrt(usable.shape[1])  # as a 1x1 convolution from all senders
+        bound = 1 / math.sqrt(self.senders)  # as a 1x1 convolution from all senders
         weight = torch.empty(usable.shape).uniform_(-bound, bound)
         if not rank_all:
             weight = weight * usable
-        magnitude = weight if mode == "learned" else torch.rand(usable.shape)
+        magnitude = weight if self.learned else torch.rand(usable.shape)
         (kept,) = mask_largest([magnitude], edges, [None if rank_all else usable])
         self.weight = nn.Parameter(weight * kept)
-        self.absent = weight * ~kept if mode == "learned" else None
+        self.absent = weight * ~kept if self.learned else None
         self.register_buffer("usable", usable, persistent=False)
-        self.register_buffer("frozen", torch.tensor(mode == "random"))
-        self._fixed = mode == "random"
+        self.register_buffer("frozen", torch.tensor(not self.learned))
+        self._fixed = not self.learned  # as `frozen`, but read without waiting for the device
         self.register_load_state_dict_post_hook(_follow_state)
 
     @property
     def learnable(self) -> bool:
-        """Whether the edges still change: not random, and not frozen yet."""
+        """Whether the edges can still change: neither random nor frozen."""
         return not self._fixed
 
-    @property
-    def rankable(self) -> Tensor | None:
-        """`[receivers, senders]` the weights among which the largest are the edges; `None`: all."""
-        return None if self.rank_all else self.usable
-
     def matrix(self) -> Tensor:
-        """`[receivers, senders]` the sparse weights; once frozen, absent ones get no gradient."""
+        """`[receivers, senders]` the sparse weights; after `freeze`, zeros get no gradient."""
         return self.weight * (self.weight.detach() != 0) if self._fixed else self.weight
 
     @torch.no_grad()
     def freeze(self) -> None:
-        """Keep the present edges for good; only their weights learn from now on."""
+        """Fix the edges; from now on only their weights learn."""
         self.absent = None
         self.frozen.fill_(True)
         self._fixed = True
 
     def take_absent(self) -> Tensor | None:
-        """Hand over the first values of absent weights to the rule that learns the edges."""
+        """Return the initial values of the absent weights, once; afterwards `None`."""
         absent, self.absent = self.absent, None
         return absent
 
@@ -127,13 +121,12 @@ class Adjacency(Described):
 
     @override
     def forward(self, sent: Tensor) -> Tensor:
-        """What every node receives from all senders at once."""
+        """A 1 x 1 convolution with the sparse weights."""
         return functional.conv2d(sent, self.matrix()[:, :, None, None])
 
     @override
     def extra_repr(self) -> str:
-        receivers, senders = self.weight.shape
-        return f"{receivers} x {senders}, edges={self.edges}, mode={self.mode}"
+        return f"{self.receivers} x {self.senders}, edges={self.edges}, mode={self.mode}"
 
     @override
     def _apply(self, fn: Any, recurse: bool = True) -> "Adjacency":
@@ -144,18 +137,14 @@ class Adjacency(Described):
 
 
 def find_adjacencies(module: nn.Module) -> dict[str, Adjacency]:
-    """All graphs inside a module whose edges learn or have learned, by their qualified name."""
-    return {
-        name: child
-        for name, child in module.named_modules()
-        if isinstance(child, Adjacency) and child.mode != "random"
-    }
+    """All layers inside a module with edges that are or were learned, by qualified name."""
+    return find_modules(module, Adjacency, lambda graph: graph.learned)
 
 
 def _follow_state(layer: nn.Module, _incompatible: Any) -> None:
-    """Loaded edges have no values of absent weights; edges that were frozen stay frozen."""
+    """After loading: forget the initial absent weights, and stay frozen if the state was."""
     assert isinstance(layer, Adjacency)
     layer.absent = None
-    if layer.mode == "random":
+    if not layer.learned:
         layer.frozen.fill_(True)
     layer._fixed = bool(layer.frozen)

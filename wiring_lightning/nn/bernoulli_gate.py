@@ -1,4 +1,4 @@
-"""The stochastic gate: edges that are there with a probability of their own, for each example."""
+"""The stochastic gate: every edge is sampled per example with its own probability."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,36 +13,36 @@ from wiring_lightning.functional.budgeted_search import (
     most_probable_edges,
 )
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.learnable import find_modules
 
 
 class BernoulliGate(Described):
-    """Draws which edges of a graph are there, per example (BSN, Section 3.2).
+    """Samples the active edges of a graph for each example (BSN, Section 3.2).
 
-    From the input to the output, an edge is there with probability `sigmoid(logit)` if its source
-    is connected to the input; otherwise it is not there and nothing is drawn. A drawn architecture
-    may leave the output unconnected.
+    Edges are sampled in order, from the input to the output. If the source of an edge is connected
+    to the input, the edge is active with probability `sigmoid(logit)`; otherwise it is inactive.
+    The output may end up unconnected.
 
-    In training mode every call of `draw` draws anew. Before the search (`sampling = False`, the
-    paper's warm-up) all edges are there. In evaluation mode, and in both modes once the gate is
-    frozen, the edges are `best`. The gate does not learn by itself: `callbacks.BudgetedSearch`
-    updates the logits by policy gradient from `drawn` and `asked`. Logits and the frozen mark live
-    in the `state_dict`.
+    In training mode every call of `draw` samples again. With `sampling = False` (the paper's
+    warm-up) all edges are active. In evaluation mode and after `freeze` the edges are `best`. The
+    gate does not update itself: `callbacks.BudgetedSearch` updates the logits by policy gradient
+    from `drawn` and `asked`. Logits and the frozen mark are in the `state_dict`.
 
     Args:
         nodes: number of nodes. Node 0 is the input, the last one the output.
-        source: number of the node that each edge comes from.
-        target: number of the node that each edge leads to, which must be higher.
-        learnable: which edges are drawn; all if not given. The others are always there.
-        initial: value that all logits start with. The paper's 3 is a probability of 0.95.
+        source: number of the source node of each edge.
+        target: number of the target node of each edge, which must be higher.
+        learnable: which edges are sampled; all if not given. The others are always active.
+        initial: initial value of all logits. The paper's 3 is a probability of 0.95.
 
     Attributes:
-        drawn: `[batch, edges]` the edges that were there in the last draw in training mode.
-        asked: `[batch, edges]` the edges whose draw counts in the probability of that architecture:
-            learnable ones with a connected source.
-        sampling: whether training mode draws; `False` is the warm-up.
+        drawn: `[batch, edges]` the active edges of the last draw in training mode.
+        asked: `[batch, edges]` the edges that were sampled in that draw: learnable ones with a
+            connected source.
+        sampling: whether training mode samples.
 
     Raises:
-        ValueError: if an edge does not lead to a higher number, or a list has the wrong length.
+        ValueError: if a target is not higher than its source, or a list has the wrong length.
 
     Example:
         >>> gate = BernoulliGate(nodes=3, source=[0, 0, 1], target=[1, 2, 2])
@@ -90,30 +90,27 @@ class BernoulliGate(Described):
 
     @property
     def learnable(self) -> bool:
-        """Whether the logits still learn: not frozen, and there is a choice at all."""
+        """Whether the logits still learn: some edge is learnable, and the gate is not frozen."""
         return self.logits.requires_grad
 
     @property
     def probabilities(self) -> Tensor:
-        """`[edges]` probability of each edge given that its source is connected."""
+        """`[edges]` probability of each edge, given that its source is connected."""
         return self.logits.detach().sigmoid().masked_fill(~self.learnable_edges, 1.0)
 
     @property
     def best(self) -> Tensor:
-        """`[edges]` the likelier outcome of every draw, in the order in which edges are drawn.
-
-        An edge is there if its source is connected and its probability is above one half.
-        """
+        """`[edges]` edges with a probability above one half whose source is connected."""
         edges = most_probable_edges(self.topology, self.logits.detach().cpu(), self._learnable)
         return edges.to(self.logits.device)
 
     def seed(self, seed: int) -> None:
-        """Let the next draws come from a generator of this gate with this seed."""
+        """Sample the next draws with a new generator of this seed."""
         self._generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def draw(self, batch: int) -> Tensor:
-        """`[batch, edges]` the edges that are there for each example, in the present mode."""
+        """`[batch, edges]` the active edges of each example in the present mode."""
         if self.training and self.sampling and self.learnable:
             drawn, asked = draw_edges(
                 self.topology, self.logits.cpu(), self._learnable, batch, self._generator
@@ -130,7 +127,7 @@ class BernoulliGate(Described):
 
     @torch.no_grad()
     def freeze(self) -> None:
-        """Make the most probable architecture the architecture for good, also in training mode."""
+        """Use the most probable architecture in training mode too; the logits stop learning."""
         self.frozen.fill_(True)
         self.logits.requires_grad_(False)
         self.logits.grad = None
@@ -142,15 +139,11 @@ class BernoulliGate(Described):
 
 
 def find_bernoulli_gates(module: nn.Module) -> dict[str, BernoulliGate]:
-    """All gates inside a module that draw edges or have drawn them, by their qualified name."""
-    return {
-        name: child
-        for name, child in module.named_modules()
-        if isinstance(child, BernoulliGate) and bool(child._learnable.any())
-    }
+    """All gates inside a module with learnable edges, by qualified name."""
+    return find_modules(module, BernoulliGate, lambda gate: bool(gate._learnable.any()))
 
 
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
-    """A gate that was frozen when it was saved needs no gradient after loading either."""
+    """After loading: the logits need a gradient unless the saved gate was frozen."""
     assert isinstance(gate, BernoulliGate)
     gate.logits.requires_grad_(bool(gate._learnable.any()) and not bool(gate.frozen))

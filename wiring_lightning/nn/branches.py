@@ -1,4 +1,4 @@
-"""A module of parallel bottleneck branches, each with an input of its own."""
+"""A module of parallel bottleneck branches, each with its own input."""
 
 import math
 from collections.abc import Sequence
@@ -11,35 +11,38 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.functional import fold_batch_norm
+from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.pointwise import PointwiseConv2d
+from wiring_lightning.wiring import count_multiply_adds, count_parameters
 
 Identity = Literal["mean", "sum"]
+
+# Layers whose channels are split over the branches; the projection is shared by all.
+_PER_BRANCH = ("reduce", "reduce_norm", "spatial", "spatial_norm", "expand", "expand_norm")
 
 
 class Branches(nn.Module):
     """Residual bottleneck branches computed side by side (GateConnect, Section 2.1 and Table 5).
 
-    Every branch is 1 x 1, 3 x 3, 1 x 1 with a batch norm after each convolution. Where the width or
-    the resolution changes, the branches share one projection for their identities.
-
-    With inputs `x_j` the branches give `F_j(x_j) + s * S(x_j)`: `S` is the identity or the
-    projection, and `s = 1 / listeners_share` counts the identity once for a target that sums
-    `listeners_share` branches. With `merge` the branches are summed right away, which is what a
-    plain ResNeXt does, and then their separate outputs are never written to memory.
+    Every branch is 1 x 1, 3 x 3, 1 x 1 with a batch norm after each convolution. Branch j computes
+    `F_j(x_j) + s * S(x_j)`. `S` is the identity, or one projection for all branches where the width
+    or the resolution changes. With `s = 1 / K` a target that sums K branches counts the identity
+    once. With `merge` the output is the sum of the branches, as in a plain ResNeXt; their separate
+    outputs are then never written to memory.
 
     Args:
         branches: number of branches C.
         in_channels: channels of every branch's input.
         width: channels inside the bottleneck of one branch.
         out_channels: channels of every branch's output.
-        stride: stride of the 3 x 3 convolution and of the projection.
+        stride: of the 3 x 3 convolution and of the projection.
         shared_input: whether all branches read the same input.
         merge: whether to sum the branches.
-        identity_scale: `s`, what the identity is multiplied with in every branch.
+        identity_scale: `s`, the factor of the identity in every branch.
 
     Shapes: `[batch, 1 or branches, in, height, width]` becomes
-    `[batch, 1 or branches, out, height / stride, width / stride]`; the 1 stands for `shared_input`
-    and for `merge`.
+    `[batch, 1 or branches, out, height / stride, width / stride]`; it is 1 with `shared_input` and
+    with `merge`.
 
     Example:
         >>> block = Branches(8, in_channels=16, width=4, out_channels=64, shared_input=True)
@@ -86,13 +89,13 @@ class Branches(nn.Module):
                 nn.BatchNorm2d(out_channels),
             )
         for conv in (self.reduce, self.spatial, self.expand):
-            # He initialisation (fan-out) of every branch as the convolution that it is.
+            # He initialisation (fan-out) of every branch as a convolution of its own.
             fan_out = conv.weight[0, 0].numel() * conv.out_channels / branches
             nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
-        """Compute all branches, and their sum if they are merged."""
+        """Compute all branches, and their sum with `merge`."""
         hidden = self.reduce(inputs.flatten(1, 2))
         hidden = functional.relu(self.reduce_norm(hidden), inplace=True)
         hidden = functional.relu(self.spatial_norm(self.spatial(hidden)), inplace=True)
@@ -106,57 +109,42 @@ class Branches(nn.Module):
         return outputs.unflatten(3, (height, width))
 
     def keep(self, kept: Sequence[int]) -> "Branches":
-        """The same module with only some of its branches, computing the same function for them."""
-        smaller = deepcopy(self)
+        """A copy with only some of the branches, which computes the same function for them."""
+        layers = {name: self.get_submodule(name) for name in _PER_BRANCH}
+        # The memo keeps `deepcopy` from copying these layers, which are replaced below.
+        smaller = deepcopy(self, {id(layer): layer for layer in layers.values()})
         smaller.branches = len(kept)
         if self.merge and self.shared_input:
-            # The sum counts a shared identity once per branch, so fewer branches count it more.
+            # The sum counts a shared identity once per branch; keep its total weight.
             smaller.identity_scale *= self.branches / len(kept)
-        index = torch.as_tensor(kept, device=self.reduce.weight.device)
-        for layer in smaller._per_branch:
-            for value in [*layer.parameters(), *layer.buffers()]:
-                if value.dim():  # not the number of batches that a norm has seen
-                    value.data = value.data.unflatten(0, (self.branches, -1))[index].flatten(0, 1)
-            for name in ("in_channels", "out_channels", "num_features", "groups"):
-                size = getattr(layer, name, 1)
-                shared = layer is smaller.reduce and self.shared_input and name == "in_channels"
-                if size > 1 and not shared:
-                    setattr(layer, name, size // self.branches * len(kept))
+        for name, layer in layers.items():
+            size = self.out_channels if name.startswith("expand") else self.width
+            channels = torch.arange(self.branches * size).view(self.branches, size)
+            fewer = select_channels(layer, channels[list(kept)].flatten())
+            if isinstance(fewer, nn.Conv2d) and fewer.groups > 1:
+                fewer.groups = len(kept)
+                fewer.in_channels = fewer.in_channels // self.branches * len(kept)
+            setattr(smaller, name, fewer)
         return smaller
 
     @property
     def branch_parameters(self) -> int:
         """Parameters of one branch."""
-        own = (parameter for layer in self._per_branch for parameter in layer.parameters())
-        return sum(parameter.numel() for parameter in own) // self.branches
+        return count_parameters(*map(self.get_submodule, _PER_BRANCH)) // self.branches
 
     @property
     def shared_parameters(self) -> int:
         """Parameters of the projection that all branches share."""
-        return sum(p.numel() for p in self.projection.parameters()) if self.projection else 0
+        return count_parameters(self.projection) if self.projection else 0
 
-    def multiply_adds(self, height: int, width: int) -> tuple[int, int]:
-        """Multiply-adds for one example of `height` x `width`: of one branch, and shared ones."""
-        area = height * width
-        out_area = -(-height // self.stride) * -(-width // self.stride)
-        branch = self.in_channels * self.width * area
-        branch += (9 * self.width + self.out_channels) * self.width * out_area
-        projection = self.in_channels * self.out_channels * out_area if self.projection else 0
+    def multiply_adds(self, side: int) -> tuple[int, int]:
+        """Multiply-adds of one branch and of shared layers, for one example of `side` x `side`."""
+        chain = self.reduce, self.spatial, self.expand
+        branch = count_multiply_adds(*chain, side=side) // self.branches
+        projection = count_multiply_adds(self.projection, side=side) if self.projection else 0
         if self.shared_input:
             return branch, projection
         return branch + projection, 0
-
-    @property
-    def _per_branch(self) -> tuple[nn.Module, ...]:
-        """The layers that hold a share for every branch; the projection is common to all."""
-        return (
-            self.reduce,
-            self.reduce_norm,
-            self.spatial,
-            self.spatial_norm,
-            self.expand,
-            self.expand_norm,
-        )
 
     def _identity(self, inputs: Tensor) -> Tensor:
         if self.projection is None:
@@ -171,7 +159,7 @@ class Branches(nn.Module):
             return outputs.unflatten(1, (self.branches, -1)).flatten(3)
         grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
         weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
-        # The bias rides along as the weight of a constant input channel: no pass of its own.
+        # The bias is the weight of a constant input channel, so it needs no pass over memory.
         weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
         grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
         return weight @ grouped
@@ -183,7 +171,7 @@ class Branches(nn.Module):
             return summed.unflatten(3, hidden.shape[-2:])
         grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
         weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
-        # Expanding and summing is one dense convolution from all bottlenecks to the output.
+        # Expansion and sum are one dense convolution from all bottlenecks to the output.
         dense = weight.transpose(0, 1).reshape(self.out_channels, -1, 1, 1)
         bias = bias.sum(0).to(hidden.dtype)
         return functional.conv2d(hidden, dense.to(hidden.dtype), bias).unsqueeze(1)

@@ -1,25 +1,25 @@
-"""A layer of a dense network: it reads the concatenation of earlier outputs, or of some of them."""
+"""A layer of DenseNet that can read only some of the earlier outputs."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning.nn.channels import select_channels
+
 
 class DenseLayer(nn.Module):
     """Batch norm, ReLU and a 3 x 3 convolution of the concatenated sources (DenseNet).
 
-    A gate on a source scales the columns of the convolution that read it. That equals scaling the
-    source itself, but costs no pass over activations, and the gradient of the gate is a dot product
-    of the columns with their gradient.
+    The gate of a source scales the convolution weights that read it. That equals scaling the source
+    itself, but needs no pass over the activations.
 
     Args:
         channels: channels of every source.
         growth: channels of the output.
-        reads: which of the outputs so far are the sources; all of them, in order, if not given.
+        reads: which of the outputs so far are the sources; all in order if not given.
 
     Shapes: sources `[batch, c_k, height, width]` -> `[batch, growth, height, width]`.
 
@@ -42,7 +42,7 @@ class DenseLayer(nn.Module):
 
     @override
     def forward(self, outputs: Sequence[Tensor], gates: Tensor | None = None) -> Tensor:
-        """Read from the outputs so far; `gates` is `[sources]`, or all ones if not given."""
+        """Read from the outputs so far; `gates` are `[sources]`, all ones if not given."""
         hidden = torch.cat([outputs[k] for k in self.reads], 1)
         hidden = functional.relu(self.norm(hidden), inplace=True)
         weight = self.conv.weight
@@ -52,37 +52,19 @@ class DenseLayer(nn.Module):
 
     @torch.no_grad()
     def keep(self, gates: Tensor) -> "DenseLayer":
-        """The same function for given gates `[sources]`, without the sources whose gate is zero."""
+        """The layer with fixed gates `[sources]`, without the sources whose gate is zero."""
         used = [index for index, gate in enumerate(gates.tolist()) if gate]
         smaller = DenseLayer(
             [self.channels[index] for index in used],
             self.conv.out_channels,
             [self.reads[index] for index in used],
         ).to(self.conv.weight)
-        kept = self._by_channel(gates) != 0
-        smaller.conv.weight.copy_(
-            (self.conv.weight * self._by_channel(gates).view(1, -1, 1, 1))[:, kept]
-        )
-        smaller.norm = _some_channels(self.norm, kept)
+        scale = self._by_channel(gates)
+        kept = scale != 0
+        smaller.conv.weight.copy_((self.conv.weight * scale.view(1, -1, 1, 1))[:, kept])
+        smaller.norm = select_channels(self.norm, kept)
         return smaller
-
-    def edge_parameters(self, source: int) -> int:
-        """Parameters that exist for one source: columns of the convolution, scale and shift."""
-        return self.channels[source] * (9 * self.conv.out_channels + 2)
-
-    def edge_multiply_adds(self, source: int, height: int, width: int) -> int:
-        """Multiply-adds that one source takes for one example of `height` x `width`."""
-        return self.channels[source] * 9 * self.conv.out_channels * height * width
 
     def _by_channel(self, gates: Tensor) -> Tensor:
         counts = torch.tensor(self.channels, device=gates.device)
         return gates.repeat_interleave(counts, output_size=sum(self.channels))
-
-
-def _some_channels(norm: nn.BatchNorm2d, kept: Tensor) -> nn.BatchNorm2d:
-    smaller = deepcopy(norm)
-    smaller.num_features = int(kept.sum())
-    for value in [*smaller.parameters(), *smaller.buffers()]:
-        if value.dim():  # not the number of batches that were seen
-            value.data = value.data[kept]
-    return smaller

@@ -1,4 +1,4 @@
-"""A graph of small networks, of which every example may use another part."""
+"""A graph of small networks in which every example can use a different part."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class FabricEdge:
 
     Args:
         name: unique, such as `"stage1.block2.residual"`.
-        source: number of the node that it comes from.
-        target: number of the node that it leads to, which must be higher.
-        module: what it does to the state of its source, which it must not change in place; nothing
+        source: number of the source node.
+        target: number of the target node, which must be higher.
+        module: applied to the state of the source, which it must not change in place; the identity
             if not given.
-        learnable: whether it may be left out. Otherwise it is there if its source is connected.
+        learnable: whether the gate may leave it out.
     """
 
     name: str
@@ -41,32 +41,29 @@ class FabricEdge:
 
 
 class Fabric(Described):
-    """A super-network: nodes sum what the modules on the edges into them compute (BSN, Section 2).
+    """A super-network: a node sums the outputs of the modules on its edges (BSN, Section 2).
 
-    Node 0 is the input. The state of any other node is the ReLU of the sum over its edges. Each
-    example has its own edges, drawn by `gate` in training mode (Algorithm 1 of the paper). A module
-    runs only on the examples that need it: those that have its edge on a path from the input to
-    the output. So nothing depends on edges that were not drawn: a node that is not connected for an
-    example has a state of exactly zero, and batch statistics come only from examples that use a
-    module. An edge that was drawn but leads nowhere is not computed. It would get no gradient
-    either way, but its running statistics do not see that example. What nobody uses does not run,
-    and its parameters have no gradient (`None`): under DDP, set `find_unused_parameters=True`, and
-    use no `SyncBatchNorm`, which would wait for ranks that do not run the module.
+    Node 0 is the input. The state of any other node is the ReLU of the sum over its edges. In
+    training mode `gate` samples the edges of each example (Algorithm 1 of the paper).
+
+    A module runs only on examples that have its edge on a path from the input to the output. So
+    batch statistics come from these examples only, and a node that is not connected for an example
+    has a state of exactly zero. A module that no example uses does not run, and its gradients are
+    `None`. Under DDP, set `find_unused_parameters=True`, and do not use `SyncBatchNorm`: it would
+    wait for ranks that do not run the module.
 
     Args:
         spaces: the shape of every node's state. The last node is the output.
         edges: the edges. There is no gate if none of them is learnable.
-        initial: value that all logits of the gate start with.
+        initial: initial value of all logits of the gate.
 
     Raises:
-        ValueError: if an edge does not lead to a node with a higher number, or two share a name.
+        ValueError: if a target is not higher than its source, or two edges share a name.
 
     Example:
-        >>> def three_by_three():
-        ...     return nn.Conv2d(4, 4, 3, padding=1)
         >>> fabric = Fabric([Space(4, 1)] * 3, [
-        ...     FabricEdge("first", 0, 1, three_by_three()),
-        ...     FabricEdge("second", 1, 2, three_by_three()),
+        ...     FabricEdge("first", 0, 1, nn.Conv2d(4, 4, 3, padding=1)),
+        ...     FabricEdge("second", 1, 2, nn.Conv2d(4, 4, 3, padding=1)),
         ...     FabricEdge("skip", 0, 2),
         ... ])
         >>> state, connected = fabric.eval()(torch.randn(8, 4, 6, 6))
@@ -104,7 +101,7 @@ class Fabric(Described):
             self._out_of[edge.source].append(number)
 
     def module_of(self, edge: int) -> nn.Module | None:
-        """The module on an edge; none on an identity."""
+        """The module on an edge; `None` for an identity."""
         name = _key(self.names[edge])
         if name not in self.edge_modules:
             return None
@@ -118,7 +115,7 @@ class Fabric(Described):
         return self.gate.best
 
     def edges(self) -> list[FabricEdge]:
-        """The edges as they were given, with the modules of now."""
+        """All edges, with their present modules."""
         learnable = [False] * len(self.names)
         if self.gate is not None:
             learnable = self.gate.learnable_edges.tolist()
@@ -136,8 +133,8 @@ class Fabric(Described):
             inputs: `[batch, channels, height, width]`, the state of node 0.
 
         Returns:
-            The state of the last node, and `[batch]` which examples have a path to it; `None` if
-            all have. The state of the others is zero.
+            The state of the last node, and `[batch]` which examples have a path to it (`None` if
+            all have one). The state of the others is zero.
         """
         if self.gate is None:
             nowhere = None if any(self._given) else inputs.new_zeros(len(inputs), dtype=torch.bool)
@@ -146,7 +143,7 @@ class Fabric(Described):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run_drawn(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """With other examples in every module, each step would be compiled anew."""
+        """Not compiled: the sizes of the parts differ in each step, so each step would compile."""
         assert self.gate is not None
         live = self.topology.live(self.gate.draw(len(inputs)).cpu())
         connected = live.any(1)
@@ -154,7 +151,7 @@ class Fabric(Described):
         return state, None if connected.all() else connected.to(inputs.device)
 
     def _run(self, inputs: Tensor, subsets: Sequence[Subset | None]) -> Tensor:
-        """Node after node; a state is kept while an edge that is still to come needs it."""
+        """Compute the nodes in order; a state is kept until its last edge has read it."""
         arriving: dict[int, tuple[Tensor, Tensor]] = {}
         state = None
         for node in range(len(self.spaces)):
@@ -179,11 +176,11 @@ class Fabric(Described):
                 parts, examples, dense, list(readers.values()), len(inputs), rectify=node > 0
             )
             arriving |= {edge: (part, state) for edge, part in zip(readers, handed, strict=True)}
-            del handed, parts  # so that they go as soon as their readers are done
+            del handed, parts  # so that memory is freed after the last reader
         return self._zeros(inputs) if state is None else state
 
     def _compute(self, edge: int, part: Tensor, state: Tensor, subset: Subset) -> Tensor:
-        """What an edge makes of its part of a state; an identity gets the whole state."""
+        """The output of an edge for its part of a state; an identity reads the whole state."""
         module = self.module_of(edge)
         if module is None:
             return part
@@ -192,12 +189,12 @@ class Fabric(Described):
         return output
 
     def _zeros(self, inputs: Tensor) -> Tensor:
-        """The state of an output that is not connected for any example."""
+        """The state of the output if no example is connected to it."""
         first, last = self.spaces[0], self.spaces[-1]
         sides = [-(-side * first.reduction // last.reduction) for side in inputs.shape[2:]]
         return inputs.new_zeros(len(inputs), last.channels, *sides)
 
 
 def _key(name: str) -> str:
-    """The name of an edge as the name of a submodule."""
+    """The name of an edge as a submodule name, which has no dots."""
     return name.replace(".", "_")

@@ -1,4 +1,4 @@
-"""The small networks on the edges of a fabric: convolutions with bias, each with a batch norm."""
+"""Modules on the edges of a fabric: convolutions with bias, each with a batch norm."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -6,10 +6,10 @@ from typing_extensions import override
 
 
 class SubsetBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm for batches that may be a single example, even of one pixel.
+    """Batch norm that also accepts a single value per channel in training mode.
 
-    A single value per channel has no variance. There, and only there, training mode normalises with
-    the running statistics and leaves them as they are, where `nn.BatchNorm2d` raises an error.
+    Such a batch has no variance, and `nn.BatchNorm2d` raises an error. This norm then uses the
+    running statistics and does not update them.
 
     Example:
         >>> import torch
@@ -36,27 +36,7 @@ def convolution(into: int, out: int, size: int, stride: int = 1) -> nn.Sequentia
 
 
 def basic_block(into: int, out: int, stride: int = 1) -> nn.Sequential:
-    """Two 3 x 3 convolutions with a ReLU between them; the sum and a ReLU follow at the node."""
+    """Two 3 x 3 convolutions with a ReLU between them; the node adds and applies the last ReLU."""
     return nn.Sequential(
         *convolution(into, out, 3, stride), nn.ReLU(inplace=True), *convolution(out, out, 3)
     )
-
-
-def count_multiply_adds(module: nn.Module, side: int) -> int:
-    """Multiply-adds of a chain of layers for one example of `side` x `side`.
-
-    Example:
-        >>> count_multiply_adds(basic_block(16, 32, stride=2), side=32)
-        3538944
-    """
-    total = 0
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            side = -(-side // layer.stride[0])
-            total += layer.weight.numel() * side**2
-        elif isinstance(layer, nn.Linear):
-            total += layer.weight.numel()
-        elif isinstance(layer, nn.Upsample):
-            assert isinstance(layer.scale_factor, float)
-            side = int(side * layer.scale_factor)
-    return total

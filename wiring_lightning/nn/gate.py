@@ -1,4 +1,4 @@
-"""The gate: K learned connections per target out of a set of candidates."""
+"""The gate: K learned connections per target."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning._names import renamed_argument
 from wiring_lightning.functional import (
     gated_sum,
     normalize_scores,
@@ -14,7 +15,10 @@ from wiring_lightning.functional import (
     straight_through,
     topk_mask,
 )
+from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.learnable import find_modules
+from wiring_lightning.wiring import Choice
 
 GateMode = Literal["learned", "random", "real"]
 
@@ -22,29 +26,26 @@ GateMode = Literal["learned", "random", "real"]
 class Gate(Described):
     """Connect every target to `fan_in` of its candidates (Equation 2 of GateConnect).
 
-    In training mode a learned gate uses the wiring that was drawn last; in evaluation mode it uses
-    the candidates with the highest scores, as dropout and batch norm switch by mode. The gate does
-    not change by itself: `optim.GateSGD` updates the scores and draws, `callbacks.MaskConnect` does
-    so inside a Lightning trainer. Scores, wiring and the frozen mark live in the `state_dict`.
+    In training mode a learned gate uses the wiring that was drawn last. In evaluation mode it uses
+    the candidates with the highest scores. The gate does not change itself: `optim.GateSGD` updates
+    the scores and draws, and `callbacks.MaskConnect` does so inside a Lightning trainer. Scores,
+    wiring and the frozen mark are in the `state_dict`.
 
     Shapes: sources `[batch, candidates, *features]` become inputs `[batch, targets, *features]`.
 
     Args:
-        targets: number of blocks or branches that are fed.
+        targets: number of blocks or branches with a learned input.
         candidates: number of earlier blocks or branches to choose from.
-        fan_in: K, the number of active connections per target, 1 to `candidates`. A target that may
-            choose among fewer than K takes all of them.
+        fan_in: K, the number of active connections per target, 1 to `candidates`. A target with
+            fewer than K usable candidates takes all of them.
         mode: `"learned"` (binary gates, drawn in proportion to the scores), `"random"` (a random
-            wiring that stays; the papers' Fixed-Random) or `"real"` (all candidates, weighted with
-            their scores; GateConnect's real-valued ablation. The weights of a target are K times
-            its scores, so that its input has the scale of K binary gates; the gradient of a score
-            then has that factor too).
-        allowed: `[targets, candidates]` which candidates a target may choose, each target at least
-            one; all if not given. The scores of the others are -1 for good.
+            wiring that stays; the papers' Fixed-Random) or `"real"` (all candidates, weighted by
+            K times their scores; GateConnect's real-valued ablation).
+        usable: `[targets, candidates]` which slots can be an edge, at least one for each target;
+            all if not given. The scores of the others stay at -1.
         weighted: whether an active connection also has a positive weight, which starts at 1 and is
-            learned by your optimizer like any other weight (the parametric aggregation that the
-            papers leave to future work). It is the exponential of a parameter, so weight decay
-            pulls it to 1.
+            learned by your optimizer (future work of the papers). It is the exponential of a
+            parameter, so weight decay pulls it to 1.
 
     Raises:
         ValueError: if K is below 1 or larger than the number of candidates, or a target has none.
@@ -65,31 +66,28 @@ class Gate(Described):
     frozen: Tensor
     log_weights: nn.Parameter | None
 
+    @renamed_argument("allowed", "usable", gone_in="0.2.0")
     def __init__(
         self,
         targets: int,
         candidates: int,
         fan_in: int,
         mode: GateMode = "learned",
-        allowed: Tensor | None = None,
+        usable: Tensor | None = None,
         weighted: bool = False,
     ) -> None:
         super().__init__()
-        if not 1 <= fan_in <= candidates:
-            raise ValueError(
-                f"fan_in (K) must be between 1 and the number of candidates, which is {candidates} "
-                f"here, got {fan_in}."
-            )
-        if mode not in ("learned", "random", "real"):
-            raise ValueError(f'mode must be "learned", "random" or "real", got "{mode}".')
+        meaning = f"the number of candidates, which is {candidates} here"
+        check_fan_in(fan_in, candidates, meaning)
+        check_word("mode", mode, GateMode)
         self.describe(fan_in=fan_in, mode=mode)
         self.fan_in = fan_in
         self.mode = mode
         scores = torch.ones(targets, candidates)
-        if allowed is not None:
-            if not allowed.is_meta and not allowed.any(-1).all():
-                raise ValueError("every target needs at least one candidate that is allowed.")
-            scores = scores.masked_fill(~allowed, -1.0)
+        if usable is not None:
+            if not usable.is_meta and not usable.any(-1).all():
+                raise ValueError("every target needs at least one candidate that is usable.")
+            scores = scores.masked_fill(~usable, -1.0)
         scores = normalize_scores(scores)
         drawn = sample_k_distinct(scores, fan_in)
         if mode == "random":
@@ -105,37 +103,56 @@ class Gate(Described):
 
     @property
     def targets(self) -> int:
-        """Number of blocks or branches that are fed."""
+        """Number of targets."""
         return self.scores.shape[0]
 
     @property
     def candidates(self) -> int:
-        """Number of earlier blocks or branches to choose from."""
+        """Number of candidates."""
         return self.scores.shape[1]
 
     @property
+    def edges_per_target(self) -> Tensor:
+        """`[targets]` number of active edges: K, or the number of usable candidates if smaller."""
+        return (self.scores >= 0).sum(1).clamp_max(self.fan_in)
+
+    @property
     def learnable(self) -> bool:
-        """Whether the scores still learn: not random, and not frozen yet."""
+        """Whether the scores still learn: neither random nor frozen."""
         return self.scores.requires_grad
 
     @property
     def best(self) -> Tensor:
-        """`[targets, candidates]` the edges of evaluation mode: top-K, or all positive ones."""
+        """`[targets, candidates]` the edges of evaluation mode: top-K, or all positive scores."""
         if self.mode == "random":
             return self.active
         if self.mode == "real":
             positive = self.scores.detach() > 0
-            # A target without any positive score still computes: it reads all sources, times zero.
+            # A target without a positive score reads all sources, multiplied by zero.
             return positive | ~positive.any(-1, keepdim=True)
         return topk_mask(self.scores.detach(), self.fan_in)
 
+    @property
+    def binary(self) -> bool:
+        """Whether every weight is 0 or 1."""
+        return self.mode != "real" and self.log_weights is None
+
+    @torch.no_grad()
+    def choice(self) -> Choice:
+        """The edges of evaluation mode, for a `WiringBuilder`."""
+        usable = self.scores >= 0
+        learnable = usable.sum(-1, keepdim=True) > self.fan_in  # otherwise all are taken
+        if self.mode != "learned":
+            learnable = torch.full_like(learnable, self.mode == "real")
+        return Choice(self.best, self.scores, learnable, usable)
+
     def weights(self) -> Tensor:
-        """`[targets, candidates]` what each source is multiplied with in this forward pass."""
+        """`[targets, candidates]` the factor of each source in this forward pass."""
         return self._weigh(self.active if self.training else self.best)
 
     @torch.no_grad()
     def selection(self) -> "Selection":
-        """The wiring of evaluation mode for good, as `compact()` keeps it."""
+        """The wiring of evaluation mode as a fixed layer, for `compact()`."""
         return Selection(self._weigh(self.best), self.scores)
 
     def _weigh(self, edges: Tensor) -> Tensor:
@@ -147,7 +164,7 @@ class Gate(Described):
 
     @torch.no_grad()
     def freeze(self) -> None:
-        """Make the top-K wiring the wiring for good; the scores need no gradient any more."""
+        """Use the top-K wiring in training mode too; the scores stop learning."""
         self.active.copy_(self.best)
         self.frozen.fill_(True)
         self.scores.requires_grad_(False)
@@ -185,11 +202,11 @@ class Gate(Described):
 
 
 class Selection(nn.Module):
-    """A gate whose wiring is given for good: what `compact()` leaves of a `Gate`.
+    """A gate with a fixed wiring, for compact networks.
 
     Args:
-        weights: `[targets, sources]` the fixed weight of every connection.
-        score: `[targets, sources]` the scores that the connections had when they were frozen.
+        weights: `[targets, sources]` the factor of each source.
+        score: `[targets, sources]` the last scores of the gate.
     """
 
     matrix: Tensor
@@ -201,12 +218,18 @@ class Selection(nn.Module):
         self.register_buffer("score", score.detach().clone())
         self.binary = bool(((weights == 0) | (weights == 1)).all())
 
+    def selection(self) -> "Selection":
+        """This layer itself."""
+        return self
+
     def keep(self, targets: Sequence[int], sources: Sequence[int]) -> "Selection":
-        """The same selection among some of the targets and some of the sources."""
-        return Selection(
-            self.matrix[list(targets)][:, list(sources)],
-            self.score[list(targets)][:, list(sources)],
-        )
+        """The selection restricted to some targets and some sources."""
+        rows, columns = list(targets), list(sources)
+        return Selection(self.matrix[rows][:, columns], self.score[rows][:, columns])
+
+    def choice(self) -> Choice:
+        """The edges, for a `WiringBuilder`; none is learnable."""
+        return Choice(self.matrix != 0, self.score, torch.tensor(False), self.score >= 0)
 
     @override
     def forward(self, sources: Tensor) -> Tensor:
@@ -214,7 +237,7 @@ class Selection(nn.Module):
         return gated_sum(self.weights(), sources)
 
     def weights(self) -> Tensor:
-        """`[targets, sources]` what each source is multiplied with."""
+        """`[targets, sources]` the factor of each source."""
         return self.matrix
 
     @override
@@ -223,16 +246,12 @@ class Selection(nn.Module):
 
 
 def find_gates(module: nn.Module) -> dict[str, Gate]:
-    """All gates inside a module that can learn or have learned, by their qualified name."""
-    return {
-        name: child
-        for name, child in module.named_modules()
-        if isinstance(child, Gate) and child.mode != "random"
-    }
+    """All gates inside a module with scores that are or were learned, by qualified name."""
+    return find_modules(module, Gate, lambda gate: gate.mode != "random")
 
 
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
-    """A gate that was frozen when it was saved needs no gradient after loading either."""
+    """After loading: the scores need a gradient unless the saved gate was frozen."""
     assert isinstance(gate, Gate)
     if gate.mode == "random":
         gate.frozen.fill_(True)

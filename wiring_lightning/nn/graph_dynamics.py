@@ -1,7 +1,8 @@
-"""How signals run through a neural graph: block by block, step by step, or in continuous time.
+"""The forward pass of a neural graph: block by block, step by step, or in continuous time.
 
-Maps are `[nodes, batch, height, width]`, as in `NodeOperations`; the matrix of edge weights is
-`[receivers, senders]`, both in node order.
+In all functions, `inputs` are `[inputs, batch, height, width]`, what the first nodes receive (in a
+static graph) or their initial states. `weights` are those of the edges, `[receivers, senders]`. The
+result is `[outputs, batch, height, width]`, and the output nodes are the last ones.
 """
 
 from collections.abc import Sequence
@@ -18,23 +19,13 @@ from wiring_lightning.nn.node_operations import NodeOperations, filter_maps, nor
 def run_blocks(
     inputs: Tensor, weights: Tensor, operations: NodeOperations, sizes: Sequence[int], outputs: int
 ) -> Tensor:
-    """A static graph (DNW, Section 2.1): blocks of nodes, each sending to all later blocks.
+    """A static graph (DNW, Section 2.1): `sizes[b]` nodes in block b, which send to later blocks.
 
-    A node normalises what it received, rectifies it, and filters it. The last block sends to the
-    output nodes, which are its own last ones: the result is what they received in all.
-
-    Args:
-        inputs: `[sizes[0], batch, height, width]`, what the nodes of the first block receive.
-        weights: of the edges.
-        operations: of all nodes.
-        sizes: nodes in every block.
-        outputs: number of output nodes.
-
-    Returns:
-        `[outputs, batch, height, width]`.
+    A node applies instance norm, ReLU and its filter to what it receives. The last block also sends
+    to its own output nodes; the result is the sum of all that these receive.
     """
     shape, sizes = inputs.shape[1:], list(sizes)
-    # Split once, so that the gradient of the weights is put together once.
+    # One split, so that the gradient of the weights is assembled once.
     parts = [rows.split(sizes, 1) for rows in weights.split(sizes)]
     nodes = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
     received = inputs.flatten(1)
@@ -43,7 +34,7 @@ def run_blocks(
         if block:
             received = arriving[0] @ sent[0]
             for matrix, maps in zip(arriving[1:block], sent[1:], strict=True):
-                received.addmm_(matrix, maps)  # in place: no pass over memory but the product's own
+                received.addmm_(matrix, maps)  # in place: no extra pass over memory
         maps = operations.normalize(received.view(-1, *shape), nodes[block]).relu_()
         sent.append(filter_maps(maps, operations.filters_for(maps, nodes[block])).flatten(1))
     total = torch.addmm(received[-outputs:], parts[-1][-1][-outputs:], sent[-1])
@@ -55,19 +46,9 @@ def run_steps(
 ) -> Tensor:
     """A graph in discrete time (DNW, Equation 12): the same edges and operations in every step.
 
-    In a step every node rectifies and filters its state, and normalises what it receives, which is
-    its next state. All states but those of the inputs start at zero, and only those of the outputs
-    are asked for in the end; what this spares is not computed.
-
-    Args:
-        inputs: `[inputs, batch, height, width]`, the first states of the first nodes.
-        weights: of the edges.
-        operations: of all nodes.
-        steps: number of steps.
-        outputs: number of output nodes, which are the last ones.
-
-    Returns:
-        `[outputs, batch, height, width]`.
+    In a step every node sends its rectified and filtered state; instance norm of what it receives
+    is its next state. Other nodes than the inputs start at zero, so they send nothing in the first
+    step. The last step computes only the outputs.
     """
     states, shape = inputs, inputs.shape[1:]
     filters = operations.filters_for(inputs)
@@ -90,23 +71,11 @@ def run_continuously(
 ) -> Tensor:
     """A graph in continuous time (DNW, Equation 13), from 0 to 1 by an adaptive solver.
 
-    What would be the next state in discrete time is the derivative of the state here.
-
-    Args:
-        inputs: `[inputs, batch, height, width]`, the first states of the first nodes; those of the
-            others are zero.
-        weights: of the edges.
-        operations: of all nodes.
-        outputs: number of output nodes, which are the last ones.
-        tolerance: of the solver, relative and absolute.
-        adjoint: get gradients from a second solution, backwards in time, instead of keeping every
-            evaluation: less memory, more time, and an error of the size of the tolerance.
-
-    Returns:
-        `[outputs, batch, height, width]`.
+    The next state of discrete time is the derivative of the state here. Other nodes than the inputs
+    start at zero. See `backbones.NeuralGraph` for `tolerance` and `adjoint`.
 
     Raises:
-        ValueError: if the first states are not finite, so that no step is small enough.
+        ValueError: if the inputs are not finite: the solver would not end.
     """
     if not inputs.isfinite().all():
         raise ValueError(
@@ -125,22 +94,12 @@ def run_continuously(
 
 
 class Derivative(nn.Module):
-    """The change of all states of a graph in continuous time.
-
-    Args:
-        weights: of the edges.
-        operations: of all nodes.
-        maps: any maps of the size that the states have.
-    """
+    """The derivative of all states of a graph in continuous time; `maps` have their size."""
 
     def __init__(self, weights: Tensor, operations: NodeOperations, maps: Tensor) -> None:
         super().__init__()
-        self.tensors = (
-            weights,
-            operations.filters_for(maps),
-            operations.scale,
-            operations.shift,
-        )
+        filters = operations.filters_for(maps)
+        self.tensors = (weights, filters, operations.scale, operations.shift)
 
     @override
     def forward(self, _time: Tensor, states: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The edges of a layer of weighted edges as columns."""
+"""The edges of a graph layer as columns."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ class GraphEdges(NamedTuple):
     """The edges of a graph, on the CPU.
 
     Attributes:
-        source: `[edges]` number of the node that sends.
-        target: `[edges]` number of the node that receives.
+        source: `[edges]` number of the sender.
+        target: `[edges]` number of the receiver.
         weight: `[edges]`.
-        usable: `[edges]` whether something flows along an edge.
-        unlisted: how many more could be edges.
-        learned: whether the edges have been learned.
+        usable: `[edges]` whether an edge can carry data; see `rank_all` of `Adjacency`.
+        unlisted: number of other candidates.
+        learned: whether the edges are or were learned.
     """
 
     source: Tensor
@@ -29,7 +29,7 @@ class GraphEdges(NamedTuple):
     learned: bool
 
     def select(self, kept: Tensor) -> "GraphEdges":
-        """Some of the edges, given as a mask."""
+        """The edges in a mask `[edges]`."""
         source, target, weight, usable = (column[kept] for column in self[:4])
         return self._replace(source=source, target=target, weight=weight, usable=usable)
 
@@ -43,18 +43,13 @@ def edges_of(layer: Adjacency | SparseEdges, first_receiver: int) -> GraphEdges:
         >>> edges.source.tolist(), edges.target.tolist()
         ([2], [3])
     """
+    unlisted = 0
     if isinstance(layer, SparseEdges):
         row, column, weight = (t.detach().cpu() for t in (layer.row, layer.column, layer.values))
         usable = torch.ones(len(row), dtype=torch.bool)
-        return GraphEdges(column, row + first_receiver, weight, usable, 0, layer.learned)
-    weight, possible = layer.weight.detach().cpu(), layer.usable.cpu()
-    row, column = weight.nonzero(as_tuple=True)
-    rankable = possible.numel() if layer.rank_all else int(possible.count_nonzero())
-    return GraphEdges(
-        source=column,
-        target=row + first_receiver,
-        weight=weight[row, column],
-        usable=possible[row, column],
-        unlisted=rankable - len(row),
-        learned=layer.mode == "learned",
-    )
+    else:
+        weight, usable = layer.weight.detach().cpu(), layer.usable.cpu()
+        row, column = weight.nonzero(as_tuple=True)
+        candidates = usable.numel() if layer.rank_all else int(usable.count_nonzero())
+        weight, usable, unlisted = weight[row, column], usable[row, column], candidates - len(row)
+    return GraphEdges(column, row + first_receiver, weight, usable, unlisted, layer.learned)

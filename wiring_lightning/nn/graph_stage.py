@@ -1,5 +1,7 @@
 """The neural graph of one resolution (DNW, Section 2.4)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,21 +9,18 @@ from typing_extensions import override
 
 from wiring_lightning.functional import pointwise_product, rows_of_blocks
 from wiring_lightning.nn.adjacency import Adjacency, AdjacencyMode
+from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.nn.sparse_edges import SparseEdges
 
 _SIZE = 3  # of a node's filter
 
 
-class NodeOperation(nn.Module):
-    """Batch norm, ReLU and a 3 x 3 filter of its own for every channel.
-
-    Args:
-        channels: number of nodes.
-        stride: of the filter.
+class RectifiedFilter(nn.Module):
+    """Batch norm, ReLU and a depthwise 3 x 3 convolution.
 
     Example:
-        >>> NodeOperation(4, stride=2)(torch.randn(2, 4, 7, 7)).shape
+        >>> RectifiedFilter(4, stride=2)(torch.randn(2, 4, 7, 7)).shape
         torch.Size([2, 4, 4, 4])
     """
 
@@ -36,41 +35,77 @@ class NodeOperation(nn.Module):
     def forward(self, received: Tensor) -> Tensor:
         """`[batch, channels, height, width]`, height and width divided by the stride."""
         channels = len(self.filters)
-        if channels == 0:
+        if channels == 0:  # compacted, and no node of the block was live
             return received[:, :, :: self.stride, :: self.stride]
         rectified = functional.relu(self.norm(received), inplace=True)
         return functional.conv2d(
             rectified, self.filters, stride=self.stride, padding=_SIZE // 2, groups=channels
         )
 
-    @torch.no_grad()
-    def select(self, kept: Tensor) -> "NodeOperation":
-        """The same for some of the nodes, given as a mask."""
-        smaller = NodeOperation(int(kept.sum()), self.stride)
-        smaller.norm = select_norm(self.norm, kept)
-        smaller.filters = nn.Parameter(self.filters[kept])
-        return smaller
-
     @override
     def extra_repr(self) -> str:
         return f"{len(self.filters)}, stride={self.stride}"
 
 
-class GraphStage(nn.Module):
+class _Stage(nn.Module):
+    """What `GraphStage` and `CompactGraphStage` share.
+
+    `sizes` are the numbers of nodes in the blocks, and `numbers` are the nodes that send as their
+    names count them.
+    """
+
+    numbers: Tensor
+
+    def __init__(self, sizes: Sequence[int], operations: Sequence[RectifiedFilter]) -> None:
+        super().__init__()
+        self.stride = operations[0].stride
+        self.sizes = tuple(sizes)
+        self.operations = nn.ModuleList(operations)
+
+    def edges(self) -> GraphEdges:
+        """The edges between nodes `0, 1, ...` of this stage, outputs last."""
+        raise NotImplementedError
+
+    def compact(self, live: Tensor) -> "CompactGraphStage":
+        """The stage without dead nodes and unusable edges; `live` is `[nodes]`, outputs last."""
+        edges = self.edges()
+        edges = edges.select(edges.usable & live[edges.source] & live[edges.target])
+        number = live.cumsum(0) - 1  # of a live node among the live ones
+        blocks = live.split(self.sizes)
+        operations, matrices = [], []
+        first, senders = 0, 0
+        for sending, receiving, operation in zip(blocks, blocks[1:], self.operations, strict=False):
+            assert isinstance(operation, RectifiedFilter)
+            operations.append(select_channels(operation, sending))
+            first += len(sending)
+            senders += int(sending.sum())
+            into = edges.select((edges.target >= first) & (edges.target < first + len(receiving)))
+            matrices.append(
+                SparseEdges(
+                    number[into.target] - senders, number[into.source], into.weight,
+                    receivers=int(receiving.sum()), senders=senders, learned=edges.learned,
+                )
+            )  # fmt: skip
+        numbers = self.numbers[live[: len(self.numbers)]]
+        device = next(self.parameters()).device
+        return CompactGraphStage(operations, matrices, numbers).to(device)
+
+
+class GraphStage(_Stage):
     """A neural graph whose nodes form blocks, with edges to later blocks only (DNW, Section 2.4).
 
-    A node is a channel. Block 0 are the inputs. Every node but the outputs, the last block, applies
-    a `NodeOperation` to what it receives and sends the result to nodes of later blocks. All
-    weights are one `Adjacency`. Outputs do nothing: they are the inputs of the next stage.
+    A node is a channel. Block 0 holds the inputs and the last block the outputs, which are the
+    inputs of the next stage. Every other node applies a `RectifiedFilter` to what it receives, and
+    sends the result to nodes of later blocks. All weights are one `Adjacency`.
 
     Args:
         inputs: number of input nodes.
         width: number of nodes of every other block.
         blocks: number of blocks that receive.
         stride: of the filters of the input nodes.
-        edges: number of edges.
-        mode: `"learned"` or `"random"`, see `Adjacency`.
-        rank_all: see `Adjacency`.
+        edges: as for `Adjacency`.
+        mode: as for `Adjacency`.
+        rank_all: as for `Adjacency`.
 
     Example:
         >>> stage = GraphStage(inputs=4, width=8, blocks=3, stride=2, edges=50)
@@ -88,13 +123,10 @@ class GraphStage(nn.Module):
         mode: AdjacencyMode = "learned",
         rank_all: bool = False,
     ) -> None:
-        super().__init__()
-        self.stride = stride
-        self.sizes = (inputs, *[width] * blocks)
-        self.operations = nn.ModuleList(
-            NodeOperation(size, stride if number == 0 else 1)
-            for number, size in enumerate(self.sizes[:-1])
-        )
+        sizes = (inputs, *[width] * blocks)
+        first = RectifiedFilter(inputs, stride)
+        super().__init__(sizes, [first, *(RectifiedFilter(width) for _ in range(blocks - 1))])
+        self.numbers = torch.arange(sum(sizes[:-1]), device="cpu")
         block_of_sender = torch.arange(blocks).repeat_interleave(torch.tensor(self.sizes[:-1]))
         block_of_receiver = torch.arange(1, blocks + 1).repeat_interleave(width)
         usable = block_of_sender < block_of_receiver[:, None]
@@ -111,43 +143,26 @@ class GraphStage(nn.Module):
             images = pointwise_product(sent, matrix)
         return images
 
+    @override
     def edges(self) -> GraphEdges:
-        """The edges between nodes `0, 1, ...` of this stage, outputs last."""
         return edges_of(self.adjacency, first_receiver=self.sizes[0])
 
-    @property
-    def numbers(self) -> Tensor:
-        """`[nodes]` what the nodes that send are called."""
-        return torch.arange(sum(self.sizes[:-1]))
 
-    def compact(self, live: Tensor) -> "CompactGraphStage":
-        """The same function of the nodes that live, `[nodes]` as a mask with the outputs last."""
-        return _compact(self, live)
-
-
-class CompactGraphStage(nn.Module):
-    """A stage after the removal of dead nodes: what is left of its edges is a sparse matrix.
+class CompactGraphStage(_Stage):
+    """A stage without dead nodes, whose edges are sparse matrices.
 
     Args:
         operations: of every block that sends.
         edges: into every block that receives, from all earlier ones.
-        numbers: `[nodes]` what the nodes that send were called before.
+        numbers: `[nodes]` the numbers of the nodes that send in the stage before.
     """
 
-    numbers: Tensor
-
     def __init__(
-        self,
-        operations: list[NodeOperation],
-        edges: list[SparseEdges],
-        numbers: Tensor,
+        self, operations: list[RectifiedFilter], edges: list[SparseEdges], numbers: Tensor
     ) -> None:
-        super().__init__()
-        self.stride = operations[0].stride
-        self.sizes = (len(operations[0].filters), *[each.receivers for each in edges])
-        self.operations = nn.ModuleList(operations)
+        super().__init__([edges[0].senders, *(each.receivers for each in edges)], operations)
+        self.numbers = numbers
         self.blocks = nn.ModuleList(edges)
-        self.register_buffer("numbers", numbers, persistent=False)
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -158,8 +173,8 @@ class CompactGraphStage(nn.Module):
             images = edges(torch.cat(sent, 1))
         return images
 
+    @override
     def edges(self) -> GraphEdges:
-        """The edges between nodes `0, 1, ...` of this stage, outputs last."""
         parts, first = [], self.sizes[0]
         for edges in self.blocks:
             assert isinstance(edges, SparseEdges)
@@ -167,46 +182,3 @@ class CompactGraphStage(nn.Module):
             first += edges.receivers
         source, target, weight, usable = map(torch.cat, list(zip(*parts, strict=True))[:4])
         return GraphEdges(source, target, weight, usable, 0, parts[0].learned)
-
-    def compact(self, live: Tensor) -> "CompactGraphStage":
-        """The same function of the nodes that live, `[nodes]` as a mask with the outputs last."""
-        return _compact(self, live)
-
-
-def _compact(stage: GraphStage | CompactGraphStage, live: Tensor) -> CompactGraphStage:
-    """Keep living nodes, and the edges between them along which something flows."""
-    edges = stage.edges()
-    edges = edges.select(edges.usable & live[edges.source] & live[edges.target])
-    number = live.cumsum(0) - 1  # of a living node among the living
-    blocks = live.split(list(stage.sizes))
-    operations, matrices = [], []
-    first, senders = 0, 0
-    for sending, receiving, operation in zip(
-        blocks[:-1], blocks[1:], stage.operations, strict=True
-    ):
-        assert isinstance(operation, NodeOperation)
-        operations.append(operation.select(sending.to(operation.filters.device)))
-        first += len(sending)
-        senders += int(sending.sum())
-        into = edges.select((edges.target >= first) & (edges.target < first + len(receiving)))
-        matrices.append(
-            SparseEdges(
-                number[into.target] - senders, number[into.source], into.weight,
-                receivers=int(receiving.sum()), senders=senders, learned=edges.learned,
-            )
-        )  # fmt: skip
-    numbers = stage.numbers.cpu()[live[: len(stage.numbers)]]
-    device = next(stage.parameters()).device
-    return CompactGraphStage(operations, matrices, numbers).to(device)
-
-
-@torch.no_grad()
-def select_norm(norm: nn.BatchNorm2d, kept: Tensor) -> nn.BatchNorm2d:
-    """The batch norm of some of the channels, given as a mask."""
-    smaller = nn.BatchNorm2d(int(kept.sum()), norm.eps, norm.momentum)
-    smaller.to(norm.weight.device, norm.weight.dtype)
-    values = norm.state_dict()
-    smaller.load_state_dict({
-        name: value[kept] if value.dim() else value for name, value in values.items()
-    })  # fmt: skip
-    return smaller.train(norm.training)

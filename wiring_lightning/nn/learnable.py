@@ -1,24 +1,27 @@
-"""What layers with a learned wiring have in common."""
+"""Finding the layers with a learned wiring."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import nn
+
+T = TypeVar("T")
 
 
 @runtime_checkable
 class Learnable(Protocol):
-    """A layer whose wiring some callback has to learn: `Gate`, `Adjacency`, `BernoulliGate`."""
+    """A layer whose wiring the callback `taught_by` learns, such as `Gate` or `Adjacency`."""
 
     taught_by: str
 
     @property
     def learnable(self) -> bool:
-        """Whether the wiring still learns: not random, and not frozen yet."""
+        """Whether the wiring still learns: neither random nor frozen."""
         ...
 
 
 def find_learnable(module: nn.Module) -> dict[str, Learnable]:
-    """All layers inside a module whose wiring still learns, by their qualified name.
+    """All layers inside a module whose wiring still learns, by qualified name.
 
     Example:
         >>> from wiring_lightning.nn import Gate
@@ -26,8 +29,13 @@ def find_learnable(module: nn.Module) -> dict[str, Learnable]:
         >>> [(name, layer.taught_by) for name, layer in found.items()]
         [('0', 'MaskConnect')]
     """
+    return find_modules(module, Learnable, lambda layer: layer.learnable)  # type: ignore[type-abstract]
+
+
+def find_modules(module: nn.Module, kind: type[T], wanted: Callable[[T], bool]) -> dict[str, T]:
+    """All modules of a class inside a module that `wanted` accepts, by qualified name."""
     return {
         name: child
         for name, child in module.named_modules()
-        if isinstance(child, Learnable) and child.learnable
+        if isinstance(child, kind) and wanted(child)
     }

@@ -1,4 +1,4 @@
-"""What the nodes of a neural graph compute: every node works on a single channel."""
+"""The operations of the nodes of a neural graph, each on a single channel."""
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ _SMALL = 100  # pixels up to which a filter is fastest as a matrix
 class NodeOperations(nn.Module):
     """Instance norm and a 3 x 3 filter for every node (DNW, Section 3.1).
 
-    Channels come first here: maps are `[nodes, batch, height, width]`. Then what nodes send along
-    weighted edges is one matrix product for the whole batch, and a filter on small maps, which is
-    linear, is one batched product with a matrix of `height * width` rows and columns per node.
+    Channels come first here: maps are `[nodes, batch, height, width]`. All weighted edges are then
+    one matrix product for the whole batch. On small maps, so are the filters: one batched product
+    with a matrix `[pixels, pixels]` for each node.
 
     Args:
-        nodes: number of nodes; each has 9 weights of a filter, a scale and a shift.
+        nodes: number of nodes; each has a filter, a scale and a shift.
 
     Example:
         >>> nodes, maps = NodeOperations(6), torch.randn(6, 2, 8, 8)
@@ -36,30 +36,14 @@ class NodeOperations(nn.Module):
         # As torch initialises a convolution with nine inputs.
         self.filters = nn.Parameter(torch.empty(nodes, _SIZE, _SIZE).uniform_(-1 / 3, 1 / 3))
 
-    @property
-    def parameters_per_node(self) -> int:
-        """Weights of a filter, a scale and a shift."""
-        return FILTER_TAPS + 2
-
     def normalize(self, maps: Tensor, nodes: slice = slice(None)) -> Tensor:
-        """Give every map of every example mean 0 and variance 1, then scale and shift it.
-
-        Args:
-            maps: `[nodes, batch, height, width]`.
-            nodes: which nodes they belong to.
-        """
+        """Instance norm of the maps of some nodes, with their scales and shifts."""
         return normalize_maps(maps, self.scale[nodes], self.shift[nodes])
 
     def filters_for(self, maps: Tensor, nodes: slice = slice(None)) -> Tensor:
-        """The filters of some nodes in the form that suits the size of the maps."""
+        """The filters of some nodes as `filter_maps` needs them for maps of this size."""
         filters, (height, width) = self.filters[nodes], maps.shape[2:]
         return filter_matrices(filters, height, width) if height * width <= _SMALL else filters
-
-    @torch.no_grad()
-    def keep(self, nodes: Tensor) -> None:
-        """Remove all nodes but some, given by a mask."""
-        for name, value in list(self.named_parameters()):
-            setattr(self, name, nn.Parameter(value[nodes].clone()))
 
     @override
     def extra_repr(self) -> str:
@@ -81,12 +65,7 @@ def normalize_maps(maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def filter_maps(maps: Tensor, filters: Tensor) -> Tensor:
-    """Filter `[nodes, batch, height, width]`, each node with its own filter, zeros around.
-
-    Args:
-        maps: what to filter.
-        filters: from `NodeOperations.filters_for`.
-    """
+    """Apply the filters of `NodeOperations.filters_for` to maps padded with zeros."""
     if maps.shape[2] * maps.shape[3] <= _SMALL:
         return torch.bmm(maps.flatten(2), filters).view(maps.shape)
     images = functional.conv2d(
@@ -96,7 +75,7 @@ def filter_maps(maps: Tensor, filters: Tensor) -> Tensor:
 
 
 def filter_matrices(filters: Tensor, height: int, width: int) -> Tensor:
-    """Filters `[nodes, 3, 3]` as matrices `[nodes, pixels in, pixels out]` for maps of one size.
+    """Filters `[nodes, 3, 3]` as matrices `[nodes, pixels in, pixels out]` for one size of maps.
 
     Example:
         >>> sharpen = torch.tensor([[[0.0, -1.0, 0.0], [-1.0, 5.0, -1.0], [0.0, -1.0, 0.0]]])

@@ -8,12 +8,7 @@ class PointwiseConv2d(nn.Conv2d):
     """A grouped 1 x 1 convolution, computed as one batched matrix product over the groups.
 
     Parameters and result are those of `nn.Conv2d(..., kernel_size=1, groups=groups, bias=False)`;
-    the product is several times faster than a grouped convolution kernel, forward and backward.
-
-    Args:
-        in_channels: channels that come in, over all groups.
-        out_channels: channels that go out, over all groups.
-        groups: number of branches.
+    the product is several times faster than a grouped convolution, forward and backward.
 
     Example:
         >>> import torch
@@ -28,7 +23,7 @@ class PointwiseConv2d(nn.Conv2d):
 
     @property
     def matrices(self) -> Tensor:
-        """The weight as `[groups, out, in]` of every group."""
+        """The weight as `[groups, out, in]`, with the channels of one group."""
         return self.weight.view(self.groups, -1, self.weight.shape[1])
 
     @override

@@ -1,4 +1,4 @@
-"""Pre-activation layers: batch norm, ReLU and convolution of one or several sources."""
+"""Batch norm, ReLU and convolution of one or several concatenated sources."""
 
 from collections.abc import Sequence
 
@@ -17,21 +17,17 @@ from wiring_lightning.functional import (
 
 
 def preferred_layout(values: Tensor) -> Tensor:
-    """Channels last on a CPU, where convolutions are faster with it; everything after follows."""
+    """Channels last on a CPU, where convolutions are faster with it; later layers keep it."""
     if values.device.type != "cpu" or torch.compiler.is_compiling():
         return values
     return values.contiguous(memory_format=torch.channels_last)
 
 
 class Feature:
-    """A tensor `[batch, channels, height, width]` that layers read, and its statistics.
+    """A tensor `[batch, channels, height, width]` with its batch statistics.
 
-    Every reader has a batch norm of its own, but all need the same mean and variance of a batch.
-    They are computed once, when the first reader asks.
-
-    Args:
-        values: the tensor.
-        shared: whether readers share the statistics; otherwise each computes them again.
+    Each layer that reads it has its own batch norm, but all norms need the same mean and variance.
+    With `shared` they are computed once, otherwise once for each reader.
     """
 
     def __init__(self, values: Tensor, shared: bool = True) -> None:
@@ -42,23 +38,23 @@ class Feature:
     @property
     def statistics(self) -> Statistics:
         """Mean and variance of every channel over the batch."""
-        if self._statistics is not None:
-            return self._statistics
-        statistics = channel_statistics(self.values)
+        statistics = self._statistics or channel_statistics(self.values)
         if self.shared:
             self._statistics = statistics
         return statistics
 
 
 class RectifiedConv2d(nn.Module):
-    """Batch norm, ReLU and convolution of the concatenated sources, whose copies are not kept.
+    """Batch norm, ReLU and convolution of the concatenated sources.
+
+    The backward pass concatenates the sources again, so the concatenation is not kept.
 
     Args:
         in_channels: channels of all sources together.
         out_channels: channels of the output.
         size: height and width of the kernel, odd.
         stride: of the convolution.
-        recompute: whether the backward pass normalises again, so that only sources are kept.
+        recompute: whether the backward pass also normalises again, so that only sources are kept.
 
     Shapes: features `[batch, c_k, height, width]` ->
     `[batch, out_channels, height / stride, width / stride]`.
@@ -88,7 +84,7 @@ class RectifiedConv2d(nn.Module):
 
     @override
     def forward(self, features: Sequence[Feature]) -> Tensor:
-        """Read some features."""
+        """Concatenate the features and apply the layer."""
         values = [feature.values for feature in features]
         if self.plain:
             joined = values[0] if len(values) == 1 else torch.cat(values, 1)
@@ -100,11 +96,11 @@ class RectifiedConv2d(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether to run layer by layer: compilers fuse better than we do, and norms may differ."""
+        """Whether to run layer by layer: while compiling, or with another class of norm."""
         return torch.compiler.is_compiling() or not isinstance(self.norm, nn.BatchNorm2d)
 
     def statistics(self, features: Sequence[Feature]) -> Statistics:
-        """What the batch norm normalises with: of the batch in training, else the running ones."""
+        """Mean and variance for the norm: of the batch in training, else the running ones."""
         norm = self.norm
         if not norm.training and norm.running_mean is not None and norm.running_var is not None:
             return Statistics(norm.running_mean, norm.running_var, 0)
@@ -120,35 +116,24 @@ class RectifiedConv2d(nn.Module):
             update_running_statistics(self.norm, *statistics)
 
     def convolve(self, values: Sequence[Tensor], statistics: Statistics) -> Tensor:
-        """The layer with given statistics; changes no state."""
+        """The layer with given statistics; running statistics do not change."""
         conv = self.conv
         return rectified_convolution(
             values, statistics, self.norm.weight, self.norm.bias, self.norm.eps, conv.weight,
             conv.stride[0], conv.kernel_size[0] // 2, self.recompute,
         )  # fmt: skip
 
-    @property
-    def parameters_per_source_channel(self) -> int:
-        """Columns of the convolution, scale and shift."""
-        return self.conv.weight[:, 0].numel() + 2
-
-    def multiply_adds_per_source_channel(self, height: int, width: int) -> int:
-        """For one example whose sources are `height` x `width`."""
-        stride = self.conv.stride[0]
-        return self.conv.weight[:, 0].numel() * -(-height // stride) * -(-width // stride)
-
 
 class RectifiedChain(nn.Module):
-    """`RectifiedConv2d` one after another; the first may read several features.
+    """A chain of `RectifiedConv2d`, of which the first may read several features.
 
     One 3 x 3 convolution is a layer of DenseNet, 1 x 1 and 3 x 3 are its bottleneck layer, and
     1 x 1, 3 x 3, 1 x 1 the residual function of a pre-activation ResNet.
 
     Args:
         layers: the convolutions.
-        checkpointing: whether to keep only the features for the backward pass and compute what is
-            between the convolutions again (`torch.utils.checkpoint`). A chain of one only has to
-            normalise again.
+        checkpointing: whether the backward pass computes everything but the features again
+            (`torch.utils.checkpoint`).
 
     Example:
         >>> chain = RectifiedChain([RectifiedConv2d(16, 48, size=1), RectifiedConv2d(48, 12)])
@@ -165,7 +150,7 @@ class RectifiedChain(nn.Module):
 
     @override
     def forward(self, features: Sequence[Feature]) -> Tensor:
-        """Read some features."""
+        """Concatenate the features and apply the layers."""
         first, *rest = self.convolutions
         if not rest or any(layer.plain for layer in self.convolutions):
             output = first(features)
@@ -180,7 +165,7 @@ class RectifiedChain(nn.Module):
             )
         else:
             output, seen = self._compute(values, statistics)
-        # Outside of what is computed twice: a batch counts once in the running statistics.
+        # Not inside `checkpoint`, which runs twice: a batch must count once.
         for layer, layer_statistics in zip(self.convolutions, (statistics, *seen), strict=True):
             layer.track(layer_statistics)
         return output
@@ -193,7 +178,7 @@ class RectifiedChain(nn.Module):
     def _compute(
         self, values: Sequence[Tensor], statistics: Statistics
     ) -> tuple[Tensor, list[Statistics]]:
-        """The output, and the statistics of what is between the convolutions."""
+        """The output, and the statistics between the convolutions."""
         first, *rest = self.convolutions
         output, seen = first.convolve(values, statistics), []
         for layer in rest:

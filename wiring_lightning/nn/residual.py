@@ -1,4 +1,4 @@
-"""Residual blocks, and their shortcut without parameters."""
+"""Residual blocks with a shortcut without parameters."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ class ResidualBlock(nn.Module):
 
     `"basic"` is two 3 x 3 convolutions, `"bottleneck"` is 1 x 1, 3 x 3, 1 x 1 with a quarter of the
     output channels inside and the stride at the 3 x 3; a batch norm follows each convolution. The
-    identity is added by the network, which may count it once for several blocks.
+    network adds the identity, because it may count it once for several blocks.
 
     Args:
         kind: `"basic"` or `"bottleneck"`.
@@ -37,18 +37,15 @@ class ResidualBlock(nn.Module):
         self.space = space
         self.stride = space.reduction // origin.reduction
         into, out = origin.channels, space.channels
-        inner = out if kind == "basic" else out // 4
-        if kind == "basic":
-            layers = [_conv(into, inner, 3, self.stride), _conv(inner, out, 3)]
-        else:
-            layers = [
-                _conv(into, inner, 1),
-                _conv(inner, inner, 3, self.stride),
-                _conv(inner, out, 1),
-            ]
+        layers = [(out, 3, self.stride), (out, 3, 1)]  # channels, kernel, stride
+        if kind == "bottleneck":
+            layers = [(out // 4, 1, 1), (out // 4, 3, self.stride), (out, 1, 1)]
         parts: list[nn.Module] = []
-        for conv in layers:
-            parts += [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(inplace=True)]
+        for channels, size, stride in layers:
+            conv = nn.Conv2d(into, channels, size, stride, padding=size // 2, bias=False)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            parts += [conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            into = channels
         self.residual = nn.Sequential(*parts[:-1])  # the last ReLU follows the sum
 
     @override
@@ -60,18 +57,3 @@ class ResidualBlock(nn.Module):
     def shortcut(self, inputs: Tensor) -> Tensor:
         """The identity in the shape of the output."""
         return lift(inputs, self.origin, self.space)
-
-    def multiply_adds(self, height: int, width: int) -> int:
-        """Multiply-adds for one example of `height` x `width`."""
-        total = 0
-        for layer in self.residual:
-            if isinstance(layer, nn.Conv2d):
-                height, width = -(-height // layer.stride[0]), -(-width // layer.stride[1])
-                total += layer.weight.numel() * height * width
-        return total
-
-
-def _conv(into: int, out: int, size: int, stride: int = 1) -> nn.Conv2d:
-    conv = nn.Conv2d(into, out, size, stride, padding=size // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv

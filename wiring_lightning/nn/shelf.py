@@ -1,4 +1,4 @@
-"""The outputs of a stage that later layers still read, and no others."""
+"""Keeping the outputs of a stage until their last reader."""
 
 from typing import Generic, TypeVar
 
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 class StagePlan:
-    """Which outputs each layer of a stage reads, and which nobody reads after it.
+    """Which outputs each layer of a stage reads (`reads`), and reads last (`finished`).
 
     Args:
-        layers: layers of the stage; what follows it reads as layer `layers + 1`.
+        layers: layers of the stage. The part after the stage reads as layer `layers + 1`.
         pattern: as for `functional.offsets`.
         base: as for `functional.offsets`.
 
@@ -33,14 +33,9 @@ class StagePlan:
 
 
 class Shelf(Generic[T]):
-    """Holds the outputs of one pass through a stage, each until its last reader has taken it.
+    """Holds each output of a stage until its last reader has taken it, to free memory early.
 
-    Without gradients an output's memory is free from then on; with gradients autograd keeps what
-    the backward pass needs.
-
-    Args:
-        plan: of the stage.
-        stage_input: output 0.
+    With gradients, autograd still keeps what the backward pass needs. `stage_input` is output 0.
 
     Example:
         >>> shelf = Shelf(StagePlan(2), "input")
@@ -60,7 +55,7 @@ class Shelf(Generic[T]):
         self.layer = 0
 
     def take(self) -> list[T]:
-        """What the next layer reads, oldest first."""
+        """The outputs that the next layer reads, oldest first."""
         taken = [self.held[index] for index in self.plan.reads[self.layer]]
         for index in self.plan.finished[self.layer]:
             del self.held[index]
@@ -68,7 +63,7 @@ class Shelf(Generic[T]):
         return taken
 
     def put(self, output: T) -> None:
-        """The output of the layer that has taken last."""
+        """Add the output of the layer that called `take` last."""
         self.held[self.layer] = output
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The edges that are left of a graph, as a sparse matrix."""
+"""A 1 x 1 convolution with a sparse weight matrix."""
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -7,17 +7,17 @@ from wiring_lightning.functional import sparse_product
 
 
 class SparseEdges(nn.Module):
-    """A 1 x 1 convolution with few weights: multiplies as often as it has edges.
+    """A 1 x 1 convolution with k weights that takes k multiply-adds per pixel.
 
-    Edges stay where they are; their weights can be trained.
+    The edges are fixed; their weights can be trained.
 
     Args:
-        row: `[k]` the node that receives.
-        column: `[k]` the node that sends; no edge twice.
+        row: `[k]` number of the receiver.
+        column: `[k]` number of the sender; no edge twice.
         values: `[k]` the weights.
-        receivers: number of nodes that receive; those without an edge receive zeros.
-        senders: number of nodes that send.
-        learned: whether the edges have been learned.
+        receivers: number of receivers; those without an edge receive zeros.
+        senders: number of senders.
+        learned: whether the edges were learned.
 
     Raises:
         ValueError: if the columns have different lengths, or a node does not exist.
@@ -57,6 +57,11 @@ class SparseEdges(nn.Module):
         self.register_buffer("row", row[order])
         self.register_buffer("column", column[order])
         self.values = nn.Parameter(values.detach()[order].clone())
+
+    def matrix(self) -> Tensor:
+        """`[receivers, senders]` the weights, and zeros where there is no edge."""
+        empty = self.values.new_zeros(self.receivers, self.senders)
+        return empty.index_put((self.row, self.column), self.values)
 
     @override
     def forward(self, sent: Tensor) -> Tensor:

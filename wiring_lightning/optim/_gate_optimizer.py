@@ -1,4 +1,4 @@
-"""What the optimizers of gates have in common: gates, settings that are saved, and the freeze."""
+"""The base class of optimizers of gates."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -20,15 +20,12 @@ SomeGate = TypeVar("SomeGate", bound=_Freezable)
 
 
 class GateOptimizer(Optimizer, Generic[SomeGate]):
-    """Updates what some gates learn; a subclass says how.
+    """Updates the scores or logits of gates; a subclass implements `_update`.
 
     Args:
-        gates: the gates to learn; frozen ones are passed over.
-        parameter: name of what a gate learns.
-        settings: what a resumed run needs, with the learning rate `lr`; part of the `state_dict`.
-
-    Raises:
-        ValueError: if there is no gate or the learning rate is negative.
+        gates: the gates to learn; frozen ones are skipped.
+        parameter: name of the parameter of a gate that is learned.
+        settings: settings that are saved in the `state_dict`; `lr` is one of them.
     """
 
     def __init__(self, gates: Iterable[SomeGate], parameter: str, settings: dict[str, Any]) -> None:
@@ -59,7 +56,7 @@ class GateOptimizer(Optimizer, Generic[SomeGate]):
         return not self.learning
 
     def freeze(self) -> None:
-        """Make what evaluation mode uses of every gate its edges for good."""
+        """Fix the edges of every gate: those that evaluation mode uses."""
         for gate in self.gates:
             gate.freeze()
 
@@ -72,7 +69,7 @@ class GateOptimizer(Optimizer, Generic[SomeGate]):
     @override
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update what the gates learn from its gradients."""
+        """Update the gates along their gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

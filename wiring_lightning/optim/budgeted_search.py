@@ -1,4 +1,4 @@
-"""Policy gradient on the logits of drawn edges."""
+"""Policy gradient on the logits of sampled edges."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,31 +15,30 @@ from wiring_lightning.optim._gate_optimizer import GateOptimizer
 class Reinforce(GateOptimizer[BernoulliGate]):
     """Gradient descent on the probabilities of edges (BSN, Equation 7, first term).
 
-    A forward pass in training mode draws an architecture per example; `observe` takes what each of
-    them has to answer for, such as `functional.budgeted_objective`, and adds to the gradient of the
-    logits; `step` takes one step of plain gradient descent: no momentum, no weight decay. The
-    gradient is written down in closed form, so nothing is kept for a backward pass.
+    A forward pass in training mode samples an architecture per example. `observe` takes the
+    objective of each example, such as `functional.budgeted_objective`, and adds to the gradient of
+    the logits, which has a closed form. `step` is plain gradient descent: no momentum, no decay.
 
     The baseline of an example is the mean objective of the *other* examples of its batch, so the
-    estimate is unbiased (see `functional.leave_one_out`); a batch of one example has no baseline.
-    Batches observed before one step count as one large batch, each with baselines of its own.
-    Entries whose gradient is not finite take no step.
+    estimate is unbiased (see `functional.leave_one_out`). A batch of one example has no baseline.
+    Several batches before one step count as one large batch, but each has its own baselines.
+    Entries whose gradient is not finite are not updated.
 
     Args:
-        gates: the gates to learn; frozen ones are passed over.
+        gates: the gates to learn; frozen ones are skipped.
         lr: learning rate.
-        baseline: whether to subtract the baseline. Without it the estimate is unbiased too, but
+        baseline: whether to subtract the baseline. Without it the estimate is also unbiased, but
             its variance is much larger.
 
     Raises:
-        ValueError: if there is no gate or the learning rate is negative; from `observe`, if the
-            number of examples differs from that of the last draw, or nothing was drawn.
+        ValueError: if there is no gate or the learning rate is negative; from `observe`, if there
+            was no forward pass, or it had another number of examples.
 
     Example:
         >>> gate = BernoulliGate(nodes=2, source=[0, 0], target=[1, 1], initial=0.0)
         >>> gate.seed(0)
         >>> optimizer = Reinforce([gate], lr=1.0)
-        >>> for _ in range(50):  # the first edge is worth more than it costs, the second is not
+        >>> for _ in range(50):  # the first edge lowers the objective, the second raises it
         ...     drawn = gate.draw(batch=16).float()
         ...     optimizer.observe(drawn @ torch.tensor([-2.0, 2.0]))
         ...     optimizer.step()
@@ -51,7 +50,7 @@ class Reinforce(GateOptimizer[BernoulliGate]):
     def __init__(
         self, gates: Iterable[BernoulliGate], lr: float = 0.1, baseline: bool = True
     ) -> None:
-        super().__init__(gates, "logits", {"lr": lr, "baseline": baseline})
+        super().__init__(gates, "logits", {"lr": lr, "baseline": baseline, "steps": 0})
         self._observed = 0
 
     @override
@@ -60,25 +59,25 @@ class Reinforce(GateOptimizer[BernoulliGate]):
 
     @torch.no_grad()
     def observe(self, objective: Tensor) -> None:
-        """Add what the last draw of every gate has to answer for to the gradient.
+        """Add the gradient of an objective to the logits of every gate.
 
         Args:
-            objective: `[batch]` loss and penalty of every example; the batch of the last draw.
+            objective: `[batch]` loss and penalty of every example of the last forward pass.
         """
         objective = objective.detach()
         gates = self.learning
         for gate in gates:
             _check(gate, objective)
         if all(gate.logits.grad is None for gate in gates):
-            self._observed = 0  # somebody else has zeroed the gradients
+            self._observed = 0  # the gradients were zeroed without `zero_grad` of this optimizer
         advantage = leave_one_out(objective) if self.group["baseline"] else objective
         self._observed += len(objective)
         share = len(objective) / self._observed
         for gate in gates:
             assert gate.drawn is not None
             assert gate.asked is not None
-            values = advantage.to(gate.logits.device)
-            gradient = policy_gradient(gate.logits, gate.drawn, gate.asked, values)
+            own = advantage.to(gate.logits.device)
+            gradient = policy_gradient(gate.logits, gate.drawn, gate.asked, own)
             if gate.logits.grad is None:
                 gate.logits.grad = gradient
             else:
@@ -86,12 +85,14 @@ class Reinforce(GateOptimizer[BernoulliGate]):
 
     @override
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget what was observed."""
+        """Remove the gradients of all observed batches."""
         super().zero_grad(set_to_none)
         self._observed = 0
 
     @override
     def _update(self) -> None:
+        # A state from before steps were counted has none.
+        self.group["steps"] = self.group.get("steps", 0) + bool(self.learning)
         for gate in self.learning:
             if gate.logits.grad is not None:
                 gradient = gate.logits.grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -103,6 +104,6 @@ def _check(gate: BernoulliGate, objective: Tensor) -> None:
         raise ValueError("nothing was drawn yet: run the network in training mode first.")
     if objective.dim() != 1 or len(objective) != len(gate.drawn):
         raise ValueError(
-            f"observe wants one number for each of the {len(gate.drawn)} examples of the last "
+            f"observe needs one number for each of the {len(gate.drawn)} examples of the last "
             f"draw, got the shape {tuple(objective.shape)}."
         )

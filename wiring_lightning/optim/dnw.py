@@ -1,14 +1,15 @@
-"""Sparse weights that learn which of them are there, behind any optimizer."""
+"""The straight-through estimator of DNW for sparse weights, with any optimizer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wiring_lightning.functional import LargestMagnitudes
+from wiring_lightning.functional import LargestMagnitudes, mask_largest
 
 
 @dataclass(eq=False)
@@ -16,11 +17,11 @@ class EdgeSet:
     """Weights among which the k largest magnitudes are the edges of a network.
 
     Args:
-        weights: one or more parameters; all their entries compete with each other.
+        weights: one or more parameters; `k` counts over all of their entries.
         k: number of edges.
-        usable: for each parameter a mask of the entries that can ever be an edge, or `None`.
-        absent: for each parameter that is sparse already, what its absent entries start from, or
-            `None`.
+        usable: for each parameter a mask of the entries that can be an edge, or `None` for all.
+        absent: for each parameter that is already sparse, the initial latent weights of its absent
+            entries, zeros elsewhere; otherwise `None`.
 
     Raises:
         ValueError: if there are fewer usable entries than `k`, or a mask has another shape.
@@ -35,14 +36,13 @@ class EdgeSet:
     def __post_init__(self) -> None:
         self.usable = self.usable or [None] * len(self.weights)
         self.absent = self.absent or [None] * len(self.weights)
-        count = 0
         for weight, mask in zip(self.weights, self.usable, strict=True):
             if mask is not None and mask.shape != weight.shape:
                 raise ValueError(
                     f"a mask of shape {tuple(mask.shape)} was given for a weight of shape "
                     f"{tuple(weight.shape)}."
                 )
-            count += weight.numel() if mask is None else int(mask.sum())
+        count = count_usable(self.weights, self.usable)
         if not 0 <= self.k <= count:
             raise ValueError(
                 f"the number of edges must be between 0 and {count}, the weights that can be one, "
@@ -52,7 +52,7 @@ class EdgeSet:
 
     @torch.no_grad()
     def latent(self) -> list[Tensor]:
-        """For each parameter the dense weights to start from."""
+        """The initial latent weights: one dense tensor for each parameter."""
         return [
             weight.detach().clone() if absent is None else weight.detach() + absent
             for weight, absent in zip(self.weights, self.absent, strict=True)
@@ -63,22 +63,50 @@ class EdgeSet:
         self.largest.keep(latent, self.weights, self.usable)
 
 
+def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
+    """The number of entries that the masks of some tensors mark; `None` marks all."""
+    return sum(
+        weight.numel() if mask is None else int(mask.sum())
+        for weight, mask in zip(weights, usable, strict=True)
+    )
+
+
+def keep_masked(values: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """Set the entries outside of the masks to zero; if nothing changes, return the same list."""
+    kept = [
+        value if mask is None else torch.where(mask.to(value.device), value, 0)
+        for value, mask in zip(values, masks, strict=True)
+    ]
+    return values if all(map(torch.equal, values, kept)) else kept
+
+
+@torch.no_grad()
+def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
+    """Set the gradients of entries outside of the masks to zero.
+
+    Args:
+        weights: parameters; those without a gradient are skipped.
+        masks: for each parameter a mask of the entries whose gradient stays, or `None` for all.
+    """
+    for weight, mask in zip(weights, masks, strict=True):
+        if weight.grad is not None and mask is not None:
+            weight.grad.mul_(mask)
+
+
 class StraightThrough:
-    """Keeps dense latent weights behind an optimizer of sparse parameters (DNW, Section 2.2).
+    """Lets an optimizer update dense latent weights of sparse parameters (DNW, Section 2.2).
 
-    Outside the update, a parameter holds its edges and zeros elsewhere: forward, evaluation,
-    checkpoints and exports see the sparse network at no cost, and the gradient of a parameter is
-    that of its edges, and of absent edges as if they were there: it flows to absent edges, but not
-    through them. For the update a parameter's memory is exchanged for that of its latent weights;
-    the optimizer (any optimizer, with its momentum and weight decay) updates all of them, and the k
-    largest are the new edges.
+    Between steps a parameter holds its edges, and zeros elsewhere. So forward passes, evaluation,
+    checkpoints and exports use the sparse network at no cost. A dense gradient reaches all entries:
+    it flows to absent edges, but not through them.
 
-    Skipped steps of a gradient scaler and accumulated gradients need nothing: all happens inside
-    `optimizer.step()`, and only there.
+    During `optimizer.step()` the parameter's data is its latent weights. The optimizer (any
+    optimizer, with its momentum and weight decay) updates all of them, and the k largest become
+    the new edges. Accumulated gradients and steps that a gradient scaler skips need no extra care.
 
     Args:
         optimizer: the optimizer that holds the parameters.
-        edge_sets: what is sparse; each set has an edge count of its own.
+        edge_sets: the sparse parameters; each set has its own number of edges.
 
     Raises:
         ValueError: if a parameter is not in the optimizer, or is in two sets.
@@ -99,16 +127,15 @@ class StraightThrough:
         self.edge_sets = list(edge_sets)
         self.optimizer = optimizer
         self.frozen = False
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         weights = self._weights
         if len({id(weight) for weight in weights}) < len(weights):
             raise ValueError("a parameter is in two edge sets; each can have one edge count only.")
-        if any(id(weight) not in known for weight in weights):
+        if any(id(weight) not in held for weight in weights):
             raise ValueError("a sparse parameter is not in the optimizer, so it would never learn.")
         self.latent = [latent for edges in self.edge_sets for latent in edges.latent()]
-        self._fixed: list[Tensor] = []  # the edges, once they are frozen
-        # The parameters' own memory, while the latent weights stand in for it.
-        self._lent: list[Tensor] = []
+        self._fixed: list[Tensor] = []  # masks of the edges, once they are frozen
+        self._sparse: list[Tensor] = []  # the parameters' own memory during a step
         self._swap_in()
         self._swap_out()
         self._hooks = [
@@ -122,31 +149,53 @@ class StraightThrough:
 
     @property
     def masks(self) -> list[Tensor]:
-        """For each parameter which of its weights are edges."""
+        """For each parameter a mask of its edges."""
         return self._fixed or [weight.detach() != 0 for weight in self._weights]
 
+    def mask_gradients(self) -> None:
+        """Set the gradients of absent edges to zero, so that only the present ones learn."""
+        mask_gradients(self._weights, self.masks)
+
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """Make other values of an edge set's parameters, such as averages, as sparse as they are.
+
+        Frozen edges stay; otherwise the k largest of the values are kept. If nothing changes, the
+        same list is returned.
+
+        Args:
+            first: index of the set's first parameter among all parameters of this rule.
+            values: values for the parameters of this set.
+        """
+        if self.frozen:
+            return keep_masked(values, self._fixed[first : first + len(values)])
+        edges = self._set_at(first)
+        if sum(int(value.count_nonzero()) for value in values) <= edges.k:
+            return values
+        return keep_masked(values, mask_largest(values, edges.k, edges.usable))
+
+    def _set_at(self, first: int) -> EdgeSet:
+        """The edge set whose first parameter has this index among all parameters of this rule."""
+        starts = accumulate((len(edges.weights) for edges in self.edge_sets), initial=0)
+        return next(e for e, start in zip(self.edge_sets, starts, strict=False) if start == first)
+
     def freeze(self) -> None:
-        """Keep the present edges for good; only their weights learn from now on."""
+        """Fix the present edges; from now on only their weights learn."""
         self._fixed = self.masks
         self.frozen = True
 
     def detach(self) -> None:
-        """Leave the optimizer; the parameters stay as sparse as they are."""
+        """Remove the hooks from the optimizer; the parameters keep their present values."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The latent weights, and the edges once they are frozen."""
+        """The latent weights, and the masks of the edges if they are frozen."""
         return {"latent": self.latent, "masks": self._fixed, "frozen": self.frozen}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state; the parameters become its sparse weights.
-
-        Raises:
-            ValueError: if the state belongs to other weights.
-        """
+        """Restore a state, and write its sparse weights into the parameters."""
         shapes = [tuple(latent.shape) for latent in state["latent"]]
         if shapes != [tuple(latent.shape) for latent in self.latent]:
             raise ValueError(
@@ -163,17 +212,17 @@ class StraightThrough:
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # The first positional argument is the optimizer itself.
-        given = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
-        if given is None:
+        closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
+        if closure is None:
             self._swap_in()
             return arguments, keywords
-        return arguments[:1], {**keywords, "closure": self._around(given)}
+        return arguments[:1], {**keywords, "closure": self._with_sparse(closure)}
 
-    def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """A closure that runs on the sparse network and leaves the latent weights in place."""
+    def _with_sparse(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """Wrap a closure: it runs on the sparse network, and leaves the latent weights in place."""
 
         def wrapped() -> Any:
-            self._swap_out()  # for an optimizer that evaluates several times per step
+            self._swap_out()  # does nothing unless the optimizer calls it again in the same step
             result = closure()
             self._swap_in()
             return result
@@ -184,20 +233,20 @@ class StraightThrough:
         self._swap_out()
 
     def _swap_in(self) -> None:
-        """Let every parameter be its latent weights."""
-        self._lent = [weight.data for weight in self._weights]
+        """Make the latent weights the data of every parameter."""
+        self._sparse = [weight.data for weight in self._weights]
         for weight, latent in zip(self._weights, self.latent, strict=True):
             weight.data = latent
 
     @torch.no_grad()
     def _swap_out(self) -> None:
-        """Choose the edges among the latent weights, and let every parameter be sparse again."""
-        if not self._lent:
+        """Give every parameter its own memory again, and write the new edges into it."""
+        if not self._sparse:
             return
         self.latent = [weight.data for weight in self._weights]
-        for weight, sparse in zip(self._weights, self._lent, strict=True):
+        for weight, sparse in zip(self._weights, self._sparse, strict=True):
             weight.data = sparse
-        self._lent = []
+        self._sparse = []
         self._write_sparse()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Gradient descent on gate scores: clip, normalise, write back, draw again."""
+"""Gradient descent on gate scores: update, clip, normalise, sample."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -16,21 +16,20 @@ from wiring_lightning.optim._gate_optimizer import GateOptimizer
 class GateSGD(GateOptimizer[Gate]):
     """The papers' rule for the scores of gates (MaskConnect and GateConnect, Algorithm 1).
 
-    One step is `score <- clip(score - lr * gradient, low, high)`, then each target's scores are
-    scaled to sum to one and written back, and K candidates per target are drawn for the next
-    forward pass. Plain gradient descent: no momentum, no weight decay. All gates are updated in one
-    go, whatever their number and shapes.
+    One step has three parts. The scores become `clip(score - lr * gradient, low, high)`, without
+    momentum or weight decay. The scores of each target are scaled to sum to one. K candidates per
+    target are sampled for the next forward pass. All gates are updated together.
 
-    The draw of step n comes from a generator that is seeded with (seed, n), so a run that continues
-    from a `state_dict` draws what the uninterrupted run draws, and so does every rank of a
-    distributed job. Entries whose gradient is not finite take no step. Scores want float32: in a
-    network that is cast to bfloat16 as a whole, small steps are rounded away; use mixed precision.
+    The sample of step n depends on `seed` and n only. So a resumed run samples what the
+    uninterrupted run would, and all ranks of a distributed job sample the same. Entries whose
+    gradient is not finite are not updated. Keep scores in float32 (with mixed precision, if
+    needed): in bfloat16 small steps are rounded away.
 
     Args:
-        gates: the gates to learn; frozen ones are passed over.
+        gates: the gates to learn; frozen ones are skipped.
         lr: learning rate. The papers use 0.2 for ResNeXt and 0.3 for ResNet.
-        normalize: write the normalised scores back, as the arrow in Algorithm 1 says. Otherwise
-            they are normalised for the draw only, and all scores of a target drift together.
+        normalize: write the normalised scores back, as in Algorithm 1. Otherwise they are
+            normalised for sampling only, and all scores of a target drift together.
         low: lower end of the interval that scores are clipped to.
         high: upper end of that interval.
         seed: seed of the draws.
@@ -74,16 +73,13 @@ class GateSGD(GateOptimizer[Gate]):
     def _update(self) -> None:
         gates = [gate for gate in self.learning if gate.scores.grad is not None]
         if gates:
-            rows = self._rows_of(gates)
+            if self._rows is None or self._rows.gates != gates:
+                self._rows = _Rows(gates)
+            rows = self._rows
             scores = self._descend(rows)
             self.group["steps"] += 1
             rows.write([gate.scores for gate in gates], scores)
             rows.write([gate.active for gate in gates], self._draw(rows, scores))
-
-    def _rows_of(self, gates: list[Gate]) -> "_Rows":
-        if self._rows is None or self._rows.gates != gates:
-            self._rows = _Rows(gates)
-        return self._rows
 
     def _descend(self, rows: "_Rows") -> Tensor:
         group = self.group
@@ -104,7 +100,7 @@ class GateSGD(GateOptimizer[Gate]):
 
 
 class _Rows:
-    """The rows of several gates side by side in one tensor, shorter rows padded."""
+    """The rows of several gates in one tensor; shorter rows are padded."""
 
     def __init__(self, gates: Sequence[Gate]) -> None:
         self.gates = gates
@@ -116,7 +112,7 @@ class _Rows:
         self.shape = (len(lengths), int(lengths.max()))
         self.sizes = [gate.scores.numel() for gate in gates]
         used = torch.arange(self.shape[1]) < lengths.unsqueeze(-1)
-        self.even = bool(used.all())
+        self.equal_lengths = bool(used.all())
         self.slots = used.flatten().nonzero().flatten().to(device)
         repeated = chain.from_iterable([gate.fan_in] * gate.targets for gate in gates)
         self.fan_in = torch.tensor(list(repeated), device=device)
@@ -127,7 +123,7 @@ class _Rows:
     def read(self, tensors: Sequence[Tensor | None], padding: float = -1.0) -> Tensor:
         """One `[rows, longest row]` tensor; slots beyond a row's end hold `padding`."""
         given = [tensor for tensor in tensors if tensor is not None]
-        if self.even:
+        if self.equal_lengths:
             return torch.cat(given)
         flat = torch.cat([tensor.flatten() for tensor in given])
         padded = flat.new_full((self.shape[0] * self.shape[1],), padding)
@@ -135,7 +131,7 @@ class _Rows:
 
     def write(self, tensors: Sequence[Tensor], values: Tensor) -> None:
         """Copy the rows back in place, so that compiled graphs keep reading the same memory."""
-        if self.even:
+        if self.equal_lengths:
             parts = list(values.split(self.targets))
         else:
             flat = values.flatten()[self.slots].split(self.sizes)

@@ -1,4 +1,4 @@
-"""Weights that stay at zero, behind any optimizer."""
+"""Weights that stay at zero, with any optimizer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,25 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
-from wiring_lightning.optim.dnw import EdgeSet
+from wiring_lightning.optim.dnw import EdgeSet, count_usable, keep_masked, mask_gradients
 
 
 class MaskedWeights:
-    """Keeps chosen entries of parameters, and the others at zero, behind any optimizer.
+    """Keeps the entries of parameters outside of a mask at zero, with any optimizer.
 
-    The other entries are set to zero at once and after every step, whatever momentum is left for
-    them. Call `mask_gradients` before a step if something looks at all gradients together, such as
-    clipping by their norm.
+    They are set to zero at once and after every step, even if the optimizer has momentum for them.
+    Call `mask_gradients` before a step if their gradients matter, as for clipping by norm.
 
     Args:
         optimizer: the optimizer that holds the parameters.
         weights: the parameters.
         masks: for each parameter a mask of the entries to keep, or `None` to keep all.
-
-    Raises:
-        ValueError: if a mask has another shape than its parameter.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4]))
@@ -36,6 +33,8 @@ class MaskedWeights:
         [0.25, 0.0]
     """
 
+    frozen = True
+
     def __init__(
         self, optimizer: Optimizer, weights: Sequence[Tensor], masks: Sequence[Tensor | None]
     ) -> None:
@@ -46,7 +45,7 @@ class MaskedWeights:
         self._hook = optimizer.register_step_post_hook(lambda *_: self._mask())
 
     def keep(self, masks: Sequence[Tensor | None]) -> None:
-        """Keep other entries from now on; those that were zero so far start from there.
+        """Replace the masks; entries that become present start from zero.
 
         Raises:
             ValueError: if a mask has another shape than its parameter.
@@ -65,8 +64,15 @@ class MaskedWeights:
         ]
         self._mask()
 
+    def freeze(self) -> None:
+        """Fix the present edges: nothing to do, the masks stay as they are."""
+
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """Make other values of some parameters as sparse as their masks; see `StraightThrough`."""
+        return keep_masked(values, self.masks[first : first + len(values)])
+
     def mask_gradients(self) -> None:
-        """Set the gradients of absent entries to zero."""
+        """Set the gradients of entries outside of the masks to zero."""
         mask_gradients(self.weights, self.masks)
 
     @torch.no_grad()
@@ -77,7 +83,7 @@ class MaskedWeights:
                 weight.grad.add_(weight.sign(), alpha=strength)
 
     def detach(self) -> None:
-        """Leave the optimizer; the parameters stay as they are."""
+        """Remove the hook from the optimizer; the parameters keep their present values."""
         self._hook.remove()
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,11 +91,7 @@ class MaskedWeights:
         return {"masks": self.masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the masks of a state.
-
-        Raises:
-            ValueError: if they belong to other weights.
-        """
+        """Restore the masks of a state."""
         self.keep(state["masks"])
 
     @torch.no_grad()
@@ -100,11 +102,11 @@ class MaskedWeights:
 
 
 class PrunedWeights(MaskedWeights):
-    """Removes weights by magnitude behind any optimizer; what is removed does not come back.
+    """Removes weights by magnitude, for good, with any optimizer.
 
     Args:
         optimizer: the optimizer that holds the parameters.
-        edge_sets: which weights, and how many of them are left in the end.
+        edge_sets: the weights, and how many of them remain at the end.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1, 0.2, -0.3]))
@@ -120,35 +122,21 @@ class PrunedWeights(MaskedWeights):
         weights = [weight for edges in self.edge_sets for weight in edges.weights]
         usable = [mask for edges in self.edge_sets for mask in edges.usable]
         super().__init__(optimizer, weights, usable)
+        self.frozen = False
+
+    @override
+    def freeze(self) -> None:
+        """Remove all weights that must go."""
+        self.prune(1.0)
+        self.frozen = True
 
     def prune(self, progress: float) -> None:
-        """Leave as many weights as at a point of the way from all of them (0) to k (1)."""
-        rest, masks = iter(self.masks), list[Tensor]()
+        """Remove weights until a share `progress` of those that must go is gone."""
+        old_masks, masks = iter(self.masks), list[Tensor]()
         for edges in self.edge_sets:
-            own = [next(rest) for _ in edges.weights]
+            own = [next(old_masks) for _ in edges.weights]
             count = count_usable(edges.weights, edges.usable)
             wanted = count - round((count - edges.k) * progress)
-            left = count_usable(edges.weights, own)
-            masks += mask_largest(edges.weights, min(wanted, left), own)
+            present = count_usable(edges.weights, own)
+            masks += mask_largest(edges.weights, min(wanted, present), own)
         self.keep(masks)
-
-
-@torch.no_grad()
-def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
-    """Set the gradients of masked entries to zero, where there are gradients.
-
-    Args:
-        weights: parameters.
-        masks: for each parameter a mask of the entries whose gradient stays, or `None` for all.
-    """
-    for weight, mask in zip(weights, masks, strict=True):
-        if weight.grad is not None and mask is not None:
-            weight.grad.mul_(mask)
-
-
-def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
-    """How many entries of some tensors their masks mark; `None` marks all."""
-    return sum(
-        weight.numel() if mask is None else int(mask.sum())
-        for weight, mask in zip(weights, usable, strict=True)
-    )

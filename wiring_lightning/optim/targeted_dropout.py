@@ -1,4 +1,4 @@
-"""Sparse weights that come from dropping the smaller ones at random while the network trains."""
+"""Targeted dropout: drop small weights at random while training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,28 +10,27 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional import derived_seed, mask_largest
-from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
-from wiring_lightning.optim.masked_weights import count_usable, mask_gradients
+from wiring_lightning.functional.mask_connect import mask_best
+from wiring_lightning.optim._skipped import step_was_skipped
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable
 
 
 @dataclass(eq=False)
 class DroppedEdgeSet(EdgeSet):
-    """Weights of which all but the k largest are candidates that a draw drops.
+    """Weights of which all but the k largest can be dropped.
+
+    The first four arguments are those of `EdgeSet`.
 
     Args:
-        weights: one or more parameters.
-        k: how many weights are never dropped.
-        usable: as for `EdgeSet`.
-        absent: as for `EdgeSet`.
-        rho: probability that a candidate is dropped, from 0 to 1.
-        per_row: keep the largest in every row (what feeds one output) instead of the largest of
-            all; a row keeps the same share as the whole, rounded.
+        rho: probability that each of the other weights is dropped, from 0 to 1.
+        per_row: keep the largest weights of every row (the weights of one output) instead of the
+            largest of all. Every row keeps the same share of its weights, rounded.
         seed: seed of the draws.
-        name: of the set; sets with other names are drawn otherwise.
+        name: name of the set, which is part of the seed.
 
     Attributes:
-        draw: number of the present draw, which follows from it, the seed and the name.
-        dropping: whether candidates are dropped at random, or all of them.
+        draw: number of the present draw, which is part of the seed.
+        dropping: whether weights are dropped at random; otherwise all but the largest are zero.
 
     Raises:
         ValueError: if `rho` is out of range, or as for `EdgeSet`.
@@ -52,7 +51,7 @@ class DroppedEdgeSet(EdgeSet):
     @override
     @torch.no_grad()
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
-        """Write the k largest and what is not dropped into the parameters, and zeros elsewhere."""
+        """Write the k largest and all that is not dropped into the parameters, zeros elsewhere."""
         if self.per_row:
             for weight, largest in zip(self.weights, self.largest_of(latent), strict=True):
                 weight.copy_(largest)
@@ -64,14 +63,14 @@ class DroppedEdgeSet(EdgeSet):
         seed = derived_seed(self.seed, self.draw, *self.name.encode())
         generator = torch.Generator(device).manual_seed(seed)
         for weight, own, usable in zip(self.weights, latent, self.usable, strict=True):
-            spared = torch.rand(own.shape, device=device, generator=generator) >= self.rho
+            kept = torch.rand(own.shape, device=device, generator=generator) >= self.rho
             if usable is not None:
-                spared &= usable
-            weight.copy_(torch.where(spared, own, weight))
+                kept &= usable
+            weight.copy_(torch.where(kept, own, weight))
 
     @torch.no_grad()
     def largest_of(self, latent: Sequence[Tensor]) -> list[Tensor]:
-        """For each parameter what evaluation uses: the largest latent weights, zeros elsewhere."""
+        """The weights of evaluation mode: the largest latent weights, and zeros elsewhere."""
         if self.per_row:
             share = self.k / count_usable(self.weights, self.usable)
             return [
@@ -85,17 +84,12 @@ class DroppedEdgeSet(EdgeSet):
 class WeightDropout(StraightThrough):
     """Drops small weights at random while training, and all of them otherwise (DNW, Table 2).
 
-    After every step the k largest of the latent weights stay, and each other one stays with
-    probability 1 - rho, until the next step. Call `mask_gradients` before a step, so that what was
-    dropped has no gradient; all latent weights see momentum and weight decay. `evaluate` leaves the
-    k largest only, and `train` goes back.
+    After every step each latent weight that is not one of the k largest is dropped with
+    probability rho, until the next step. Call `mask_gradients` before a step, so that dropped
+    weights get no gradient; momentum and weight decay change all latent weights. `evaluate` keeps
+    the k largest only, and `train` restores the last draw.
 
-    Args:
-        optimizer: the optimizer that holds the parameters.
-        edge_sets: what is sparse, how much of it, and how it is dropped.
-
-    Raises:
-        ValueError: if a parameter is not in the optimizer, or is in two sets.
+    Arguments and errors are those of `StraightThrough`.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1]))
@@ -112,49 +106,43 @@ class WeightDropout(StraightThrough):
         self.dropped_sets = list(edge_sets)
         super().__init__(optimizer, edge_sets)
 
-    def mask_gradients(self) -> None:
-        """Take away the gradient of what was dropped; call it before every step."""
-        mask_gradients(self._weights, self.masks)
-
     def evaluate(self) -> None:
-        """Let the parameters hold the largest weights only, until `train`."""
+        """Write only the largest weights into the parameters, until `train` is called."""
         self._drop(False)
 
     def train(self) -> None:
-        """Let the parameters hold again what was drawn last."""
+        """Write the weights of the last draw into the parameters again."""
         self._drop(True)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the parameters hold the largest weights only."""
+        return not any(edges.dropping for edges in self.dropped_sets)
 
     @override
     def freeze(self) -> None:
-        """Keep the largest weights for good; nothing is dropped from now on."""
+        """Fix the largest weights; from now on nothing is dropped at random."""
         if not self.frozen:
             self.evaluate()
             super().freeze()
 
-    def saved(self, index: int) -> Tensor:
-        """What evaluation uses of a parameter, whatever was dropped; a tensor of its own."""
-        if self.frozen:
-            return self._weights[index].detach().clone()
-        first = 0
-        for edges in self.dropped_sets:
-            after = first + len(edges.weights)
-            if index < after:
-                return edges.largest_of(self.latent[first:after])[index - first]
-            first = after
-        raise IndexError(f"there is no parameter {index}.")
+    @override
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """As for `StraightThrough`; for the parameters themselves the weights of evaluation."""
+        edges = self._set_at(first)
+        assert isinstance(edges, DroppedEdgeSet)
+        if edges.dropping and values[0].data_ptr() == edges.weights[0].data_ptr():
+            return edges.largest_of(self.latent[first : first + len(values)])
+        return super().settled(first, values)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """As for `StraightThrough`, and the numbers of the draws."""
+        """As for `StraightThrough`, with the number of each set's draw."""
         return {**super().state_dict(), "draws": [edges.draw for edges in self.dropped_sets]}
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state.
-
-        Raises:
-            ValueError: if the state belongs to other weights.
-        """
+        """Restore a state."""
         for edges, draw in zip(self.dropped_sets, state["draws"], strict=True):
             edges.draw = draw
         super().load_state_dict(state)
@@ -163,13 +151,20 @@ class WeightDropout(StraightThrough):
         changed = [edges for edges in self.dropped_sets if edges.dropping != dropping]
         for edges in changed:
             edges.dropping = dropping
-        if changed:
+        if changed and self._holds_latent():
             self._write_sparse()
+
+    @torch.no_grad()
+    def _holds_latent(self) -> bool:
+        """Whether the parameters hold latent weights and zeros, not an average of many steps."""
+        pairs = zip(self._weights, self.latent, strict=True)
+        return all(torch.equal(w, torch.where(w == 0, w, latent)) for w, latent in pairs)
 
     @override
     def _after_step(self, *arguments: Any) -> None:
-        for edges in self.dropped_sets:
-            edges.draw += 1
+        if not step_was_skipped(self.optimizer):
+            for edges in self.dropped_sets:
+                edges.draw += 1
         super()._after_step(*arguments)
 
 
@@ -177,7 +172,5 @@ def _largest_in_rows(weight: Tensor, usable: Tensor | None, share: float) -> Ten
     """Mark a share of the usable entries of every row, those of largest magnitude."""
     rows = weight.detach().abs().flatten(1)
     mask = torch.ones_like(rows, dtype=torch.bool) if usable is None else usable.flatten(1)
-    order = rows.masked_fill(~mask, -1).sort(dim=1, descending=True, stable=True).indices
-    count = (share * mask.sum(1, keepdim=True)).round()
-    first = torch.arange(rows.shape[1], device=rows.device) < count
-    return torch.zeros_like(mask).scatter(1, order, first).view_as(weight)
+    count = (share * mask.sum(1)).round()
+    return mask_best(rows.masked_fill(~mask, -1), count).view_as(weight)

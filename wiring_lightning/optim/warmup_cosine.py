@@ -15,10 +15,10 @@ class WarmupCosine(LRScheduler):
     `lr * (1 + cos(pi * (e - w) / (E - w))) / 2`. After the last epoch the rate is 0.
 
     Args:
-        optimizer: the optimizer whose rates are set.
-        epochs: E, all epochs together, with the warm-up.
-        warmup_epochs: w.
-        last_epoch: -1 to start; Lightning restores the state of a resumed run.
+        optimizer: the optimizer whose learning rates are set.
+        epochs: E, the number of epochs including the warm-up.
+        warmup_epochs: w, the number of warm-up epochs.
+        last_epoch: -1 for a new run; Lightning restores the state of a resumed run.
 
     Raises:
         ValueError: if the warm-up is negative or not shorter than the whole.

@@ -1,25 +1,25 @@
-"""Pictures of a wiring, of several, and of what they achieve: the figures of the papers.
+"""Pictures of wirings and of results: the figures of the papers.
 
-Every function takes values and returns a matplotlib figure of its own; nothing is global and no
-window opens. The colours stay apart for colour-blind readers and in print without colour.
+Every `draw_` function returns a new matplotlib figure, uses no global state and opens no window. A
+`title` is the headline. A `wiring` is one architecture; a batch of them, or nothing to draw, raises
+a `ValueError`. The colours can be told apart by colour-blind readers and in grey print.
 """
 
-from wiring_lightning.plots.accuracy import Measurement, draw_accuracy
-from wiring_lightning.plots.active_by_depth import draw_active_by_depth
-from wiring_lightning.plots.active_nodes import draw_active_nodes
-from wiring_lightning.plots.architecture import draw_architecture
-from wiring_lightning.plots.channels import draw_channels, is_channel_graph
-from wiring_lightning.plots.connectivity import draw_connectivity
-from wiring_lightning.plots.degrees import draw_degrees
-from wiring_lightning.plots.efficiency import Efficiency, draw_efficiency
+from wiring_lightning.plots.accuracy import (
+    Efficiency,
+    Measurement,
+    draw_accuracy,
+    draw_efficiency,
+)
+from wiring_lightning.plots.channels import draw_channels, draw_degrees, is_channel_graph
 from wiring_lightning.plots.fabric import draw_fabric, is_fabric
-from wiring_lightning.plots.feature_reuse import ReusesFeatures, draw_feature_reuse
-from wiring_lightning.plots.graph import draw_wiring
+from wiring_lightning.plots.graph import draw_architecture, draw_connectivity, draw_wiring
+from wiring_lightning.plots.heat_maps import ReusesFeatures, draw_feature_reuse, draw_scores
+from wiring_lightning.plots.live import draw_active_by_depth, draw_active_nodes
 from wiring_lightning.plots.masks import draw_masks
 from wiring_lightning.plots.pareto import Candidate, draw_pareto, select
-from wiring_lightning.plots.save import save_figure
 from wiring_lightning.plots.scaling import Scaling, draw_scaling
-from wiring_lightning.plots.scores import draw_scores
+from wiring_lightning.plots.style import save_figure
 
 __all__ = [
     "Candidate",

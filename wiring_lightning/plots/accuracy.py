@@ -1,25 +1,27 @@
-"""Accuracy over the fan-in, from several runs."""
+"""Accuracy over the fan-in and over the size of networks, as means of several runs."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import nan
 from statistics import fmean, stdev
+from typing import TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wiring_lightning.plots.style import DPI, END, INK, LEARNED, LIVE, PRUNED
+from wiring_lightning.plots import style
 
-# Colour and marker (or line style) by the name of the wiring; others take turns.
+_K = TypeVar("_K")
+
+# Colour and marker (or line style) by the name of the wiring; `_OTHER` for any other name.
 _STYLES = {
-    "learned": (LEARNED, "o"),
-    "random": (END, "s"),
+    "learned": (style.LEARNED, "o"),
+    "random": (style.END, "s"),
     "real": ("#CC79A7", "^"),
-    "full": (LIVE, "--"),
+    "full": (style.LIVE, "--"),
     "previous": ("#0072B2", "-."),
 }
-_OTHER = (PRUNED, "D")
+_OTHER = (style.PRUNED, "D")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Measurement:
     """The accuracy of one trained network.
 
     Args:
-        wiring: how its wiring came about, such as `"learned"`, `"random"` or `"full"`.
-        fan_in: K; `None` if the wiring has none, because it is fixed as a whole.
+        wiring: the kind of wiring, such as `"learned"`, `"random"` or `"full"`.
+        fan_in: K; `None` for a fixed wiring, which has no fan-in.
         accuracy: share of test examples that it classifies correctly, 0 to 1.
     """
 
@@ -40,19 +42,9 @@ class Measurement:
 def draw_accuracy(measurements: Sequence[Measurement], title: str | None = None) -> Figure:
     """Draw accuracy over the fan-in K (MaskConnect, Figures 2 and 3).
 
-    Several measurements of one wiring with one K become their mean, with the sample standard
-    deviation as error bar; n says how many they are. A wiring without K is a horizontal line, with
-    the deviation as a band.
-
-    Args:
-        measurements: in any order.
-        title: a headline.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: if there is no measurement.
+    Several measurements of one wiring and K are drawn as their mean, with the sample standard
+    deviation as error bar and their number n. A wiring without K is a horizontal line, with the
+    deviation as a band.
 
     Example:
         >>> runs = [Measurement("learned", 1, 0.5), Measurement("learned", 1, 0.7),
@@ -63,64 +55,117 @@ def draw_accuracy(measurements: Sequence[Measurement], title: str | None = None)
     """
     if not measurements:
         raise ValueError("There is no measurement to draw.")
-    groups: dict[str, dict[int | None, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in measurements:
-        groups[one.wiring][one.fan_in].append(100 * one.accuracy)
-    figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    groups = _group((one.wiring, one.fan_in, one.accuracy) for one in measurements)
+    figure, axes = style.new_axes(6.4, 4.2, title)
     for wiring, by_fan_in in groups.items():
         fixed = by_fan_in.pop(None, None)
         if fixed:
             _draw_reference(axes, wiring, fixed)
         if by_fan_in:
             _draw_curve(axes, wiring, {k: by_fan_in[k] for k in by_fan_in if k is not None})
-    _set_axes(axes, {one.fan_in for one in measurements if one.fan_in is not None})
-    if title:
-        axes.set_title(title, loc="left", size=11)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    ticks = sorted({one.fan_in for one in measurements if one.fan_in is not None})
+    axes.set_xticks(ticks, labels=[str(k) for k in ticks])
+    if ticks:
+        margin = max(0.5, 0.08 * (ticks[-1] - ticks[0]))
+        axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
+    axes.margins(y=0.12)
+    style.set_axes(axes, "fan-in K" if ticks else "", "test accuracy (%)", grid="y")
+    style.legend_on_the_right(figure)
     return figure
 
 
 def _draw_curve(axes: Axes, wiring: str, by_fan_in: dict[int, list[float]]) -> None:
     color, marker = _STYLES.get(wiring, _OTHER)
-    fan_ins = sorted(by_fan_in)
-    means = [fmean(by_fan_in[k]) for k in fan_ins]
-    spreads = [_spread(by_fan_in[k]) for k in fan_ins]
-    counts = [len(by_fan_in[k]) for k in fan_ins]
+    counts = [len(values) for values in by_fan_in.values()]
     same = len(set(counts)) == 1
     label = f"{wiring} (n = {counts[0]})" if same else wiring
-    axes.errorbar(fan_ins, means, yerr=spreads, color=color, marker=marker, markersize=5.5,
-                  linewidth=1.3, capsize=3, label=label)  # fmt: skip
+    _draw_means(axes, by_fan_in.items(), color, marker, label)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}  # hides lines
-    for fan_in, height, count in zip(fan_ins, means, [] if same else counts, strict=False):
-        axes.annotate(f"n = {count}", (fan_in, height), xytext=(6, -11), bbox=box,
+    for fan_in, values in [] if same else sorted(by_fan_in.items()):
+        axes.annotate(f"n = {len(values)}", (fan_in, fmean(values)), xytext=(6, -11), bbox=box,
                       textcoords="offset points", size=8, color=color)  # fmt: skip
 
 
 def _draw_reference(axes: Axes, wiring: str, values: list[float]) -> None:
     color, line = _STYLES.get(wiring, _OTHER)
     height, spread = fmean(values), _spread(values)
-    style = line if line.startswith("-") else ":"
+    drawn = line if line.startswith("-") else ":"
     label = f"{wiring} (n = {len(values)})"
-    axes.axhline(height, color=color, linestyle=style, linewidth=1.3, label=label, zorder=1)
+    axes.axhline(height, color=color, linestyle=drawn, linewidth=1.3, label=label, zorder=1)
     if len(values) > 1:
         axes.axhspan(height - spread, height + spread, color=color, alpha=0.12, linewidth=0)
 
 
-def _set_axes(axes: Axes, fan_ins: Iterable[int]) -> None:
-    ticks = sorted(fan_ins)
-    axes.set_xticks(ticks, labels=[str(k) for k in ticks])
-    if ticks:
-        margin = max(0.5, 0.08 * (ticks[-1] - ticks[0]))
-        axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
-        axes.set_xlabel("fan-in K", color=INK)
-    axes.margins(y=0.12)
-    axes.set_ylabel("test accuracy (%)", color=INK)
-    axes.grid(axis="y", color="#E3E5E8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+@dataclass(frozen=True)
+class Efficiency:
+    """Size and accuracy of one trained network.
+
+    Args:
+        family: networks of one family share a line, such as `"SparseNet, log"`.
+        parameters: number of parameters.
+        multiply_adds: number of multiply-adds for one example.
+        accuracy: share of test examples that it classifies correctly, 0 to 1.
+    """
+
+    family: str
+    parameters: int
+    multiply_adds: int
+    accuracy: float
+
+
+def draw_efficiency(networks: Sequence[Efficiency], title: str | None = None) -> Figure:
+    """Draw accuracy over parameters and over multiply-adds (SparseNet, Figure 2).
+
+    Networks of one family and size are drawn as their mean, with the sample standard deviation as
+    error bar.
+
+    Example:
+        >>> runs = [Efficiency("dense", 1000, 10**6, 0.5), Efficiency("dense", 1000, 10**6, 0.7),
+        ...         Efficiency("dense", 9000, 10**7, 0.8)]
+        >>> figure = draw_efficiency(runs)
+        >>> [round(y) for y in figure.axes[0].containers[0][0].get_ydata()]
+        [60, 80]
+    """
+    if not networks:
+        raise ValueError("There is no network to draw.")
+    groups = _group(
+        (one.family, (one.parameters, one.multiply_adds), one.accuracy) for one in networks
+    )
+    figure = style.new_figure(9.6, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for side, (axes, size) in enumerate(zip(panels, ("parameters", "multiply-adds"), strict=True)):
+        for index, (family, by_sizes) in enumerate(groups.items()):
+            means = [(sizes[side], values) for sizes, values in by_sizes.items()]
+            _draw_means(axes, means, *style.series(index), family)
+        axes.set_xscale("log")
+        axes.margins(x=0.12, y=0.12)
+        style.use_sizes(axes.xaxis)
+        style.set_axes(axes, size, "" if side else "test accuracy (%)", grid="both")
+    if title:
+        panels[0].set_title(title, loc="left", size=11)
+    style.legend_below(figure, panels[0].get_legend_handles_labels()[0])
+    return figure
+
+
+def _group(measured: Iterable[tuple[str, _K, float]]) -> dict[str, dict[_K, list[float]]]:
+    """Accuracies in percent, by series and then by position on the horizontal axis."""
+    groups: dict[str, dict[_K, list[float]]] = {}
+    for series, place, accuracy in measured:
+        groups.setdefault(series, {}).setdefault(place, []).append(100 * accuracy)
+    return groups
+
+
+def _draw_means(
+    axes: Axes, points: Iterable[tuple[float, list[float]]], color: str, marker: str, label: str
+) -> None:
+    """A line through the means, with the deviations as error bars."""
+    places, values = zip(*sorted(points), strict=True)
+    axes.errorbar(
+        places, [fmean(several) for several in values], yerr=[_spread(one) for one in values],
+        color=color, marker=marker, markersize=5.5, linewidth=1.3, capsize=3, label=label,
+    )  # fmt: skip
 
 
 def _spread(values: Sequence[float]) -> float:
-    """The sample standard deviation, not a number (and so not drawn) of a single value."""
+    """The sample standard deviation; NaN, which is not drawn, for a single value."""
     return stdev(values) if len(values) > 1 else nan

@@ -1,39 +1,32 @@
-"""A graph of channels: hundreds of nodes and thousands of weighted edges."""
+"""Graphs of channels: hundreds of nodes, thousands of weighted edges, and their degrees."""
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wiring_lightning.plots.style import (
-    DEAD,
-    DPI,
-    END,
-    INK,
-    LEARNED,
-    LIVE,
-    PRUNED,
+from wiring_lightning.plots import page, style
+from wiring_lightning.plots.rows import (
+    Points,
     check_one,
+    count_live,
     inner_nodes,
     rank_in_group,
     row_names,
 )
 from wiring_lightning.wiring import Wiring
 
-Points = NDArray[np.float64]
-
-_HEIGHT, _PITCH = 7.0, 1.7  # inches of a column, and between two of them
+_HEIGHT, _PITCH = 7.0, 1.7  # height of a column and distance of two columns, in inches
 _RADIUS = 4.0  # inches of a circle
 _GAP = 0.04  # of the circle, between two groups
 _INK = 260.0  # lines per group that may be drawn fully opaque
 _MAX_ALPHA, _MIN_ALPHA = 0.7, 0.03
 _FAINT = 0.1  # edges that are given
-_MAX_PER_GROUP = 8_000  # the strongest are drawn; more would only darken the background
+_MAX_PER_GROUP = 8_000  # only the strongest edges of a group are drawn
+_BINS = 40  # of a histogram of degrees
 
 
 def is_channel_graph(wiring: Wiring) -> bool:
@@ -50,21 +43,11 @@ def is_channel_graph(wiring: Wiring) -> bool:
 def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
     """Draw which channels a network has connected (DNW, Figures 2 and 5).
 
-    Nodes of a block stand in a column, and blocks from left to right. A group whose nodes feed each
-    other takes several columns: a node stands behind all those of its group that it hears from.
-    Where edges lead back, as in discrete and continuous time, all nodes stand on a circle. A line
-    is an active edge, the more opaque the larger its weight. Hollow nodes are dead: no active path
-    from the input to the output leads through them, and their edges are pale.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
+    The nodes of a block form a column, and blocks go from left to right. If nodes of a group feed
+    each other, the group takes several columns: a node is to the right of its sources. In a graph
+    with cycles (discrete and continuous time) the nodes form a circle. Lines are active edges, more
+    opaque for larger weights. Hollow nodes are dead: they are on no active path from the input to
+    the output, and their edges are pale.
 
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph
@@ -74,30 +57,39 @@ def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
     """
     check_one(wiring)
     cyclic = bool((wiring.source >= wiring.target)[wiring.active].any())
-    columns = None if cyclic else channel_columns(wiring)
-    places, labels = _circle(wiring) if columns is None else _columns(wiring, columns)
-    low, high = places.min(0) - 0.45, places.max(0) + 0.45
-    size = high - low + np.array([0.0, 0.9])
-    figure = Figure(figsize=tuple(size), dpi=DPI, facecolor="white", layout="constrained")
-    axes = figure.add_subplot(xlim=(low[0], high[0]), ylim=(low[1] - 0.35, high[1]))
+    places, labels = _circle(wiring) if cyclic else _columns(wiring)
+    edges, opacity = _strongest(wiring)
+    inked = np.concatenate([places, labels])
+    low, high = inked.min(0) - 0.45, inked.max(0) + 0.45
+    width, height = high - low
+    figure, axes = style.new_axes(width, height + 0.55, title or _summary(wiring, len(edges)))
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.set_axis_off()
-    drawn = _draw_edges(axes, wiring, places)
+    page.draw_edges(
+        axes,
+        np.stack([places[wiring.source[edges]], places[wiring.target[edges]]], axis=1),
+        [style.LEARNED if live else style.DEAD for live in wiring.live_edges[edges]],
+        opacity,
+        linewidths=0.5,
+        rasterized=True,
+        in_layout=False,  # measuring its extent is slow, and the extent is known
+    )
     _draw_nodes(axes, wiring, places)
-    for text, x, y in labels:
-        axes.text(x, y, text, ha="center", va="center", size=9, color=INK)
-    axes.set_title(title or _summary(wiring, drawn), loc="left", size=11, color=INK)
+    sizes = wiring.nodes.group.bincount().tolist()
+    for name, size, (x, y) in zip(row_names(wiring), sizes, labels, strict=True):
+        axes.text(x, y, f"{name}\n{size:,}", ha="center", va="center", size=9, color=style.INK)
     marks = [
-        Line2D([], [], marker="o", linestyle="", color=LIVE, markersize=5, label="live"),
-        Line2D([], [], marker="o", linestyle="", color=PRUNED, markerfacecolor="white",
+        Line2D([], [], marker="o", linestyle="", color=style.LIVE, markersize=5, label="live"),
+        Line2D([], [], marker="o", linestyle="", color=style.PRUNED, markerfacecolor="white",
                markersize=5, label="dead"),
-        Line2D([], [], color=LEARNED, label="edge, darker if stronger"),
+        Line2D([], [], color=style.LEARNED, label="edge, darker if stronger"),
     ]  # fmt: skip
-    figure.legend(handles=marks, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    style.legend_below(figure, marks)
     return figure
 
 
 def channel_columns(wiring: Wiring) -> Tensor:
-    """`[nodes]` number of the column of every node, from 0; only for a graph without cycles.
+    """`[nodes]` index of the column of every node; only for a graph without cycles.
 
     Example:
         >>> from wiring_lightning.wiring import make_wiring
@@ -119,74 +111,46 @@ def channel_columns(wiring: Wiring) -> Tensor:
 
 
 def between_channels(wiring: Wiring) -> Tensor:
-    """`[edges]` edges with a weight whose ends are both channels, not the stem or the classifier.
-
-    Example:
-        >>> from wiring_lightning.backbones import NeuralGraph
-        >>> network = NeuralGraph(nodes=80, inputs=8, outputs=10, edges=400)
-        >>> int(between_channels(network.wiring()).sum())
-        400
-    """
+    """`[edges]` mask of edges with a weight between two channels, not stem or classifier."""
     several = wiring.nodes.group.bincount()[wiring.nodes.group] > 1
     return several[wiring.source] & several[wiring.target] & (wiring.parameters > 0)
 
 
-def _columns(wiring: Wiring, column: Tensor) -> tuple[Points, list[tuple[str, float, float]]]:
-    """Nodes in columns, and a label below the first column of every group."""
+def _columns(wiring: Wiring) -> tuple[Points, Points]:
+    """`[nodes, 2]` places in columns, and `[groups, 2]` of labels below the groups."""
+    column, group = channel_columns(wiring), wiring.nodes.group
     sizes = column.bincount()
-    rank = rank_in_group(column)
-    # Every column as high as it is full, but at least half of the page.
+    # A column's height grows with its number of nodes, from half of the page to all of it.
     height = _HEIGHT * (0.5 + 0.5 * sizes / sizes.max()) * (sizes > 1)
-    y = ((rank + 0.5) / sizes[column] - 0.5) * height[column]
-    places = torch.stack([column * _PITCH, -y], dim=1).numpy().astype(np.float64)
-    labels = []
-    for number, name in enumerate(row_names(wiring)):
-        own = column[wiring.nodes.group == number]
-        middle = float(own.min() + own.max()) / 2 * _PITCH
-        labels.append((f"{name}\n{len(own):,}", middle, -_HEIGHT / 2 - 0.5))
-    return places, labels
+    y = ((rank_in_group(column) + 0.5) / sizes[column] - 0.5) * height[column]
+    places = torch.stack([column * _PITCH, -y], dim=1).double().numpy()
+    own = [column[group == number] for number in range(int(group.max()) + 1)]
+    middle = [float(part.min() + part.max()) / 2 * _PITCH for part in own]
+    return places, np.array([(x, -_HEIGHT / 2 - 0.5) for x in middle])
 
 
-def _circle(wiring: Wiring) -> tuple[Points, list[tuple[str, float, float]]]:
-    """Nodes on a circle, group after group, and a label outside each of them."""
+def _circle(wiring: Wiring) -> tuple[Points, Points]:
+    """`[nodes, 2]` places on a circle, group after group, and `[groups, 2]` of labels outside."""
     group = wiring.nodes.group
     sizes = group.bincount()
     share = (1 - _GAP * len(sizes)) * sizes / sizes.sum()
     start = (share + _GAP).cumsum(0) - share - _GAP
     turn = start[group] + share[group] * (rank_in_group(group) + 0.5) / sizes[group]
-    angle = (np.pi * (1 - 2 * turn)).numpy()
-    places: Points = _RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    labels = []
-    for number, name in enumerate(row_names(wiring)):
-        middle = np.pi * (1 - 2 * float(start[number] + share[number] / 2))
-        where = (_RADIUS + 0.3) * np.array([np.cos(middle), np.sin(middle)])
-        labels.append((f"{name}\n{int(sizes[number]):,}", float(where[0]), float(where[1])))
-    return places, labels
+    return _around(turn, _RADIUS, _RADIUS), _around(start + share / 2, _RADIUS + 0.6, _RADIUS + 0.3)
 
 
-def _draw_edges(axes: Axes, wiring: Wiring, places: Points) -> int:
-    """Draw the strongest active edges of every group, weak ones first; their number."""
-    edges = wiring.active.nonzero().flatten()
-    opacity = _opacity(wiring, edges)
-    order = opacity.argsort(stable=True)
-    order = order[opacity[order] > 0]
-    edges, opacity = edges[order], opacity[order]
-    colors = np.empty((len(edges), 4))
-    colors[:, :3] = to_rgb(LEARNED)
-    colors[(~wiring.live_edges[edges]).numpy(), :3] = to_rgb(DEAD)
-    colors[:, 3] = opacity.numpy()
-    ends = np.stack([places[wiring.source[edges]], places[wiring.target[edges]]], axis=1)
-    lines = LineCollection(list(ends), colors=colors, linewidths=0.5, rasterized=True)
-    lines.set_in_layout(False)  # its extent is known, and takes long to measure
-    axes.add_collection(lines, autolim=False)
-    return len(edges)
+def _around(turn: Tensor, across: float, up: float) -> Points:
+    """Points on an ellipse, clockwise; turns 0 and 1 are on the left."""
+    angle = torch.pi * (1 - 2 * turn.double())
+    return torch.stack([across * angle.cos(), up * angle.sin()], dim=1).numpy()
 
 
-def _opacity(wiring: Wiring, edges: Tensor) -> Tensor:
-    """Of some edges, by their strength among those that lead to the same group; 0 for none.
+def _strongest(wiring: Wiring) -> tuple[Tensor, Tensor]:
+    """The strongest active edges of every group, weak ones first, and their opacity.
 
-    Every group gets the same amount of ink, so that many edges are fainter than few.
+    The total opacity per group is limited, so many edges are fainter than few.
     """
+    edges = wiring.active.nonzero().flatten()
     score, group = wiring.score[edges], wiring.nodes.group[wiring.target[edges]]
     opacity = torch.full_like(score, _FAINT)
     weighted = between_channels(wiring)[edges]
@@ -196,9 +160,11 @@ def _opacity(wiring: Wiring, edges: Tensor) -> Tensor:
         opacity[own[_MAX_PER_GROUP:]] = 0
         own = own[:_MAX_PER_GROUP]
         largest = score[own[len(own) // 100]].clamp_min(1e-12)
-        ink = (score[own] / largest).clamp(0, 1) ** 3  # most weights are of much the same size
+        ink = (score[own] / largest).clamp(0, 1) ** 3  # most weights have similar sizes
         opacity[own] = (ink * min(_MAX_ALPHA, _INK / float(ink.sum()))).clamp_min(_MIN_ALPHA)
-    return opacity
+    order = opacity.argsort(stable=True)
+    order = order[opacity[order] > 0]
+    return edges[order], opacity[order]
 
 
 def _draw_nodes(axes: Axes, wiring: Wiring, places: Points) -> None:
@@ -206,9 +172,9 @@ def _draw_nodes(axes: Axes, wiring: Wiring, places: Points) -> None:
     distance = _HEIGHT / max(float(wiring.nodes.group.bincount().max()), 1.0)  # roughly, in inches
     area = float(np.clip(72 * distance, 1.2, 5.0)) ** 2
     for chosen, size, face, edge in (
-        (inner & ~live, area, "white", PRUNED),
-        (inner & live, area, LIVE, LIVE),
-        (~inner, 30.0, END, END),
+        (inner & ~live, area, "white", style.PRUNED),
+        (inner & live, area, style.LIVE, style.LIVE),
+        (~inner, 30.0, style.END, style.END),
     ):
         x, y = places[chosen].T
         axes.scatter(
@@ -217,7 +183,73 @@ def _draw_nodes(axes: Axes, wiring: Wiring, places: Points) -> None:
 
 
 def _summary(wiring: Wiring, drawn: int) -> str:
-    inner = inner_nodes(wiring)
-    live, active = int(wiring.live_nodes[inner].sum()), int(wiring.active.sum())
-    text = f"{live:,} of {int(inner.sum()):,} nodes live, {active:,} of {wiring.candidates:,} edges"
+    active = int(wiring.active.sum())
+    text = f"{count_live(wiring)}, {active:,} of {wiring.candidates:,} edges"
     return text if drawn == active else f"{text}, the strongest {drawn:,} drawn"
+
+
+def draw_degrees(wiring: Wiring, title: str | None = None) -> Figure:
+    """Draw the distributions of in-degrees and out-degrees of a graph of channels.
+
+    Counts active edges with a weight between channels, not those of the stem and the classifier.
+    Grey bars are nodes without such edges; the line is the mean of the others.
+
+    Example:
+        >>> from wiring_lightning.backbones import NeuralGraph
+        >>> network = NeuralGraph(nodes=80, inputs=8, outputs=10, edges=400)
+        >>> figure = draw_degrees(network.wiring())
+        >>> [axes.get_xlabel() for axes in figure.axes]
+        ['edges that a node receives', 'edges that a node sends']
+    """
+    check_one(wiring)
+    received, sent = degrees(wiring)
+    figure = style.new_figure(9.0, 3.4, title)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _histogram(left, received, "edges that a node receives", "nodes")
+    _histogram(right, sent, "edges that a node sends", "")
+    return figure
+
+
+def degrees(wiring: Wiring) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """In-degrees of the nodes that can have inputs, out-degrees of those that can have outputs.
+
+    Groups without incoming edges, such as the inputs, are left out of the in-degrees; groups
+    without outgoing edges are left out of the out-degrees.
+
+    Example:
+        >>> from wiring_lightning.wiring import make_wiring
+        >>> graph = make_wiring(["in", "a.node0", "a.node1", "b.node0", "b.node1", "out"],
+        ...                     [0, 0, 1, 1, 3, 4], [1, 2, 3, 4, 5, 5], [True] * 6,
+        ...                     group=[0, 1, 1, 2, 2, 3], edge_parameters=[0, 0, 1, 1, 0, 0])
+        >>> received, sent = degrees(graph)
+        >>> received.tolist(), sent.tolist()
+        ([1, 1], [2, 0])
+    """
+    counted = wiring.active & between_channels(wiring)
+    group = wiring.nodes.group
+
+    def count(ends: Tensor) -> NDArray[np.int64]:
+        degree = ends[counted].bincount(minlength=len(group))
+        has_edges = torch.isin(group, group[ends[counted]])
+        return degree[has_edges].numpy()
+
+    return count(wiring.target), count(wiring.source)
+
+
+def _histogram(axes: Axes, degree: NDArray[np.int64], across: str, up: str) -> None:
+    largest = int(degree.max(initial=1))
+    step = max(1, -(-largest // _BINS))
+    # Bars are centred at the degrees that they count; the bar of degree 0 is left of the others.
+    borders = np.arange(0, largest + step, step) + 0.5
+    some = degree[degree > 0]
+    axes.hist(some, borders.tolist(), color=style.LIVE)
+    none = len(degree) - len(some)
+    if none:
+        axes.bar(0.5 - 0.5 * step, none, 0.9 * step, color=style.PRUNED)
+    if len(some):
+        mean = float(some.mean())
+        axes.axvline(mean, color=style.LEARNED, linestyle="--", linewidth=1)
+        text = f"mean {mean:.1f}, largest {largest:,}, {none:,} with none"
+        axes.set_title(text, loc="left", size=9, color=style.INK)
+    style.set_axes(axes, across, up)
+    style.use_integers(axes.xaxis, axes.yaxis)

@@ -1,62 +1,49 @@
-"""The wiring as a graph."""
+"""Draw a wiring as a graph, alone or beside the fixed wiring of the same nodes."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, FigureBase
-from matplotlib.legend_handler import HandlerPathCollection
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 from torch import Tensor
 
-from wiring_lightning.plots.layout import Layout, Points
-from wiring_lightning.plots.style import (
-    DEAD,
-    DPI,
-    END,
-    GIVEN,
-    INK,
-    LEARNED,
-    LIVE,
-    PRUNED,
-    check_one,
-    inner_nodes,
-    row_names,
-)
+from wiring_lightning.plots import page, style
+from wiring_lightning.plots.channels import draw_channels, is_channel_graph
+from wiring_lightning.plots.fabric import draw_fabric, is_fabric
+from wiring_lightning.plots.rows import Layout, Points, check_one, count_live, row_names
 from wiring_lightning.wiring import Wiring
 
-Corner = NDArray[np.float64]
-
 _MIN_WIDTH = 4.8  # inches that the legend needs
-_HEADER, _FOOTER = 0.85, 0.75  # inches above and below the graph
+
+
+def draw_architecture(wiring: Wiring, title: str | None = None) -> Figure:
+    """Draw any wiring.
+
+    Uses `draw_fabric` for a fabric, `draw_channels` for a graph of channels, else `draw_wiring`.
+
+    Example:
+        >>> from wiring_lightning.backbones import ResNetFabric
+        >>> draw_architecture(ResNetFabric(width=1).wiring()).texts[0].get_text()
+        '10 of 10 edges kept, 3 of 3 sums live'
+    """
+    if is_channel_graph(wiring):
+        return draw_channels(wiring, title)
+    return draw_fabric(wiring, title) if is_fabric(wiring) else draw_wiring(wiring, title)
 
 
 def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
     """Draw the graph from the input at the top to the output at the bottom (GateConnect, Figure 3).
 
     A row is a group of nodes, such as the branches of a module. Red circles are the input and the
-    output, green squares are live branches; hollow, dashed squares are pruned, since no active path
-    from the input to the output leads through them. Lines are active edges: dark ones were learned,
-    the darker the higher their score in their row; grey ones were given; pale ones belong to a
-    pruned branch. Edges that skip rows are bent. More than 60 rows wind down and up in columns.
-
-    Args:
-        wiring: one architecture.
-        title: a headline.
-
-    Returns:
-        The figure; `save_figure` writes it, a TensorBoard writer's `add_figure` logs it.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
+    output, green squares are live branches. Hollow, dashed squares are pruned branches, which are
+    on no active path from the input to the output. Lines are active edges. Dark ones were learned,
+    darker for higher scores in their row; grey ones are fixed; pale ones belong to a pruned branch.
+    Edges that skip rows are curved. More than 60 rows are drawn in several columns.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -64,145 +51,126 @@ def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
         >>> [text.get_text() for text in figure.texts]
         ['A ResNeXt', '24 of 24 branches live, 128 of 128 learnable edges active']
     """
-    picture = Picture(wiring, title)
-    figure = Figure(figsize=tuple(picture.high - picture.low), dpi=DPI, facecolor="white")
-    add_legend(figure, *picture.draw(figure, picture.low, picture.high))
+    graph = _Graph(wiring, title)
+    figure = Figure(figsize=tuple(graph.high - graph.low), dpi=style.DPI, facecolor="white")
+    page.add_legend(figure, *graph.draw(figure))
     return figure
 
 
-class Picture:
-    """A wiring laid out on a page, to be drawn alone or beside another one.
+def draw_connectivity(wiring: Wiring, title: str = "learned") -> Figure:
+    """Draw the fixed wiring of an architecture on the left, its own on the right.
+
+    This is MaskConnect's Figure 4. Marks and lines are those of `draw_wiring`. Single blocks form a
+    line; an edge between blocks that are not neighbours is an arc, higher for larger distances.
 
     Args:
         wiring: one architecture.
-        title: a headline.
+        title: a headline for the picture on the right.
 
-    Attributes:
-        low: `[2]` lower left corner of the page that it needs, in inches.
-        high: `[2]` upper right corner.
-
-    Raises:
-        ValueError: if the wiring holds a batch of architectures.
+    Example:
+        >>> from wiring_lightning.backbones import ResNeXt
+        >>> figure = draw_connectivity(ResNeXt(depth=11, fan_in=1).wiring(), "learned, K = 1")
+        >>> [side.texts[0].get_text() for side in figure.subfigs]
+        ['fixed (full)', 'learned, K = 1']
     """
+    right = _Graph(wiring, title)
+    several = bool((wiring.nodes.group.bincount() > 1).any())
+    left = _Graph(fixed_wiring(wiring), f"fixed ({'full' if several else 'previous'})")
+    # The nodes of both have the same positions, so an equal height aligns them.
+    left.low[1] = right.low[1] = min(left.low[1], right.low[1])
+    left.high[1] = right.high[1] = max(left.high[1], right.high[1])
+    widths = [float(side.high[0] - side.low[0]) for side in (left, right)]
+    height = float(left.high[1] - left.low[1])
+    figure = Figure(figsize=(sum(widths), height), dpi=style.DPI, facecolor="white")
+    sheets = figure.subfigures(1, 2, squeeze=False, width_ratios=widths, wspace=0)
+    entries = [side.draw(sheet) for side, sheet in zip((left, right), sheets.flat, strict=True)]
+    page.add_legend(figure, *(first + second for first, second in zip(*entries, strict=True)))
+    return figure
 
-    def __init__(self, wiring: Wiring, title: str | None = None) -> None:
+
+def fixed_wiring(wiring: Wiring) -> Wiring:
+    """The usual fixed wiring of the same nodes.
+
+    Every node reads all of its candidates in the nearest earlier row: in a ResNeXt all branches of
+    the previous module (Fixed-Full), in a ResNet the previous block (Fixed-Prev).
+
+    Example:
+        >>> from wiring_lightning.wiring import make_wiring
+        >>> wiring = make_wiring(["in", "a", "b", "out"], source=[0, 0, 1, 2], target=[1, 2, 2, 3],
+        ...                      active=[True, True, False, True])
+        >>> fixed_wiring(wiring).active.tolist()
+        [True, False, True, True]
+    """
+    row = wiring.nodes.group[wiring.source]
+    nearest = torch.full((len(wiring.nodes),), -1)
+    nearest = nearest.scatter_reduce(0, wiring.target, row, "amax")
+    return replace(
+        wiring,
+        active=row == nearest[wiring.target],
+        score=torch.ones_like(wiring.score),
+        learnable=torch.zeros_like(wiring.learnable),
+    )
+
+
+class _Graph:
+    """A wiring laid out on a page; its corners `low` and `high` are `[2]`, in inches."""
+
+    def __init__(self, wiring: Wiring, title: str | None) -> None:
         check_one(wiring)
-        self._title = title
-        self._caption = _summary(wiring)
-        layout = Layout(wiring)
-        self._strokes = list(_strokes(wiring, layout))
-        self._marks = list(_marks(wiring, layout))
-        self._labels = _Labels(wiring, layout)
-        lines = (stroke.lines.reshape(-1, 2) for stroke in self._strokes)
-        inked = np.concatenate([layout.nodes, *lines])
-        (self._left, bottom), (right, top) = inked.min(0), inked.max(0)
-        below, above = self._labels.space_below, self._labels.space_above
-        low = np.array([self._left - 0.35 - self._labels.space_left, bottom - _FOOTER - below])
-        high = np.array([right + 0.35, top + _HEADER + above])
-        missing = max(0.0, _MIN_WIDTH - (high - low)[0]) / 2
-        low[0], high[0] = low[0] - missing, high[0] + missing
-        self.low: Corner = low
-        self.high: Corner = high
+        self.wiring, self.title = wiring, title
+        self.layout = layout = Layout(wiring)
+        self.edges = list(_edges(wiring, layout))
+        self.names = row_names(wiring)
+        self.text_size = float(np.clip(0.8 * layout.node, 5, 9))
+        longest = max(map(len, self.names)) * self.text_size * 0.62 / 72
+        # Rows are named on the left, or above and below the columns of a long network.
+        beside, above = (0.0, longest + 0.1) if layout.columns > 1 else (longest + 0.3, 0.0)
+        inked = np.concatenate([layout.nodes, *(part.lines.reshape(-1, 2) for part in self.edges)])
+        self.left = inked[:, 0].min()
+        self.low, self.high = page.corners(
+            inked, left=0.35 + beside, right=0.35, above=above, below=above, width=_MIN_WIDTH
+        )
 
-    def draw(
-        self, page: FigureBase, low: Corner, high: Corner
-    ) -> tuple[list[Artist], list[Artist]]:
-        """Draw it on a page whose corners are `low` and `high`.
+    def draw(self, sheet: FigureBase) -> tuple[list[Artist], list[Artist]]:
+        """Draw the graph on a page of its size; return legend entries of nodes and of edges."""
+        axes = page.inch_axes(sheet, self.low, self.high, self.title, _summary(self.wiring))
+        for kind in self.edges:
+            page.draw_edges(axes, kind.lines, kind.color, kind.opacity, linewidths=kind.width,
+                       label=kind.name, zorder=2)  # fmt: skip
+        one, live = self.wiring.noun[0], self.wiring.live_nodes.numpy()
+        names = f"live {one}", f"pruned {one}"
+        squares = page.draw_nodes(axes, self.layout.nodes, live, self.layout.node, names)
+        self._name_rows(axes)
+        return squares, [
+            Line2D([], [], color=kind.color, linewidth=max(kind.width, 0.9), label=kind.name)
+            for kind in self.edges[::-1]
+        ]
 
-        Returns:
-            The entries of nodes and of edges for `add_legend`.
-        """
-        # One unit of the axes is one inch, which makes sizes and distances exact.
-        axes = page.add_axes((0, 0, 1, 1), xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-        axes.set_axis_off()
-        lines = [stroke.draw(axes) for stroke in self._strokes]
-        squares = [mark.draw(axes) for mark in self._marks]
-        self._labels.draw(axes, self._left)
-        height = high[1] - low[1]
-        if self._title:
-            page.text(0.5, 1 - 0.25 / height, self._title, ha="center", va="center", size=12)
-        below_title = 1 - (0.5 if self._title else 0.3) / height
-        page.text(0.5, below_title, self._caption, ha="center", va="center", size=9, color=INK)
-        return squares, lines[::-1]
+    def _name_rows(self, axes: Axes) -> None:
+        text: dict[str, Any] = {"size": self.text_size, "color": style.INK}
+        rows = self.layout.rows
+        if self.layout.columns == 1:
+            for (_, y), name in zip(rows, self.names, strict=True):
+                axes.text(self.left - 0.3, y, name, ha="right", va="center", **text)
+            return
+        for column, first in enumerate(range(0, len(rows), self.layout.per_column)):
+            (x, y), up = rows[first], column % 2 == 0
+            axes.text(x, y + (0.12 if up else -0.12), self.names[first], rotation=90, ha="center",
+                      va="bottom" if up else "top", **text)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Stroke:
+class _Edges:
     """Edges of one kind."""
 
-    kind: str
+    name: str
     lines: Points
     color: str
     opacity: Any
     width: float
 
-    def draw(self, axes: Axes) -> Artist:
-        """Draw them; the result is their entry in the legend."""
-        colors = np.tile(to_rgba(self.color), (len(self.lines), 1))
-        colors[:, 3] = self.opacity
-        collection = LineCollection(
-            list(self.lines), colors=colors, linewidths=self.width, label=self.kind, zorder=2
-        )
-        axes.add_collection(collection, autolim=False)
-        return Line2D([], [], color=self.color, linewidth=max(self.width, 0.9), label=self.kind)
 
-
-@dataclass(frozen=True)
-class _Marks:
-    """Nodes of one kind."""
-
-    kind: str
-    places: Points
-    size: float
-    shape: str
-    hollow: bool
-    color: str
-
-    def draw(self, axes: Axes) -> Artist:
-        """Draw them; the result is their entry in the legend."""
-        return axes.scatter(
-            self.places[:, 0],
-            self.places[:, 1],
-            s=self.size**2,
-            marker=self.shape,
-            facecolors="white" if self.hollow else self.color,
-            edgecolors=self.color,
-            linestyles="--" if self.hollow else "-",
-            linewidths=min(0.9, 0.08 * self.size),
-            label=self.kind,
-            zorder=3,
-        )
-
-
-class _Labels:
-    """The names of the rows: on the left, or above and below the columns of a long network."""
-
-    def __init__(self, wiring: Wiring, layout: Layout) -> None:
-        self.names = row_names(wiring)
-        self.layout = layout
-        self.columns = layout.columns
-        self.size = float(np.clip(0.8 * layout.node, 5, 9))
-        longest = max(map(len, self.names)) * self.size * 0.62 / 72
-        single = self.columns == 1
-        self.space_left = longest + 0.3 if single else 0.0
-        self.space_above = self.space_below = 0.0 if single else longest + 0.1
-
-    def draw(self, axes: Axes, left: float) -> None:
-        style: dict[str, Any] = {"size": self.size, "color": INK}
-        rows = self.layout.rows
-        if self.columns == 1:
-            for (_, y), name in zip(rows, self.names, strict=True):
-                axes.text(left - 0.3, y, name, ha="right", va="center", **style)
-            return
-        for column in range(self.columns):
-            first = column * self.layout.per_column
-            if first < len(rows):
-                (x, y), up = rows[first], column % 2 == 0
-                axes.text(x, y + (0.12 if up else -0.12), self.names[first], rotation=90,
-                          ha="center", va="bottom" if up else "top", **style)  # fmt: skip
-
-
-def _strokes(wiring: Wiring, layout: Layout) -> Iterator[_Stroke]:
+def _edges(wiring: Wiring, layout: Layout) -> Iterator[_Edges]:
     live = wiring.live_edges
     crowd = len(live) and int(wiring.active.sum()) / len(layout.rows)
     faint = float(np.clip((40 / max(crowd, 1)) ** 0.8, 0.1, 1))
@@ -210,17 +178,17 @@ def _strokes(wiring: Wiring, layout: Layout) -> Iterator[_Stroke]:
     opacity = (0.25 + 0.75 * _relative_score(wiring)) * faint
     full = torch.ones_like(opacity)
     kinds = (
-        (f"edge of a pruned {wiring.noun[0]}", wiring.active & ~live, DEAD, 0.8, full),
-        ("given edge", live & ~wiring.learnable, GIVEN, 0.8, full * max(faint, 0.5)),
-        ("learned edge", live & wiring.learnable, LEARNED, 1.5, opacity),
+        (f"edge of a pruned {wiring.noun[0]}", wiring.active & ~live, style.DEAD, 0.8, full),
+        ("given edge", live & ~wiring.learnable, style.GIVEN, 0.8, full * max(faint, 0.5)),
+        ("learned edge", live & wiring.learnable, style.LEARNED, 1.5, opacity),
     )
-    for kind, chosen, color, width, shade in kinds:
+    for name, chosen, color, width, shade in kinds:
         # The strongest are drawn last, on top of the others.
         edges = chosen.nonzero().flatten()
         edges = edges[shade[edges].argsort(stable=True)]
         if len(edges):
             lines = layout.lines(wiring.source[edges].numpy(), wiring.target[edges].numpy())
-            yield _Stroke(kind, lines, color, shade[edges].numpy(), width * thin)
+            yield _Edges(name, lines, color, shade[edges].numpy(), width * thin)
 
 
 def _relative_score(wiring: Wiring) -> Tensor:
@@ -232,40 +200,9 @@ def _relative_score(wiring: Wiring) -> Tensor:
     return torch.where(top > 0, score / top, 1.0)
 
 
-def _marks(wiring: Wiring, layout: Layout) -> Iterator[_Marks]:
-    inner, live = inner_nodes(wiring), wiring.live_nodes
-    kinds = (
-        ("input and output", ~inner, "o", False, END),
-        (f"live {wiring.noun[0]}", inner & live, "s", False, LIVE),
-        (f"pruned {wiring.noun[0]}", inner & ~live, "s", True, PRUNED),
-    )
-    for kind, chosen, shape, hollow, color in kinds:
-        if chosen.any():
-            places = layout.nodes[chosen.numpy()]
-            yield _Marks(kind, places, layout.node, shape, hollow, color)
-
-
-def add_legend(figure: Figure, nodes: Sequence[Artist], edges: Sequence[Artist]) -> None:
-    """Explain nodes and edges below a graph.
-
-    Nodes are in the first line, edges in the second; matplotlib fills column by column.
-    """
-    blank = Line2D([], [], linestyle="", label=" ")
-    pairs = zip_longest(nodes, edges, fillvalue=blank)
-    figure.legend(
-        handles=[key for pair in pairs for key in pair],
-        loc="lower center",
-        ncols=max(len(nodes), len(edges)),
-        handler_map={PathCollection: HandlerPathCollection(sizes=[64])},
-        frameon=False,
-        fontsize=8,
-    )
-
-
 def _summary(wiring: Wiring) -> str:
-    inner, live, learnable = inner_nodes(wiring), wiring.live_nodes, wiring.learnable
-    nodes = f"{int((inner & live).sum()):,} of {int(inner.sum()):,} {wiring.noun[1]} live"
-    if not learnable.any():
-        return f"{nodes}, {int(wiring.active.sum()):,} of {len(learnable):,} edges active"
-    active = int((wiring.active & learnable).sum())
-    return f"{nodes}, {active:,} of {int(learnable.sum()):,} learnable edges active"
+    chosen, kind = wiring.learnable, "learnable edges"
+    if not chosen.any():
+        chosen, kind = torch.ones_like(chosen), "edges"
+    active = int((wiring.active & chosen).sum())
+    return f"{count_live(wiring)}, {active:,} of {int(chosen.sum()):,} {kind} active"

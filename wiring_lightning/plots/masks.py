@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from wiring_lightning.plots.style import DEAD, DPI, INK, LEARNED, SERIES
+from wiring_lightning.plots import style
 
-_COLORS = (LEARNED, *SERIES[1:], "#F0E442")
+_COLORS = (style.LEARNED, *style.SERIES[1:], "#F0E442")
 _HEIGHT = 1.7  # of one image, in inches
 
 
@@ -25,18 +25,14 @@ def draw_masks(
     """Draw one row per example: the image, its true mask and the predicted one.
 
     Args:
-        images: `[N, 1 or 3, H, W]`, of any range; each is shown from its darkest to its brightest
-            value.
+        images: `[N, 1 or 3, H, W]`, of any range; the range of each image is scaled to [0, 1].
         truth: `[N, H, W]` true class of each pixel.
         prediction: `[N, H, W]` predicted class of each pixel.
         class_names: the names for the legend, in the order of the classes.
         ignore_index: the number of pixels without a class, drawn in light grey.
 
-    Returns:
-        The figure.
-
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: if the shapes do not match.
 
     Example:
         >>> masks = torch.zeros(2, 8, 6).long()
@@ -60,30 +56,23 @@ def draw_masks(
         _painted(prediction, colors, ignore_index),
         strict=True,
     )
-    size = (3 * _HEIGHT * width / height, count * _HEIGHT + 0.6)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure = style.new_figure(3 * _HEIGHT * width / height, count * _HEIGHT + 0.6)
     grid = figure.subplots(count, 3, squeeze=False)
     for axes, pictures in zip(grid, rows, strict=True):
         for axis, picture in zip(axes, pictures, strict=True):
             axis.imshow(picture.numpy(), interpolation="nearest")
             axis.set_axis_off()
     for axis, title in zip(grid[0], ("image", "truth", "prediction"), strict=True):
-        axis.set_title(title, size=9, color=INK)
+        axis.set_title(title, size=9, color=style.INK)
     named = zip(class_names, colors.tolist(), strict=True)
     patches = [Patch(facecolor=color, label=name) for name, color in named]
-    figure.legend(
-        handles=patches,
-        loc="outside lower center",
-        ncols=min(len(patches), 4),
-        frameon=False,
-        fontsize=8,
-    )
+    style.legend_below(figure, patches, columns=min(len(patches), 4))
     return figure
 
 
 def _painted(masks: Tensor, colors: Tensor, ignore_index: int | None) -> Tensor:
     """`[N, H, W, 3]` masks in colours."""
-    nowhere = colors.new_tensor(to_rgb(DEAD))
+    nowhere = colors.new_tensor(to_rgb(style.DEAD))
     known = (masks >= 0) & (masks < len(colors))
     if ignore_index is not None:
         known &= masks != ignore_index
@@ -92,7 +81,7 @@ def _painted(masks: Tensor, colors: Tensor, ignore_index: int | None) -> Tensor:
 
 
 def _class_colors(count: int) -> Tensor:
-    """`[count, 3]` colours that stay apart; beyond the first few, hues by the golden ratio."""
+    """`[count, 3]` distinct colours; after the first few, hues by the golden ratio."""
     colors = [to_rgb(color) for color in _COLORS[:count]]
     colors += [hsv_to_rgb(0.618 * rank % 1, 0.65, 0.85) for rank in range(count - len(colors))]
     return torch.tensor(colors)

@@ -1,4 +1,4 @@
-"""Accuracy over cost, with the models that a validation set selects."""
+"""Draw accuracy over cost, with the models that the validation accuracy selects."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter
 
-from wiring_lightning.plots.style import DPI, INK, SERIES
+from wiring_lightning.plots import style
 
 
 @dataclass(frozen=True)
@@ -17,8 +16,8 @@ class Candidate:
 
     Args:
         family: networks that are compared with each other, such as `"ResNetFabric, searched"`.
-        name: of the run.
-        cost: what the network costs.
+        name: name of the run.
+        cost: cost of the network.
         validation: accuracy on the validation images, 0 to 1.
         test: accuracy on the test images, 0 to 1; `None` if it was not measured.
     """
@@ -31,15 +30,10 @@ class Candidate:
 
 
 def select(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The Pareto front of every family: nothing else costs no more and validates better.
+    """The Pareto front of every family by cost and validation accuracy.
 
-    Test accuracies play no part. Of equal candidates the first one is kept.
-
-    Args:
-        candidates: in any order.
-
-    Returns:
-        The chosen ones by family, in order of their cost.
+    Test accuracies are not used. Of equal candidates the first one is kept. The selected ones of a
+    family are in order of their cost.
 
     Example:
         >>> runs = [Candidate("a", "cheap", 1, 0.7, 0.6), Candidate("a", "good", 3, 0.9, 0.8),
@@ -63,16 +57,13 @@ def select(candidates: Sequence[Candidate]) -> list[Candidate]:
 def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = None) -> Figure:
     """Draw accuracy over cost (BSN, Figures 2 and 7).
 
-    Circles are validation accuracies, and a line joins the full ones, which the front selects.
-    Crosses are the test accuracies of the selected networks. Every family has a colour.
+    Circles are validation accuracies; those of the Pareto front are filled and joined by a line.
+    Crosses are test accuracies of the front. Every family has its own colour.
 
     Args:
         candidates: in any order.
-        unit: what the cost counts.
+        unit: unit of the cost, the label of the horizontal axis.
         title: a headline.
-
-    Raises:
-        ValueError: if there is no candidate.
 
     Example:
         >>> runs = [Candidate("a", "cheap", 1e6, 0.7, 0.6), Candidate("a", "good", 3e6, 0.9, 0.8)]
@@ -82,11 +73,9 @@ def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = 
     if not candidates:
         raise ValueError("There is no candidate to draw.")
     chosen = select(candidates)
-    figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    families = list(dict.fromkeys(one.family for one in candidates))
-    for number, family in enumerate(families):
-        color = SERIES[number % len(SERIES)]
+    figure, axes = style.new_axes(6.4, 4.2, title)
+    for number, family in enumerate(dict.fromkeys(one.family for one in candidates)):
+        color, _ = style.series(number)
         front = [one for one in chosen if one.family == family]
         rest = [one for one in candidates if one.family == family and one not in front]
         axes.plot([one.cost for one in rest], [100 * one.validation for one in rest], "o",
@@ -99,23 +88,15 @@ def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = 
     costs = [one.cost for one in candidates]
     if min(costs) > 0 and max(costs) > 20 * min(costs):
         axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel(unit, color=INK)
-    axes.set_ylabel("accuracy (%)", color=INK)
-    axes.grid(color="#E3E5E8", linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.margins(0.06, 0.1)
-    axes.spines[["top", "right"]].set_visible(False)
-    if title:
-        axes.set_title(title, loc="left", size=11)
+    style.use_sizes(axes.xaxis)
+    style.set_axes(axes, unit, "accuracy (%)", grid="both")
     marks = [
-        Line2D([], [], color=INK, marker="o", linestyle="-", label="validation, selected"),
-        Line2D([], [], color=INK, marker="o", linestyle="", markerfacecolor="white",
+        Line2D([], [], color=style.INK, marker="o", linestyle="-", label="validation, selected"),
+        Line2D([], [], color=style.INK, marker="o", linestyle="", markerfacecolor="white",
                label="validation, others"),
-        Line2D([], [], color=INK, marker="x", linestyle="", markeredgewidth=1.8, markersize=7,
+        Line2D([], [], color=style.INK, marker="x", linestyle="", markeredgewidth=1.8, markersize=7,
                label="test, selected"),
     ]  # fmt: skip
-    handles, _ = axes.get_legend_handles_labels()
-    figure.legend(handles=[*handles, *marks], loc="outside lower center", ncols=3, frameon=False,
-                  fontsize=8.5)  # fmt: skip
+    style.legend_below(figure, [*marks, *axes.get_legend_handles_labels()[0]])
     return figure

@@ -1,28 +1,33 @@
-"""How properties of a network grow with its depth."""
+"""Draw how properties of a network grow with its depth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wiring_lightning import costs
-from wiring_lightning.plots.style import DPI, INK, SERIES
+from wiring_lightning.plots import style
 from wiring_lightning.wiring import Wiring
 
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+# The field of `Scaling` by the label of its panel.
+_PROPERTIES = {
+    "parameters": "parameters",
+    "links into a layer": "links",
+    "shortest path to the output": "path",
+}
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What Table 1 of SparseNet compares, of one network.
+    """The properties of one network that Table 1 of SparseNet compares.
 
     Args:
         depth: number of layers.
-        parameters: of the network.
-        links: edges into the node with most of them (the paper's aggregated features).
-        path: edges on the shortest path from the output back to the node that is furthest away
-            (the paper's shortest gradient path).
+        parameters: number of parameters.
+        links: largest number of edges into a node (the paper's aggregated features).
+        path: largest distance of a node from the output (the paper's shortest gradient path).
     """
 
     depth: int
@@ -50,18 +55,12 @@ class Scaling:
 def draw_scaling(curves: Mapping[str, Sequence[Scaling]], title: str | None = None) -> Figure:
     """Draw parameters, incoming links and shortest paths over depth (SparseNet, Table 1).
 
-    All axes are logarithmic: what grows in proportion to the depth has the slope of the grey line,
-    and its square twice that slope.
+    All axes are logarithmic. Linear growth has the slope of the grey line, quadratic growth twice
+    that slope.
 
     Args:
-        curves: networks of several depths, by what the legend calls them.
+        curves: networks of several depths, by their label in the legend.
         title: a headline.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: if there is no network.
 
     Example:
         >>> chain = [Scaling(depth, 100 * depth, 1, depth) for depth in (10, 100)]
@@ -71,39 +70,25 @@ def draw_scaling(curves: Mapping[str, Sequence[Scaling]], title: str | None = No
     """
     if not any(curves.values()):
         raise ValueError("There is no network to draw.")
-    figure = Figure(figsize=(11.5, 4.0), dpi=DPI, layout="constrained", facecolor="white")
+    figure = style.new_figure(11.5, 4.0, title)
     panels = figure.subplots(1, 3)
-    properties = {
-        "parameters": [[one.parameters for one in curve] for curve in curves.values()],
-        "links into a layer": [[one.links for one in curve] for curve in curves.values()],
-        "shortest path to the output": [[one.path for one in curve] for curve in curves.values()],
-    }
-    depths = [[one.depth for one in curve] for curve in curves.values()]
-    for axes, (name, values) in zip(panels, properties.items(), strict=True):
-        for index, (label, x, y) in enumerate(zip(curves, depths, values, strict=True)):
-            axes.plot(x, y, color=SERIES[index % len(SERIES)], marker=_MARKERS[index % 6],
+    depths = sorted({one.depth for curve in curves.values() for one in curve})
+    for axes, (name, field) in zip(panels, _PROPERTIES.items(), strict=True):
+        for index, (label, curve) in enumerate(curves.items()):
+            color, marker = style.series(index)
+            values = [getattr(one, field) for one in curve]
+            axes.plot([one.depth for one in curve], values, color=color, marker=marker,
                       markersize=4.5, linewidth=1.4, label=label)  # fmt: skip
-        _set_axes(axes, name)
-        _draw_proportion(axes, sorted({depth for curve in depths for depth in curve}))
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False,
-                  fontsize=9)  # fmt: skip
-    if title:
-        figure.suptitle(title, size=12)
+        axes.set(xscale="log", yscale="log")
+        style.use_sizes(axes.xaxis, axes.yaxis)
+        style.set_axes(axes, "depth N", name, grid="both")
+        _draw_proportion(axes, depths)
+    style.legend_below(figure, panels[0].get_legend_handles_labels()[0], columns=len(curves))
     return figure
 
 
-def _set_axes(axes: Axes, name: str) -> None:
-    axes.set(xscale="log", yscale="log")
-    axes.set_xlabel("depth N", color=INK)
-    axes.set_ylabel(name, color=INK)
-    axes.grid(color="#E3E5E8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _draw_proportion(axes: Axes, depths: Sequence[int]) -> None:
-    """A line in proportion to the depth, below the curves."""
+    """Draw a line that is proportional to the depth, below the curves."""
     low, high = axes.get_ylim()
     values = [low * depth / depths[0] for depth in depths]
     axes.plot(depths, values, color="#B5BABF", linewidth=1, linestyle=":", zorder=1)
@@ -114,16 +99,13 @@ def _draw_proportion(axes: Axes, depths: Sequence[int]) -> None:
 
 
 def _furthest(wiring: Wiring) -> int:
-    """Edges between the output and the node that is furthest from it, by breadth-first search."""
-    sources: list[list[int]] = [[] for _ in range(len(wiring.nodes))]
-    edges = wiring.active
-    pairs = zip(wiring.source[edges].tolist(), wiring.target[edges].tolist(), strict=True)
-    for source, target in pairs:
-        sources[target].append(source)
-    reached, front, steps = {len(sources) - 1}, [len(sources) - 1], 0
+    """Largest distance of a node from the output in edges, by breadth-first search."""
+    source, target = wiring.source[wiring.active], wiring.target[wiring.active]
+    reached = torch.zeros(len(wiring.nodes), dtype=torch.bool)
+    reached[-1], steps = True, 0
     while True:
-        front = list({source for node in front for source in sources[node]} - reached)
-        if not front:
+        further = reached.clone()
+        further[source[reached[target]]] = True
+        if torch.equal(further, reached):
             return steps
-        reached.update(front)
-        steps += 1
+        reached, steps = further, steps + 1

@@ -1,64 +1,110 @@
-"""What all pictures share: colours, and how they read a wiring."""
+"""Colours, figures, axes and legends of all pictures, and saving a figure."""
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
 
-from wiring_lightning.wiring import Wiring
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from wiring_lightning.files import picture_path, write_file
 
 DPI = 130
-# Green and vermilion of Okabe and Ito, who chose them for colour-blind readers.
+# Green and vermilion of Okabe and Ito's palette for colour-blind readers.
 LIVE, END = "#009E73", "#D55E00"
 PRUNED = "#9AA0A6"
 LEARNED, GIVEN, DEAD = "#12324F", "#8A939C", "#DADDE1"
-INK = "#3C4043"
-# For several networks in one picture: of Okabe and Ito too, dark and light in turn.
+INK, GRID = "#3C4043", "#E3E5E8"
+# For several networks in one picture: from the same palette, dark and light in turn.
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def check_one(wiring: Wiring) -> None:
-    """Refuse a batch of architectures.
+def series(index: int) -> tuple[str, str]:
+    """Colour and marker of one network among several; they repeat after the last one."""
+    return SERIES[index % len(SERIES)], _MARKERS[index % len(_MARKERS)]
+
+
+def new_figure(width: float, height: float, title: str | None = None) -> Figure:
+    """A white figure, with sizes in inches and an optional headline."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    if title:
+        figure.suptitle(title, size=12)
+    return figure
+
+
+def new_axes(width: float, height: float, title: str | None = None) -> tuple[Figure, Axes]:
+    """A figure with one diagram, and a headline on the left."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    axes.set_title(title or "", loc="left", size=11)
+    return figure, axes
+
+
+def set_axes(
+    axes: Axes, across: str, up: str, grid: Literal["x", "y", "both"] | None = None
+) -> None:
+    """Name both axes, draw a faint grid, and leave out the frame on the right and above."""
+    axes.set_xlabel(across, color=INK)
+    axes.set_ylabel(up, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    if grid:
+        axes.grid(axis=grid, color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+
+
+def use_integers(*sides: Axis) -> None:
+    """Put ticks at whole numbers only."""
+    for side in sides:
+        side.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+
+
+def use_sizes(*sides: Axis) -> None:
+    """Write numbers as 500k or 2M; a logarithmic axis marks 1, 2 and 5 of every decade."""
+    for side in sides:
+        if side.get_scale() == "log":
+            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            side.set_minor_formatter(NullFormatter())
+        side.set_major_formatter(EngFormatter(sep=""))
+
+
+def legend_below(figure: Figure, entries: Sequence[Artist], columns: int = 3) -> None:
+    """Add a legend below the diagrams that is filled line by line."""
+    # Matplotlib fills column by column.
+    handles = [entry for column in range(columns) for entry in entries[column::columns]]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
+
+
+def legend_on_the_right(figure: Figure) -> None:
+    """Add a legend of all labels on the right of the diagram."""
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure to a file, and create its folder.
+
+    Args:
+        figure: the figure.
+        path: file whose ending sets the format, such as `pictures/wiring.png`, `.pdf` or `.svg`;
+            without an ending it gets `.png`.
 
     Raises:
-        ValueError: if `active` has batch dimensions.
-    """
-    if wiring.active.dim() != 1:
-        raise ValueError(
-            "A picture shows one architecture, but this wiring holds a batch of shape "
-            f"{tuple(wiring.active.shape[:-1])}; select one with `with_active`."
-        )
-
-
-def row_names(wiring: Wiring) -> list[str]:
-    """Name of every group: what stands before the last dot in the name of its first node."""
-    names = [""] * len(wiring.nodes.group_parameters)
-    for name, row in zip(wiring.nodes.names, wiring.nodes.group.tolist(), strict=True):
-        names[row] = names[row] or name.rpartition(".")[0] or name
-    return names
-
-
-def inner_nodes(wiring: Wiring) -> Tensor:
-    """`[nodes]` mark the nodes that are neither the input nor the output."""
-    inner = torch.ones(len(wiring.nodes), dtype=torch.bool)
-    inner[[0, -1]] = False
-    return inner
-
-
-def row_noun(wiring: Wiring) -> str:
-    """What a row of nodes is called: a module, unless every node is a row of its own."""
-    single = len(wiring.nodes.group_parameters) == len(wiring.nodes)
-    return wiring.noun[0] if single else "module"
-
-
-def rank_in_group(group: Tensor) -> Tensor:
-    """`[nodes]` position of every node among the nodes of its group.
+        ValueError: if the ending names no format of pictures.
+        OSError: if the file cannot be written; an earlier one is still there.
 
     Example:
-        >>> rank_in_group(torch.tensor([0, 1, 1, 0, 1])).tolist()
-        [0, 0, 1, 1, 2]
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save_figure(Figure(), f"{folder}/new/empty.png")
+        ...     Path(folder, "new", "empty.png").exists()
+        True
     """
-    order = group.argsort(stable=True)
-    sizes = group.bincount()
-    starts = sizes.cumsum(0) - sizes
-    rank = torch.empty_like(group)
-    rank[order] = torch.arange(len(group)) - starts[group[order]]
-    return rank
+    path, content = picture_path(path), BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix("."))
+    write_file(path, content.getbuffer())

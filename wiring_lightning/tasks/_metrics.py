@@ -1,4 +1,4 @@
-"""Metrics that count right on any number of ranks and never make a GPU wait."""
+"""Metrics that are exact for any number of ranks and need no GPU synchronization."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 NO_LABEL = -100
-"""A number that no label has."""
+"""A number that is never a label."""
 
 
 class ExampleMean(Metric):
@@ -48,7 +48,7 @@ class PixelAccuracy(Metric):
     """The share of pixels whose predicted class is right.
 
     Args:
-        ignore_index: the number of pixels that do not count.
+        ignore_index: label of the pixels that are not counted.
 
     Example:
         >>> accuracy = PixelAccuracy(ignore_index=255)
@@ -76,5 +76,5 @@ class PixelAccuracy(Metric):
 
     @override
     def compute(self) -> Tensor:
-        """The share, 0 if no pixel counts."""
+        """The share; 0 if all pixels are ignored."""
         return self.right / self.total.clamp_min(1)

@@ -1,6 +1,6 @@
-"""What all tasks with labelled examples have in common: optimizers, steps and checks.
+"""The base class of tasks with labelled examples.
 
-The file is private so that the command line does not offer its base class as a task.
+The file is private so that the command line does not list the base class as a task.
 """
 
 import re
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.checkpoints import check_optimizers, check_weights
 from wiring_lightning.nn import find_learnable
@@ -25,7 +26,7 @@ from wiring_lightning.tasks._metrics import ExampleMean
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
-"""Images and what belongs to them, a label or a mask each."""
+"""Images, and a label or a mask for each."""
 
 
 def default_optimizer(parameters: Any) -> SGD:
@@ -34,22 +35,23 @@ def default_optimizer(parameters: Any) -> SGD:
 
 
 class SupervisedTask(LightningModule, ABC):
-    """Base of the tasks: a backbone, one loss per example, and scores to measure it by.
+    """Base class of the tasks: a backbone, one loss per example, and metrics.
 
-    A task says what the loss of each example is, :meth:`losses`, and what else to log,
-    :meth:`measure`. It logs `train/loss`, `val/loss` and `test/loss`, and a training step returns
-    the mean loss together with those of the examples, which a search asks for.
+    A task implements :meth:`losses`, the loss of each example, and :meth:`measure`, which logs
+    metrics. This class logs `train/loss`, `val/loss` and `test/loss`. A training step returns the
+    mean loss and, for `callbacks.BudgetedSearch`, the loss of each example.
 
     Args:
-        backbone: the network; takes images, gives logits.
+        backbone: the network, from images to logits.
         optimizer: optimizer of the weights.
         lr_scheduler: learning rate schedule, one step per epoch.
         compile: compile the backbone with `torch.compile`.
-        last_layer: the kind of layer whose last one in the backbone gives the logits.
+        last_layer: class of the layer that computes the logits, the last one of its class.
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
-            the data's, or a learned wiring is trained without the callback that learns it.
+            the data's, as its size of images does, or a learned wiring is trained without the
+            callback that learns it.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SupervisedTask(LightningModule, ABC):
             # In place: the names in the state_dict stay those of the plain network.
             self.backbone.compile()
         self.num_classes = _output_width(backbone, last_layer)
+        check_counts(2, error=MisconfigurationException, num_classes=self.num_classes)
         self.val_loss, self.test_loss = ExampleMean(), ExampleMean()
         self._last_loss: Tensor | None = None
 
@@ -77,18 +80,25 @@ class SupervisedTask(LightningModule, ABC):
 
     @abstractmethod
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
-        """Update what else is logged; the logits are detached."""
+        """Update and log metrics; the logits are detached."""
 
     @override
     def forward(self, images: Tensor) -> Tensor:
         """Images `[batch, channels, height, width]` -> logits.
 
         Raises:
-            ValueError: if the backbone is made for another number of channels.
+            ValueError: if the backbone is made for another number of channels, or its batch norm
+                cannot learn from a batch of one image.
         """
         try:
             logits: Tensor = self.backbone(images)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # torch.compile wraps the ValueError
+            if len(images) == 1 and "Expected more than 1 value per channel" in str(error):
+                raise ValueError(
+                    "A training batch holds one image, too few for batch norm: leave out a last "
+                    "batch that is not full (drop_last=True of the data, --data.drop_last=true), "
+                    "or choose another batch_size."
+                ) from error
             channels = images.shape[1]
             if wanted := re.search(rf"to have (\d+) channels, but got {channels} ", str(error)):
                 raise ValueError(
@@ -99,12 +109,14 @@ class SupervisedTask(LightningModule, ABC):
         return logits
 
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
-        """What the optimizer gets: all parameters, or groups of them with options of their own."""
+        """The parameters of the optimizer, or groups of them with their own options."""
         return self.parameters()
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            check_finite(type(optimizer).__name__, group, MisconfigurationException)
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
@@ -112,6 +124,7 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
+        _check_image_size(self.backbone, datamodule)
         classes = getattr(datamodule, "num_classes", self.num_classes)
         if classes != self.num_classes:
             raise MisconfigurationException(
@@ -137,11 +150,12 @@ class SupervisedTask(LightningModule, ABC):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The mean loss, and `[batch]` the loss of each example, which a search asks for."""
+        """The mean loss, and `[batch]` the loss of each example for `BudgetedSearch`."""
         losses = self._step(batch, "train")
         loss = losses.mean()
         self._last_loss = loss.detach()
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # 0: no step is logged
+        if every and self.trainer.global_step % every == 0:
             self._check_loss()
         return {"loss": loss, "losses": losses.detach()}
 
@@ -159,7 +173,7 @@ class SupervisedTask(LightningModule, ABC):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Before anything is written: a diverged network must not replace a good checkpoint.
+        # A diverged network must not replace a good checkpoint.
         self._check_loss()
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
@@ -196,8 +210,24 @@ class SupervisedTask(LightningModule, ABC):
         )
 
 
+def _check_image_size(backbone: nn.Module, datamodule: Any) -> None:
+    """Costs and budgets follow from the size that the backbone was told."""
+    told = getattr(backbone, "image_size", None)
+    shape = getattr(datamodule, "image_shape", None)
+    if not isinstance(told, int) or shape is None or tuple(shape[1:]) == (told, told):
+        return
+    _, height, width = shape
+    hint = f"set image_size={height} of the backbone"
+    if height != width:
+        hint = "costs are those of square images, so use square ones"
+    raise MisconfigurationException(
+        f"The images have {height} x {width} pixels, but the backbone counts its costs for "
+        f"{told} x {told}: {hint}."
+    )
+
+
 def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
-    """Number of classes, a `num_classes` attribute or read off the last layer of that kind."""
+    """Number of classes: the backbone's `num_classes`, or the width of its last such layer."""
     declared = getattr(backbone, "num_classes", None)
     if isinstance(declared, int):
         return declared

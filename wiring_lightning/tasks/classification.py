@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, cast
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,9 +11,10 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from wiring_lightning._checks import check_number
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
 
-# Batch norms and instance norms have one base.
+# `_NormBase` is the base class of batch norms and instance norms.
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -23,18 +25,19 @@ class ClassificationTask(SupervisedTask):
     more than five classes, `val/acc_top5` and `test/acc_top5`.
 
     Args:
-        backbone: the network; takes images, gives logits.
-        optimizer: optimizer of the weights. The scores of a wiring are none of its business: the
-            callback that learns them takes them out of it.
-        lr_scheduler: learning rate schedule, one step per epoch. Not together with a
-            `PhaseSchedule` that sets rates.
-        label_smoothing: share of the target spread evenly over all classes.
+        backbone: the network, from images to logits.
+        optimizer: optimizer of the weights. The callback that learns a wiring removes its scores
+            from this optimizer.
+        lr_scheduler: learning rate schedule, one step per epoch. Do not combine it with a
+            `PhaseSchedule` that sets learning rates.
+        label_smoothing: share of the target spread evenly over all classes, from 0 up and below 1.
         compile: compile the backbone with `torch.compile`.
-        decay_norms: whether weight decay also shrinks scales and shifts of norms.
+        decay_norms: whether weight decay applies to scales and shifts of norms.
 
     Raises:
-        MisconfigurationException: if the backbone's number of classes differs from the data's, or a
-            learned wiring is trained without the callback that learns it.
+        MisconfigurationException: if the backbone's number of classes or size of images differs
+            from the data's, a number is out of range, or a learned wiring is trained without the
+            callback that learns it.
 
     Example:
         >>> import torch
@@ -54,6 +57,7 @@ class ClassificationTask(SupervisedTask):
         decay_norms: bool = True,
     ) -> None:
         super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Linear)
+        check_number("label_smoothing", label_smoothing, below=1, error=MisconfigurationException)
         self.label_smoothing = label_smoothing
         self.decay_norms = decay_norms
         top5 = self.num_classes > 5
@@ -73,10 +77,7 @@ class ClassificationTask(SupervisedTask):
         ]
         chosen = {id(parameter) for parameter in norms}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in chosen]
-        groups: list[dict[str, Any]] = [
-            {"params": rest},
-            {"params": norms, "weight_decay": 0.0},
-        ]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": norms, "weight_decay": 0.0}]
         return groups
 
     @override
@@ -92,7 +93,7 @@ class ClassificationTask(SupervisedTask):
 
     @override
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
-        """Count the hits, and log their share at the end of the epoch."""
+        """Update the accuracy, and log it at the end of the epoch."""
         _, labels = batch
         metrics = cast(MetricCollection, getattr(self, f"{stage}_metrics"))
         metrics.update(logits, labels)

@@ -16,30 +16,30 @@ from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, def
 
 
 class SegmentationTask(SupervisedTask):
-    """Train a backbone to tell the class of each pixel with cross-entropy.
+    """Train a backbone to classify each pixel with cross-entropy.
 
     The backbone maps images `[batch, channels, height, width]` to logits `[batch, classes, height,
     width]`; labels are masks `[batch, height, width]`. The loss of an example is the mean over its
-    pixels that have a class, and the loss of a batch the mean over its examples.
+    pixels that have a class, and the loss of a batch is the mean over its examples.
 
-    Logs `train/loss`, `train/pixel_acc`, and for `val` and `test`: the loss, `pixel_acc` (the share
-    of pixels that are right), `iou/<class>` (pixels of that class in both masks, divided by those
-    in at least one) and `miou`, the mean over the classes. A class that no mask and no prediction
-    of an epoch holds is left out.
+    Logs `train/loss` and `train/pixel_acc`. For `val` and `test` it logs the loss, `pixel_acc` (the
+    share of pixels that are right), `iou/<class>` (pixels of the class in both masks, divided by
+    those in at least one) and `miou`, the mean over the classes. Classes that are in no mask and no
+    prediction of an epoch are left out.
 
     A `TensorBoardLogger` also gets the picture `val/masks`: images of the first validation batch,
     their true masks and the predicted ones.
 
     Args:
-        backbone: the network; takes images, gives logits for each pixel.
-        optimizer: optimizer of the weights. The scores of a wiring are none of its business: the
-            callback that learns them takes them out of it.
-        lr_scheduler: learning rate schedule, one step per epoch. Not together with a
-            `PhaseSchedule` that sets rates.
-        ignore_index: the number of pixels without a class, which count nowhere; none if not given.
-            A class may be ignored, too.
-        picture_every_n_epochs: how often to draw masks; 0 draws none.
-        num_pictures: how many examples a picture shows, if the batch has as many.
+        backbone: the network, from images to logits for each pixel.
+        optimizer: optimizer of the weights. The callback that learns a wiring removes its scores
+            from this optimizer.
+        lr_scheduler: learning rate schedule, one step per epoch. Do not combine it with a
+            `PhaseSchedule` that sets learning rates.
+        ignore_index: label of pixels without a class, which are left out; `None` if there are no
+            such pixels. It can also be the number of a class.
+        picture_every_n_epochs: how often to draw masks; 0 for never.
+        num_pictures: maximum number of examples in a picture.
         compile: compile the backbone with `torch.compile`.
 
     Raises:
@@ -105,7 +105,7 @@ class SegmentationTask(SupervisedTask):
 
     @override
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
-        """Compare the likeliest classes with the true ones."""
+        """Update the metrics, and draw masks if it is time."""
         images, labels = batch
         prediction = logits.argmax(1)
         if stage == "train":
@@ -144,11 +144,11 @@ class SegmentationTask(SupervisedTask):
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """`[batch, height, width]` the likeliest class of each pixel."""
+        """`[batch, height, width]` the most probable class of each pixel."""
         return self(batch[0]).argmax(1)
 
     def _log_scores(self, stage: Stage, confusion: MulticlassConfusionMatrix) -> None:
-        # `compute` adds up the counts of all ranks, so each of them logs the same values.
+        # `compute` sums the counts of all ranks, so all ranks log the same values.
         scores = _scores(confusion.compute(), self.class_names, self.ignore_index)
         confusion.reset()
         for name, value in scores.items():
@@ -158,7 +158,7 @@ class SegmentationTask(SupervisedTask):
         loggers = [one for one in self.trainer.loggers if isinstance(one, TensorBoardLogger)]
         if not loggers:
             return
-        from wiring_lightning.plots import draw_masks  # matplotlib takes a while to import
+        from wiring_lightning.plots import draw_masks  # imports matplotlib, which is slow
 
         images, labels, prediction = (
             part[: self.num_pictures].cpu() for part in (images, labels, prediction)
@@ -175,7 +175,7 @@ class SegmentationTask(SupervisedTask):
                 f"{list(labels.shape)}; segmentation needs [batch, {self.num_classes}, height, "
                 "width] for [batch, height, width]."
             )
-        # A GPU has to wait for the answer, so there only the first batch is looked at.
+        # The check synchronizes a GPU, so there only the first batch is checked.
         if labels.device.type != "cpu" and stage in self._checked:
             return
         self._checked.add(stage)
@@ -184,7 +184,7 @@ class SegmentationTask(SupervisedTask):
             wrong &= labels != self.ignore_index
         if wrong.any():
             raise MisconfigurationException(
-                f"A mask holds the number {int(labels[wrong][0])}, but the backbone knows classes "
+                f"A mask holds the number {int(labels[wrong][0])}, but the backbone has classes "
                 f"0 to {self.num_classes - 1}, and ignore_index is {self.ignore_index}: correct "
                 "the masks, num_classes of the backbone, or ignore_index."
             )
@@ -193,12 +193,12 @@ class SegmentationTask(SupervisedTask):
 def _scores(
     confusion: Tensor, class_names: Sequence[str], ignore_index: int | None
 ) -> dict[str, Tensor]:
-    """Accuracy, mean IoU and IoU of each class that is there.
+    """Accuracy, mean IoU, and IoU of each class that occurs.
 
     Args:
-        confusion: `[classes, classes]` how many pixels of a class (row) were taken for another.
+        confusion: `[classes, classes]` number of pixels by true class (row) and predicted class.
         class_names: name of each class.
-        ignore_index: a class to leave out, if it is the number of one.
+        ignore_index: number of a class to leave out.
 
     Example:
         >>> scores = _scores(torch.tensor([[6, 2, 0], [0, 4, 0], [0, 0, 0]]), "abc", None)

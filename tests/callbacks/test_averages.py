@@ -1,0 +1,346 @@
+"""Averages of the weights have the wiring of their network, and are averages otherwise."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from tests.callbacks.reader import GraphReader, Reader, batches
+from tests.methods import METHODS, digits
+from tests.trainers import quiet_trainer
+from wiring_lightning.callbacks import (
+    DNW,
+    L1Anneal,
+    MaskConnect,
+    PruneAndRetrain,
+    RandomEdges,
+    TargetedDropout,
+)
+
+K = {"first.weight": 18, "body.1.weight": 288, "head.weight": 40}  # a quarter
+
+
+class History(Callback):
+    """The weights after every step, before any other callback can write over them."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Tensor]] = []
+        self.validated: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.seen.append(_values(pl_module))
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any
+    ) -> None:
+        self.validated.append(_values(pl_module))
+
+
+def _values(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def _mean(seen: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([values[name] for values in seen]).mean(0) for name in seen[0]}
+
+
+def _ema(seen: list[dict[str, Tensor]], decay: float = 0.7) -> dict[str, Tensor]:
+    average = dict(seen[0])
+    for values in seen[1:]:
+        average = {n: average[n] * decay + values[n] * (1 - decay) for n in average}
+    return average
+
+
+def _largest(value: Tensor, k: int) -> Tensor:
+    order = value.flatten().abs().argsort(descending=True, stable=True)
+    kept = torch.zeros(value.numel(), dtype=torch.bool)
+    kept[order[:k]] = True
+    return value * kept.view(value.shape)
+
+
+def assert_is_average(found: dict[str, Tensor], average: dict[str, Tensor]) -> None:
+    """Exactly k weights are there, and what is there is the average."""
+    for name, expected in average.items():
+        value = found[name].to(expected.dtype)
+        if name in K:
+            assert int(value.count_nonzero()) == K[name]
+            torch.testing.assert_close(value[value != 0], expected[value != 0])
+        else:
+            torch.testing.assert_close(value, expected)
+
+
+LEARNERS: dict[str, Callable[[], Callback]] = {
+    "DNW": lambda: DNW(density=0.25),
+    "DNW, frozen": lambda: DNW(density=0.25, freeze_epoch=1),
+    "RandomEdges": lambda: RandomEdges(density=0.25),
+    "L1Anneal": lambda: L1Anneal(1e-4, density=0.25),
+    "TargetedDropout": lambda: TargetedDropout(0.5, density=0.25),
+    "PruneAndRetrain": lambda: PruneAndRetrain(1, density=0.25),
+}
+AVERAGES = {
+    "mean": (WeightAveraging, _mean),
+    "EMA": (lambda: EMAWeightAveraging(decay=0.7), _ema),
+}
+
+
+def fit(*callbacks: Callback, module: Reader | None = None, **kwargs: Any) -> Reader:
+    module = module or Reader(partial(SGD, lr=0.3, momentum=0.9))
+    settings = {"max_epochs": 3, "limit_val_batches": 1, **kwargs}
+    resume = settings.pop("ckpt_path", None)
+    data = torch.utils.data.DataLoader(batches(5, torch.float32), batch_size=None)
+    trainer = quiet_trainer(callbacks=list(callbacks), **settings)
+    trainer.fit(module, data, data, ckpt_path=resume, weights_only=True)
+    return module
+
+
+@pytest.mark.parametrize("first", [True, False])  # which of the two callbacks comes first
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_what_is_kept_and_saved_has_exactly_k_and_is_the_average(
+    learner: str, average: str, first: bool, tmp_path: Path
+) -> None:
+    make, expect = AVERAGES[average]
+    history, saver = History(), ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)
+    both = [LEARNERS[learner](), make()] if first else [make(), LEARNERS[learner]()]
+    module = fit(history, *both, saver, enable_checkpointing=True)
+    expected = expect(history.seen)
+    kept = dict(module.state_dict())
+    assert_is_average(kept, expected)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert_is_average(saved, expected)
+    if learner == "DNW":
+        for name, k in K.items():
+            torch.testing.assert_close(kept[name], _largest(expected[name], k))
+
+
+@pytest.mark.parametrize("learner", ["DNW", "RandomEdges", "TargetedDropout"])
+def test_what_is_validated_has_exactly_k_and_training_goes_on_undisturbed(learner: str) -> None:
+    alone, validated = History(), History()
+    fit(LEARNERS[learner](), WeightAveraging(), validated)
+    steps = len(validated.seen) // 3
+    for epoch, values in enumerate(validated.validated):
+        assert_is_average(values, _mean(validated.seen[: steps * (epoch + 1)]))
+    fit(LEARNERS[learner](), alone)
+    for ours, theirs in zip(validated.seen, alone.seen, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("learner", ["DNW", "DNW, frozen", "RandomEdges", "L1Anneal"])
+def test_stochastic_weight_averaging(learner: str) -> None:
+    history = History()
+    module = fit(
+        history,
+        LEARNERS[learner](),
+        StochasticWeightAveraging(0.05, swa_epoch_start=2, annealing_epochs=1),
+        max_epochs=5,
+    )
+    starts = history.seen[4::5][:-1]  # the weights at the start of the second epoch, and so on
+    assert_is_average(dict(module.state_dict()), _mean(starts))
+
+
+class Normalized(Reader):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.BatchNorm2d(8), self.body[1], nn.BatchNorm2d(16), nn.ReLU())
+
+
+def test_stochastic_weight_averaging_with_batch_norm() -> None:
+    """It trains for one more epoch, in which only the statistics of the norms change."""
+    history = History()
+    module = fit(
+        history,
+        DNW(density=0.25),
+        StochasticWeightAveraging(0.05, swa_epoch_start=2, annealing_epochs=1),
+        module=Normalized(),
+        max_epochs=4,
+    )
+    assert_is_average(dict(module.state_dict()), _mean(history.seen[4:15:5]))
+
+
+class ExponentialCopy(nn.Module):
+    """A moving average as timm's `ModelEmaV3` keeps it."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.7) -> None:
+        super().__init__()
+        self.module, self.decay = deepcopy(model).eval().requires_grad_(False), decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        ours, theirs = self.module.state_dict(), model.state_dict()
+        for mine, other in zip(self.module.parameters(), model.parameters(), strict=True):
+            mine.lerp_(other, 1 - self.decay)
+        assert list(ours) == list(theirs)
+
+
+class Inside(Reader):
+    """Keeps a copy of its network as a part of itself, from the start or from the fit on."""
+
+    def __init__(self, late: bool = False) -> None:
+        super().__init__()
+        self.net = Reader()
+        del self.first, self.body, self.head
+        self.late = late
+        self.ema = None if late else ExponentialCopy(self.net)
+        self.validated_copies: list[int] = []
+
+    def on_fit_start(self) -> None:
+        if self.late:
+            self.ema = ExponentialCopy(self.net)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ema.update(self.net)
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        weight = self.ema.module.body[1].weight
+        self.validated_copies.append(int(weight.count_nonzero()))
+
+    def configure_optimizers(self) -> Any:
+        return self.make(self.net.parameters())
+
+
+class Beside(Callback):
+    """Keeps a copy of the network as a callback."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ema = ExponentialCopy(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.ema.update(pl_module)
+
+
+def _from_copy(seen: list[dict[str, Tensor]], start: dict[str, Tensor]) -> dict[str, Tensor]:
+    return _ema([start, *seen])
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("learner", ["DNW", "RandomEdges"])
+def test_a_copy_inside_of_the_module(learner: str, late: bool, tmp_path: Path) -> None:
+    history, saver = History(), ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)
+    module = Inside(late)
+    start = _values(module.net)
+    fit(history, LEARNERS[learner](), saver, module=module, enable_checkpointing=True)
+    seen = [
+        {n.removeprefix("net."): v for n, v in values.items() if n.startswith("net.")}
+        for values in history.seen
+    ]
+    copy = dict(module.ema.module.state_dict())
+    for name, k in K.items():
+        assert int(copy[name].count_nonzero()) == k
+        if not late:
+            expected = _from_copy(seen, start)[name]
+            torch.testing.assert_close(copy[name][copy[name] != 0], expected[copy[name] != 0])
+    assert set(module.validated_copies) == {K["body.1.weight"]}
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    for name, k in K.items():
+        assert int(saved[f"net.{name}"].count_nonzero()) == k
+        assert int(saved[f"ema.module.{name}"].count_nonzero()) == k
+
+
+def test_a_copy_that_a_callback_keeps() -> None:
+    for callbacks in ([Beside(), DNW(density=0.25)], [DNW(density=0.25), Beside()]):
+        beside = next(callback for callback in callbacks if isinstance(callback, Beside))
+        fit(*callbacks)
+        copy = beside.ema.module.state_dict()
+        assert {name: int(copy[name].count_nonzero()) for name in K} == K
+
+
+def test_a_frozen_network_of_the_same_kind_is_no_average() -> None:
+    """Such as the teacher of a distillation."""
+
+    class Taught(Reader):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Reader()
+            self.teacher = Reader().requires_grad_(False)
+            with torch.no_grad():
+                for parameter in self.teacher.parameters():
+                    parameter.add_(0.1)
+            del self.first, self.body, self.head
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.net(images)
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            assert self.teacher.body[1].weight.all()
+
+        def configure_optimizers(self) -> Any:
+            return self.make(self.net.parameters())
+
+    with pytest.warns(UserWarning, match=r"teacher.* stay as they are"):
+        module = fit(DNW(density=0.25), module=Taught())
+    assert module.teacher.head.weight.all()
+    assert int(module.net.head.weight.count_nonzero()) == K["head.weight"]
+
+
+def test_a_deep_copy_is_a_network_of_its_own() -> None:
+    class Copies(Callback):
+        def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+            self.copy = deepcopy(module.body)
+
+    copies = Copies()
+    module = fit(TargetedDropout(0.5, density=0.25), copies)
+    before = copies.copy[1].weight.clone()
+    assert torch.equal(copies.copy.state_dict()["1.weight"], before)
+    assert int(before.count_nonzero()) > K["body.1.weight"]
+    assert int(module.state_dict()["body.1.weight"].count_nonzero()) == K["body.1.weight"]
+
+
+@pytest.mark.parametrize("learner", ["DNW", "TargetedDropout"])
+@pytest.mark.parametrize("average", AVERAGES)
+def test_a_resumed_run_with_an_average_equals_the_uninterrupted_one(
+    learner: str, average: str, tmp_path: Path
+) -> None:
+    make, _ = AVERAGES[average]
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=10, save_top_k=-1)
+    whole = fit(LEARNERS[learner](), make(), saver, enable_checkpointing=True)
+    resumed = fit(LEARNERS[learner](), make(), ckpt_path=tmp_path / "step=10.ckpt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_a_graph_keeps_its_edges() -> None:
+    module = fit(DNW(), EMAWeightAveraging(decay=0.5), module=GraphReader())
+    assert int(module.graph.weight.count_nonzero()) == 20
+    assert not module.graph.weight[~module.graph.usable].any()
+
+
+@pytest.mark.parametrize("average", [WeightAveraging, lambda: EMAWeightAveraging(decay=0.5)])
+@pytest.mark.parametrize("freeze", [None, 1])
+def test_a_learned_wiring_is_never_averaged(
+    average: Callable[[], Callback], freeze: int | None, tmp_path: Path
+) -> None:
+    class Wirings(Callback):
+        def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+            self.last = {
+                name: value.clone()
+                for name, value in module.state_dict().items()
+                if name.endswith(("scores", "active", "frozen"))
+            }
+
+    wirings, saver = Wirings(), ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)
+    task = METHODS[0].task()
+    callbacks = [MaskConnect(lr=0.5, freeze_epoch=freeze), average(), wirings, saver]
+    trainer = quiet_trainer(callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
+    trainer.fit(task, digits())
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in wirings.last.items():
+        assert torch.equal(task.state_dict()[name], value), name
+        assert torch.equal(saved[name], value), name
+        if name.endswith("active"):
+            assert (value.sum(1) == 2).all()

@@ -1,0 +1,169 @@
+"""Fits that end before a learner is done say so, and so do settings that cannot come true."""
+
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
+
+from tests.callbacks.reader import Reader, batches
+from tests.methods import METHODS, digits
+from tests.trainers import quiet_trainer
+from wiring_lightning.callbacks import (
+    DNW,
+    BudgetedSearch,
+    L1Anneal,
+    MaskConnect,
+    Phase,
+    PhaseSchedule,
+    PruneAndRetrain,
+    TargetedDropout,
+    WiringError,
+)
+
+FABRIC = next(method for method in METHODS if method.name == "resnet-fabric")
+
+
+class Rising(Reader):
+    """Its validation loss rises, so the first checkpoint is the best, and early stopping stops."""
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.log("val/loss", float(self.current_epoch + 1))
+
+
+def fit(*callbacks: Callback, module: Reader | None = None, **kwargs: Any) -> list[str]:
+    """Train, and return what was warned of."""
+    data = torch.utils.data.DataLoader(batches(3), batch_size=None)
+    settings = {"precision": "64-true", "max_epochs": 6, "limit_val_batches": 1, **kwargs}
+    trainer = quiet_trainer(callbacks=list(callbacks), **settings)
+    with warnings.catch_warnings(record=True, action="always") as said:
+        trainer.fit(module or Rising(), data, data)
+    return [str(each.message) for each in said if type(callbacks[0]).__name__ in str(each.message)]
+
+
+STOPS: dict[str, dict[str, Any]] = {
+    "max_steps": {"max_steps": 5},
+    "max_time": {"max_time": timedelta(seconds=0), "max_epochs": 6},
+    "early stopping": {},
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    ("learner", "what"),
+    [
+        (lambda: L1Anneal(density=0.1), "k edges are left from epoch 5"),
+        (lambda: L1Anneal(density=0.1, freeze_epoch=4), "k edges are left from epoch 4"),
+        (lambda: PruneAndRetrain(4, density=0.1), "pruned after 4 epochs"),
+        (lambda: DNW(density=0.1, freeze_epoch=4), "frozen when epoch 4"),
+        (lambda: TargetedDropout(density=0.1, freeze_epoch=4), "frozen when epoch 4"),
+    ],
+)
+def test_a_learner_that_is_not_done_says_so(learner: Any, what: str, stop: str) -> None:
+    extra = [EarlyStopping("val/loss", patience=1)] if stop == "early stopping" else []
+    (said,) = fit(learner(), *extra, **STOPS[stop])
+    assert what in said
+    assert "training ended after" in said
+
+
+@pytest.mark.parametrize(
+    ("learner", "module", "what"),
+    [
+        (lambda: DNW(density=0.1, freeze_epoch=6), Rising, "frozen when epoch 6"),
+        (lambda: L1Anneal(density=0.1, freeze_epoch=9), Rising, "from epoch 9"),
+    ],
+)
+def test_what_comes_after_the_end_is_said_at_the_start(
+    learner: Any, module: Any, what: str
+) -> None:
+    (said,) = fit(learner(), module=module())
+    assert what in said
+    assert "the trainer stops after 6 epochs" in said
+
+
+def test_gates_and_searches_too() -> None:
+    def said_of(method: Any, callback: Callback, epochs: int = 2) -> list[str]:
+        trainer = quiet_trainer(callbacks=[callback], max_epochs=epochs, limit_train_batches=2)
+        with warnings.catch_warnings(record=True, action="always") as said:
+            trainer.fit(method.task(), digits())
+        return [str(w.message) for w in said if type(callback).__name__ in str(w.message)]
+
+    assert "frozen when epoch 5" in said_of(METHODS[0], MaskConnect(freeze_epoch=5))[0]
+    assert said_of(METHODS[0], MaskConnect(freeze_epoch=1)) == []
+    search = BudgetedSearch(budget=1e5, warmup_epochs=7)
+    assert "begin after 7 epochs of warm-up" in said_of(FABRIC, search)[0]
+
+
+def test_a_learner_that_is_done_is_silent() -> None:
+    for learner in (
+        L1Anneal(density=0.1),
+        PruneAndRetrain(4, density=0.1),
+        DNW(density=0.1, freeze_epoch=5),
+        DNW(density=0.1),
+        TargetedDropout(density=0.1),
+    ):
+        assert fit(learner) == []
+
+
+def test_a_wiring_that_a_phase_froze_is_frozen() -> None:
+    phases = PhaseSchedule([Phase(1), Phase(1, freeze=True)])
+    assert fit(L1Anneal(density=0.1, freeze_epoch=1), phases) == []
+    assert fit(DNW(density=0.1), phases) == []
+
+
+@pytest.mark.parametrize(
+    "learner", [lambda: L1Anneal(density=0.1), lambda: PruneAndRetrain(3, density=0.1)]
+)
+def test_a_best_checkpoint_of_the_dense_network_is_named(learner: Any, tmp_path: Path) -> None:
+    first = ModelCheckpoint(tmp_path, "first", monitor="val/loss")
+    (said,) = fit(learner(), first, enable_checkpointing=True)
+    assert str(tmp_path / "first.ckpt") in said
+    last = ModelCheckpoint(tmp_path, "last", monitor="val/loss", mode="max")
+    assert fit(learner(), last, enable_checkpointing=True) == []
+
+
+def test_a_phase_must_not_freeze_before_the_warm_up_is_over() -> None:
+    phases = [Phase(2), Phase(2, freeze=True)]
+    callbacks = [BudgetedSearch(budget=1e5, warmup_epochs=2), PhaseSchedule(phases)]
+    trainer = quiet_trainer(callbacks=callbacks)
+    with pytest.raises(MisconfigurationException, match="warmup_epochs is 2 and freeze_epoch is 2"):
+        trainer.fit(FABRIC.task(), digits())
+
+
+def test_weights_that_something_else_moved_are_an_error(tmp_path: Path) -> None:
+    class Restores(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            module.head.weight.data += 0.01
+
+    class Seen(Rising):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            raise AssertionError("a network of other weights was validated")
+
+    sentence = r"DNW: head has 160 of 160 weights, not 16\. Something has changed them outside"
+    with pytest.raises(WiringError, match=sentence):
+        fit(DNW(density=0.1), Restores(), module=Seen())
+    with pytest.raises(WiringError, match=sentence):
+        fit(DNW(density=0.1), Restores(), limit_val_batches=0)
+    for only in (True, False):
+        saver = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_weights_only=only)
+        with pytest.raises(WiringError, match=sentence):
+            fit(DNW(density=0.1), Restores(), saver, enable_checkpointing=True)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_zero_are_fewer_and_no_error() -> None:
+    class Zeros(Rising):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.nn.init.zeros_(self.head.weight)
+
+        def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+            return self(batch[0]).sum() * 0
+
+    assert fit(DNW(density=0.1), module=Zeros()) == []

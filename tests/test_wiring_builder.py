@@ -1,0 +1,136 @@
+"""The builder: broadcast columns, groups, a gate's choice, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from wiring_lightning.nn import Gate
+from wiring_lightning.wiring import WiringBuilder, make_wiring
+
+
+def edges_of(wiring) -> list[tuple[int, int]]:
+    return list(zip(wiring.source.tolist(), wiring.target.tolist(), strict=True))
+
+
+def test_nodes_that_follow_one_another_are_a_group_if_their_names_agree():
+    graph = WiringBuilder()
+    for name in ("stem", "a.x", "a.y", "b.x", "a.z", "c", "d"):
+        graph.add_node(name)
+    assert graph.wiring().nodes.group.tolist() == [0, 1, 1, 2, 3, 4, 5]
+
+
+def test_costs_are_those_of_nodes_of_groups_and_of_edges():
+    graph = WiringBuilder()
+    stem = graph.add_node("stem", 10, 100, steps=0)
+    branches = graph.add_group("m.branch", 2, 3, 30, group_parameters=7, group_multiply_adds=70)
+    graph.connect(stem, branches, parameters=[1, 2], multiply_adds=5)
+    graph.add_node("out", reads=branches)
+    wiring = graph.wiring(unlisted=9)
+    assert wiring.nodes.names == ("stem", "m.branch0", "m.branch1", "out")
+    assert wiring.nodes.parameters.tolist() == [10, 3, 3, 0]
+    assert wiring.nodes.multiply_adds.tolist() == [100, 30, 30, 0]
+    assert wiring.nodes.group_parameters.tolist() == [0, 7, 0]
+    assert wiring.nodes.group_multiply_adds.tolist() == [0, 70, 0]
+    assert wiring.nodes.steps.tolist() == [0, 1, 1, 1]
+    assert wiring.parameters.tolist() == [1, 2, 0, 0]
+    assert wiring.multiply_adds.tolist() == [5, 5, 0, 0]
+    assert wiring.candidates == 4 + 9
+
+
+def test_layers_count_their_own_costs():
+    graph, conv, norm = WiringBuilder(), nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
+    graph.add_layers("stem", conv, norm, nn.Conv2d(8, 4, 1, bias=False), side=9)
+    nodes = graph.wiring().nodes
+    assert nodes.parameters.tolist() == [(27 + 1) * 8 + 2 * 8 + 32]
+    assert nodes.multiply_adds.tolist() == [(27 * 8 + 32) * 5 * 5]
+
+
+def test_nodes_of_a_group_may_have_numbers_of_their_own_or_be_none():
+    graph = WiringBuilder()
+    graph.add_node("in")
+    assert graph.add_group("empty.node", 0, group_parameters=5).tolist() == []
+    assert graph.add_group("g.node", torch.tensor([4, 7])).tolist() == [1, 2]
+    wiring = graph.wiring()
+    assert wiring.nodes.names == ("in", "g.node4", "g.node7")
+    assert wiring.nodes.group.tolist() == [0, 1, 1]
+    assert wiring.nodes.group_parameters.tolist() == [0, 0]
+
+
+def test_a_column_of_targets_connects_everything():
+    graph = WiringBuilder()
+    first, second = graph.add_group("a.node", 2), graph.add_group("b.node", 3)
+    graph.connect(first, second[:, None])
+    assert edges_of(graph.wiring()) == [(0, 2), (1, 2), (0, 3), (1, 3), (0, 4), (1, 4)]
+
+
+@pytest.mark.parametrize("mode", ["learned", "random", "real"])
+def test_a_gate_chooses_among_usable_slots_only(mode: str):
+    usable = torch.ones(4, 4, dtype=torch.bool).tril()
+    gate = Gate(4, 4, fan_in=2, mode=mode, usable=usable)
+    graph = WiringBuilder()
+    nodes = [graph.add_node(f"block{i}") for i in range(5)]
+    prices = torch.tensor([1, 10, 100, 1000])
+    graph.choose(nodes[:-1], nodes[1:], gate.choice(), parameters=prices)
+    wiring = graph.wiring()
+    pairs = [(k, j + 1) for j in range(4) for k in range(j + 1)]
+    assert edges_of(wiring) == pairs
+    assert wiring.active.tolist() == gate.best[usable].tolist()
+    assert wiring.score.tolist() == gate.scores[usable].tolist()
+    assert not wiring.score.requires_grad
+    assert wiring.parameters.tolist() == [prices[k] for k, _ in pairs]
+    choice = {"learned": [j > 2 for _, j in pairs], "random": [False] * 10, "real": [True] * 10}
+    assert wiring.learnable.tolist() == choice[mode]
+    frozen = WiringBuilder()
+    for name in wiring.nodes.names:
+        frozen.add_node(name)
+    frozen.choose(nodes[:-1], nodes[1:], gate.eval().selection().choice())
+    assert edges_of(frozen.wiring()) == pairs
+    assert frozen.wiring().active.tolist() == (gate.weights()[usable] != 0).tolist()
+    assert not frozen.wiring().learnable.any()
+
+
+def test_columns_that_do_not_fit_are_refused():
+    graph = WiringBuilder()
+    graph.add_group("a.node", 4)
+    with pytest.raises(ValueError, match=r"do not fit together: \[2\], \[3\]"):
+        graph.connect([0, 1], [1, 2, 3])
+    with pytest.raises(ValueError, match="2 entries, but 3 are needed"):
+        make_wiring(["a", "b", "c"], [0], [1], [True], parameters=[1, 2])
+
+
+@pytest.mark.parametrize("ends", [(0, 2), (2, 0), (-1, 0)])
+def test_edges_need_their_nodes(ends: tuple[int, int]):
+    graph = WiringBuilder()
+    graph.add_group("a.node", 2)
+    graph.connect(*ends)
+    with pytest.raises(ValueError, match="a node that is not below 2"):
+        graph.wiring()
+
+
+def test_live_nodes_are_counted_by_group():
+    graph = WiringBuilder()
+    graph.add_node("stem")
+    branches = graph.add_group("m.branch", 3)
+    graph.add_node("out", reads=branches[:2])
+    graph.connect(0, branches[1:])
+    assert graph.wiring().live_per_group() == {"stem": [1, 1], "m": [1, 3], "out": [1, 1]}
+
+
+def test_a_wiring_lies_on_the_cpu_under_any_default_device():
+    with torch.device("meta"):
+        graph = WiringBuilder()
+        graph.connect(graph.add_node("in"), graph.add_group("a.node", 2))
+        wiring = graph.wiring()
+    assert edges_of(wiring) == [(0, 1), (0, 2)]
+    assert wiring.nodes.steps.tolist() == [1, 1, 1]
+
+
+def test_groups_may_have_numbers_of_their_own():
+    graph = WiringBuilder()
+    graph.add_node("in", group=0)
+    graph.add_node("any", group=2)
+    graph.add_layers("name", nn.Linear(1, 1), side=1, group=2)
+    graph.add_node("out")
+    nodes = graph.wiring().nodes
+    assert nodes.group.tolist() == [0, 2, 2, 3]
+    assert nodes.group_parameters.tolist() == [0, 0, 0, 0]

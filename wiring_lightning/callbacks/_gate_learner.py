@@ -1,0 +1,151 @@
+"""The base class of callbacks that learn gates with an optimizer of their own."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from wiring_lightning.callbacks._averages import Group, Place
+from wiring_lightning.callbacks.own_parameters import (
+    copy_from_first_rank,
+    hide_from_reducer,
+    take_out,
+)
+from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
+from wiring_lightning.optim import GateSGD, Reinforce
+
+SomeOptimizer = TypeVar("SomeOptimizer", GateSGD, Reinforce)
+
+
+class GateLearner(WiringCallback, Generic[SomeOptimizer]):
+    """Calls an optimizer of gates. The valid wiring is the last one of the gates, not an average.
+
+    Args:
+        lr: learning rate of the gates.
+        freeze_epoch: as for `WiringCallback`.
+    """
+
+    learned: str  # name of the parameter that a gate learns
+
+    def __init__(self, lr: float, freeze_epoch: int | None) -> None:
+        super().__init__(freeze_epoch)
+        if not 0 <= lr < math.inf:
+            raise self.mistake(f"lr must be a number from 0 up, got {lr}.")
+        self.lr = lr
+        self.optimizer: SomeOptimizer | None = None
+        self._restored: dict[str, Any] | None = None
+        self._latest: list[list[Tensor]] = []  # values of `places()` after the last update
+        self._user_parameters = 0  # number of parameters in the user's optimizers
+
+    @property
+    @override
+    def frozen(self) -> bool:
+        return self.optimizer is not None and self.optimizer.frozen
+
+    @override
+    def set_lr(self, lr: float) -> None:
+        if self.optimizer is None:
+            self.lr = lr
+        else:
+            self.optimizer.group["lr"] = lr
+
+    @override
+    def freeze(self) -> None:
+        if self.optimizer is not None and not self.optimizer.frozen:
+            self.optimizer.freeze()
+            self.remember()
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            refuse_a_second(self, trainer)
+            self.optimizer, self._latest = None, []  # from an earlier fit
+            if is_overridden("configure_model", pl_module):
+                # So that the gates exist. Lightning calls it again, which must change nothing.
+                pl_module.configure_model()
+            names = self.gate_names(pl_module)
+            hide_from_reducer(pl_module, [f"{name}.{self.learned}" for name in names])
+
+    @abstractmethod
+    def gate_names(self, module: LightningModule) -> list[str]:
+        """The names of the gates to learn; an error if there is none."""
+
+    @override
+    def on_before_zero_grad(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        # After a step that the gradient scaler skipped, the gates still have gradients.
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
+    @override
+    def places(self) -> list[Group]:
+        names = [self.learned, *(["active"] if self.learned == "scores" else []), "frozen"]
+        return [[Place(gate, name) for name in names] for gate in self._gates]
+
+    @property
+    def _gates(self) -> Sequence[nn.Module]:
+        return [] if self.optimizer is None else self.optimizer.gates
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return [getattr(gate, self.learned) for gate in self._gates]
+
+    @override
+    def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
+        latest = self._latest[group] if self._latest else values
+        return values if all(map(torch.equal, latest, values)) else latest
+
+    def remember(self) -> None:
+        """Save the present wiring of the gates: averages are settled to it."""
+        self._latest = [[place.tensor.clone() for place in group] for group in self.places()]
+
+    @override
+    def let_go(self) -> None:
+        self._restored = None  # a state that was loaded for a test is not for the next fit
+
+    def take_over(self, trainer: Trainer) -> list[list[Tensor]]:
+        """Take the parameters of the gates out of the user's optimizers; see `take_out`."""
+        copy_from_first_rank(self._parameters, trainer)
+        return self._take_out(trainer)
+
+    def _take_out(self, trainer: Trainer) -> list[list[Tensor]]:
+        followers = take_out(trainer.optimizers, self._parameters, type(self).__name__)
+        self._user_parameters = _count_parameters(trainer.optimizers)
+        return followers
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # A callback that unfreezes layers may add their gates' parameters to an optimizer.
+        if self.optimizer is not None and (
+            _count_parameters(trainer.optimizers) != self._user_parameters
+        ):
+            self._take_out(trainer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self.optimizer is not None:
+            return {"optimizer": self.optimizer.state_dict(), **self.more_state()}
+        return {} if self._restored is None else self._restored
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # The gates are not on their device yet, so `on_fit_start` loads the state.
+        self._restored = state_dict or None
+
+    def more_state(self) -> dict[str, Any]:
+        """The state of a subclass, saved with the state of the optimizer."""
+        return {}
+
+
+def _count_parameters(optimizers: Sequence[Optimizer]) -> int:
+    return sum(len(group["params"]) for each in optimizers for group in each.param_groups)

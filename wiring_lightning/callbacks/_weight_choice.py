@@ -1,0 +1,263 @@
+"""Choose the sparse weights of a network by class, or by the name of a module or parameter."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import chain
+from typing import NoReturn, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from wiring_lightning.nn import Adjacency, Gate, find_adjacencies
+from wiring_lightning.optim import EdgeSet
+
+# The default choice, with subclasses. `Conv1D` is the linear layer of some transformers.
+_DEFAULT_LAYERS = (
+    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+    "Linear", "Conv1D",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class SparseWeight:
+    """A parameter with at least two axes, which connects inputs to outputs.
+
+    Args:
+        name: its name without parametrizations, such as `"body.1.weight"`.
+        layer: the layer that it belongs to.
+        owner: the module that holds the parameter; not the layer if that is parametrized.
+        key: name of the parameter in `owner`.
+    """
+
+    name: str
+    layer: nn.Module
+    owner: nn.Module
+    key: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter that the optimizer updates."""
+        return cast(nn.Parameter, getattr(self.owner, self.key))
+
+    @property
+    def layer_name(self) -> str:
+        """The qualified name of its layer."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def usable(self) -> Tensor | None:
+        """A mask of the entries that can be an edge, or `None` for all."""
+        graph = self.graph
+        return None if graph is None or graph.rank_all else graph.usable
+
+    @property
+    def graph(self) -> Adjacency | None:
+        """The layer, if it is a graph."""
+        return self.layer if isinstance(self.layer, Adjacency) else None
+
+    def matches(self, *patterns: str) -> bool:
+        """Whether a pattern is a class of the layer, or matches the layer's or parameter's name."""
+        classes = {kind.__name__ for kind in type(self.layer).__mro__}
+        names = (self.layer_name, self.name)
+        return any(
+            pattern in classes or any(fnmatchcase(name, pattern) for name in names)
+            for pattern in patterns
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SparseGroup:
+    """Weights that share one number of edges.
+
+    Args:
+        name: name of the group, or of its only layer or parameter.
+        members: the weights.
+        k: the number of edges.
+    """
+
+    name: str
+    members: Sequence[SparseWeight]
+    k: int
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The parameters."""
+        return [member.parameter for member in self.members]
+
+    @property
+    def usable(self) -> list[Tensor | None]:
+        """For each parameter a mask of the entries that can be an edge, or `None` for all."""
+        return [member.usable for member in self.members]
+
+    @property
+    def graphs(self) -> list[Adjacency]:
+        """The layers that are graphs."""
+        return [member.graph for member in self.members if member.graph is not None]
+
+    def take_absent(self) -> list[Tensor | None]:
+        """For each graph the initial weights of its absent entries, once; otherwise `None`."""
+        return [
+            None if member.graph is None else member.graph.take_absent() for member in self.members
+        ]
+
+    @torch.no_grad()
+    def fill_in(self) -> None:
+        """Make the graphs complete: every possible edge gets its initial weight."""
+        for weight, absent in zip(self.weights, self.take_absent(), strict=True):
+            if absent is not None:
+                weight.add_(absent)
+
+    def edge_set(self) -> EdgeSet:
+        """The group as an `optim.EdgeSet`."""
+        return EdgeSet(self.weights, self.k, self.usable, self.take_absent())
+
+
+@dataclass(frozen=True)
+class WeightChoice:
+    """The user's choice of sparse weights.
+
+    A pattern is one of three things: the name of a class, such as `Conv2d`, which includes its
+    subclasses; a pattern for the names of modules, such as `backbone.layer4.*`; or a pattern for
+    the names of parameters, such as `encoder.lstm.weight_hh_l0`.
+
+    Args:
+        layers: patterns of sparse layers. If not given, the graphs of the network, or all of its
+            convolutions and linear layers if it has no graph.
+        exclude: patterns of layers that stay dense in any case.
+        first_dense: whether the first of the chosen layers stays dense.
+        groups: patterns by the name of a group; the weights of a group share a number of edges.
+        fail: makes an exception from a message.
+    """
+
+    layers: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+    first_dense: bool
+    groups: dict[str, list[str]]
+    fail: Callable[[str], Exception]
+
+    def find(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> "Chosen":
+        """The chosen weights of a module, without those of submodules that copy others."""
+        matrices = list(_matrices(module, copies))
+        self._check_patterns(module, matrices)
+        layers = self.layers
+        if layers is None:
+            layers = ("Adjacency",) if find_adjacencies(module) else _DEFAULT_LAYERS
+        wanted = [*layers, *chain(*self.groups.values())]
+        chosen = [w for w in matrices if w.matches(*wanted) and not w.matches(*self.exclude)]
+        if self.first_dense and chosen:
+            chosen = [weight for weight in chosen if weight.layer is not chosen[0].layer]
+        sparse = [weight for weight in chosen if weight.parameter.requires_grad]
+        frozen = [weight.name for weight in chosen if weight not in sparse]
+        self._check_layers(sparse)
+        if not sparse:
+            self._raise_none_left(module, frozen)
+        groups: dict[str, list[SparseWeight]] = {}
+        weights_in_layer = Counter(weight.layer_name for weight in sparse)
+        for weight in sparse:
+            single = weights_in_layer[weight.layer_name] == 1
+            own_name = weight.layer_name if single else weight.name
+            fitting = (name for name, own in self.groups.items() if weight.matches(*own))
+            groups.setdefault(next(fitting, own_name), []).append(weight)
+        dense = dict.fromkeys(weight.layer_name for weight in matrices if weight not in sparse)
+        return Chosen(groups, list(dense), frozen)
+
+    def _check_patterns(self, module: nn.Module, matrices: Sequence[SparseWeight]) -> None:
+        """Raise an error if a pattern matches nothing."""
+        grouped = list(chain(*self.groups.values()))
+        given = {"layers": self.layers or (), "exclude": self.exclude, "groups": grouped}
+        for option, patterns in given.items():
+            for pattern in patterns:
+                if not any(weight.matches(pattern) for weight in matrices):
+                    examples = ", ".join(weight.layer_name for weight in matrices[:3])
+                    raise self.fail(
+                        f"found no layer to make sparse in {type(module).__name__}: no layer with "
+                        f"a weight matrix has a class or name that matches {pattern} (in "
+                        f"`{option}`); there are {examples or 'none'}."
+                    )
+
+    def _check_layers(self, sparse: Sequence[SparseWeight]) -> None:
+        """Raise an error for layers without weights, or whose weights cannot be replaced."""
+        lazy = [w.name for w in sparse if isinstance(w.parameter, UninitializedParameter)]
+        if lazy:
+            raise self.fail(
+                f"{listed(lazy)} have no values yet, because their layers are lazy: run a batch "
+                "through the network before the fit."
+            )
+        scripted = [w.name for w in sparse if isinstance(w.owner, torch.jit.ScriptModule)]
+        if scripted:
+            raise self.fail(
+                f"{listed(scripted)} belong to TorchScript modules, whose weights cannot be "
+                "exchanged: use the modules that they were made from."
+            )
+
+    def _raise_none_left(self, module: nn.Module, frozen: Sequence[str]) -> NoReturn:
+        reason = "it has no such layer"
+        if frozen:
+            reason = f"{listed(frozen)} do not learn (requires_grad is false)"
+        elif self.first_dense:
+            reason = "beside the first layer, which stays dense, there is none"
+        raise self.fail(f"found no layer to make sparse in {type(module).__name__}: {reason}.")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The result of a choice.
+
+    Args:
+        groups: weights by the name of their group or their own.
+        dense: names of the other layers with a weight matrix.
+        frozen: names of weights that were chosen, but stay as they are because they do not learn.
+    """
+
+    groups: dict[str, list[SparseWeight]]
+    dense: list[str]
+    frozen: list[str]
+
+
+def _matrices(module: nn.Module, copies: Sequence[nn.Module]) -> Iterator[SparseWeight]:
+    """Every parameter with at least two axes, once, even if several modules share it."""
+    seen = {id(parameter) for copy in copies for parameter in copy.parameters()}
+    modules = dict(module.named_modules())
+    for path, owner in modules.items():
+        if isinstance(owner, Gate):
+            continue
+        for key, parameter in owner.named_parameters(recurse=False):
+            lazy = isinstance(parameter, UninitializedParameter)
+            matrix = lazy or parameter.dim() >= 2
+            if id(parameter) in seen or not matrix or key.startswith("bias"):
+                continue
+            layer_path, name = _layer_and_name(path, key)
+            layer = modules[layer_path]
+            if not lazy and not _has_shape_of_weight(layer, name, parameter):
+                continue
+            seen.add(id(parameter))
+            clean = ".".join(part for part in layer_path.split(".") if part != "_orig_mod")
+            yield SparseWeight(f"{clean}.{name}" if clean else name, layer, owner, key)
+
+
+def _layer_and_name(path: str, key: str) -> tuple[str, str]:
+    """The path of a parameter's layer and its name there, without parametrizations."""
+    layer, parametrized, name = path.rpartition(".parametrizations.")
+    if parametrized:
+        return layer, name
+    if path.startswith("parametrizations."):
+        return "", path.removeprefix("parametrizations.")
+    for suffix in ("_v", "_g", "_orig"):  # of torch's older weight norm and spectral norm
+        if key.endswith(f"weight{suffix}"):
+            return path, key.removesuffix(suffix)
+    return path, key
+
+
+def _has_shape_of_weight(layer: nn.Module, name: str, parameter: Tensor) -> bool:
+    """Whether a parameter has an entry for every weight, unlike the magnitudes of weight norm."""
+    weight = getattr(layer, name, parameter)
+    return isinstance(weight, Tensor) and weight.shape == parameter.shape
+
+
+def listed(names: Sequence[str]) -> str:
+    """Up to five names for a message, and how many more there are."""
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

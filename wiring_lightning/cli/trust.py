@@ -1,0 +1,148 @@
+"""What a config may build.
+
+A config is code: it names classes, and they are imported and called. Two rules limit this. A config
+that trains or tests builds classes of known kinds only (`build_only_known_kinds`). A config that is
+only looked at, by `inspect`, `figure` and `pareto`, has its backbone built and nothing else, and
+only one of this package, unless its user says `--trust` (`network_config`).
+"""
+
+import inspect
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from jsonargparse import Namespace, _typehints
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO, ClusterEnvironment, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset, Sampler
+
+from wiring_lightning import backbones, tasks
+from wiring_lightning._checks import check_finite
+from wiring_lightning.cli.parse_errors import unknown_class
+from wiring_lightning.costs import ConfiguredCost
+
+_KINDS = (
+    nn.Module, Optimizer, LRScheduler, LightningDataModule, Callback, Logger, Profiler, Strategy,
+    Accelerator, Precision, CheckpointIO, ClusterEnvironment, Dataset, Sampler, ConfiguredCost,
+)  # fmt: skip
+_ALLOW = "if you trust it, allow its code to run with --trust"
+
+_adapt_class_type = _typehints.adapt_class_type
+_adapt_classes_any = _typehints.adapt_classes_any
+
+
+class UntrustedError(ValueError):
+    """A config that is only looked at names a class that is not of this package."""
+
+
+def build_only_known_kinds() -> None:
+    """Refuse, before anything is called, what a config names and is no class of a known kind.
+
+    jsonargparse checks a class against the type of its argument. Two places are left open, and it
+    has no public setting for them: a function where a callable is asked for, which it would call
+    at once, and any class where an argument has no type.
+    """
+    _typehints.adapt_class_type = _adapt_checked
+    _typehints.adapt_classes_any = _adapt_known
+
+
+def _adapt_checked(value: Any, *arguments: Any, **settings: Any) -> Any:
+    path = getattr(value, "class_path", None)
+    if settings.get("typehint") is None and isinstance(path, str):
+        named = _typehints.import_object(path)
+        if not inspect.isclass(named):
+            raise ImportError(f"{path} is no class, and nothing else is built from a config")
+        given = getattr(value, "init_args", None)
+        if issubclass(named, (Optimizer, LRScheduler)) and isinstance(given, Namespace | dict):
+            check_finite(named.__name__, dict(given.items()), ValueError)
+    return _adapt_class_type(value, *arguments, **settings)
+
+
+def _adapt_known(value: Any, *arguments: Any) -> Any:
+    if _typehints.is_subclass_spec(value) and isinstance(value["class_path"], str):
+        path = value["class_path"]
+        try:
+            named = _typehints.import_object(path)
+        except (ImportError, AttributeError, ValueError):
+            return value  # a mapping that only looks like a class: jsonargparse leaves it alone
+        if not (inspect.isclass(named) and issubclass(named, _KINDS)):
+            raise ValueError(
+                f"{path} is no module, optimizer, scheduler, callback, logger, data module, data "
+                "set or plugin of a trainer, and nothing else is built from a config"
+            )
+    return _adapt_classes_any(value, *arguments)
+
+
+def network_config(model: Any, trust: bool, where: str) -> Any:
+    """The part of a model's config that builds its network: no optimizer, and nothing foreign.
+
+    Args:
+        model: what the config says under `model`.
+        trust: whether its classes may be of other packages.
+        where: the config, for the message.
+
+    Returns:
+        A task of this package with its backbone. If the task is trusted and not of this package,
+        the model as it is: nothing is known about its arguments.
+
+    Raises:
+        UntrustedError: if a class is not of this package, and not trusted.
+
+    Example:
+        >>> model = {"class_path": "ClassificationTask",
+        ...          "init_args": {"backbone": "ResNeXt", "optimizer": {"class_path": "os.system"}}}
+        >>> network_config(model, False, "config.yaml")
+        {'class_path': 'wiring_lightning.tasks.ClassificationTask', \
+'init_args': {'backbone': {'class_path': 'wiring_lightning.backbones.ResNeXt'}}}
+    """
+    path, arguments = _read(model, f"{where}: model")
+    task = _own(path, tasks)
+    if task is None:
+        _refuse_unless(trust, path, f"{where}: model", "task")
+        return model
+    part = f"{where}: model.backbone"
+    network = arguments.get("backbone")
+    path, arguments = _read(network, part)
+    own = _own(path, backbones)
+    if own is None:
+        _refuse_unless(trust, path, part, "backbone")
+    else:
+        if any(isinstance(value, Mapping) for value in arguments.values()):
+            raise UntrustedError(f"{part}: {path} takes plain values only.")
+        network = {"class_path": own, **({"init_args": dict(arguments)} if arguments else {})}
+    return {"class_path": task, "init_args": {"backbone": network}}
+
+
+def _read(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:
+    """The class that a part of a config names, and its arguments."""
+    spec = {"class_path": spec} if isinstance(spec, str) else spec
+    path = spec.get("class_path") if isinstance(spec, Mapping) else None
+    if not isinstance(path, str) or not path:
+        raise UntrustedError(f"{where} names no class, as class_path.")
+    arguments = spec.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise UntrustedError(f"{where}: init_args of {path} must be a mapping.")
+    return path, arguments
+
+
+def _own(path: str, package: ModuleType) -> str | None:
+    """The full path of a class of one of this package's floors; `None` if it is none."""
+    module, _, name = path.rpartition(".")
+    inside = not module or f"{module}.".startswith(f"{package.__name__}.")
+    return f"{package.__name__}.{name}" if inside and name in package.__all__ else None
+
+
+def _refuse_unless(trust: bool, path: str, where: str, kind: str) -> None:
+    if "." not in path and not trust:
+        raise UntrustedError(f"{where}: {unknown_class(path)}")
+    if not trust:
+        raise UntrustedError(
+            f"{where} names {path}, which is no {kind} of this package and is not built: {_ALLOW}."
+        )

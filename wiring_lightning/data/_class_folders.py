@@ -1,0 +1,70 @@
+"""Folders with one subfolder of image files per class.
+
+The layout is that of :class:`torchvision.datasets.ImageFolder`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wiring_lightning.data._find_files import image_files, subfolders
+
+ClassFiles = dict[str, list[str]]
+"""Paths of the images of each class, both sorted by name."""
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Finds images in folders with one subfolder per class, and checks the folders.
+
+    Args:
+        owner: Name of the data set.
+        layout: The folder that ``root`` should name.
+        remedy: The advice for a class with too few images, for the error message.
+    """
+
+    owner: str
+    layout: str
+    remedy: str
+
+    def paths(self, folder: Path) -> dict[str, Path]:
+        """Return the class folders by their names, sorted."""
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{self.owner} is not in '{folder}', there is no such folder: point root "
+                f"(--data.root) at {self.layout}."
+            )
+        found = subfolders(folder)
+        # With a single subfolder, root probably points one level too high.
+        if len(found) < 2:
+            holds = f"only the folder '{min(found)}'" if found else "no class folders"
+            raise FileNotFoundError(
+                f"{self.owner} is not in '{folder}', which holds {holds}: point root (--data.root) "
+                f"at {self.layout}."
+            )
+        return found
+
+    def files(self, folder: Path, at_least: int) -> ClassFiles:
+        """Return the images of each class, at least ``at_least``, with those in subfolders."""
+        folders = self.paths(folder)
+        files = {name: image_files(path) for name, path in folders.items()}
+        for name, images in files.items():
+            if len(images) < at_least:
+                raise RuntimeError(
+                    f"{self.owner}: the class folder '{folders[name]}' holds {len(images)} "
+                    f"image(s), but {at_least} are needed; {self.remedy}."
+                )
+        return files
+
+    def two_splits(
+        self, train: tuple[Path, int], other: tuple[Path, int]
+    ) -> tuple[ClassFiles, ClassFiles]:
+        """Return the images of two folders with the same classes, given with their ``at_least``."""
+        train_files, other_files = self.files(*train), self.files(*other)
+        different = sorted(train_files.keys() ^ other_files.keys())
+        if different:
+            raise RuntimeError(
+                f"{self.owner}: '{train[0]}' and '{other[0]}' must hold the same classes, but "
+                f"{len(different)} are in one of them only, such as '{different[0]}'; complete the "
+                "folders, or split the images of each class instead of the classes."
+            )
+        return train_files, other_files

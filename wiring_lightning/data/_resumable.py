@@ -1,0 +1,143 @@
+"""The base class of all data modules: splits, loaders, and resuming inside an epoch."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from typing_extensions import override
+
+from wiring_lightning.data.loader import BatchLoader
+
+Images = TypeVar("Images", Tensor, list[str])
+
+
+class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
+    """Base class of the data modules: reads its splits once, and resumes inside an epoch.
+
+    The position of the training loader is part of this module's state. Lightning also restores a
+    stateful loader, but not if ``configure_optimizers`` uses
+    ``trainer.estimated_stepping_batches``: the loader then exists before the checkpoint is read,
+    and its state is silently dropped (Lightning-AI/pytorch-lightning#20550).
+
+    Args:
+        batch_size: Images per step and process.
+        seed: Seed of the random order and augmentation.
+        drop_last: Whether to leave out a last training batch that is not full.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
+    """
+
+    def __init__(self, batch_size: int, seed: int, drop_last: bool) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self._splits: tuple[tuple[Images, Tensor], ...] | None = None
+        self._train_loader: BatchLoader | None = None
+        self._resume_state: dict[str, Any] = {}
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the loaders yield."""
+
+    @abstractmethod
+    def read_splits(self) -> tuple[tuple[Images, Tensor], ...]:
+        """Return images and labels for training, validation and test.
+
+        If there are only two splits, the second is used for validation and test.
+        """
+
+    @abstractmethod
+    def _loader(self, images: Images, labels: Tensor, train: bool, **options: Any) -> BatchLoader:
+        """Return a loader of one split; ``options`` are arguments of :class:`BatchLoader`."""
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Read the data set, once.
+
+        Args:
+            stage: Lightning's stage; not used.
+        """
+        if self._splits is None:
+            self._splits = self.read_splits()
+
+    @override
+    def train_dataloader(self) -> BatchLoader:
+        """Return a loader of this process's share of the training images, in random order."""
+        trainer = self.trainer
+        loader = self._share(
+            0,
+            train=True,
+            # Lightning's `overfit_batches` needs the same batches in each epoch.
+            shuffle=not getattr(trainer, "overfit_batches", 0),
+            drop_last=self.drop_last,
+            trainer=trainer,
+        )
+        if self._resume_state:
+            loader.load_state_dict(self._resume_state)
+            self._resume_state = {}
+        self._train_loader = loader
+        return loader
+
+    @override
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Return a loader of the validation images, or no loader if there are none."""
+        _, labels = self._ready()[1]
+        return self._share(1, train=False) if len(labels) else []
+
+    @override
+    def test_dataloader(self) -> BatchLoader:
+        """Return a loader of the test images, in the data set's order."""
+        return self._share(-1, train=False)
+
+    @override
+    def predict_dataloader(self) -> BatchLoader:
+        """Return the test loader: on one process, predictions come in the test images' order."""
+        return self.test_dataloader()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the training images, for the checkpoint."""
+        return {} if self._train_loader is None else self._train_loader.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue training from a position that :meth:`state_dict` returned."""
+        if self.trainer is not None and not self.trainer.training:
+            return
+        self._resume_state = state_dict
+        if self._train_loader is not None:
+            self._train_loader.load_state_dict(state_dict)
+
+    def __str__(self) -> str:
+        """Describe the splits; Lightning's version needs torch's own data loaders."""
+        name = type(self).__name__
+        if self._splits is None:
+            return f"{name} (not set up)"
+        kinds = ("training", "validation", "test")
+        sizes = [
+            f"{len(split[1])} {kind}" for split, kind in zip(self._splits, kinds, strict=False)
+        ]
+        return f"{name}: {', '.join(sizes[:-1])} and {sizes[-1]} images of shape {self.image_shape}"
+
+    def _ready(self) -> tuple[tuple[Images, Tensor], ...]:
+        if self._splits is None:
+            raise RuntimeError(f"Call {type(self).__name__}.setup() before asking for a loader.")
+        return self._splits
+
+    def _share(self, split: int, train: bool, **options: Any) -> BatchLoader:
+        """Return a loader of this process's share of a split."""
+        trainer = self.trainer
+        return self._loader(
+            *self._ready()[split],
+            train,
+            seed=self.seed,
+            rank=0 if trainer is None else trainer.global_rank,
+            world_size=1 if trainer is None else trainer.world_size,
+            **options,
+        )

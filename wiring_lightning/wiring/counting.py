@@ -1,0 +1,56 @@
+"""What a module costs, for the nodes of a wiring."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Number of parameters of some modules.
+
+    Example:
+        >>> count_parameters(nn.Linear(6, 7), nn.BatchNorm2d(7))
+        63
+    """
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def count_multiply_adds(*modules: nn.Module, side: int) -> int:
+    """Multiply-adds of a chain of modules, for one example of `side` x `side`.
+
+    Convolutions (padded by half their kernel) and linear layers (of one position) are counted.
+    Other layers cost nothing. Pooling must come after the last convolution.
+
+    Example:
+        >>> first, second = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1)
+        >>> count_multiply_adds(first, nn.ReLU(), second, side=32)  # (3 * 9 + 8) * 8 * 16 * 16
+        71680
+    """
+    total = 0
+    for layer in (layer for module in modules for layer in module.modules()):
+        if isinstance(layer, nn.Conv2d):
+            side = -(-side // layer.stride[0])
+            total += layer.weight.numel() * side**2
+        elif isinstance(layer, nn.Linear):
+            total += layer.weight.numel()
+        elif isinstance(layer, nn.Upsample):
+            assert isinstance(layer.scale_factor, float)
+            side = int(side * layer.scale_factor)
+    return total
+
+
+def count_by_source(
+    layer: nn.Module, channels: Sequence[int], side: int
+) -> tuple[list[int], list[int]]:
+    """Parameters and multiply-adds of each source in a layer that concatenates its sources.
+
+    The layer is a convolution, maybe with a batch norm before it; `channels` has one entry for each
+    source, and `side` is their height and width.
+
+    Example:
+        >>> count_by_source(nn.Conv2d(6, 5, 3, bias=False), channels=[4, 2], side=8)
+        ([180, 90], [11520, 5760])
+    """
+    parameters = count_parameters(layer) // sum(channels)
+    multiply_adds = count_multiply_adds(layer, side=side) // sum(channels)
+    return [parameters * own for own in channels], [multiply_adds * own for own in channels]
