@@ -42,16 +42,6 @@ def learner(**arguments: Any) -> Change:
     return callbacks(("MaskConnect", arguments))
 
 
-def trained(change: Change) -> Change:
-    """Without a callback: nothing is to be learned but weights."""
-
-    def both(config: Any) -> None:
-        change(config)
-        config["trainer"]["callbacks"] = []
-
-    return both
-
-
 def searched(change: Change) -> Change:
     """With the callback that a fabric needs."""
 
@@ -68,10 +58,16 @@ GRAPH = {"nodes": 20, "inputs": 4, "outputs": 6, "depth": 3, "edges": 40, "in_ch
 
 BAD_NUMBERS: dict[str, tuple[Change, list[str]]] = {
     # null where a number must be given
-    "null in the backbone": (backbone(depth=None), ["backbone.depth", "whole number", "null"]),
+    "null in the backbone": (
+        backbone(depth=None),
+        ["model.backbone.depth", "whole number", "null"],
+    ),
     "null for K": (backbone(fan_in=None), ["model.backbone.fan_in", "null"]),
     "null in the model": (model(label_smoothing=None), ["model.label_smoothing", "null"]),
-    "null in the optimizer": (optimizer(lr=0.1, momentum=None), ["optimizer.momentum", "null"]),
+    "null in the optimizer": (
+        optimizer(lr=0.1, momentum=None),
+        ["model.optimizer.momentum", "null"],
+    ),
     "null in the data": (data(batch_size=None), ["data.batch_size", "null"]),
     "null in a callback": (learner(lr=None), ["trainer.callbacks.lr", "null"]),
     "null for a seed": (learner(seed=None), ["trainer.callbacks.seed", "null"]),
@@ -114,7 +110,7 @@ BAD_NUMBERS: dict[str, tuple[Change, list[str]]] = {
     ),
     "tolerance of a graph": (
         a_backbone("NeuralGraph", **GRAPH, tolerance=INF),
-        ["tolerance must be above 0 and finite, got inf"],
+        ["tolerance must be finite and above 0, got inf"],
     ),
     "logits of a search": (
         a_backbone("ConvFabric", **FABRIC, initial=-INF),
@@ -122,12 +118,12 @@ BAD_NUMBERS: dict[str, tuple[Change, list[str]]] = {
     ),
     # out of range
     **{
-        f"label_smoothing = {value}": (model(label_smoothing=value), ["smoothing must be", end])
+        f"smoothing = {value}": (model(label_smoothing=value), ["label_smoothing must be", end])
         for value, end in ((1.0, "got 1.0"), (1.5, "got 1.5"), (-0.1, "got -0.1"), (INF, "got inf"))
     },
     "no class": (backbone(num_classes=0), ["num_classes must be at least 1, got 0"]),
     "one class": (backbone(num_classes=1), ["num_classes must be at least 2, got 1"]),
-    "fewer than no channels": (backbone(in_channels=-3), ["in_channels must be at least 1"]),
+    "negative channels": (backbone(in_channels=-3), ["in_channels must be at least 1, got -3"]),
     "no pixel": (backbone(image_size=0), ["image_size must be at least 1, got 0"]),
     "layers without end": (backbone(depth=2 + 9 * 10**12), ["depth must be at most 10,000"]),
     "channels without end": (backbone(width=10**12), ["width must be at most 1,000,000"]),
@@ -157,17 +153,17 @@ BAD_NUMBERS: dict[str, tuple[Change, list[str]]] = {
     ),
     # an architecture that connects nothing
     "no edges": (
-        trained(a_backbone("ConvFabric", **FABRIC, architecture=[])),
-        ["architecture names no edge, which does not connect the input to the output"],
+        a_backbone("ConvFabric", **FABRIC, architecture=[]),
+        ["architecture does not connect the input to the output: name the edges"],
     ),
     "edges that lead nowhere": (
-        trained(a_backbone("ConvFabric", **FABRIC, architecture=["column1.scale2.within"])),
-        ["The architecture of the ConvFabric does not connect the input to the output"],
+        a_backbone("ConvFabric", **FABRIC, architecture=["column1.scale2.within"]),
+        ["architecture does not connect the input to the output: name the edges"],
     ),
     "edges of a residual fabric that lead nowhere": (
-        trained(a_backbone("ResNetFabric", width=1, in_channels=1, image_size=8,
-                           architecture=["stage1.block1.residual"])),
-        ["The architecture of the ResNetFabric does not connect the input to the output"],
+        a_backbone("ResNetFabric", width=1, in_channels=1, image_size=8,
+                   architecture=["stage1.block1.residual"]),
+        ["architecture does not connect the input to the output: name the edges"],
     ),
 }  # fmt: skip
 
@@ -269,7 +265,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "label smoothing": (
         lambda: ClassificationTask(net(), label_smoothing=1.0),
         MisconfigurationException,
-        "label_smoothing must be a number from 0 up and below 1, got 1.0",
+        "label_smoothing must be from 0 up and below 1, got 1.0",
     ),
     "infinite rate": (
         lambda: fit(ClassificationTask(net(), optimizer=partial(SGD, lr=INF))),

@@ -1,4 +1,4 @@
-"""A config builds known kinds only; one that is looked at builds nothing but a backbone."""
+"""A config builds known kinds of classes only; one that is looked at builds only a backbone."""
 
 import json
 from pathlib import Path

@@ -105,6 +105,12 @@ def test_nothing_is_searched_any_more(found: Path) -> None:
                    ["init_args"]["architecture"])  # fmt: skip
 
 
+def test_its_checkpoint_says_what_it_is_of(found: Path) -> None:
+    given = ["--config", str(found / "config.yaml"), "--ckpt_path", str(found / "network.ckpt")]
+    said = refused("test", *given, "--model.backbone.architecture=search", QUIET)
+    assert "edges is not the same there as here" in said
+
+
 def test_weights_of_another_network_are_refused(found: Path) -> None:
     message = refused(
         "fit", "--config", str(found / "config.yaml"), "--model.backbone.channels=8", QUIET

@@ -71,19 +71,20 @@ def check_number(
         >>> check_number("label_smoothing", 0.1, below=1)
         >>> check_number("label_smoothing", 1.0, below=1)
         Traceback (most recent call last):
-        ValueError: label_smoothing must be a number from 0 up and below 1, got 1.0.
+        ValueError: label_smoothing must be from 0 up and below 1, got 1.0.
         >>> check_number("tolerance", math.inf, above=0)
         Traceback (most recent call last):
-        ValueError: tolerance must be above 0 and finite, got inf.
+        ValueError: tolerance must be finite and above 0, got inf.
     """
     fits = isinstance(number, Real) and not isinstance(number, bool)
     if fits and (number >= least if above is None else number > above) and number < below:
         return
-    allowed = f"a number from {least:g} up" if above is None else f"above {above:g}"
-    end = "finite" if math.isinf(below) else f"below {below:g}"
-    if end != "finite" or (fits and math.isinf(number)):
-        allowed = f"{allowed} and {end}"
-    raise error(f"{name} must be {allowed}, got {number!r}.")
+    kind = "a number "
+    if fits:
+        kind = "finite and " if math.isinf(number) else ""
+    start = f"from {least:g} up" if above is None else f"above {above:g}"
+    end = "" if math.isinf(below) else f" and below {below:g}"
+    raise error(f"{name} must be {kind}{start}{end}, got {number!r}.")
 
 
 def check_finite(owner: str, numbers: Mapping[str, Any], error: type[Exception]) -> None:

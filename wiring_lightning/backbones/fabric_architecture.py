@@ -1,5 +1,6 @@
 """The edges of a fabric: all candidates of a search, or those of one architecture."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +19,10 @@ def choose_edges(
             gate; or the names of the edges to keep, without a gate.
 
     Raises:
-        ValueError: if an edge is unknown or named twice, `architecture` is another word, or its
-            edges do not connect the first node to the last.
+        ValueError: if an edge is unknown or named twice, or `architecture` is another word.
+
+    Warns:
+        UserWarning: if the edges do not connect the first node to the last.
 
     Example:
         >>> edges = [FabricEdge("there", 0, 1), FabricEdge("back", 1, 2), FabricEdge("skip", 0, 2)]
@@ -34,10 +37,6 @@ def choose_edges(
         raise ValueError(
             f'architecture must be a known word or a list of edges, got "{architecture}".'
         )
-    if not architecture:
-        raise ValueError(
-            "architecture names no edge, which does not connect the input to the output."
-        )
     known = {edge.name for edge in edges}
     for name, count in Counter(architecture).items():
         if name not in known:
@@ -47,4 +46,15 @@ def choose_edges(
             )
         if count > 1:
             raise ValueError(f'architecture names the edge "{name}" {count} times.')
-    return [replace(edge, learnable=False) for edge in edges if edge.name in set(architecture)]
+    chosen = [replace(edge, learnable=False) for edge in edges if edge.name in set(architecture)]
+    reached = {0}
+    for edge in sorted(chosen, key=lambda edge: edge.target):  # data flow to higher numbers
+        if edge.source in reached:
+            reached.add(edge.target)
+    if max(edge.target for edge in edges) not in reached:
+        warnings.warn(
+            f"architecture does not connect the input to the output with its {len(chosen)} edges: "
+            "no image reaches the classifier.",
+            stacklevel=3,
+        )
+    return chosen

@@ -144,7 +144,9 @@ class WiringCLI(LightningCLI):
             return
         given = self.config_init[self.subcommand]
         if is_word(given.ckpt_path):
-            given.ckpt_path = find_checkpoint(self.trainer, given.ckpt_path, self.subcommand)
+            given.ckpt_path = find_checkpoint(
+                self.trainer, given.ckpt_path, self.subcommand, self._plain_config()
+            )
             if given.ckpt_path is not None:
                 self._read(given.ckpt_path)
         if self._checkpoint is not None:
@@ -202,6 +204,12 @@ class WiringCLI(LightningCLI):
             built = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
             path = write_found(self.model, parser.whole_config(built["model"]), Path(folder))
             sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
+
+    def _plain_config(self) -> dict[str, Any]:
+        """The config of the subcommand as strings, numbers, lists and dicts."""
+        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        config: dict[str, Any] = yaml.safe_load(text)
+        return config
 
     def after_fit(self) -> None:
         """Test the trained network and print the report."""

@@ -3,6 +3,7 @@
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -25,7 +26,9 @@ def is_word(path: str | None) -> bool:
     return path is not None and path.partition(":")[0] in _WORDS
 
 
-def find_checkpoint(trainer: WiringTrainer, word: str, subcommand: str) -> str | None:
+def find_checkpoint(
+    trainer: WiringTrainer, word: str, subcommand: str, config: Mapping[str, Any]
+) -> str | None:
     """The file that a word stands for.
 
     A run without a logger goes on in the folder where `last` was found. A fit with `last` that
@@ -35,6 +38,7 @@ def find_checkpoint(trainer: WiringTrainer, word: str, subcommand: str) -> str |
         trainer: with the callbacks that save checkpoints.
         word: such as `"last"`.
         subcommand: such as `"fit"`.
+        config: of the subcommand, as plain values.
 
     Returns:
         Its path; `None` if a fit starts from scratch.
@@ -45,7 +49,7 @@ def find_checkpoint(trainer: WiringTrainer, word: str, subcommand: str) -> str |
     path: Any = None
     found_nothing = "there is none"
     if word == "last" and not trainer.loggers:  # otherwise Lightning knows where to look
-        folder = folder_of_last_checkpoint(trainer)
+        folder = folder_of_last_checkpoint(trainer, config)
         if folder is not None:
             use_folder(trainer, folder)
     try:

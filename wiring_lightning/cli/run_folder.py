@@ -1,9 +1,11 @@
 """A folder for every run that no other run has, and the config that is saved there."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -18,6 +20,7 @@ from wiring_lightning.files import claim_version, free_path, make_empty, write_f
 
 _RUNS = "lightning_logs"  # as Lightning calls it
 _CONFIG = "config.yaml"
+_RUN = ("model", "data", "seed_everything")  # what a run keeps when it is started again
 
 
 @rank_zero_only
@@ -61,13 +64,26 @@ def use_folder(trainer: WiringTrainer, folder: Path) -> None:
             saver.dirpath = str(folder / "checkpoints")
 
 
-def folder_of_last_checkpoint(trainer: WiringTrainer) -> Path | None:
-    """The folder of the run without a logger that saved `last.ckpt` most recently."""
+def folder_of_last_checkpoint(trainer: WiringTrainer, config: Mapping[str, Any]) -> Path | None:
+    """The folder of a run without a logger that this one continues, or measures.
+
+    It had the same model, data and seed, and saved `last.ckpt` most recently.
+    """
     if not _savers_without_folder(trainer):
         return None
     found = _runs_of(trainer).glob("version_*/checkpoints/last*.ckpt")
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    return None if newest is None else newest.parents[1]
+    newest_first = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    folders = [path.parents[1] for path in newest_first]
+    return next((folder for folder in folders if _is_run_of(folder, config)), None)
+
+
+def _is_run_of(folder: Path, config: Mapping[str, Any]) -> bool:
+    try:
+        saved = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
+        alike = all(saved[key] == config[key] for key in _RUN)
+        return alike and saved["trainer"]["logger"] is False
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return False  # it is no config of a run
 
 
 def release_folder(trainer: WiringTrainer) -> None:

@@ -20,10 +20,9 @@ from typing_extensions import override
 from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.checkpoints import check_optimizers, check_weights
-from wiring_lightning.nn import find_learnable
+from wiring_lightning.nn import find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._metrics import ExampleMean
-from wiring_lightning.wiring import find_wired
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -51,8 +50,8 @@ class SupervisedTask(LightningModule, ABC):
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
-            the data's, as its size of images does, or a learned wiring is trained without the
-            callback that learns it.
+            the data's, as its size of images does, an architecture has no path through it, or a
+            learned wiring is trained without the callback that learns it.
     """
 
     def __init__(
@@ -64,6 +63,7 @@ class SupervisedTask(LightningModule, ABC):
         last_layer: type[nn.Linear] | type[nn.Conv2d],
     ) -> None:
         super().__init__()
+        _check_connected(backbone)
         self.backbone = backbone
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -126,8 +126,6 @@ class SupervisedTask(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         _check_image_size(self.backbone, datamodule)
-        if stage == "fit" and not find_learnable(self):
-            _check_connected(self)
         classes = getattr(datamodule, "num_classes", self.num_classes)
         if classes != self.num_classes:
             raise MisconfigurationException(
@@ -213,13 +211,12 @@ class SupervisedTask(LightningModule, ABC):
         )
 
 
-def _check_connected(module: nn.Module) -> None:
-    """A given architecture through which no image reaches the classifier learns nothing."""
-    network = find_wired(module)
-    if network is not None and not network.wiring().live_nodes.any():
+def _check_connected(backbone: nn.Module) -> None:
+    """A fabric may be built of any edges; no run makes sense without a path through it."""
+    if getattr(backbone, "architecture_names", None) == [] and not find_bernoulli_gates(backbone):
         raise MisconfigurationException(
-            f"The architecture of the {type(network).__name__} does not connect the input to the "
-            "output, so there is nothing to train: add edges to it."
+            "The backbone's architecture does not connect the input to the output: name the edges "
+            "of at least one path."
         )
 
 

@@ -1,0 +1,100 @@
+"""A command that would replace a file refuses, unless it is told to."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.commands import Trained, refused, succeed, wiring
+from tests.cli.test_found import SEARCH, write
+
+MINE = b"mine"
+
+# What a command writes, and the files that must not be there.
+TARGETS: list[tuple[list[str], list[str]]] = [
+    (["inspect", "--figure=mine.png"], ["mine.png"]),
+    (["inspect", "--figure=pictures/mine.svg"], ["pictures/mine.svg"]),
+    (["inspect", "--figure=mine"], ["mine.png"]),
+    (["inspect", "--found=found"], ["found/config.yaml", "found/network.ckpt"]),
+    (["inspect", "--found=."], ["config.yaml", "network.ckpt"]),
+    (["figure", "active", "-o", "mine.pdf"], ["mine.pdf"]),
+    (["figure", "connectivity", "--output=mine"], ["mine.png"]),
+    (["pareto", "-o", "mine.svg"], ["mine.svg", "mine.md", "mine.csv"]),
+]
+
+
+def complete(command: list[str], trained: Trained) -> list[str]:
+    """The command with the run or the network that it needs."""
+    if command[0] != "inspect":
+        first = 2 if command[0] == "figure" else 1
+        return [*command[:first], str(trained.folder), *command[first:]]
+    if "--found" not in command[1]:
+        return [*command, "--config", trained.config]
+    return [*command, "--config", write(SEARCH, Path("search.yaml"))]
+
+
+@pytest.mark.parametrize(
+    ("command", "taken"), [(command, name) for command, names in TARGETS for name in names]
+)
+def test_a_file_is_not_replaced_unasked(command: list[str], taken: str, trained: Trained) -> None:
+    path = Path(taken)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(MINE)
+    given = complete(command, trained)
+    before = sorted(Path().rglob("*"))
+    said = refused(*given)
+    option = command[1].partition("=")[0] if command[0] == "inspect" else "-o"
+    assert f"{taken} is there already: name another place with {option}, or add" in said
+    assert path.read_bytes() == MINE
+    assert sorted(Path().rglob("*")) == before
+    succeed(*given, "--overwrite")
+    assert path.read_bytes() != MINE
+
+
+@pytest.mark.parametrize("kind", ["active", "pareto"])
+def test_without_a_name_a_command_finds_a_free_one(kind: str, trained: Trained) -> None:
+    command = [kind] if kind == "pareto" else ["figure", kind]
+    for name in (f"{kind}.png", f"{kind}_1.png", f"{kind}_2.png"):
+        assert name in succeed(*command, str(trained.folder))
+    assert sorted(path.name for path in Path().glob("*.png")) == [
+        f"{kind}.png", f"{kind}_1.png", f"{kind}_2.png"
+    ]  # fmt: skip
+
+
+def sentence(*command: str) -> str:
+    """What a command says that fails when it writes; a report may be there already."""
+    run = wiring(*command)
+    assert run.code == 2, run.err
+    assert run.err.count("wiring: error: ") == 1
+    return run.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_never_replaced(make: Any, trained: Trained) -> None:
+    make(Path("it.png"))
+    kind = Path("it.png").stat().st_mode
+    said = sentence("inspect", "--figure=it.png", "--config", trained.config, "--overwrite")
+    assert "it.png cannot be written: it is there, and is no file" in said
+    assert Path("it.png").stat().st_mode == kind
+
+
+def broken(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("command", "names"), TARGETS)
+def test_a_full_disk_leaves_what_was_there(
+    command: list[str], names: list[str], trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in names:
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(MINE)
+    given = complete(command, trained)
+    before = sorted(Path().rglob("*"))
+    monkeypatch.setattr(Path, "write_bytes", broken)
+    said = sentence(*given, "--overwrite")
+    assert "No space left on device" in said
+    assert ".unfinished" not in said
+    assert sorted(Path().rglob("*")) == before
+    assert all(Path(name).read_bytes() == MINE for name in names)
