@@ -3,10 +3,12 @@
 import os
 import signal
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -74,14 +76,46 @@ def complaint(case: Case, folder: Path) -> str | None:
     return None
 
 
-def check(cases: Sequence[Case], folder: Path) -> None:
-    """Run cases, and fail with a line for each that ends badly."""
-    bad = []
-    for number, case in enumerate(cases):
-        wrong = complaint(case, folder / str(number))
-        if wrong is not None:
-            bad.append(f"{case.name}: wiring {' '.join(case.arguments)}: {wrong}")
-    assert not bad, f"{len(bad)} of {len(cases)}:\n" + "\n".join(bad)
+Make = Callable[[Random, int], Case]
+"""What makes one case by chance; the number is for its name."""
+
+# So many cases are one test: each has a line of its own if it fails.
+_BATCH = 50
+
+
+@lru_cache(maxsize=8)
+def make_cases(make: Make, count: int, seed: int) -> tuple[Case, ...]:
+    """Different cases, the same for a seed every time."""
+    random, cases = Random(seed), {}
+    while len(cases) < count:
+        case = make(random, len(cases))
+        cases.setdefault((*case.arguments, *sorted(case.files.items())), case)
+    return tuple(cases.values())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the cases of a kind; they are made when they run."""
+
+    make: Make
+    count: int
+    seed: int
+    start: int
+
+    def check(self, folder: Path) -> None:
+        """Run the cases, and fail with a line for each that ends badly."""
+        cases = make_cases(self.make, self.count, self.seed)[self.start : self.start + _BATCH]
+        bad = []
+        for number, case in enumerate(cases):
+            wrong = complaint(case, folder / str(number))
+            if wrong is not None:
+                bad.append(f"{case.name}: wiring {' '.join(case.arguments)}: {wrong}")
+        assert not bad, f"{len(bad)} of {len(cases)}:\n" + "\n".join(bad)
+
+
+def batches(make: Make, count: int, seed: int) -> list[Batch]:
+    """All cases of a kind, in parts that are a test each."""
+    return [Batch(make, count, seed, start) for start in range(0, count, _BATCH)]
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Spoilt command lines: options without values, typos, paths that are something else."""
 
+from functools import lru_cache
 from random import Random
 
 import yaml
 
 from tests.bad_input.generated.bases import tiny
 from tests.bad_input.generated.case import Case
-from tests.bad_input.generated.configs import _CLASSES, _TRAINER
+from tests.bad_input.generated.configs import CLASSES, TRAINER
 from wiring_lightning.cli.commands import FILES, LIGHTNING
 
 _OPTIONS: tuple[tuple[str, str], ...] = (
@@ -67,7 +68,7 @@ def _spoil_option(name: str, value: str, random: Random) -> list[str]:
     at = random.randrange(len(name))
     other = random.choice(_VALUES)
     if random.random() < 0.2:
-        other = str(random.choice(_CLASSES))
+        other = str(random.choice(CLASSES))
     return random.choice(
         [
             [name],
@@ -105,7 +106,7 @@ def _lightning(random: Random) -> list[str]:
     for _ in range(random.choice([1, 1, 2])):
         arguments += _spoil_option(*random.choice(options), random)
     if random.random() < 0.3:
-        key = random.choice([key for key in _TRAINER if key])
+        key = random.choice([key for key in TRAINER if key])
         arguments.append(f"--trainer.{key}={random.choice(_VALUES)}")
     return arguments
 
@@ -135,13 +136,13 @@ def _words(random: Random) -> list[str]:
     return random.choice([first, []]) + rest
 
 
-def command_lines(count: int, seed: int) -> list[Case]:
-    """Commands with something wrong, in a folder with a good config."""
-    random, cases = Random(seed), []
+@lru_cache(maxsize=1)
+def _files() -> dict[str, bytes]:
     content = yaml.safe_dump(tiny()[0]).encode()
-    files = {"config.yaml": content, "empty/nothing.txt": b"", "run/config.yaml": content}
-    makers = (_lightning, _lightning, _lightning, _figure, _pareto, _words)
-    for number in range(count):
-        arguments = random.choice(makers)(random)
-        cases.append(Case(f"{number}", arguments, files))
-    return cases
+    return {"config.yaml": content, "empty/nothing.txt": b"", "run/config.yaml": content}
+
+
+def command_lines(random: Random, number: int) -> Case:
+    """A command with something wrong, in a folder with a good config."""
+    make = random.choice((_lightning, _lightning, _lightning, _figure, _pareto, _words))
+    return Case(str(number), make(random), _files())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -31,7 +32,7 @@ _NUMBERS: tuple[Any, ...] = (
 _KEPT = ("fast_dev_run", "enable_progress_bar", "accelerator", "devices")
 _COMMAND = {"command": f"touch {RAN}"}
 # Classes and functions that are not what is asked for, whatever that is.
-_CLASSES: tuple[Any, ...] = (
+CLASSES: tuple[Any, ...] = (
     "os.system", "os.getcwd", "subprocess.Popen", "builtins.print", "builtins.dict", "builtins.int",
     "pathlib.Path", "torch.nn.Module", "torch.nn.Linear", "torch.optim.Optimizer", "torch.zeros",
     "torch.optim.Adam", "torch.optim.SGD", "torch.nn.Sequential", "collections.OrderedDict",
@@ -45,7 +46,7 @@ _CLASSES: tuple[Any, ...] = (
     "StepLR", "torch.optim.lr_scheduler.LambdaLR", "1", "1.5", "a b", "a-b.c", "a.b.c.d", "\u00e4",
     "torch.nn.Linear ", "<class 'torch.nn.Linear'>", "torch.nn.Linear()", 3, None, [], {}, True,
 )  # fmt: skip
-_TRAINER: dict[str, tuple[Any, ...]] = {
+TRAINER: dict[str, tuple[Any, ...]] = {
     "accelerator": ("tpu", "gpu", "nothing", 1, None, ["cpu"]),
     "devices": (0, -2, "all", "a,b", [], [5], {}, 1.5),
     "strategy": ("nothing", "ddp_nothing", 3, {"class_path": "os.getcwd"}),
@@ -180,7 +181,7 @@ def _more_keys(config: Config, random: Random) -> str:
 
 def _other_class(config: Config, random: Random) -> str:
     classes = [path for path in _paths(config) if path[-1] == "class_path"]
-    path, name = random.choice(classes), deepcopy(random.choice(_CLASSES))
+    path, name = random.choice(classes), deepcopy(random.choice(CLASSES))
     parent = _parent(config, path)
     parent["class_path"] = name
     if random.random() < 0.6:
@@ -189,7 +190,7 @@ def _other_class(config: Config, random: Random) -> str:
 
 
 def _class_for_a_value(config: Config, random: Random) -> str:
-    path, name = _some_path(config, random), random.choice(_CLASSES)
+    path, name = _some_path(config, random), random.choice(CLASSES)
     spec = {"class_path": name, "init_args": dict(_COMMAND)}
     _parent(config, path)[path[-1]] = random.choice([name, spec])
     return f"{_said(path)} is {_value(config, path)!r}"
@@ -205,8 +206,8 @@ def _swapped(config: Config, random: Random) -> str:
 
 
 def _trainer(config: Config, random: Random) -> str:
-    key = random.choice(list(_TRAINER))
-    value = deepcopy(random.choice(_TRAINER[key]))
+    key = random.choice(list(TRAINER))
+    value = deepcopy(random.choice(TRAINER[key]))
     config["trainer"][key] = value
     return f"trainer.{key} is {value!r}"
 
@@ -291,26 +292,23 @@ def spoil_config(config: Config, random: Random) -> str:
 _SUBCOMMANDS = ("fit", "fit", "fit", "fit", "fit", "test", "validate", "predict", "inspect")
 
 
-def spoilt_values(count: int, seed: int) -> list[Case]:
-    """Configs with one thing wrong, or two."""
-    random = Random(seed)
-    bases, cases = [*tiny(), *tiny(), *tiny(), *tiny(), *shipped()], []
-    for number in range(count):
-        config = deepcopy(random.choice(bases))
-        said = [spoil_config(config, random) for _ in range(random.choice([1, 1, 1, 2]))]
-        content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
-        command = (random.choice(_SUBCOMMANDS), "--config", "config.yaml")
-        cases.append(Case(f"{number}: {' and '.join(said)}", command, {"config.yaml": content}))
-    return cases
+@lru_cache(maxsize=1)
+def _bases() -> list[Config]:
+    return [*tiny(), *tiny(), *tiny(), *tiny(), *shipped()]
 
 
-def spoilt_files(count: int, seed: int) -> list[Case]:
-    """Configs whose file is no good YAML, or good YAML of another kind."""
-    random = Random(seed)
-    bases, cases = tiny(), []
-    for number in range(count):
-        text = yaml.safe_dump(random.choice(bases), sort_keys=False)
-        name, content = _spoil_text(text, random)
-        command = (random.choice(_SUBCOMMANDS), "--config", "config.yaml")
-        cases.append(Case(f"{number}: {name}", command, {"config.yaml": content}))
-    return cases
+def spoilt_values(random: Random, number: int) -> Case:
+    """A config with one thing wrong, or two."""
+    config = deepcopy(random.choice(_bases()))
+    said = [spoil_config(config, random) for _ in range(random.choice([1, 1, 1, 2]))]
+    content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+    command = (random.choice(_SUBCOMMANDS), "--config", "config.yaml")
+    return Case(f"{number}: {' and '.join(said)}", command, {"config.yaml": content})
+
+
+def spoilt_files(random: Random, number: int) -> Case:
+    """A config whose file is no good YAML, or good YAML of another kind."""
+    text = yaml.safe_dump(random.choice(_bases()[:5]), sort_keys=False)
+    name, content = _spoil_text(text, random)
+    command = (random.choice(_SUBCOMMANDS), "--config", "config.yaml")
+    return Case(f"{number}: {name}", command, {"config.yaml": content})

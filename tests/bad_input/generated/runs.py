@@ -95,22 +95,19 @@ def _spoil(files: dict[str, bytes], random: Random) -> str:
             return "a config of nothing"
 
 
-def spoilt_runs(count: int, seed: int) -> list[Case]:
-    """Commands that read one run that is spoilt, or several of which one is."""
-    random, cases = Random(seed), []
-    for number in range(count):
-        run = dict(_good())
-        said = _spoil(run, random)
-        files = {f"version_0/{name}": content for name, content in run.items()}
-        folders = ["version_0"]
-        if random.random() < 0.4:
-            files |= {f"version_1/{name}": content for name, content in _good().items()}
-            folders.append("version_1")
-        kind = random.choice(_KINDS)
-        if kind in ("connectivity", "graph", "degrees", "reuse"):
-            folders = folders[:1]
-        commands = [("figure", kind, *folders), ("pareto", *folders)]
-        inspect = ("inspect", "--config", "version_0/config.yaml")
-        commands += [inspect, (*inspect, "--ckpt_path", f"version_0/{_CHECKPOINT}")]
-        cases.append(Case(f"{number}: {said}", random.choice(commands), files))
-    return cases
+def spoilt_runs(random: Random, number: int) -> Case:
+    """A command that reads one run that is spoilt, or two of which one is."""
+    run = dict(_good())
+    said = _spoil(run, random)
+    files = {f"version_0/{name}": content for name, content in run.items()}
+    folders = ["version_0"]
+    if random.random() < 0.4:
+        files |= {f"version_1/{name}": content for name, content in _good().items()}
+        folders.append("version_1")
+    kind = random.choice(_KINDS)
+    if kind in ("connectivity", "graph", "degrees", "reuse"):
+        folders = folders[:1]
+    inspect = ("inspect", "--config", "version_0/config.yaml")
+    commands = [("figure", kind, *folders), ("pareto", *folders), inspect,
+                (*inspect, "--ckpt_path", f"version_0/{_CHECKPOINT}")]  # fmt: skip
+    return Case(f"{number}: {said}", random.choice(commands), files)
