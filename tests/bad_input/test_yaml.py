@@ -49,7 +49,7 @@ BAD_FILES: dict[str, tuple[Callable[[], bytes], list[str]]] = {
     ),
     "aliases that multiply": (lambda: BOMB.encode(), ["more than 100,000 values"]),
     "deep brackets": (lambda: b"x: " + b"[" * 200 + b"]" * 200, ["nested more than 100 deep"]),
-    "deeper brackets": (lambda: b"x: " + b"[" * 5000 + b"]" * 5000, ["nesting"]),
+    "deeper brackets": (lambda: b"x: " + b"[" * 5000 + b"]" * 5000, ["nest"]),
     "an alias of nothing": (lambda: b"x: *y\n", ["undefined alias"]),
     "a tag that runs": (
         lambda: b"x: !!python/object/apply:os.system ['touch it_ran']\n",

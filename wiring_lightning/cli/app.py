@@ -103,7 +103,6 @@ class WiringCLI(LightningCLI):
             parser.add_argument("--trust", action="store_true", help=TRUST)
         else:
             super().add_core_arguments_to_parser(parser)
-        parser.keep_whole_numbers()
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

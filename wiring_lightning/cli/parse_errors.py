@@ -29,6 +29,7 @@ _ASIDES = (
     "a class path (str)",
     "a dict with",
     "Expected a path but",
+    "Expected a config path but",
     "Expected an import path or a subclass spec",
 )
 

@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, NoReturn, Union
+from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from jsonargparse import Namespace, get_loader, set_loader
@@ -85,14 +85,3 @@ class WiringParser(LightningArgumentParser):
             with parser_context(lenient_check=False, parent_parser=self):
                 return action._check_type_(value, cfg=cfg, append=append, mode=self.parser_mode)
         return super()._check_value_key(action, value, key, cfg, append=append)
-
-    def keep_whole_numbers(self) -> None:
-        """Let the number 1 stay whole where a fraction could stand, too.
-
-        Lightning takes 1 for one batch and 1.0 for all. Which of the two types is tried first
-        depends on which library has named both of them first.
-        """
-        for action in self._actions:
-            kinds = getattr(getattr(action, "_typehint", None), "__args__", ())
-            if int in kinds and float in kinds:
-                action._typehint = Union[tuple(sorted(kinds, key=lambda kind: kind is float))]  # noqa: UP007

@@ -7,9 +7,10 @@ only one of this package, unless its user says `--trust` (`network_config`).
 """
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch import Callback, LightningDataModule
@@ -34,7 +35,7 @@ _KINDS = (
 )  # fmt: skip
 _ALLOW = "if you trust it, allow its code to run with --trust"
 
-_adapt_class_type = _typehints.adapt_class_type
+_adapt_typehints = _typehints.adapt_typehints
 _adapt_classes_any = _typehints.adapt_classes_any
 
 
@@ -46,23 +47,72 @@ def build_only_known_kinds() -> None:
     """Refuse, before anything is called, what a config names and is no class of a known kind.
 
     jsonargparse checks a class against the type of its argument. Two places are left open, and it
-    has no public setting for them: a function where a callable is asked for, which it would call
-    at once, and any class where an argument has no type.
+    has no public setting for them: where a callable is asked for, some of its versions take any
+    function and call it; and where an argument has no type, they build any class.
     """
-    _typehints.adapt_class_type = _adapt_checked
+    _typehints.adapt_typehints = _adapt_checked  # type: ignore[assignment]
     _typehints.adapt_classes_any = _adapt_known
 
 
-def _adapt_checked(value: Any, *arguments: Any, **settings: Any) -> Any:
-    path = getattr(value, "class_path", None)
-    if settings.get("typehint") is None and isinstance(path, str):
+def _adapt_checked(value: Any, typehint: Any, *arguments: Any, **settings: Any) -> Any:
+    kinds = getattr(typehint, "__args__", ())
+    if int in kinds and float in kinds and (number := _as_written(value)) is not None:
+        return number  # Lightning takes 1 for one batch and 1.0 for all
+    if _typehints.get_typehint_origin(typehint) in _typehints.callable_origin_types:
+        _check_callable(value, kinds)
+    return _adapt_typehints(value, typehint, *arguments, **settings)
+
+
+def _as_written(value: Any) -> int | float | None:
+    """A number of the kind that it is written as; `None` if it is no number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        return None
+    if re.fullmatch(r"[-+]?\d+", value):
+        return int(value)
+    fraction = re.fullmatch(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?", value)
+    return float(value) if fraction else None
+
+
+def _check_callable(value: Any, kinds: Sequence[Any]) -> None:
+    """Check what a config gives for a callable: its path, or a class with arguments.
+
+    Args:
+        value: the value in the config.
+        kinds: what the callable takes and, at the end, gives.
+
+    Raises:
+        ValueError: if it gives something else, or holds numbers that no optimizer can use.
+    """
+    spec = value if isinstance(value, Namespace | dict) else {}
+    path = value if isinstance(value, str) else spec.get("class_path")
+    if not isinstance(path, str) or "." not in path:
+        return  # a short name is that of a class of the right kind, or of none
+    try:
         named = _typehints.import_object(path)
-        if not inspect.isclass(named):
-            raise ImportError(f"{path} is no class, and nothing else is built from a config")
-        given = getattr(value, "init_args", None)
-        if issubclass(named, (Optimizer, LRScheduler)) and isinstance(given, Namespace | dict):
-            check_finite(named.__name__, dict(given.items()), ValueError)
-    return _adapt_class_type(value, *arguments, **settings)
+    except (ImportError, AttributeError, ValueError):
+        return  # said better by jsonargparse
+    given = kinds[-1] if kinds else None
+    wanted = tuple(kind for kind in (getattr(given, "__args__", None) or (given,))
+                   if inspect.isclass(kind) and kind is not type(None))  # fmt: skip
+    gives = named if inspect.isclass(named) else _return_type(named)
+    fits = inspect.isclass(gives) and issubclass(gives, wanted)
+    if any(kind.__module__ != "builtins" for kind in wanted) and not fits:
+        names = " or ".join(kind.__name__ for kind in wanted)
+        raise ValueError(f"{path} is no {names}")
+    if spec and not inspect.isclass(named):
+        raise ValueError(f"{path} is no class, and nothing else is built from a config")
+    numbers = spec.get("init_args")
+    if fits and isinstance(numbers, Namespace | dict):
+        check_finite(named.__name__, dict(numbers.items()), ValueError)
+
+
+def _return_type(function: Any) -> Any:
+    try:
+        return get_type_hints(function).get("return")
+    except (NameError, TypeError):
+        return None  # none that can be known without calling it
 
 
 def _adapt_known(value: Any, *arguments: Any) -> Any:
