@@ -225,6 +225,17 @@ def _resolves(path: str) -> bool:
         return hasattr(getattr(importlib.import_module(parent), owner, None), name)
 
 
+def test_promises_name_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text()
+    promises = re.findall(r"^- .*?(?=^- |^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert promises
+    for promise in promises:
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", promise)
+        assert tests, promise
+        for file, name in tests:
+            assert f"def {name}(" in (ROOT / file).read_text(), name
+
+
 def test_extras_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for page in PAGES:
