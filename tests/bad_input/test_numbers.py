@@ -313,3 +313,11 @@ def test_every_backbone_checks_what_all_have(name: str) -> None:
         for value in (0, -1, 1.5, True, 10**9):
             with pytest.raises(ValueError, match=f"^{size} must be"):
                 make(**{**SMALLEST[name], size: value})
+
+
+@pytest.mark.parametrize(
+    "make", [partial(backbones.SparseNet, 10, 4), partial(backbones.ResNet, 14, wiring="previous")]
+)
+def test_a_size_that_nobody_gave_is_a_warning(make: Callable[..., Any]) -> None:
+    with pytest.warns(UserWarning, match="8 x 8 pixels, but .* 32 x 32: set image_size=8"):
+        fit(ClassificationTask(make(in_channels=1)))

@@ -84,6 +84,7 @@ class DenseNet(Described):
         if wiring != "dense":
             check_fan_in(fan_in, count, f"{count}, the number of layers per stage")
         self.image_size = plan.image_size
+        self.assumes_image_size = image_size is None
         self.reduction = plan.reduction
         self.stem = make_stem(plan, in_channels, 2 * growth, activate=False)
         initialize_convolutions(self.stem)

@@ -58,6 +58,7 @@ class MobileNetV1(Described):
             )
         channels = int(width * _CHANNELS)
         self.image_size = plan.image_size
+        self.assumes_image_size = image_size is None
         self.stem = make_stem(plan, in_channels, channels)
         self.layers = nn.ModuleDict()
         for number, (multiple, stride) in enumerate(_LAYERS, start=1):

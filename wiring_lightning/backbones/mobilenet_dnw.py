@@ -93,6 +93,7 @@ class MobileNetV1DNW(ChannelNetwork):
             classifier=classifier,
             image_size=plan.image_size,
         )
+        self.assumes_image_size = image_size is None
         self.num_classes = num_classes
         self.describe(width=width, stem=stem, small=small, wiring=wiring, rank_all=rank_all)
 

@@ -113,6 +113,7 @@ class ResNet(ResidualNetwork):
             classifier,
             plan.image_size,
         )
+        self.assumes_image_size = image_size is None
         self.describe(depth=depth, stem=stem, wiring=wiring)
         if wiring != "previous":
             self.describe(fan_in=fan_in, identity=identity)

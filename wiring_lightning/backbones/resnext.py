@@ -131,6 +131,7 @@ class ResNeXt(MultiBranchNetwork):
             image_size=plan.image_size,
             reduction=plan.reduction,
         )
+        self.assumes_image_size = image_size is None
         self.describe(
             depth=depth, width=width, cardinality=cardinality, stem=stem, wiring=wiring,
             identity=identity, fan_in=None if wiring == "full" else fan_in,

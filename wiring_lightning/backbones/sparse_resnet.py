@@ -81,6 +81,7 @@ class SparseResNet(Described):
         )
         count, *_ = equal_stages(depth, layers=3, others=2, rule=rule)
         self.image_size = plan.image_size
+        self.assumes_image_size = image_size is None
         self.reduction = plan.reduction
         self.pattern = pattern
         self.plan = StagePlan(count, pattern, base)

@@ -94,6 +94,7 @@ class SparseNet(Described):
             base=None if pattern == "dense" else base,
         )  # fmt: skip
         self.image_size = plan.image_size
+        self.assumes_image_size = image_size is None
         self.reduction = plan.reduction
         self.pattern = pattern
         self.shared_statistics = shared_statistics

@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -50,8 +51,8 @@ class SupervisedTask(LightningModule, ABC):
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
-            the data's, as its size of images does, an architecture has no path through it, or a
-            learned wiring is trained without the callback that learns it.
+            the data's, its `image_size` was given and differs from theirs, its architecture has no
+            path, or a learned wiring is trained without the callback that learns it.
     """
 
     def __init__(
@@ -230,10 +231,13 @@ def _check_image_size(backbone: nn.Module, datamodule: Any) -> None:
     hint = f"set image_size={height} of the backbone"
     if height != width:
         hint = "costs are those of square images, so use square ones"
-    raise MisconfigurationException(
+    message = (
         f"The images have {height} x {width} pixels, but the backbone counts its costs for "
         f"{told} x {told}: {hint}."
     )
+    if not getattr(backbone, "assumes_image_size", False):
+        raise MisconfigurationException(message)
+    rank_zero_warn(message)  # nobody said a wrong size, and the training itself is not concerned
 
 
 def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
