@@ -214,7 +214,9 @@ class SupervisedTask(LightningModule, ABC):
 
 def _check_connected(backbone: nn.Module) -> None:
     """A fabric may be built of any edges; no run makes sense without a path through it."""
-    if getattr(backbone, "architecture_names", None) == [] and not find_bernoulli_gates(backbone):
+    if find_bernoulli_gates(backbone) or any(weight.is_meta for weight in backbone.parameters()):
+        return  # it is being searched for, or holds no values yet
+    if getattr(backbone, "architecture_names", None) == []:
         raise MisconfigurationException(
             "The backbone's architecture does not connect the input to the output: name the edges "
             "of at least one path."
