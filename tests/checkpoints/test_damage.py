@@ -111,9 +111,7 @@ def object_with_code() -> bytes:
 
 OTHER_KINDS = {
     "a picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
-    "a pickle of code": b"cos\nsystem\n(S'true'\ntR.",
     "an archive": archive_of_something(),
-    "an object with code": object_with_code(),
     "zeros": bytes(5000),
     "a config": b"model: {}\n",
 }
@@ -124,6 +122,21 @@ def test_a_file_of_another_kind_is_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / "other.ckpt").write_bytes(OTHER_KINDS[kind])
     with pytest.raises(CheckpointError, match="is damaged or is none"):
         load_checkpoint(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("content", [object_with_code(), b"cos\nsystem\n(S'true'\ntR."])
+def test_objects_that_could_run_code_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "code.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"more than weights|is damaged or is none"):
+        load_checkpoint(tmp_path / "code.ckpt")
+
+
+def test_objects_are_read_by_those_who_trust_them(tmp_path: Path) -> None:
+    (tmp_path / "code.ckpt").write_bytes(object_with_code())
+    with pytest.raises(CheckpointError, match=r"\(torch.nn.modules.linear.Linear\).*trust"):
+        load_checkpoint(tmp_path / "code.ckpt")
+    content = load_checkpoint(tmp_path / "code.ckpt", weights_only=False)
+    assert isinstance(content["state_dict"], torch.nn.Linear)
 
 
 def test_older_formats_load(tmp_path: Path) -> None:

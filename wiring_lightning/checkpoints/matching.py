@@ -152,7 +152,10 @@ def _impossible_scores(
 ) -> Iterator[str]:
     """Scores of gates that the callback which saved its settings cannot have left."""
     settings = _settings_of_scores(callbacks)
-    low, high = settings.get("low", 0.0), settings.get("high", 1.0)
+    low, high = (settings.get(key, value) for key, value in (("low", 0.0), ("high", 1.0)))
+    if not (isinstance(low, float | int) and isinstance(high, float | int)):
+        yield "the interval of scores that a callback saved is none"
+        return
     for gate_name, gate in module.named_modules():
         name = f"{gate_name}.scores" if gate_name else "scores"
         if not isinstance(gate, Gate) or name not in weights:

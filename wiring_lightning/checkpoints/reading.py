@@ -1,5 +1,6 @@
 """Reading the file of a checkpoint, with one clear sentence if it is damaged."""
 
+import re
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +33,11 @@ def load_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[
             _check_bytes(file)
             content = torch.load(file, map_location="cpu", weights_only=weights_only)
     except Exception as error:  # bytes of any kind make the unpickler fail in any way
+        if kind := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"The checkpoint {path} holds more than weights ({kind[1]}), which could run code: "
+                "only if you trust where it comes from, read it with --weights_only false."
+            ) from error
         reason = str(error).partition("\n")[0].partition(". ")[0] or "it is empty"
         raise CheckpointError(
             f"The checkpoint {path} is damaged or is none ({reason}): use an earlier one."

@@ -186,14 +186,15 @@ class WiringCLI(LightningCLI):
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand != "inspect" and not self.trainer.fast_dev_run:
-            given = self.config[subcommand].ckpt_path
-            claim_folder(self.trainer, begins(subcommand, given))
         try:
+            if subcommand != "inspect" and not self.trainer.fast_dev_run:
+                given = self.config[subcommand].ckpt_path
+                claim_folder(self.trainer, begins(subcommand, given))
             super()._run_subcommand(subcommand)
         except Exception as error:
-            release_folder(self.trainer)
             explain(error, self.config_init[subcommand].get("ckpt_path"))
+        finally:
+            release_folder(self.trainer)
 
     def after_inspect(self) -> None:
         """Write the architecture that was asked for; only the command line has its config."""

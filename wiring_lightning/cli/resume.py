@@ -59,7 +59,7 @@ def find_checkpoint(
                 _function(subcommand), word, model_provided=True, model_connected=False
             )
     except ValueError as error:
-        found_nothing = one_line(str(error))
+        found_nothing = one_line(str(error)).rstrip(".")
     if path is None and word == "last" and subcommand == "fit":
         _say("there is no last checkpoint yet, so training starts from scratch")
     elif path is None:
