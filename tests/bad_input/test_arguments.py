@@ -36,3 +36,10 @@ def test_an_unknown_subcommand_is_refused() -> None:
     said = refused("train")
     assert "'train'" in said
     assert "'fit', 'validate', 'test', 'predict', 'inspect'" in said
+
+
+def test_a_library_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    config = write(config_with(), tmp_path / "good.yaml")
+    said = refused("fit", "--config", config, "--trainer.accelerator=tpu")
+    assert "torch_xla" in said
+    assert "unexpected" not in said

@@ -77,6 +77,8 @@ def _for_users(error: Exception) -> str | None:
         return text  # raised by this package, and worded for users
     if has_foreign_code(error):
         return None
+    if isinstance(error, ModuleNotFoundError):
+        return text  # a library names the one that it needs for what was asked for
     # In the end whatever a library says about what it was given.
     where = next(name for name in reversed(names) if name.startswith("wiring_lightning"))
     return (
