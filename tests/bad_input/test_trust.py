@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import _typehints
 from torch import nn
 
 from tests.bad_input.configs import Change, callbacks, config_with, model, trainer
@@ -270,3 +271,10 @@ def test_help_says_what_weights_only_allows() -> None:
     for subcommand in ("fit", "validate", "test", "predict"):
         text = " ".join(succeed(subcommand, "--help").split())
         assert "false lets it name any function, which is called while it is read" in text
+
+
+def test_other_parsers_of_the_process_stay_as_they_were(tmp_path: Path) -> None:
+    before = _typehints.adapt_typehints, _typehints.adapt_classes_any
+    refused("fit", "--config", write(config_with(model(optimizer=RUN)), tmp_path / "bad.yaml"))
+    succeed("inspect", "--config", write(config_with(), tmp_path / "good.yaml"))
+    assert (_typehints.adapt_typehints, _typehints.adapt_classes_any) == before

@@ -344,3 +344,42 @@ def test_a_learned_wiring_is_never_averaged(
         assert torch.equal(saved[name], value), name
         if name.endswith("active"):
             assert (value.sum(1) == 2).all()
+
+
+class Prober(Callback):
+    """Writes dense values into the layers of a group, and looks at what a `state_dict` says."""
+
+    def __init__(self, learner: DNW) -> None:
+        self.learner, self.calls = learner, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        settled = self.learner.settled
+
+        def counted(*arguments: Any) -> list[Tensor]:
+            self.calls += 1
+            return settled(*arguments)
+
+        self.learner.settled = counted  # type: ignore[method-assign]
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights = {name: pl_module.get_parameter(name) for name in K}
+        kept: dict[str, Any] = {}
+        for destination in (kept, kept, None):  # the same dict again, and one of torch
+            for value in weights.values():
+                value.normal_()
+            flat = torch.cat([value.flatten() for value in weights.values()])
+            expected = _largest(flat, sum(K.values())).split([w.numel() for w in weights.values()])
+            self.calls = 0
+            head = pl_module.get_submodule("head").state_dict()["weight"]
+            assert self.calls == 1
+            torch.testing.assert_close(head.flatten(), expected[-1])
+            found = pl_module.state_dict(**({} if destination is None else {"destination": kept}))
+            assert self.calls == 2
+            for name, value in zip(weights, expected, strict=True):
+                assert torch.equal(found[name].flatten(), value)
+
+
+def test_a_group_is_settled_once_for_a_state_dict() -> None:
+    learner = DNW(density=0.25, groups={"all": ["first", "body.1", "head"]})
+    fit(learner, WeightAveraging(), Prober(learner), max_epochs=1)

@@ -1,5 +1,6 @@
 """Every run has a folder of its own, and loses nothing that is in it or beside it."""
 
+import os
 from copy import deepcopy
 from multiprocessing import get_context
 from pathlib import Path
@@ -171,6 +172,8 @@ def test_two_loggers_of_a_run_share_its_folder(tmp_path: Path) -> None:
 
 
 def fit_when_all_are_ready(file: str, ready: Any) -> None:
+    os.chdir(Path(file).parent)
+    torch.set_num_threads(1)
     ready.wait()
     succeed("fit", "--config", file)
 
@@ -178,9 +181,12 @@ def fit_when_all_are_ready(file: str, ready: Any) -> None:
 @pytest.mark.parametrize("logger", [True, False])
 def test_runs_that_start_at_once_do_not_share_a_folder(logger: bool, tmp_path: Path) -> None:
     file = write(short(logger, limit_val_batches=0), tmp_path / "run.yaml")
-    fork = get_context("fork")  # processes that have imported everything
-    ready = fork.Barrier(3)
-    running = [fork.Process(target=fit_when_all_are_ready, args=(file, ready)) for _ in range(3)]
+    # Forked from a process that has imported everything and trained nothing yet: a process that has
+    # run a backward pass may not be forked and run another.
+    server = get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    ready = server.Barrier(3)
+    running = [server.Process(target=fit_when_all_are_ready, args=(file, ready)) for _ in range(3)]
     for one in running:
         one.start()
     for one in running:

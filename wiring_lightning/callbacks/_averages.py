@@ -156,8 +156,9 @@ class Averages:
     def _settle_state_dicts(self, groups: Sequence[Group], check: bool = False) -> None:
         """Register hooks that settle every `state_dict` of the modules that hold these groups."""
         for number, group in enumerate(groups):
+            shared = _SettledGroup(self._settler, number, group, check)
             for index, place in enumerate(group):
-                hook = _SettledState(self._settler, number, group, index, check)
+                hook = _SettledState(shared, index)
                 self._hooks.append(place.owner.register_state_dict_post_hook(hook))
 
     def _is_equal(self, copy: nn.Module, original: nn.Module) -> bool:
@@ -238,27 +239,45 @@ def _candidates(
             pending += [(f"{name}.{key}", child, certain) for key, child in children]
 
 
-@dataclass(eq=False)
-class _SettledState:
-    """A hook that settles one tensor in the `state_dict` of a module.
+class _SettledGroup:
+    """Settles a group once for each `state_dict`, however many modules write into it.
 
     With `check`, values that are no average and break a constraint are an error.
     """
 
-    settler: Settler
-    number: int
-    group: Group
+    def __init__(self, settler: Settler, number: int, group: Group, check: bool) -> None:
+        self.group = group
+        self._settler, self._number, self._check = settler, number, check
+        self._state: object = None  # the one that is being filled
+        self._pending: dict[int, Tensor | None] = {}
+
+    def value(self, state: Any, index: int) -> Tensor | None:
+        """The settled value of one tensor; `None` if the tensor is valid as it is."""
+        if self._state is not state or index not in self._pending:
+            values = [place.tensor for place in self.group]
+            settled = self._settler.settled(self._number, values)
+            pairs = zip(settled, values, strict=True)
+            changed = [None if new is old else new for new, old in pairs]
+            if self._check and any(new is not None for new in changed):
+                self._settler.check()
+            self._state, self._pending = state, dict(enumerate(changed))
+        value = self._pending.pop(index)
+        if not self._pending:
+            self._state = None
+        return value
+
+
+@dataclass(eq=False)
+class _SettledState:
+    """A hook that settles one tensor of a group in the `state_dict` of a module."""
+
+    shared: _SettledGroup
     index: int
-    check: bool
 
     def __call__(self, _owner: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        name = f"{prefix}{self.group[self.index].key}"
-        values = [place.tensor for place in self.group]
-        settled = self.settler.settled(self.number, values)[self.index]
-        if settled is not values[self.index]:
-            if self.check:
-                self.settler.check()
-            state[name] = settled.clone()
+        settled = self.shared.value(state, self.index)
+        if settled is not None:
+            state[f"{prefix}{self.shared.group[self.index].key}"] = settled.clone()
 
     def __reduce__(self) -> tuple[type["_NoHook"], tuple[()]]:
         return _NoHook, ()  # a copied or pickled network must not refer to this learner

@@ -35,7 +35,7 @@ from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
 from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import prefer_own_classes
-from wiring_lightning.cli.trust import build_only_known_kinds
+from wiring_lightning.cli.trust import only_known_kinds
 from wiring_lightning.files import free_path
 from wiring_lightning.plots import draw_architecture, save_figure
 from wiring_lightning.wiring import find_wired
@@ -56,24 +56,24 @@ class WiringCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
         prefer_own_classes()
-        build_only_known_kinds()
         given = args if isinstance(args, list) else sys.argv[1:]
         if given and given[0] in (known := self.subcommands()):
             # The parser of each takes a while to make, so only that of the first word is made.
             self.subcommands = lambda: {given[0]: known[given[0]]}  # type: ignore[method-assign]
-        super().__init__(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=WiringTrainer,
-            parser_class=WiringParser,
-            parser_kwargs={"prog": "wiring"},  # however Python was told to run it
-            seed_everything_default=0,
-            save_config_callback=SaveConfig,
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        with only_known_kinds():  # the optimizer is built while the command runs
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_class=WiringTrainer,
+                parser_class=WiringParser,
+                parser_kwargs={"prog": "wiring"},  # however Python was told to run it
+                seed_everything_default=0,
+                save_config_callback=SaveConfig,
+                auto_configure_optimizers=False,
+                args=args,
+            )
 
     @override
     @staticmethod

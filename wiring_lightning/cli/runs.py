@@ -21,7 +21,7 @@ from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.short_names import prefer_own_classes
-from wiring_lightning.cli.trust import build_only_known_kinds, network_config
+from wiring_lightning.cli.trust import network_config, only_known_kinds
 from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
 from wiring_lightning.nn import Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Wired, Wiring, find_wired
@@ -121,17 +121,17 @@ class Run:
             RunError: if the config does not describe one.
             UntrustedError: if the network is not of this package, and not trusted.
         """
-        build_only_known_kinds()
         prefer_own_classes()
         parser = WiringParser(exit_on_error=False)
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
         file = self.folder / _CONFIG
         model = network_config(self.config["model"], self.trust, str(file))
-        try:
-            config = parser.parse_object({"model": model})
-        except ArgumentError as error:
-            raise RunError(f"{file} describes no network: {one_line(str(error))}") from error
-        module = parser.instantiate_classes(config)["model"]
+        with only_known_kinds():
+            try:
+                config = parser.parse_object({"model": model})
+            except ArgumentError as error:
+                raise RunError(f"{file} describes no network: {one_line(str(error))}") from error
+            module = parser.instantiate_classes(config)["model"]
         assert isinstance(module, LightningModule)
         return module
 

@@ -1,14 +1,15 @@
 """What a config may build.
 
 A config is code: it names classes, and they are imported and called. Two rules limit this. A config
-that trains or tests builds classes of known kinds only (`build_only_known_kinds`). A config that is
+that trains or tests builds classes of known kinds only (`only_known_kinds`). A config that is
 only looked at, by `inspect`, `figure` and `pareto`, has its backbone built and nothing else, and
 only one of this package, unless its user says `--trust` (`network_config`).
 """
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -43,15 +44,22 @@ class UntrustedError(ValueError):
     """A config that is only looked at names a class that is not of this package."""
 
 
-def build_only_known_kinds() -> None:
+@contextmanager
+def only_known_kinds() -> Iterator[None]:
     """Refuse, before anything is called, what a config names and is no class of a known kind.
 
     jsonargparse checks a class against the type of its argument. Two places are left open, and it
     has no public setting for them: where a callable is asked for, some of its versions take any
-    function and call it; and where an argument has no type, they build any class.
+    function and call it; and where an argument has no type, they build any class. Other parsers of
+    the process are as before once this is over.
     """
+    before = _typehints.adapt_typehints, _typehints.adapt_classes_any
     _typehints.adapt_typehints = _adapt_checked  # type: ignore[assignment]
     _typehints.adapt_classes_any = _adapt_known
+    try:
+        yield
+    finally:
+        _typehints.adapt_typehints, _typehints.adapt_classes_any = before
 
 
 def _adapt_checked(value: Any, typehint: Any, *arguments: Any, **settings: Any) -> Any:
