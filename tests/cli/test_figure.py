@@ -14,15 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from tests.cli.commands import (
-    BASE,
-    checkpoint_in,
-    network_of,
-    refused,
-    succeed,
-    wiring,
-    write,
-)
+from tests.cli.commands import BASE, checkpoint_in, network_of, refused, succeed, wiring, write
 from wiring_lightning.cli.figure import KINDS
 from wiring_lightning.tasks import ClassificationTask
 

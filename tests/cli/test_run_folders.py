@@ -11,15 +11,7 @@ import torch
 import yaml
 from lightning.pytorch.loggers import Logger
 
-from tests.cli.commands import (
-    BASE,
-    Trained,
-    checkpoint_in,
-    refused,
-    succeed,
-    wiring,
-    write,
-)
+from tests.cli.commands import BASE, Trained, checkpoint_in, refused, succeed, wiring, write
 
 PLAIN = """\
 # What I learned about the rate: 0.5 is too high.

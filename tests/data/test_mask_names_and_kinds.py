@@ -10,8 +10,7 @@ from PIL import Image
 
 from tests.data.image_folders import write_image
 from tests.data.test_image_masks import CLASSES, HEIGHT, WIDTH, make, mask_of, write_pair
-from tests.data.test_part_labels import make as make_faces
-from tests.data.test_part_labels import write_release
+from tests.data.test_part_labels import make as make_faces, write_release
 from tests.data.test_read_image import SIDES, make_pipe, save, stored
 from wiring_lightning.data import ImageMaskFolder
 

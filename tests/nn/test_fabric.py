@@ -9,13 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from wiring_lightning.functional import Space
-from wiring_lightning.functional.subsets import (
-    WHOLE,
-    Subset,
-    exchange,
-    keep_state,
-    split_batch,
-)
+from wiring_lightning.functional.subsets import WHOLE, Subset, exchange, keep_state, split_batch
 from wiring_lightning.nn import Fabric, FabricEdge
 from wiring_lightning.nn.fabric_modules import SubsetBatchNorm2d, basic_block, convolution
 from wiring_lightning.wiring import count_multiply_adds

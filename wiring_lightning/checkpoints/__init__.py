@@ -1,10 +1,6 @@
 """Reading and writing checkpoints, with one clear sentence when that fails."""
 
-from wiring_lightning.checkpoints.matching import (
-    check_checkpoint,
-    check_optimizers,
-    check_weights,
-)
+from wiring_lightning.checkpoints.matching import check_checkpoint, check_optimizers, check_weights
 from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint
 from wiring_lightning.checkpoints.storage import AtomicCheckpointIO, load_weights
 

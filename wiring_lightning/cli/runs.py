@@ -11,9 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.pytorch import LightningModule
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-    EventAccumulator,
-)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights

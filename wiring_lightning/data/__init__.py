@@ -1,7 +1,6 @@
 """Image data modules that split by fixed rules and resume to the exact batch."""
 
-from wiring_lightning.data.augment import CropFlip, Mirror
-from wiring_lightning.data.augment import random_crop_flip as random_crop_flip
+from wiring_lightning.data.augment import CropFlip, Mirror, random_crop_flip as random_crop_flip
 from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.cifar import CIFAR10, CIFAR100
 from wiring_lightning.data.digits import Digits
@@ -11,9 +10,11 @@ from wiring_lightning.data.imagenet import ImageNet
 from wiring_lightning.data.in_memory import InMemoryDataModule
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.mini_imagenet import MiniImageNet
-from wiring_lightning.data.normalize import Normalizer
-from wiring_lightning.data.normalize import channel_mean_std as channel_mean_std
-from wiring_lightning.data.normalize import pixel_mean as pixel_mean
+from wiring_lightning.data.normalize import (
+    Normalizer,
+    channel_mean_std as channel_mean_std,
+    pixel_mean as pixel_mean,
+)
 from wiring_lightning.data.part_labels import PartLabels
 
 # Names imported `as` themselves can be imported from here, but are not in `__all__`.

@@ -7,11 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.functional.budgeted_search import (
-    Topology,
-    draw_edges,
-    most_probable_edges,
-)
+from wiring_lightning.functional.budgeted_search import Topology, draw_edges, most_probable_edges
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
 

@@ -5,27 +5,30 @@ Every `draw_` function returns a new matplotlib figure, uses no global state and
 a `ValueError`. The colours can be told apart by colour-blind readers and in grey print.
 """
 
-from wiring_lightning.plots.accuracy import (
-    Efficiency,
-    Measurement,
-    draw_accuracy,
-    draw_efficiency,
+from wiring_lightning.plots.accuracy import Efficiency, Measurement, draw_accuracy, draw_efficiency
+from wiring_lightning.plots.channels import (
+    draw_channels,
+    draw_degrees,
+    is_channel_graph as is_channel_graph,
 )
-from wiring_lightning.plots.channels import draw_channels, draw_degrees, is_channel_graph
-from wiring_lightning.plots.fabric import draw_fabric, is_fabric
+from wiring_lightning.plots.fabric import draw_fabric, is_fabric as is_fabric
 from wiring_lightning.plots.graph import draw_architecture, draw_connectivity, draw_wiring
-from wiring_lightning.plots.heat_maps import ReusesFeatures, draw_feature_reuse, draw_scores
+from wiring_lightning.plots.heat_maps import (
+    ReusesFeatures as ReusesFeatures,
+    draw_feature_reuse,
+    draw_scores,
+)
 from wiring_lightning.plots.live import draw_active_by_depth, draw_active_nodes
 from wiring_lightning.plots.masks import draw_masks
-from wiring_lightning.plots.pareto import Candidate, draw_pareto, select
+from wiring_lightning.plots.pareto import Candidate, draw_pareto, select as select
 from wiring_lightning.plots.scaling import Scaling, draw_scaling
 from wiring_lightning.plots.style import save_figure
 
+# Names imported `as` themselves can be imported from here, but are not in `__all__`.
 __all__ = [
     "Candidate",
     "Efficiency",
     "Measurement",
-    "ReusesFeatures",
     "Scaling",
     "draw_accuracy",
     "draw_active_by_depth",
@@ -42,8 +45,5 @@ __all__ = [
     "draw_scaling",
     "draw_scores",
     "draw_wiring",
-    "is_channel_graph",
-    "is_fabric",
     "save_figure",
-    "select",
 ]
