@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -146,9 +147,7 @@ class MaskConnect(GateLearner[GateSGD]):
         gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
         if not gradients or step_was_skipped(owner.optimizer):
             return
-        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        average_over_ranks(gradients, self._trainer, scale)
+        average_over_ranks(gradients, self._trainer, self._scale(gradients[0]))
         others = [other for other in self._owners if other is not owner]
         for other in others:
             other.hide_gradients()
@@ -157,6 +156,16 @@ class MaskConnect(GateLearner[GateSGD]):
         self.remember()
         for other in others:
             other.show_gradients()
+
+    def _scale(self, gradient: Tensor) -> Tensor | None:
+        """The factor of the gradients with mixed precision, as a tensor: nothing waits for it."""
+        assert self._trainer is not None
+        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
+        if scaler is None:
+            return None
+        one = torch.ones((), dtype=torch.float32, device=gradient.device)
+        scale: Tensor = scaler.scale(one)
+        return scale
 
     @override
     def let_go(self) -> None:

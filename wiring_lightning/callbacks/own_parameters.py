@@ -67,9 +67,15 @@ def take_out(
 
 
 @torch.no_grad()
-def average_over_ranks(gradients: Sequence[Tensor], trainer: Trainer, scale: float = 1.0) -> None:
+def average_over_ranks(
+    gradients: Sequence[Tensor], trainer: Trainer, scale: Tensor | None = None
+) -> None:
     """Divide gradients by a scale and average them over the ranks, in place, in one reduction."""
-    flat = torch.cat([gradient.flatten() for gradient in gradients]) / scale
+    if scale is None and trainer.world_size == 1:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    if scale is not None:
+        flat /= scale
     if trainer.world_size > 1:
         flat = trainer.strategy.reduce(flat, reduce_op="mean")
     sizes = [gradient.numel() for gradient in gradients]

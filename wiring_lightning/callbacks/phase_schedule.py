@@ -139,7 +139,8 @@ class PhaseSchedule(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        phase = float(self.index(trainer.current_epoch) + 1)
+        # A tensor of the CPU, because Lightning would copy a number to the device and back.
+        phase = torch.tensor(float(self.index(trainer.current_epoch) + 1), device="cpu")
         pl_module.log("phase", phase, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
 
     def _enter(self, trainer: Trainer) -> None:

@@ -82,7 +82,7 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
         splits = super()._ready()
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
-            if device.type == "cuda":
+            if device.type != "cpu":
                 # Tensors that are already on the device are not copied again.
                 splits = tuple((images.to(device), labels.to(device)) for images, labels in splits)
                 self._splits = splits

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wiring_lightning.functional.transfer import send
+
 
 class Topology:
     """An acyclic graph whose edges are visited from the input to the output, level by level.
@@ -178,7 +180,7 @@ def budgeted_objective(losses: Tensor, costs: Tensor, budget: float, penalty: fl
     # In float64, because float32 cannot represent large costs exactly.
     excess = (costs.double() - budget).clamp_min(0)
     dtype = torch.promote_types(losses.dtype, torch.float32)
-    return losses + (penalty * excess).to(losses.device, dtype)
+    return losses + send((penalty * excess).to(dtype), losses.device)
 
 
 def leave_one_out(objective: Tensor) -> Tensor:

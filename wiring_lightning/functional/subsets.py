@@ -12,6 +12,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
+from wiring_lightning.functional.transfer import send
+
 
 @dataclass(frozen=True, eq=False)
 class Subset:
@@ -67,8 +69,12 @@ def split_batch(members: Tensor, device: torch.device) -> list[Subset | None]:
     if all(count in (0, batch) for count in counts):
         return [WHOLE if count and count == batch else None for count in counts]
     columns = members.t().contiguous()
-    rows = columns.nonzero()[:, 1].to(device).split(counts)
-    masks = columns.to(device).unbind()
+    indices = columns.nonzero()[:, 1]
+    # One copy for both: bytes of the indices, then of the masks.
+    sent = send(torch.cat([indices.view(torch.uint8), columns.view(torch.uint8).flatten()]), device)
+    size = indices.numel() * indices.element_size()
+    rows = sent[:size].view(torch.long).split(counts)
+    masks = sent[size:].view(torch.bool).view_as(columns).unbind()
     return [
         None if count == 0 else WHOLE if count == batch else Subset(row, mask)
         for count, row, mask in zip(counts, rows, masks, strict=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.functional.budgeted_search import Topology, draw_edges, most_probable_edges
+from wiring_lightning.functional.transfer import send
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
 
@@ -18,6 +19,10 @@ class BernoulliGate(Described):
     Edges are sampled in order, from the input to the output. If the source of an edge is connected
     to the input, the edge is active with probability `sigmoid(logit)`; otherwise it is inactive.
     The output may end up unconnected.
+
+    Edges are sampled on the CPU, because the host has to know which modules to run: each draw reads
+    the logits, which is the one time that a step of a search waits for an accelerator. Nothing
+    waits once the gate is frozen.
 
     In training mode every call of `draw` samples again. With `sampling = False` (the paper's
     warm-up) all edges are active. In evaluation mode and after `freeze` the edges are `best`. The
@@ -32,9 +37,9 @@ class BernoulliGate(Described):
         initial: initial value of all logits. The paper's 3 is a probability of 0.95.
 
     Attributes:
-        drawn: `[batch, edges]` the active edges of the last draw in training mode.
-        asked: `[batch, edges]` the edges that were sampled in that draw: learnable ones with a
-            connected source.
+        drawn: `[batch, edges]` the active edges of the last draw in training mode, on the CPU.
+        asked: `[batch, edges]` the edges that were sampled in that draw, on the CPU: learnable ones
+            with a connected source.
         sampling: whether training mode samples.
 
     Raises:
@@ -77,6 +82,7 @@ class BernoulliGate(Described):
         self.drawn: Tensor | None = None
         self.asked: Tensor | None = None
         self._generator: torch.Generator | None = None
+        self._fixed: tuple[int, Tensor] | None = None  # version of frozen logits, their best edges
         self._learnable = torch.tensor(learnable, dtype=torch.bool, device="cpu")
         self.logits = nn.Parameter(torch.full((self.topology.edges,), float(initial)))
         self.register_buffer("learnable_edges", self._learnable.clone(), persistent=False)
@@ -97,8 +103,7 @@ class BernoulliGate(Described):
     @property
     def best(self) -> Tensor:
         """`[edges]` edges with a probability above one half whose source is connected."""
-        edges = most_probable_edges(self.topology, self.logits.detach().cpu(), self._learnable)
-        return edges.to(self.logits.device)
+        return send(self._best_on_cpu(), self.logits.device)
 
     def seed(self, seed: int) -> None:
         """Sample the next draws with a new generator of this seed."""
@@ -107,19 +112,34 @@ class BernoulliGate(Described):
     @torch.no_grad()
     def draw(self, batch: int) -> Tensor:
         """`[batch, edges]` the active edges of each example in the present mode."""
+        return send(self.draw_on_cpu(batch), self.logits.device)
+
+    @torch.no_grad()
+    def draw_on_cpu(self, batch: int) -> Tensor:
+        """As `draw`, for the host."""
         if self.training and self.sampling and self.learnable:
             drawn, asked = draw_edges(
                 self.topology, self.logits.cpu(), self._learnable, batch, self._generator
             )
-            drawn, asked = drawn.to(self.logits.device), asked.to(self.logits.device)
         else:
             warm_up = self.training and self.learnable
-            edges = torch.ones_like(self.learnable_edges) if warm_up else self.best
+            edges = torch.ones_like(self._learnable) if warm_up else self._best_on_cpu()
             drawn = edges.expand(batch, -1)
             asked = torch.zeros_like(drawn)
         if self.training:
             self.drawn, self.asked = drawn, asked
         return drawn
+
+    def _best_on_cpu(self) -> Tensor:
+        """`best` on the CPU, found once for frozen logits, which do not change."""
+        if self.learnable:
+            self._fixed = None
+        elif self._fixed is not None and self._fixed[0] == self.logits._version:
+            return self._fixed[1]
+        edges = most_probable_edges(self.topology, self.logits.detach().cpu(), self._learnable)
+        if not self.learnable:
+            self._fixed = self.logits._version, edges
+        return edges
 
     @torch.no_grad()
     def freeze(self) -> None:

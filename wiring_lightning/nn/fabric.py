@@ -139,10 +139,13 @@ class Fabric(Described):
     def _run_drawn(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Not compiled: the sizes of the parts differ in each step, so each step would compile."""
         assert self.gate is not None
-        live = self.topology.live(self.gate.draw(len(inputs)).cpu())
-        connected = live.any(1)
-        state = self._run(inputs, split_batch(live, inputs.device))
-        return state, None if connected.all() else connected.to(inputs.device)
+        live = self.topology.live(self.gate.draw_on_cpu(len(inputs)))
+        members = torch.cat([live, live.any(1, keepdim=True)], 1)
+        *subsets, connected = split_batch(members, inputs.device)
+        state = self._run(inputs, subsets)
+        if connected is None:
+            return state, inputs.new_zeros(len(inputs), dtype=torch.bool)
+        return state, connected.mask  # `None` for the whole batch
 
     def _run(self, inputs: Tensor, subsets: Sequence[Subset | None]) -> Tensor:
         """Compute the nodes in order; a state is kept until its last edge has read it."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning.functional import leave_one_out, policy_gradient
+from wiring_lightning.functional.transfer import send
 from wiring_lightning.nn import BernoulliGate
 from wiring_lightning.optim._gate_optimizer import GateOptimizer
 
@@ -76,8 +77,9 @@ class Reinforce(GateOptimizer[BernoulliGate]):
         for gate in gates:
             assert gate.drawn is not None
             assert gate.asked is not None
-            own = advantage.to(gate.logits.device)
-            gradient = policy_gradient(gate.logits, gate.drawn, gate.asked, own)
+            device = gate.logits.device
+            drawn, asked = send(torch.stack([gate.drawn, gate.asked]), device)
+            gradient = policy_gradient(gate.logits, drawn, asked, advantage.to(device))
             if gate.logits.grad is None:
                 gate.logits.grad = gradient
             else:

@@ -3,6 +3,7 @@
 The file is private so that the command line does not list the base class as a task.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -40,7 +41,8 @@ class SupervisedTask(LightningModule, ABC):
 
     A task implements :meth:`losses`, the loss of each example, and :meth:`measure`, which logs
     metrics. This class logs `train/loss`, `val/loss` and `test/loss`. A training step returns the
-    mean loss and, for `callbacks.BudgetedSearch`, the loss of each example.
+    mean loss and, for `callbacks.BudgetedSearch`, the loss of each example. The progress bar shows
+    the loss of every `log_every_n_steps`-th step: to read it, the host waits for an accelerator.
 
     Args:
         backbone: the network, from images to logits.
@@ -158,12 +160,12 @@ class SupervisedTask(LightningModule, ABC):
         self._last_loss = loss.detach()
         every = self.trainer.log_every_n_steps  # 0: no step is logged
         if every and self.trainer.global_step % every == 0:
-            self._check_loss()
+            self._read_loss()
         return {"loss": loss, "losses": losses.detach()}
 
     @override
     def on_train_epoch_end(self) -> None:
-        self._check_loss()
+        self._read_loss()
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -176,7 +178,7 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A diverged network must not replace a good checkpoint.
-        self._check_loss()
+        self._read_loss()
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
                 self._diverged(f"Values of {name}")
@@ -193,7 +195,8 @@ class SupervisedTask(LightningModule, ABC):
         logits = self(images)
         losses = self.losses(logits, labels, stage)
         if stage == "train":
-            self.log("train/loss", losses.detach().mean(), prog_bar=True, batch_size=len(labels))
+            # With `prog_bar=True` the host would wait for this number in every step.
+            self.log("train/loss", losses.detach().mean(), batch_size=len(labels))
         else:
             mean = self.val_loss if stage == "val" else self.test_loss
             mean.update(losses)
@@ -201,9 +204,14 @@ class SupervisedTask(LightningModule, ABC):
         self.measure(batch, logits.detach(), stage)
         return losses
 
-    def _check_loss(self) -> None:
-        if self._last_loss is not None and not torch.isfinite(self._last_loss):
+    def _read_loss(self) -> None:
+        """Show the last loss in the progress bar; an error if it is not finite."""
+        if self._last_loss is None:
+            return
+        loss = float(self._last_loss)
+        if not math.isfinite(loss):
             self._diverged("The training loss")
+        self.trainer.progress_bar_metrics["train/loss"] = loss
 
     def _diverged(self, what: str) -> NoReturn:
         raise FloatingPointError(
