@@ -35,6 +35,13 @@ _RESHAPING = {"as_strided_", "resize_", "resize_as_", "set_", "squeeze_", "t_", 
               "unsqueeze_"}  # fmt: skip
 
 
+# CUDA has no deterministic kernel for these: see `torch.use_deterministic_algorithms`.
+_RANDOM_ORDER = {
+    "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "grid_sampler_2d_backward",
+    "histc", "kthvalue", "nll_loss2d_forward", "put_", "reflection_pad2d_backward",
+}  # fmt: skip
+
+
 class DeviceError(RuntimeError):
     """Something that a GPU refuses."""
 
@@ -61,6 +68,7 @@ def simulated_device() -> torch.device:
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
     library.impl("copy_", _copy, "PrivateUse1")
     _LIBRARIES.append(library)
+    torch.serialization.add_safe_globals([_rebuild])
     optimizer = import_module("torch.optim.optimizer")  # hidden by a function of this name
     optimizer._foreach_supported_types.append(SimulatedTensor)
     return torch.device("sim", 0)
@@ -207,6 +215,9 @@ def _refuse(
         raise DeviceError(f"{name}: indices on sim:0 for a CPU tensor, at {calling_line()}")
     if here and operation not in _COPIES | _INDEXING and any(other.dim() for other in others):
         raise DeviceError(f"{name}: tensors on sim:0 and on the CPU, at {calling_line()}")
+    any_order = name in _RANDOM_ORDER or (name == "cumsum" and args[0].is_floating_point())
+    if here and any_order and torch.are_deterministic_algorithms_enabled():
+        raise DeviceError(f"{name}: has no deterministic kernel, at {calling_line()}")
     if generator is not None and (generator._cdata in _Generators.made) != to_device:
         raise DeviceError(f"{name}: generator of another device, at {calling_line()}")
 
