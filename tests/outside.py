@@ -74,6 +74,6 @@ class LargestWeights(WiringCallback):
         mask = self._mask
         if mask is None:
             order = self._weight.abs().flatten().argsort(descending=True, stable=True)
-            mask = torch.zeros(len(order), dtype=torch.bool)
+            mask = torch.zeros_like(order, dtype=torch.bool)
             mask[order[: self.k]] = True
         self._weight.mul_(mask.view_as(self._weight))
