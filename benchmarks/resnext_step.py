@@ -69,7 +69,9 @@ class PlainModule(nn.Module):
 class PlainResNeXt(nn.Sequential):
     """A ResNeXt of the same shape from standard layers."""
 
-    def __init__(self, depth: int, width: int, cardinality: int, dense: bool) -> None:
+    def __init__(
+        self, depth: int, width: int, cardinality: int, dense: bool, classes: int = 100
+    ) -> None:
         channels, modules = 16, []
         for stage in range(3):
             for index in range((depth - 2) // 9):
@@ -81,7 +83,7 @@ class PlainResNeXt(nn.Sequential):
                 channels = out
         super().__init__(
             nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *modules,
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 100),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes),
         )  # fmt: skip
 
 

@@ -325,6 +325,18 @@ def test_a_swap_lowers_the_loss_for_a_small_enough_step() -> None:
     assert swaps >= 15
 
 
+@pytest.mark.parametrize("dynamics", DYNAMICS)
+def test_bf16_autocast_stays_close(dynamics: str) -> None:
+    network, inputs = tiny(dynamics).float(), images(8).float()
+    expected = network(inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = network(inputs)
+    assert result.dtype == torch.bfloat16
+    assert (result.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    result.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
+
+
 def test_what_is_not_a_number_stays_in_its_example() -> None:
     network, batch = tiny(), images()
     clean = network(batch)

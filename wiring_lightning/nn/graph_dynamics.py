@@ -34,7 +34,8 @@ def run_blocks(
         if block:
             received = arriving[0] @ sent[0]
             for matrix, maps in zip(arriving[1:block], sent[1:], strict=True):
-                received.addmm_(matrix, maps)  # in place: no extra pass over memory
+                # In place: no extra pass over memory. Autocast leaves such calls alone.
+                received.addmm_(matrix.to(maps.dtype), maps)
         maps = operations.normalize(received.view(-1, *shape), nodes[block]).relu_()
         sent.append(filter_maps(maps, operations.filters_for(maps, nodes[block])).flatten(1))
     total = torch.addmm(received[-outputs:], parts[-1][-1][-outputs:], sent[-1])
