@@ -78,7 +78,7 @@ class _RowsOfBlocks(Function):
         for j, (rows, part) in enumerate(zip(gradient.split(ctx.width), parts, strict=True)):
             senders = ctx.inputs + j * ctx.width
             rows[:, :senders] = part
-            rows[:, senders:] = 0
+            rows[:, senders:].zero_()  # assigning a number would make a constant on the CPU
         for weight in ctx.saved_tensors:
             gradient.masked_fill_(weight == 0, 0)
         return gradient, None, None, None

@@ -41,6 +41,7 @@ class BernoulliGate(Described):
         asked: `[batch, edges]` the edges that were sampled in that draw, on the CPU: learnable ones
             with a connected source.
         sampling: whether training mode samples.
+        fixed: once frozen, whether each edge is on a path from the input to the output.
 
     Raises:
         ValueError: if a target is not higher than its source, or a list has the wrong length.
@@ -79,6 +80,7 @@ class BernoulliGate(Described):
             )
         self.describe(source=source, target=target, learnable=learnable)
         self.sampling = True
+        self.fixed: tuple[bool, ...] | None = None
         self.drawn: Tensor | None = None
         self.asked: Tensor | None = None
         self._generator: torch.Generator | None = None
@@ -147,6 +149,11 @@ class BernoulliGate(Described):
         self.frozen.fill_(True)
         self.logits.requires_grad_(False)
         self.logits.grad = None
+        self.fixed = self._edges_on_a_path()
+
+    def _edges_on_a_path(self) -> tuple[bool, ...]:
+        live: list[bool] = self.topology.live(self.best.cpu()[None])[0].tolist()
+        return tuple(live)
 
     @override
     def extra_repr(self) -> str:
@@ -162,4 +169,6 @@ def find_bernoulli_gates(module: nn.Module) -> dict[str, BernoulliGate]:
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     """After loading: the logits need a gradient unless the saved gate was frozen."""
     assert isinstance(gate, BernoulliGate)
-    gate.logits.requires_grad_(bool(gate._learnable.any()) and not bool(gate.frozen))
+    frozen = bool(gate.frozen)
+    gate.logits.requires_grad_(bool(gate._learnable.any()) and not frozen)
+    gate.fixed = gate._edges_on_a_path() if frozen else None

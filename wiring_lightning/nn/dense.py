@@ -1,6 +1,7 @@
 """A layer of DenseNet that can read only some of the earlier outputs."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -66,5 +67,12 @@ class DenseLayer(nn.Module):
         return smaller
 
     def _by_channel(self, gates: Tensor) -> Tensor:
-        counts = torch.tensor(self.channels, device=gates.device)
-        return gates.repeat_interleave(counts, output_size=sum(self.channels))
+        # Computed on the device: a list of numbers would be copied to a GPU in every step.
+        source_of: list[Tensor] = []
+        first = 0
+        for width, equal in groupby(self.channels):
+            last = first + len(list(equal))
+            numbers = torch.arange(first, last, device=gates.device)
+            source_of.append(numbers[:, None].expand(-1, width).flatten())
+            first = last
+        return gates.index_select(0, torch.cat(source_of))

@@ -130,12 +130,17 @@ class Fabric(Described):
             The state of the last node, and `[batch]` which examples have a path to it (`None` if
             all have one). The state of the others is zero.
         """
-        if self.gate is None:
-            nowhere = None if any(self._given) else inputs.new_zeros(len(inputs), dtype=torch.bool)
-            return self._run(inputs, self._given), nowhere
-        return self._run_drawn(inputs)
+        subsets = self._given
+        if self.gate is not None:
+            if self.gate.fixed is None:
+                return self._run_drawn(inputs)
+            subsets = [WHOLE if live else None for live in self.gate.fixed]
+        nowhere = None if any(subsets) else inputs.new_zeros(len(inputs), dtype=torch.bool)
+        return self._run(inputs, subsets), nowhere
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable(  # type: ignore[untyped-decorator]
+        reason="every example draws its own architecture until the fabric is frozen"
+    )
     def _run_drawn(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Not compiled: the sizes of the parts differ in each step, so each step would compile."""
         assert self.gate is not None
