@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.backbones.plain_neural_graph import (
     change,
@@ -23,7 +25,7 @@ from wiring_lightning import costs
 from wiring_lightning.backbones import NeuralGraph
 from wiring_lightning.callbacks import DNW
 from wiring_lightning.cli.report import summary_rows
-from wiring_lightning.nn import Adjacency
+from wiring_lightning.nn import Adjacency, graph_dynamics
 from wiring_lightning.nn.node_operations import filter_maps, filter_matrices
 from wiring_lightning.optim import EdgeSet, StraightThrough
 from wiring_lightning.tasks import ClassificationTask
@@ -92,6 +94,30 @@ def test_continuous_graph_equals_many_small_steps() -> None:
     assert coarse < 0.2
     assert fine < 1e-3
     assert fine < coarse / 10
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_time_in_float32_does_for_devices_without_float64(
+    adjoint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, batch = tiny("continuous", adjoint=adjoint, **FEW).float(), images(2).float()
+    expected = network(batch)
+    monkeypatch.setitem(graph_dynamics._TIME, "cpu", torch.float32)
+    with WithoutFloat64():
+        actual = network(batch)
+        actual.square().sum().backward()
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Raises an error for a calculation in float64; constants may be converted from it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                assert value.dtype != torch.float64, func
+        return result
 
 
 def test_adjoint_gradients_equal_direct_ones() -> None:

@@ -129,6 +129,15 @@ def test_a_generator_decides_alone() -> None:
     assert not torch.equal(first, sample_k_distinct(scores, 3, torch.Generator().manual_seed(8)))
 
 
+def test_a_generator_on_the_cpu_serves_scores_on_every_device() -> None:
+    """All random numbers come from it; scores on `meta`, without values, stand for a GPU's."""
+    here, there = (torch.Generator().manual_seed(7) for _ in range(2))
+    sample_k_distinct(torch.rand(50, 8), 3, here)
+    drawn = sample_k_distinct(torch.rand(50, 8, device="meta"), 3, there)
+    assert drawn.device.type == "meta"
+    assert torch.equal(here.get_state(), there.get_state())
+
+
 def test_float64_scores_may_be_smaller_than_float32_can_hold() -> None:
     scores = torch.tensor([-1.0, 1e-50, 2e-50, 3e-50], dtype=torch.float64)
     assert sample_k_distinct(scores, 2).sum() == 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wiring_lightning.functional import (
     Statistics,
@@ -150,3 +151,36 @@ def test_bf16_autocast_convolves_in_bf16_and_keeps_float_gradients() -> None:
     for slope, other in zip(slopes, wanted, strict=True):
         assert slope.dtype == torch.float32
         assert (slope - other).abs().max() < 0.05 * other.abs().max()
+
+
+class Called(TorchDispatchMode):
+    """The names of all operators that torch calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("device", "has_kernel"), [("cpu", True), ("meta", False)])
+def test_devices_without_the_kernel_of_batch_norm_do_not_call_it(
+    device: str, has_kernel: bool
+) -> None:
+    values = torch.randn(3, 2, 4, 4, device=device, requires_grad=True)
+    with Called() as called:
+        mean, variance, _ = channel_statistics(values)
+        (mean.sum() + variance.sum()).backward()
+    assert ("batch_norm_update_stats" in called.names) == has_kernel
+    assert mean.shape == variance.shape == (2,)
+    assert values.grad is not None
+
+
+def test_statistics_without_that_kernel_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = 3 + 2 * torch.randn(5, 4, 7, 6)
+    expected = channel_statistics(values)
+    monkeypatch.setattr(f"{MODULE}._WITH_KERNEL", ())
+    for own, other in zip(channel_statistics(values), expected, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-6)

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 
+from wiring_lightning.functional import sample_k_distinct
 from wiring_lightning.nn import Gate
 from wiring_lightning.optim import GateSGD
 
@@ -355,3 +356,19 @@ def test_a_copy_of_optimizer_and_gates_steps_alike() -> None:
     others, copied = deepcopy((gates, optimizer))
     expected = run(gates, optimizer, 3)
     assert all(torch.equal(a, b) for a, b in zip(run(others, copied, 3), expected, strict=True))
+
+
+def test_the_draw_is_on_the_cpu_wherever_the_scores_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores on `meta`, without values, stand for those on a GPU."""
+    devices = []
+
+    def spy(scores: Tensor, k: Tensor, generator: torch.Generator) -> Tensor:
+        devices.append((scores.device.type, generator.device.type))
+        return sample_k_distinct(scores, k, generator)
+
+    monkeypatch.setattr("wiring_lightning.optim.mask_connect.sample_k_distinct", spy)
+    for device in ("cpu", "meta"):
+        gates = [Gate(*SHAPES[0]).to(device), Gate(*SHAPES[1]).to(device)]
+        set_gradients(gates)
+        GateSGD(gates, lr=0.1).step()
+    assert devices == [("cpu", "cpu"), ("meta", "cpu")]

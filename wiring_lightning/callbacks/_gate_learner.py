@@ -64,6 +64,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             refuse_a_second(self, trainer)
             self.optimizer, self._latest = None, []  # from an earlier fit

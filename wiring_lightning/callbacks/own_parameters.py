@@ -22,11 +22,21 @@ def hide_from_reducer(pl_module: LightningModule, names: Iterable[str]) -> None:
     )
 
 
+def from_first_rank(own: Tensor, trainer: Trainer) -> Tensor:
+    """The values of rank 0, on the device of this rank's own tensor.
+
+    A tensor that is sent as an object arrives on the device that it was sent from, which is the
+    first GPU. So it is sent from the CPU.
+    """
+    received: Tensor = trainer.strategy.broadcast(own.detach().cpu())
+    return received.to(own.device)
+
+
 @torch.no_grad()
 def copy_from_first_rank(parameters: Iterable[Tensor], trainer: Trainer) -> None:
     """Give all ranks the values of rank 0, which DDP does not do for parameters it ignores."""
     for parameter in parameters:
-        parameter.data.copy_(trainer.strategy.broadcast(parameter.data))
+        parameter.data.copy_(from_first_rank(parameter, trainer))
 
 
 def take_out(

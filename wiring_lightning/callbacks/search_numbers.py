@@ -25,7 +25,7 @@ class Sampled:
     def add(self, prices: Tensor, budget: float) -> None:
         """Add the costs of a batch of architectures."""
         self.count += len(prices)
-        self.cost += float(prices.double().sum())
+        self.cost += float(prices.cpu().double().sum())
         self.within += int((prices <= budget).sum())
 
     def means(self) -> dict[str, float]:

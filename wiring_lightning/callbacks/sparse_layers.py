@@ -19,6 +19,7 @@ from wiring_lightning.callbacks._weight_choice import (
     WeightChoice,
     listed,
 )
+from wiring_lightning.callbacks.own_parameters import from_first_rank
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.nn import Adjacency
 from wiring_lightning.optim import MaskedWeights, StraightThrough, count_usable
@@ -145,7 +146,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             for graph in group.graphs:
                 if graph.absent is not None:
                     # DDP copies only parameters and buffers from rank 0.
-                    graph.absent = trainer.strategy.broadcast(graph.absent)
+                    graph.absent = from_first_rank(graph.absent, trainer)
         return groups
 
     def make_rules(self, trainer: Trainer, groups: Sequence[SparseGroup]) -> None:
@@ -180,6 +181,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._rules, self._ruled_groups, self._best_before = [], [], []  # from an earlier fit
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -29,11 +30,14 @@ class WiringCallback(Callback, ABC):
     Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
     steps. For validation, in checkpoints and after the fit they get a valid wiring (`settled`).
 
+    A learner compares whole weights and scores, so strategies that give each process a part of
+    them are refused when a fit starts: FSDP, model parallel, DeepSpeed. DDP works.
+
     Args:
         freeze_epoch: from the start of this epoch the wiring is fixed; never if not given.
 
     Raises:
-        MisconfigurationException: if `freeze_epoch` is negative.
+        MisconfigurationException: if `freeze_epoch` is negative, or the strategy is a sharded one.
         WiringError: as above.
     """
 
@@ -95,6 +99,15 @@ class WiringCallback(Callback, ABC):
     def mistake(self, text: str) -> MisconfigurationException:
         """The exception for wrong use of this callback."""
         return MisconfigurationException(f"{type(self).__name__}: {text}")
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A subclass calls this first."""
+        if stage == "fit" and isinstance(trainer.strategy, _SHARDED):
+            raise self.mistake(
+                f"{type(trainer.strategy).__name__} gives each process a part of the weights, but "
+                "a wiring is learned from whole ones: use strategy=ddp."
+            )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -232,6 +245,7 @@ class WiringCallback(Callback, ABC):
 
 
 _AVERAGES = "wiring_averages"
+_SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
 def refuse_a_second(callback: Callback, trainer: Trainer) -> None:

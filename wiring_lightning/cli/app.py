@@ -28,6 +28,7 @@ from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, l
 from wiring_lightning.cli.arguments import TRUST
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
+from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
 from wiring_lightning.cli.messages import fail, has_foreign_code, note
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.report import format_table, network_rows
@@ -102,6 +103,9 @@ class WiringCLI(LightningCLI):
             parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
             parser.add_argument("--trust", action="store_true", help=TRUST)
         else:
+            parser.add_argument(
+                "--float32_matmul_precision", type=Precision | None, default=None, help=HELP
+            )
             super().add_core_arguments_to_parser(parser)
 
     @override
@@ -190,11 +194,21 @@ class WiringCLI(LightningCLI):
             if subcommand != "inspect" and not self.trainer.fast_dev_run:
                 given = self.config[subcommand].ckpt_path
                 claim_folder(self.trainer, begins(subcommand, given))
-            super()._run_subcommand(subcommand)
+            with matmul_precision(self._choose_precision()):
+                super()._run_subcommand(subcommand)
         except Exception as error:
             explain(error, self.config_init[subcommand].get("ckpt_path"))
         finally:
             release_folder(self.trainer)
+
+    def _choose_precision(self) -> Precision | None:
+        """The precision of this run, which its saved config shows."""
+        if self.subcommand == "inspect":
+            return None
+        given = self.config[self.subcommand]
+        precision = precision_for(given.float32_matmul_precision, self.trainer.accelerator)
+        given.float32_matmul_precision = precision
+        return precision
 
     def after_inspect(self) -> None:
         """Write the architecture that was asked for; only the command line has its config."""

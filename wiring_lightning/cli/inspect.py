@@ -28,10 +28,14 @@ from wiring_lightning.wiring import find_wired
 # What a config may say here beside its model: nothing that writes a file.
 _KEPT = ("seed_everything", "ckpt_path", "format")
 # What a command for training names, and this one does not need.
-_UNUSED = ("--data", "--trainer", "--model.optimizer", "--model.lr_scheduler")
+_UNUSED = (
+    "--data", "--trainer", "--model.optimizer", "--model.lr_scheduler",
+    "--float32_matmul_precision",
+)  # fmt: skip
 UNUSED = (
     " Only the network is built: what a config or a command for training says about --data, "
-    "--trainer, --model.optimizer and --model.lr_scheduler is accepted and not used."
+    "--trainer, --model.optimizer, --model.lr_scheduler and --float32_matmul_precision is accepted "
+    "and not used."
 )
 
 

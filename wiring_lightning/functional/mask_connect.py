@@ -77,7 +77,9 @@ def sample_k_distinct(
     Args:
         scores: `[..., candidates]`, need not sum to one; negative entries are not candidates.
         k: how many to draw, one number or one per row `[...]`.
-        generator: the source of randomness, on the device of `scores`.
+        generator: the source of randomness, on any device: one on the CPU draws the same for
+            scores on every device, and the noise is copied there. By default torch's own of the
+            device of `scores`.
 
     Returns:
         A boolean mask shaped like `scores` with min(k, candidates) true entries per row.
@@ -89,7 +91,10 @@ def sample_k_distinct(
         [0, 1000, 1000, 0]
     """
     dtype = torch.promote_types(scores.dtype, torch.float32)
-    noise = torch.empty_like(scores, dtype=dtype).exponential_(generator=generator)
+    source = scores.device if generator is None else generator.device
+    pinned = source.type == "cpu" and scores.is_cuda  # then the copy is not waited for
+    noise = torch.empty_like(scores, dtype=dtype, device=source, pin_memory=pinned)
+    noise = noise.exponential_(generator=generator).to(scores.device, non_blocking=True)
     gumbel = -noise.clamp_min(torch.finfo(dtype).tiny).log()
     log_scores = torch.where(scores > 0, scores.to(dtype).log(), _LOG_ZERO)
     keys = (log_scores + gumbel).masked_fill(scores < 0, -torch.inf)

@@ -23,6 +23,8 @@ _CHUNK_BYTES = 4 * 2**20
 # In channels last on a CPU, torch sums a channel's values one by one in float32. Sums of this
 # length have an error of about 1e-6.
 _LONGEST_SUM = 4096
+# Devices that have batch norm's own kernel for the statistics; Apple's GPUs, for one, do not.
+_WITH_KERNEL = ("cpu", "cuda")
 
 
 class Statistics(NamedTuple):
@@ -207,8 +209,12 @@ def _activate(
 def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel.
 
-    Uses batch norm's own kernel, which is several times faster than `var_mean` on a CPU.
+    Uses batch norm's own kernel where there is one; on a CPU it is several times faster than
+    `var_mean`.
     """
+    if values.device.type not in _WITH_KERNEL:
+        variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        return mean, variance
     stats = torch.ops.aten.batch_norm_update_stats
     rows = max(1, _LONGEST_SUM // values[0, 0].numel())
     if values.device.type != "cpu" or values.is_contiguous() or len(values) <= rows:

@@ -15,6 +15,9 @@ from typing_extensions import override
 
 from wiring_lightning.nn.node_operations import NodeOperations, filter_maps, normalize_maps
 
+# The solver counts time in float64, which Apple's GPUs do not have.
+_TIME = {"mps": torch.float32}
+
 
 def run_blocks(
     inputs: Tensor, weights: Tensor, operations: NodeOperations, sizes: Sequence[int], outputs: int
@@ -86,7 +89,8 @@ def run_continuously(
     derivative = Derivative(weights, operations, inputs)
     others = inputs.new_zeros(len(weights) - len(inputs), *inputs.shape[1:])
     times = torch.tensor([0.0, 1.0], dtype=inputs.dtype, device=inputs.device)
-    settings = {"rtol": tolerance, "atol": tolerance, "method": "dopri5"}
+    options = {"dtype": _TIME.get(inputs.device.type, torch.float64)}
+    settings = {"rtol": tolerance, "atol": tolerance, "method": "dopri5", "options": options}
     if adjoint:
         settings["adjoint_params"] = derivative.tensors
     solve = odeint_adjoint if adjoint else odeint

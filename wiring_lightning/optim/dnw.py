@@ -204,7 +204,8 @@ class StraightThrough:
             )
         for latent, saved in zip(self.latent, state["latent"], strict=True):
             latent.copy_(saved)
-        self._fixed = [mask.to(self.latent[0].device) for mask in state["masks"]]
+        masks = zip(state["masks"], self.latent, strict=False)  # no masks before the freeze
+        self._fixed = [mask.to(latent.device) for mask, latent in masks]
         self.frozen = state["frozen"]
         self._write_sparse()
 

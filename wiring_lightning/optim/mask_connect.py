@@ -21,7 +21,8 @@ class GateSGD(GateOptimizer[Gate]):
     target are sampled for the next forward pass. All gates are updated together.
 
     The sample of step n depends on `seed` and n only. So a resumed run samples what the
-    uninterrupted run would, and all ranks of a distributed job sample the same. Entries whose
+    uninterrupted run would, and all ranks of a distributed job sample the same. The random numbers
+    are drawn on the CPU, so they are the same on every device. Entries whose
     gradient is not finite are not updated. Keep scores in float32 (with mixed precision, if
     needed): in bfloat16 small steps are rounded away.
 
@@ -91,7 +92,7 @@ class GateSGD(GateOptimizer[Gate]):
         return normalize_scores(updated) if group["normalize"] else updated
 
     def _draw(self, rows: "_Rows", scores: Tensor) -> Tensor:
-        generator = torch.Generator(scores.device)
+        generator = torch.Generator()
         generator.manual_seed(seed_of_step(self.group["seed"], self.group["steps"]))
         drawn = sample_k_distinct(scores, rows.fan_in, generator)
         if rows.any_real:

@@ -7,11 +7,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
 from wiring_lightning.tasks._metrics import NO_LABEL, PixelAccuracy
+from wiring_lightning.tasks._pixel_losses import pixel_losses
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
 
 
@@ -99,7 +99,7 @@ class SegmentationTask(SupervisedTask):
         """`[batch]` the mean cross-entropy of each example's pixels; 0 if none has a class."""
         self._check(logits, labels, stage)
         ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
-        losses = functional.cross_entropy(logits, labels, ignore_index=ignored, reduction="none")
+        losses = pixel_losses(logits, labels, ignored)
         pixels = (labels != ignored).sum((1, 2))
         return losses.sum((1, 2)) / pixels.clamp_min(1)
 
