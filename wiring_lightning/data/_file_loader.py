@@ -70,7 +70,8 @@ class FileLoader(BatchLoader):
 
         An iteration that is under way keeps its processes until it ends.
         """
-        # A new list: that iteration puts its processes back into the old one, which is gone then.
+        self._idle.clear()
+        # That iteration puts its processes back into the old list, which is gone then.
         self._idle = []
 
     def __getstate__(self) -> dict[str, Any]:
