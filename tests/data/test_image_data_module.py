@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wiring_lightning.data import Normalizer
+from wiring_lightning.data import CropFlip, Mirror, Normalizer
 
 
 def gather(loader):
@@ -71,6 +71,27 @@ def test_takes_rank_and_world_size_from_the_trainer(tiny):
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)
         shards.append([y.tolist() for _, y in data.test_dataloader()])
     assert shards == [[[0, 2, 4, 6]], [[1, 3, 5]]]
+
+
+@pytest.mark.parametrize(
+    "crop_flip", [CropFlip(padding=1), CropFlip(padding=0, margin=1), Mirror()]
+)
+def test_moves_to_the_trainers_device_and_never_waits_for_it(tiny, monkeypatch, crop_flip):
+    """Tensors of the device "meta" have no values, so whatever reads one there fails."""
+    with pytest.raises(RuntimeError):
+        torch.zeros(1, device="meta").item()
+    monkeypatch.setattr(tiny, "crop_flip", crop_flip)
+    data = tiny(batch_size=4, val_size=5)
+    data.setup("fit")
+    expected = list(data.train_dataloader())
+    strategy = SimpleNamespace(root_device=torch.device("meta"))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy, current_epoch=0)
+    first, second = data.train_dataloader(), data.train_dataloader()
+    assert first.images.is_meta
+    assert first.images is second.images
+    for batch, on_cpu in zip(first, expected, strict=True):
+        assert all(values.is_meta for values in batch)
+        assert [values.shape for values in batch] == [values.shape for values in on_cpu]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,18 +1,17 @@
 """ImageNet: photographs in 1,000 classes, read from disk during training."""
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.fabric.utilities.data import suggested_max_num_workers
+from PIL.Image import Image
 from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.data._class_folders import ClassFolders
-from wiring_lightning.data._file_loader import FileLoader
-from wiring_lightning.data._resumable import ResumableDataModule
+from wiring_lightning.data._from_files import FileDataModule
 from wiring_lightning.data.normalize import Normalizer
 
 # The usual statistics of ImageNet's training images in [0, 1].
@@ -20,23 +19,28 @@ _MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 _STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 
 
-class ImageNet(ResumableDataModule[list[str]]):
+class ImageNet(FileDataModule):
     """ImageNet (ILSVRC 2012): 1.28 million training and 50,000 validation photographs.
 
     ``root`` has the folders ``train`` and ``val``, each with one folder of image files per class,
-    the layout of torchvision's ``ImageFolder``. Any data set in that layout works. The loaders
-    yield ``(images, labels)`` with images as float32 [B, 3, 224, 224], centred and scaled by the
-    usual means and standard deviations of the channels.
+    the layout of torchvision's ``ImageFolder``. Any data set in that layout works.
+
+    The network sees float32 [B, 3, 224, 224], centred and scaled by the usual means and standard
+    deviations of the channels. The loaders themselves yield ``(images, labels)`` with images as
+    bytes, uint8 [B, 3, 224, 224], a quarter of the size. The data module normalises them on the
+    trainer's device, in :meth:`on_after_batch_transfer`. If you iterate over a loader yourself, or
+    give it to a trainer without the data module, call ``data.normalizer(images)``, on any device.
 
     Training crops a random part of each image, 8% to 100% of its area, resizes it to 224x224 and
     mirrors half of them. Evaluation resizes the shorter side to 256 and crops the centre. As in the
     papers, networks train on all of ``train``, and ``val`` is for validation and for testing: do
     not use it to select a network whose accuracy you report.
 
-    The images do not fit into memory; ``num_workers`` processes read and augment them. Order and
-    augmentation depend on the seed and the epoch only, not on the number of worker processes. A
-    run that resumes inside an epoch gets the same batches as an uninterrupted run. Several
-    processes evaluate each image exactly once. See :class:`BatchLoader`.
+    The images do not fit into memory; ``num_workers`` processes read and augment them. They live
+    through all epochs of a fit, and validation has as many of its own. Order and augmentation
+    depend on the seed and the epoch only, not on the number of worker processes. A run that resumes
+    inside an epoch gets the same batches as an uninterrupted run. Several processes evaluate each
+    image exactly once. See :class:`BatchLoader`.
 
     Args:
         root: Folder that holds ``train`` and ``val``.
@@ -54,6 +58,7 @@ class ImageNet(ResumableDataModule[list[str]]):
     Attributes:
         num_classes: Number of class folders in ``train``, counted at each access.
         image_shape: Channels, height and width of the images that the loaders yield.
+        normalizer: Maps the loaders' bytes to the network's images.
 
     Raises:
         ValueError: If a size is out of range.
@@ -77,14 +82,13 @@ class ImageNet(ResumableDataModule[list[str]]):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        super().__init__(batch_size, seed, drop_last)
+        super().__init__(batch_size, num_workers, Normalizer(_MEAN, _STD), seed, drop_last)
         check_counts(batch_size=batch_size, image_size=image_size, resize=resize)
         if resize < image_size:
             raise ValueError(f"resize must be at least image_size = {image_size}, got {resize}.")
         if num_workers is not None:
             check_counts(0, most=1000, num_workers=num_workers)
         self.root = root
-        self.num_workers = num_workers
         self.image_size = image_size
         self.resize = resize
         self._class_folders = ClassFolders(
@@ -115,7 +119,8 @@ class ImageNet(ResumableDataModule[list[str]]):
         return tuple(splits)
 
     @override
-    def _loader(self, images: list[str], labels: Tensor, train: bool, **options: Any) -> FileLoader:
+    def transform(self, train: bool) -> Callable[[Image], Tensor]:
+        """Return the random crop of training, or the centre of an image for evaluation."""
         # Imported here, because importing torchvision takes about a second.
         from torchvision import transforms
 
@@ -126,17 +131,4 @@ class ImageNet(ResumableDataModule[list[str]]):
             ]
         else:
             view = [transforms.Resize(self.resize), transforms.CenterCrop(self.image_size)]
-        trainer = self.trainer
-        num_workers = self.num_workers
-        if num_workers is None:
-            num_workers = suggested_max_num_workers(1 if trainer is None else trainer.num_devices)
-        return FileLoader(
-            images,
-            labels,
-            self.batch_size,
-            transform=transforms.Compose([*view, transforms.PILToTensor()]),
-            num_workers=num_workers,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-            normalizer=Normalizer(_MEAN, _STD),
-            **options,
-        )
+        return transforms.Compose([*view, transforms.PILToTensor()])

@@ -17,11 +17,12 @@ Split = tuple[Tensor, Tensor]
 class InMemoryDataModule(ResumableDataModule[Tensor]):
     """Base class of the data modules that read all images once and keep them in memory.
 
-    A subclass defines the two attributes below and :meth:`read_splits`. The images are read once,
-    and moved once to the GPU if the trainer uses one, so no worker processes are needed. Loaders
-    yield normalised images as float32 [B, C, H, W], augmented in training, with their labels or
-    masks. A run that resumes inside an epoch gets the same batches as an uninterrupted run. See
-    :class:`BatchLoader` for this and for several processes.
+    A subclass defines the two attributes below and :meth:`read_splits`. The images are read once
+    and moved once to the trainer's device, of whatever kind, so no worker processes are needed.
+    Loaders yield images as float32 [B, C, H, W], normalised and, in training, augmented on that
+    device, with their labels or masks. The random numbers are drawn on the CPU, so all devices see
+    the same images. A run that resumes inside an epoch gets the same batches as an uninterrupted
+    run. See :class:`BatchLoader` for this and for several processes.
 
     Args:
         batch_size: Images per step and process: with four GPUs and 128, the network sees 512
@@ -82,16 +83,18 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
         splits = super()._ready()
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
-            if device.type != "cpu":
-                # Tensors that are already on the device are not copied again.
-                splits = tuple((images.to(device), labels.to(device)) for images, labels in splits)
-                self._splits = splits
+            # Tensors that are already on the device are not copied again.
+            splits = tuple((images.to(device), labels.to(device)) for images, labels in splits)
+            self._splits = splits
         return splits
 
     @override
     def _loader(self, images: Tensor, labels: Tensor, train: bool, **options: Any) -> BatchLoader:
-        normalizer = self._normalizer.to(images.device)
-        crop_flip = self._augmentation(train)
         return BatchLoader(
-            images, labels, self.batch_size, normalizer=normalizer, crop_flip=crop_flip, **options
+            images,
+            labels,
+            self.batch_size,
+            normalizer=self._normalizer,
+            crop_flip=self._augmentation(train),
+            **options,
         )

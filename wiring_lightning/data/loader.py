@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from wiring_lightning.data._pinned import send
 from wiring_lightning.data.augment import CropFlip, Mirror
 from wiring_lightning.functional import seed_of_epoch
 
@@ -219,8 +220,10 @@ class BatchLoader:
             order = torch.randperm(size, generator=generator)[: size - size % self.world_size]
         else:
             order = torch.arange(size)
-        noise = [values.to(device) for values in self._draw_noise(generator)]
-        shard = order[self.rank :: self.world_size].to(device)
+        # Drawn on the CPU, so that all devices train on the same batches. All copies of an epoch
+        # are made before its first batch; then the host never waits for the device.
+        noise = [send(values, device) for values in self._draw_noise(generator)]
+        shard = send(order[self.rank :: self.world_size], device)
         for first, end in list(pairwise(self._edges(len(shard))))[start:]:
             index = shard[first:end]
             yield index, [values[index] for values in noise]

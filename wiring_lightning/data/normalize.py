@@ -1,6 +1,6 @@
 """From bytes to network inputs: scale to [0, 1], then centre with training-set statistics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -60,6 +60,8 @@ def channel_mean_std(images: Tensor) -> tuple[Tensor, Tensor]:
 class Normalizer:
     """Turn bytes into centred floats: ``(images / 255 - mean) / std``.
 
+    It works on any device: mean and deviation are copied to it once.
+
     Args:
         mean: Subtracted after scaling to [0, 1]; broadcasts against [C, H, W].
         std: Divisor after that, or None.
@@ -73,6 +75,7 @@ class Normalizer:
 
     mean: Tensor
     std: Tensor | None = None
+    _copies: dict[torch.device, "Normalizer"] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def fit(cls, images: Tensor, kind: Normalization) -> "Normalizer":
@@ -99,10 +102,18 @@ class Normalizer:
         )
 
     def to(self, device: torch.device) -> "Normalizer":
-        """Return a copy whose tensors are on ``device``."""
-        return Normalizer(self.mean.to(device), None if self.std is None else self.std.to(device))
+        """Return a normalizer whose tensors are on ``device``, the same one each time."""
+        if device == self.mean.device:
+            return self
+        if device not in self._copies:
+            # Training may use tensors that were copied during an evaluation.
+            with torch.inference_mode(False):
+                std = None if self.std is None else self.std.to(device)
+                self._copies[device] = Normalizer(self.mean.to(device), std)
+        return self._copies[device]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise bytes of shape [B, C, H, W] to float32 of the same shape."""
-        floats = images.to(torch.float32).div_(255).sub_(self.mean)
-        return floats if self.std is None else floats.div_(self.std)
+        own = self.to(images.device)
+        floats = images.to(torch.float32).div_(255).sub_(own.mean)
+        return floats if own.std is None else floats.div_(own.std)

@@ -91,12 +91,17 @@ class SupervisedTask(LightningModule, ABC):
         """Images `[batch, channels, height, width]` -> logits.
 
         Raises:
-            ValueError: if the backbone is made for another number of channels, or its batch norm
-                cannot learn from a batch of one image.
+            ValueError: if the images are bytes, the backbone is made for another number of
+                channels, or its batch norm cannot learn from a batch of one image.
         """
         try:
             logits: Tensor = self.backbone(images)
         except (RuntimeError, ValueError) as error:  # torch.compile wraps the ValueError
+            if images.dtype == torch.uint8:
+                raise ValueError(
+                    "The images are bytes: give the trainer the data module itself "
+                    "(datamodule=data), which normalises them, not its loaders."
+                ) from error
             if len(images) == 1 and "Expected more than 1 value per channel" in str(error):
                 raise ValueError(
                     "A training batch holds one image, too few for batch norm: leave out a last "
