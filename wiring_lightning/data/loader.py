@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from wiring_lightning.data._pinned import send
 from wiring_lightning.data.augment import CropFlip, Mirror
 from wiring_lightning.functional import seed_of_epoch
+from wiring_lightning.functional.transfer import send
 
 
 class BatchLoader:

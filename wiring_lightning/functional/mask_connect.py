@@ -7,6 +7,8 @@ score marks a slot without a candidate. Such a slot is never chosen.
 import torch
 from torch import Tensor
 
+from wiring_lightning.functional.transfer import send
+
 # Replaces log(0): smaller than the log of any positive float, whatever Gumbel noise is added.
 _LOG_ZERO = -1e4
 
@@ -92,9 +94,8 @@ def sample_k_distinct(
     """
     dtype = torch.promote_types(scores.dtype, torch.float32)
     source = scores.device if generator is None else generator.device
-    pinned = source.type == "cpu" and scores.is_cuda  # then the copy is not waited for
-    noise = torch.empty_like(scores, dtype=dtype, device=source, pin_memory=pinned)
-    noise = noise.exponential_(generator=generator).to(scores.device, non_blocking=True)
+    noise = torch.empty_like(scores, dtype=dtype, device=source).exponential_(generator=generator)
+    noise = send(noise, scores.device)
     gumbel = -noise.clamp_min(torch.finfo(dtype).tiny).log()
     log_scores = torch.where(scores > 0, scores.to(dtype).log(), _LOG_ZERO)
     keys = (log_scores + gumbel).masked_fill(scores < 0, -torch.inf)
