@@ -1,10 +1,16 @@
 """What the benchmarks say of their numbers."""
 
 import re
+import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from scipy.stats import binom
 
+from benchmarks.images_per_second import main, time_passes, write_pictures
 from benchmarks.steps import ratio
 
 
@@ -20,3 +26,50 @@ def test_the_interval_of_a_ratio_covers_the_median_in_95_of_100_runs(rounds: int
     covered = binom.cdf(high - 1, rounds, 0.5) - binom.cdf(low - 1, rounds, 0.5)
     narrower = binom.cdf(high - 2, rounds, 0.5) - binom.cdf(low, rounds, 0.5)
     assert narrower < 0.95 <= covered
+
+
+def test_a_rate_is_images_over_seconds_after_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"perf_counter": 0.0, "process_time": 0.0}
+    for name in now:
+        monkeypatch.setattr(time, name, lambda name=name: now[name])
+    durations = iter([100.0, 2.0, 4.0])  # the first round is not counted
+
+    def deliver() -> int:
+        seconds = next(durations)
+        now["perf_counter"] += seconds
+        now["process_time"] += seconds / 2  # half of the time another process has the core
+        return 12
+
+    assert time_passes(deliver, rounds=2) == ([6.0, 3.0], [12.0, 6.0])
+
+
+def test_the_pictures_are_jpeg_files_of_the_size_of_photographs(tmp_path: Path) -> None:
+    mean = write_pictures(tmp_path, 4)
+    files = sorted(tmp_path.glob("*/*/*.jpg"))
+    assert len(files) == 8
+    assert mean == sum(path.stat().st_size for path in files) / 8
+    for path in files:
+        with Image.open(path) as image:
+            assert (image.format, image.size) == ("JPEG", (500, 375))
+            assert image.getextrema() != 3 * ((0, 0),)
+
+
+def test_images_per_second_writes_what_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, threads = tmp_path / "table.md", torch.get_num_threads()
+    words = f"x --images 4 --batch 2 --rounds 1 --note Busy. --markdown {path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    try:
+        main()
+    finally:
+        torch.set_num_threads(threads)
+    text = path.read_text()
+    assert text == capsys.readouterr().out
+    assert text.endswith("\n\nBusy.\n")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    rates = {name: cells for name, *cells in rows[2:]}  # after the names of the columns
+    assert {"decoding", "ImageNet, training", "in memory, with augmentation"} <= set(rates)
+    numbers = [int(cell.split()[0].replace(",", "")) for cells in rates.values() for cell in cells]
+    assert len(numbers) == 2 * len(rates)
+    assert min(numbers) > 0

@@ -15,7 +15,6 @@ from tests.trainers import quiet_trainer
 from wiring_lightning.data import ImageNet
 
 COUNTS = {"ant": 8, "bee": 8}  # 4 batches of 4
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
 def make(root, num_workers, **options):

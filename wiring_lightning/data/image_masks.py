@@ -31,7 +31,7 @@ class ImageMaskFolder(MaskDataModule):
     pixel. Training mirrors half of the images, together with their masks.
 
     The splits are random, by ``split_seed``, or read from lists in ``root`` with one name per line.
-    All images are read at the start and stay in memory, on the GPU if the trainer uses one.
+    All images are read at the start and stay in memory, on the trainer's device.
 
     Args:
         class_names: Name of each class, in the order of their numbers.

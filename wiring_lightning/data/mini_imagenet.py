@@ -32,7 +32,7 @@ class MiniImageNet(ImageDataModule):
     mirrors half of them; evaluation, and training without ``augment``, crop the centre. The classes
     are interleaved, so that the last ``val_size`` training images have them in equal shares.
 
-    All images are read at the start and stay in memory, on the GPU if the trainer uses one: 1.27 GB
+    All images are read at the start and stay in memory, on the trainer's device: 1.27 GB
     for the whole data set.
 
     Args:

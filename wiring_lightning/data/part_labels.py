@@ -39,7 +39,7 @@ class PartLabels(MaskDataModule):
     mirrors half of them together with their masks, and the values are mapped to [-1, 1]. Pixels of
     the padding have no class (255), so loss and accuracy ignore them.
 
-    All images are read at the start and stay in memory, on the GPU if the trainer uses one: 0.8 GB
+    All images are read at the start and stay in memory, on the trainer's device: 0.8 GB
     for the whole data set.
 
     Args:
