@@ -45,6 +45,30 @@ def mask_largest(weights: Sequence[Tensor], k: int, usable: Usable = ()) -> list
     return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
 
 
+@torch.no_grad()
+def keep_largest_of_rows(rows: Tensor, k: int) -> Tensor:
+    """The k entries of largest magnitude of every row, zeros elsewhere; the host never waits.
+
+    For accelerators: a few kernels for all rows. Results are those of `mask_largest` for each row,
+    but if fewer than `k` entries of a row are numbers, some of its NaN entries stay.
+
+    Args:
+        rows: `[rows, entries]` in single or half precision.
+        k: how many to keep, at most the number of entries.
+
+    Example:
+        >>> keep_largest_of_rows(torch.tensor([[0.5, -2.0, 2.0], [3.0, 0.0, 1.0]]), 1)
+        tensor([[ 0., -2.,  0.],
+                [ 3.,  0.,  0.]])
+    """
+    magnitude = rows.abs().float().nan_to_num_(nan=-1.0, posinf=math.inf)
+    # The bits of positive numbers are ordered as the numbers; of equal ones the first is larger.
+    order = torch.arange(0, -rows.shape[1], -1, device=rows.device)
+    keys = torch.add(order, magnitude.view(torch.int32), alpha=2**32)
+    index = keys.topk(k, sorted=False).indices
+    return torch.zeros_like(rows).scatter_(1, index, rows.gather(1, index))
+
+
 class LargestMagnitudes:
     """Keeps the k largest magnitudes of tensors that change little from one call to the next.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wiring_lightning.functional import LargestMagnitudes, mask_largest
+from wiring_lightning.functional.dnw import keep_largest_of_rows
 
 
 @dataclass(eq=False)
@@ -61,6 +62,37 @@ class EdgeSet:
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
         self.largest.keep(latent, self.weights, self.usable)
+
+
+@torch.no_grad()
+def keep_largest_together(
+    edge_sets: Sequence[EdgeSet], latents: Sequence[Sequence[Tensor]]
+) -> None:
+    """Call `keep_largest` of several sets; on accelerators sets of one size share their kernels."""
+    groups: dict[Any, list[int]] = {}
+    for number, (edges, latent) in enumerate(zip(edge_sets, latents, strict=True)):
+        together = type(edges) is EdgeSet and latent[0].device.type != "cpu"
+        if not together or latent[0].dtype == torch.float64:
+            edges.keep_largest(latent)
+            continue
+        size = sum(tensor.numel() for tensor in latent)
+        groups.setdefault((size, edges.k, latent[0].dtype, latent[0].device), []).append(number)
+    weights, kept = list[Tensor](), list[Tensor]()
+    for (_, k, *_), numbers in groups.items():
+        own = [weight for number in numbers for weight in edge_sets[number].weights]
+        masks = [mask for number in numbers for mask in edge_sets[number].usable]
+        values = [tensor for number in numbers for tensor in latents[number]]
+        # A zero stays a zero, whether it is chosen or not.
+        flat = [
+            (value if mask is None else value.masked_fill(~mask, 0)).reshape(-1)
+            for value, mask in zip(values, masks, strict=True)
+        ]
+        rows = keep_largest_of_rows(torch.cat(flat).view(len(numbers), -1), k).view(-1)
+        parts = rows.split([weight.numel() for weight in own])
+        kept += [part.view(weight.shape) for part, weight in zip(parts, own, strict=True)]
+        weights += own
+    if weights:
+        torch._foreach_copy_(weights, kept)
 
 
 def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
@@ -257,5 +289,5 @@ class StraightThrough:
                 torch.mul(latent, mask, out=weight)
             return
         latents = iter(self.latent)
-        for edges in self.edge_sets:
-            edges.keep_largest([next(latents) for _ in edges.weights])
+        by_set = [[next(latents) for _ in edges.weights] for edges in self.edge_sets]
+        keep_largest_together(self.edge_sets, by_set)
