@@ -79,12 +79,9 @@ def pairs(tiny: bool = False) -> dict[str, Pair]:
     plain_resnext: Make = partial(PlainResNeXt, *resnext, dense=False, classes=CLASSES)
     depth, fan_in = 6 * blocks + 2, 3 if tiny else 20
     layers, growth = (3, 4) if tiny else (16, 24)
-    name, torchvision_resnet = (
-        ("ResNet-18", torchvision.models.resnet18)
-        if tiny
-        else ("ResNet-50", torchvision.models.resnet50)
-    )
-    dense: Make = partial(torchvision_resnet, num_classes=CLASSES)
+    name, dense = "ResNet-50", partial[nn.Module](torchvision.models.resnet50, num_classes=CLASSES)
+    if tiny:
+        name, dense = "ResNet-8", partial[nn.Module](PlainResNet, (1, 1, 1), CLASSES)
     stem = 4 if tiny else 32
     graph: Make = NeuralGraph
     fabric, edges = (8, 128, 6), "8 x 6 nodes"

@@ -128,7 +128,8 @@ def test_first_losses_are_those_of_the_cpu(method: Method, device: Device) -> No
     assert len(here.losses) == 4 * method.epochs
     assert all(map(math.isfinite, here.losses))
     # Later ones differ: each device has its own random numbers, and draws the wiring from them.
-    assert here.losses[0] == pytest.approx(expected.losses[0], rel=1e-4)
+    if method.name != "targeted-dropout":  # which draws before the first step, too
+        assert here.losses[0] == pytest.approx(expected.losses[0], rel=1e-4)
 
 
 @over_devices
