@@ -24,6 +24,7 @@ from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.checkpoints import check_optimizers, check_weights
 from wiring_lightning.nn import find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
+from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
 
 Stage = Literal["train", "val", "test"]
@@ -48,13 +49,15 @@ class SupervisedTask(LightningModule, ABC):
         backbone: the network, from images to logits.
         optimizer: optimizer of the weights.
         lr_scheduler: learning rate schedule, one step per epoch.
-        compile: compile the backbone with `torch.compile`.
+        compile: whether to compile the backbone with `torch.compile`; or a mapping of its
+            arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
         last_layer: class of the layer that computes the logits, the last one of its class.
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
             the data's, its `image_size` was given and differs from theirs, its architecture has no
-            path, or a learned wiring is trained without the callback that learns it.
+            path, `torch.compile` does not take `compile`, or a learned wiring is trained without
+            the callback that learns it.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class SupervisedTask(LightningModule, ABC):
         backbone: nn.Module,
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None,
-        compile: bool,
+        compile: Compile,
         last_layer: type[nn.Linear] | type[nn.Conv2d],
     ) -> None:
         super().__init__()
@@ -70,9 +73,7 @@ class SupervisedTask(LightningModule, ABC):
         self.backbone = backbone
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        if compile:
-            # In place: the names in the state_dict stay those of the plain network.
-            self.backbone.compile()
+        self._compiled = compile_network(backbone, compile)
         self.num_classes = _output_width(backbone, last_layer)
         check_counts(2, error=MisconfigurationException, num_classes=self.num_classes)
         self.val_loss, self.test_loss = ExampleMean(), ExampleMean()
@@ -151,6 +152,15 @@ class SupervisedTask(LightningModule, ABC):
                 f"The backbone has a learned wiring ({len(learnable)} layers), but no callback "
                 f"learns it, so it would keep its first random draw: add {teacher} to the "
                 'trainer\'s callbacks, or build the backbone with wiring="random".'
+            )
+        if (
+            self._compiled is not None
+            and self._compiled.get("fullgraph")
+            and any(gate.learnable for gate in find_bernoulli_gates(self).values())
+        ):
+            raise MisconfigurationException(
+                "A fabric that still learns is more than one graph, because every example draws "
+                "an architecture: leave out fullgraph of compile, or name an architecture."
             )
 
     @override

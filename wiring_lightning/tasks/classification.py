@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from wiring_lightning._checks import check_number
+from wiring_lightning.tasks._compiling import Compile
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
 
 # `_NormBase` is the base class of batch norms and instance norms.
@@ -31,7 +32,8 @@ class ClassificationTask(SupervisedTask):
         lr_scheduler: learning rate schedule, one step per epoch. Do not combine it with a
             `PhaseSchedule` that sets learning rates.
         label_smoothing: share of the target spread evenly over all classes, from 0 up and below 1.
-        compile: compile the backbone with `torch.compile`.
+        compile: whether to compile the backbone with `torch.compile`; or a mapping of its
+            arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
         decay_norms: whether weight decay applies to scales and shifts of norms.
 
     Raises:
@@ -53,7 +55,7 @@ class ClassificationTask(SupervisedTask):
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
         label_smoothing: float = 0.0,
-        compile: bool = False,
+        compile: Compile = False,
         decay_norms: bool = True,
     ) -> None:
         super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Linear)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
+from wiring_lightning.tasks._compiling import Compile
 from wiring_lightning.tasks._metrics import NO_LABEL, PixelAccuracy
 from wiring_lightning.tasks._pixel_losses import pixel_losses
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
@@ -40,7 +41,8 @@ class SegmentationTask(SupervisedTask):
             such pixels. It can also be the number of a class.
         picture_every_n_epochs: how often to draw masks; 0 for never.
         num_pictures: maximum number of examples in a picture.
-        compile: compile the backbone with `torch.compile`.
+        compile: whether to compile the backbone with `torch.compile`; or a mapping of its
+            arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
 
     Raises:
         MisconfigurationException: if a number is out of range, the backbone's number of classes
@@ -61,7 +63,7 @@ class SegmentationTask(SupervisedTask):
         ignore_index: int | None = 255,
         picture_every_n_epochs: int = 10,
         num_pictures: int = 4,
-        compile: bool = False,
+        compile: Compile = False,
     ) -> None:
         super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Conv2d)
         if picture_every_n_epochs < 0 or num_pictures < 1:
