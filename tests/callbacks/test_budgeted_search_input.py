@@ -156,3 +156,16 @@ def test_ddp_may_skip_modules_unless_the_user_decided(
     new_search().setup(trainer, module, "fit")
     assert strategy._ddp_kwargs["find_unused_parameters"] is expected
     assert module._ddp_params_and_buffers_to_ignore == ["net.gate.logits"]
+
+
+@pytest.mark.parametrize(("ranks", "refused"), [(1, False), (2, True)])
+def test_batch_norm_that_waits_for_other_ranks_is_refused(
+    ranks: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, search = new_module(), new_search()
+    module.net.add_module("norm", nn.SyncBatchNorm(3))
+    trainer = quiet_trainer(callbacks=[search])
+    monkeypatch.setattr(type(trainer), "world_size", property(lambda _: ranks))
+    with pytest.raises(MisconfigurationException) as said:
+        search.on_fit_start(trainer, module)  # without a strategy that has made optimizers
+    assert ("sync_batchnorm" in str(said.value)) == refused

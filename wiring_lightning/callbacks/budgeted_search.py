@@ -66,7 +66,8 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     Raises:
         MisconfigurationException: if a number is out of range, or the LightningModule has not
-            exactly one super-network, has no optimizer, or returns no losses.
+            exactly one super-network, has no optimizer, returns no losses, or has SyncBatchNorm on
+            several ranks.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -167,6 +168,13 @@ class BudgetedSearch(GateLearner[Reinforce]):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         searched = self._searched = _find_searched(pl_module)
         gate = searched.gate
+        assert isinstance(searched.network, nn.Module)
+        synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in searched.network.modules())
+        if synchronised and trainer.world_size > 1:
+            raise self.mistake(
+                "SyncBatchNorm would wait for ever for a rank that draws no architecture with its "
+                "module: leave out sync_batchnorm."
+            )
         self.optimizer = Reinforce([gate], self.lr, self.baseline)
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
         if self._restored is not None:
