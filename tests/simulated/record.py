@@ -31,6 +31,11 @@ _FREE = {
     "_assert_async", "_unsafe_view", "alias", "detach", "empty", "empty_like", "empty_strided",
     "is_pinned", "is_same_size", "lift", "lift_fresh", "new_empty", "new_empty_strided", "set_",
 }  # fmt: skip
+# They do not read the tensor that they get.
+_WRITE_ONLY = {
+    "bernoulli_", "exponential_", "fill_", "full_like", "new_full", "new_ones", "new_zeros",
+    "normal_", "ones_like", "rand_like", "randn_like", "uniform_", "zero_", "zeros_like",
+}  # fmt: skip
 _TENSORS_PER_KERNEL = 48  # of the operations on lists of tensors
 
 
@@ -74,8 +79,8 @@ class Record:
         if name.startswith("_foreach"):
             lists = max(1, len(written) or len(read) // 2)
             kernels = -(-lists // _TENSORS_PER_KERNEL)
-        if name in ("zero_", "fill_"):
-            read = []  # what is overwritten is not read
+        if name in _WRITE_ONLY:
+            read = []
         self.kernels[calling_line()] += kernels
         self.bytes += sum(map(_size, read)) + sum(map(_size, written))
         if not written:

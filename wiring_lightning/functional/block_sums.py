@@ -200,7 +200,7 @@ class _StageSums:
                 weights = gates[self.rows(), columns]
                 self.from_earlier[stage] = _combine(weights, self.stacks[stage])
             part = self.from_earlier[stage][row]
-            total[:, : part.shape[1]] += part
+            total[:, : part.shape[1]].add_(part)
         return total
 
     def gradient_to(self, block: int, gates: Tensor) -> Tensor | None:
@@ -326,7 +326,7 @@ class _Store(Function):
             else:
                 to_residual = _writable(to_residual, shared, part, ctx.shape)
                 to_identity = _writable(to_identity, shared, part, ctx.shape)
-                to_residual[..., ::step, ::step] += part
+                to_residual[..., ::step, ::step].add_(part)
                 to_identity[..., ::step, ::step].add_(part, alpha=scale)
             shared = False
         dtypes = ctx.dtypes

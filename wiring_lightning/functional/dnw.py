@@ -66,7 +66,8 @@ def keep_largest_of_rows(rows: Tensor, k: int) -> Tensor:
     order = torch.arange(0, -rows.shape[1], -1, device=rows.device)
     keys = torch.add(order, magnitude.view(torch.int32), alpha=2**32)
     index = keys.topk(k, sorted=False).indices
-    return torch.zeros_like(rows).scatter_(1, index, rows.gather(1, index))
+    chosen = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, index, True)
+    return torch.where(chosen, rows, 0)
 
 
 class LargestMagnitudes:

@@ -76,6 +76,7 @@ class RectifiedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.recompute = recompute
+        self.checkpointed = False  # whether a chain computes the layer again
         self.norm = nn.BatchNorm2d(in_channels)
         self.conv = nn.Conv2d(
             in_channels, out_channels, size, stride, padding=size // 2, bias=False
@@ -88,7 +89,7 @@ class RectifiedConv2d(nn.Module):
         values = [feature.values for feature in features]
         if self.plain:
             joined = values[0] if len(values) == 1 else torch.cat(values, 1)
-            outputs: Tensor = self.conv(functional.relu(self.norm(joined)))
+            outputs: Tensor = self.conv(functional.relu(self.norm(joined), inplace=True))
             return outputs
         statistics = self.statistics(features)
         self.track(statistics)
@@ -96,8 +97,15 @@ class RectifiedConv2d(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether to run layer by layer: while compiling, or with another class of norm."""
-        return torch.compiler.is_compiling() or not isinstance(self.norm, nn.BatchNorm2d)
+        """Whether to run layer by layer: while compiling, or with another class of norm.
+
+        Also on an accelerator, where that takes a third of the kernels, unless the backward pass is
+        to compute the layer again: torch's norm would count a batch twice.
+        """
+        if torch.compiler.is_compiling() or not isinstance(self.norm, nn.BatchNorm2d):
+            return True
+        again = self.recompute or self.checkpointed
+        return self.conv.weight.device.type != "cpu" and not again
 
     def statistics(self, features: Sequence[Feature]) -> Statistics:
         """Mean and variance for the norm: of the batch in training, else the running ones."""
@@ -147,6 +155,8 @@ class RectifiedChain(nn.Module):
         self.checkpointing = checkpointing
         if len(layers) == 1:
             layers[0].recompute = checkpointing
+        for layer in layers:
+            layer.checkpointed = checkpointing
 
     @override
     def forward(self, features: Sequence[Feature]) -> Tensor:
