@@ -16,8 +16,6 @@ from wiring_lightning.functional.block_products import (
 from wiring_lightning.functional.block_sums import (
     BlockSums as BlockSums,
     PlainBlockSums as PlainBlockSums,
-    Space as Space,
-    lift as lift,
 )
 from wiring_lightning.functional.budgeted_search import (
     Topology,
@@ -46,6 +44,7 @@ from wiring_lightning.functional.seeds import (
     seed_of_epoch as seed_of_epoch,
     seed_of_step as seed_of_step,
 )
+from wiring_lightning.functional.spaces import Space as Space, lift as lift
 from wiring_lightning.functional.sparse_product import sparse_product
 from wiring_lightning.functional.sparsenet import (
     Pattern,
