@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.functional.spaces import Space
 from wiring_lightning.functional.budgeted_search import Topology
+from wiring_lightning.functional.spaces import Space
 from wiring_lightning.functional.subsets import WHOLE, Subset, exchange, keep_state, split_batch
 from wiring_lightning.nn.bernoulli_gate import BernoulliGate
 from wiring_lightning.nn.described import Described
