@@ -93,7 +93,7 @@ def table(names: list[str], batch: int, tiny: bool, busiest: bool = False) -> li
         for mode, budget in budgets.items():
             what = f"plain: {pair.twin}" if mode == "plain" else mode
             lines.append(
-                f"| {pair.method.partition(',')[0]} | {what} | {budget.kernels:,} "
+                f"| {pair.method.rpartition(',')[0] or pair.method} | {what} | {budget.kernels:,} "
                 f"| {budget.bytes / 1e6:,.0f} | {budget.waits} "
                 f"| {budget.kernels / plain.kernels:.2f} | {budget.bytes / plain.bytes:.2f} |"
             )

@@ -241,5 +241,19 @@ def test_the_simulation_counts_waits() -> None:
             torch.tensor([1.0], device=device)
             x + 1
     assert sum(RECORD.waits.values()) == 5
-    assert RECORD.kernels.total() > 0
-    assert RECORD.bytes >= 2 * 3 * x.element_size()
+
+
+def test_the_simulation_counts_kernels_and_bytes() -> None:
+    with simulated() as device:
+        x = torch.ones(1000, device=device)
+        weights = [torch.ones(10, device=device) for _ in range(100)]
+        with RECORD.recording():
+            x + 1  # reads and writes 4,000 bytes
+        assert (RECORD.kernels.total(), RECORD.bytes) == (1, 8000)
+        with RECORD.recording():
+            x.view(10, 100)[1:]
+            torch.zeros_like(x)
+        assert (RECORD.kernels.total(), RECORD.bytes) == (1, 4000)
+        with RECORD.recording():
+            torch._foreach_mul_(weights, 2.0)  # one kernel for many small tensors
+        assert RECORD.kernels.total() == 3
