@@ -33,8 +33,8 @@ class SparseNet(Described):
     stages of DenseNet-121, -169 or -201 after a 7 x 7 one. Some published sizes do not follow from
     the paper's rule; `docs/methods/sparsenet_tables.md` lists them.
 
-    Training does not keep concatenations: the backward pass concatenates again. Evaluation frees an
-    output after its last reader.
+    Training does not keep concatenations on a CPU, and elsewhere with `checkpointing`: the backward
+    pass concatenates again. Evaluation frees an output after its last reader.
 
     Args:
         depth: number of layers: 3n + 4 for small images (40, 100, ...), 6n + 4 with bottlenecks

@@ -47,7 +47,8 @@ class Feature:
 class RectifiedConv2d(nn.Module):
     """Batch norm, ReLU and convolution of the concatenated sources.
 
-    The backward pass concatenates the sources again, so the concatenation is not kept.
+    On a CPU the backward pass concatenates the sources again, so the concatenation is not kept. On
+    an accelerator that holds with `recompute` only; without it, torch's own layers are faster.
 
     Args:
         in_channels: channels of all sources together.
