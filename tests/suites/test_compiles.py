@@ -37,6 +37,22 @@ def test_one_graph_for_all_wirings(method: Method) -> None:
     assert any(changed) == (method in LEARNING)
 
 
+@pytest.mark.parametrize(
+    ("name", "graphs"),
+    [("resnext-learned", 2), ("densenet-learned", 2), ("neural-graph", 2), ("sparse-layers", 1)],
+)
+def test_a_freeze_compiles_at_most_once_more(name: str, graphs: int) -> None:
+    """What is frozen gets no gradient, if it is known to the network."""
+    torch._dynamo.reset()
+    counter, method = CompileCounter(), named(name)
+    ((make, arguments),) = method.callbacks
+    trainer = quiet_trainer(
+        callbacks=[make(**arguments, freeze_epoch=1)], max_epochs=2, limit_train_batches=3
+    )
+    trainer.fit(method.task(compile={"backend": counter, "fullgraph": True}), digits())
+    assert counter.frame_count == graphs
+
+
 def fixed_fabric(method: Method, way: str) -> ClassificationTask:
     """A super-network whose architecture is fixed: by a freeze, or given when it is built."""
     task = method.task()
