@@ -77,7 +77,10 @@ def test_what_torch_does_not_take_is_refused(choice: Any, said: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize(("choice", "said"), BAD[:4])
+NULL = (None, "model.compile: must be true or false or a mapping or text, got null")
+
+
+@pytest.mark.parametrize(("choice", "said"), [*BAD[:4], NULL])
 def test_the_command_line_refuses_it_too(choice: Any, said: str, tmp_path: Path) -> None:
     file = write(config_with(model(compile=choice)), tmp_path / "bad.yaml")
     assert said in refused("fit", "--config", file)
