@@ -38,11 +38,11 @@ def test_one_graph_for_all_wirings(method: Method) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "graphs"),
+    ("name", "most"),
     [("resnext-learned", 2), ("densenet-learned", 2), ("neural-graph", 2), ("sparse-layers", 1)],
 )
-def test_a_freeze_compiles_at_most_once_more(name: str, graphs: int) -> None:
-    """What is frozen gets no gradient, if it is known to the network."""
+def test_a_freeze_compiles_at_most_once_more(name: str, most: int) -> None:
+    """What is frozen gets no gradient; not every release of torch compiles again for that."""
     torch._dynamo.reset()
     counter, method = CompileCounter(), named(name)
     ((make, arguments),) = method.callbacks
@@ -50,7 +50,7 @@ def test_a_freeze_compiles_at_most_once_more(name: str, graphs: int) -> None:
         callbacks=[make(**arguments, freeze_epoch=1)], max_epochs=2, limit_train_batches=3
     )
     trainer.fit(method.task(compile={"backend": counter, "fullgraph": True}), digits())
-    assert counter.frame_count == graphs
+    assert 1 <= counter.frame_count <= most
 
 
 def fixed_fabric(method: Method, way: str) -> ClassificationTask:

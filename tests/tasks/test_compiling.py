@@ -62,7 +62,7 @@ BAD: list[tuple[Any, str]] = [
     ({"mod": "default"}, "compile has no key 'mod': the arguments of torch.compile are fullgraph"),
     ({"model": None}, "compile has no key 'model'"),
     ({"fullgraph": "yes"}, "fullgraph of compile must be true or false, got 'yes'"),
-    ({"dynamic": "yes"}, "is refused by torch.compile"),
+    ({"dynamic": "yes"}, "dynamic of compile must be true or false or null, got 'yes'"),
     ({"backend": "inducter"}, "no backend 'inducter': there are .*inductor"),
     ({"options": {"shape_paddings": True}}, "Unexpected optimization option shape_paddings.$"),
     ({"mode": "default", "options": {"shape_padding": True}}, "Either mode or options"),
