@@ -183,7 +183,7 @@ def _run(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     if moves and outputs.data_ptr() == plain_args[0].data_ptr():
         outputs = outputs.clone()
     if here:
-        RECORD.run(operation, (plain_args, plain_kwargs), outputs)
+        RECORD.run(operation, plain_args, plain_kwargs, outputs)
     if short_name(operation) in _RESHAPING and is_simulated(args[0]):
         args[0].data = SimulatedTensor(plain_args[0])
         return args[0]

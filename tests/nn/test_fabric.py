@@ -334,3 +334,32 @@ def test_multiply_adds_of_chains():
     up = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 5, 1), nn.Upsample(scale_factor=2))
     assert count_multiply_adds(up, side=4) == 15 * 64
     assert count_multiply_adds(nn.Linear(6, 7), side=99) == 42
+
+
+def test_frozen_and_loaded_fabrics_run_what_evaluation_mode_ran():
+    """While it learns evaluation mode asks the logits; once frozen the fabric knows its edges."""
+    fabric, other = make_fabric().eval(), make_fabric(seed=1).eval()
+    with torch.no_grad():  # `a.second` and the way through node 3 are left out
+        fabric.gate.logits.copy_(torch.tensor([1.0, -1, 1, -1, -1, 1, 1, -1]))
+    images = torch.randn(BATCH, 3, 8, 8)
+    expected, _ = fabric(images)
+    assert fabric.gate.fixed is None
+    fabric.gate.freeze()
+    assert {edge for edge, live in enumerate(fabric.gate.fixed) if live} == {0, 2, 6}
+    state, nowhere = fabric(images)
+    assert torch.equal(state, expected)
+    assert nowhere is None
+    other.load_state_dict(fabric.state_dict())
+    assert other.gate.fixed == fabric.gate.fixed
+    assert torch.equal(other(images)[0], expected)
+    other.load_state_dict(make_fabric().state_dict())
+    assert other.gate.fixed is None
+
+
+def test_a_frozen_fabric_without_a_path_says_so():
+    fabric = make_fabric()
+    fabric.gate.logits.data.fill_(-1.0)
+    fabric.gate.freeze()
+    state, connected = fabric(torch.randn(2, 3, 8, 8))
+    assert not state.any()
+    assert connected.tolist() == [False, False]

@@ -2,11 +2,12 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,23 +69,28 @@ class Record:
         if self.on:
             self.waits[what, calling_line()] += 1
 
-    def run(self, operation: OpOverload, inputs: object, outputs: object) -> None:
-        """An operation ran on the device; inputs and outputs are plain tensors."""
+    def run(
+        self, operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Any
+    ) -> None:
+        """An operation ran on the device; all tensors are those of the CPU."""
         name = short_name(operation)
         if not self.on or name in _FREE or _is_view(operation):
             return
-        read = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-        written = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        kernels = _KERNELS.get(name, 1)
-        if name.startswith("_foreach"):
-            lists = max(1, len(written) or len(read) // 2)
-            kernels = -(-lists // _TENSORS_PER_KERNEL)
+        first = _tensors(args[:1])
+        read, written = _tensors((args, kwargs)), _tensors(outputs) or first
         if name in _WRITE_ONLY:
             read = []
+        elif name in ("copy_", "_foreach_copy_"):
+            read = _tensors(args[1:])
+        kernels = _KERNELS.get(name, 1)
+        if name.startswith("_foreach"):
+            kernels = -(-len(first) // _TENSORS_PER_KERNEL)
         self.kernels[calling_line()] += kernels
-        self.bytes += sum(map(_size, read)) + sum(map(_size, written))
-        if not written:
-            self.bytes += sum(map(_size, read[:1]))  # written in place
+        self.bytes += sum(map(_size, read + written))
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def short_name(operation: OpOverload) -> str:

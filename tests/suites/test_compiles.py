@@ -1,12 +1,21 @@
-"""A wiring that changes in every step does not make torch.compile start again."""
+"""A network is one graph, and a wiring that changes does not make torch.compile start again."""
+
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import counters
 
 from tests.methods import LEARNING, METHODS, Method, digits, named, over
 from tests.trainers import Recorder, quiet_trainer
-from wiring_lightning.nn import find_adjacencies, find_gates
+from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates, find_gates, find_learnable
+from wiring_lightning.tasks import ClassificationTask
+
+# Those whose wiring is drawn outside of the graph until it is frozen.
+DRAWN = [method for method in METHODS if find_bernoulli_gates(method.task())]
 
 
 @over(METHODS, "compile")
@@ -26,6 +35,76 @@ def test_one_graph_for_all_wirings(method: Method) -> None:
     assert counter.frame_count == 1 + froze
     changed = [not torch.equal(recorder.active[0], active) for active in recorder.active]
     assert any(changed) == (method in LEARNING)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("resnext-learned", 2), ("densenet-learned", 2), ("neural-graph", 2), ("sparse-layers", 1)],
+)
+def test_a_freeze_compiles_at_most_once_more(name: str, most: int) -> None:
+    """What is frozen gets no gradient; not every release of torch compiles again for that."""
+    torch._dynamo.reset()
+    counter, method = CompileCounter(), named(name)
+    ((make, arguments),) = method.callbacks
+    trainer = quiet_trainer(
+        callbacks=[make(**arguments, freeze_epoch=1)], max_epochs=2, limit_train_batches=3
+    )
+    trainer.fit(method.task(compile={"backend": counter, "fullgraph": True}), digits())
+    assert 1 <= counter.frame_count <= most
+
+
+def fixed_fabric(method: Method, way: str) -> ClassificationTask:
+    """A super-network whose architecture is fixed: by a freeze, or given when it is built."""
+    task = method.task()
+    (gate,) = find_bernoulli_gates(task).values()
+    with torch.no_grad():
+        gate.logits[1::3] = -1.0
+    gate.freeze()
+    assert gate.fixed is not None
+    assert {True, False} == set(gate.fixed)
+    if way == "frozen":
+        return task
+    architecture = task.backbone.architecture_names
+    backbone = method.backbone(**{**method.arguments, "architecture": architecture})
+    return ClassificationTask(backbone, optimizer=task.optimizer)
+
+
+@pytest.mark.parametrize("way", ["frozen", "built"])
+@over(DRAWN)
+def test_a_fixed_fabric_is_one_graph(method: Method, way: str) -> None:
+    torch._dynamo.reset()
+    counter, task = CompileCounter(), fixed_fabric(method, way)
+    assert not find_learnable(task)
+    twin, images = deepcopy(task).eval(), torch.randn(5, 1, 8, 8)
+    task.backbone.compile(backend=counter, fullgraph=True)
+    torch.testing.assert_close(task.eval()(images), twin(images))
+    assert counter.frame_count == 1
+    quiet_trainer(limit_train_batches=5).fit(task.train(), digits())
+    assert counter.frame_count == 2  # another mode is another graph
+
+
+@over(DRAWN)
+def test_a_fabric_has_no_breaks_once_a_run_has_frozen_it(method: Method) -> None:
+    torch._dynamo.reset()
+    breaks: list[int] = []
+
+    class CountBreaks(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            breaks.append(len(counters["graph_break"]))
+            counters["graph_break"].clear()
+
+    ((make, arguments),) = method.callbacks
+    task = method.task(compile={"backend": "eager"})
+    counters["graph_break"].clear()
+    trainer = quiet_trainer(
+        callbacks=[make(**arguments, freeze_epoch=1), CountBreaks()],
+        max_epochs=2,
+        limit_train_batches=2,
+    )
+    trainer.fit(task, digits())
+    learning, frozen = breaks[:2], breaks[2:]
+    assert learning[0] > 0
+    assert frozen == [0, 0]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ kernels. A wait that is new and one that is gone both fail, with their lines: ch
 from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,11 +90,9 @@ class ChannelsLast(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.to(memory_format=torch.channels_last)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        batch[0] = batch[0].contiguous(memory_format=torch.channels_last)
+        pl_module.backbone.register_forward_pre_hook(
+            lambda _, args: (args[0].contiguous(memory_format=torch.channels_last),)
+        )
 
 
 class Watch(Callback):
@@ -126,7 +125,7 @@ def fit(method: Method, make: Any, **kwargs: Any) -> tuple[LightningModule, Watc
     seed_everything(0)
     watch, callbacks = Watch(), method.new_callbacks()
     for callback in callbacks:
-        if hasattr(callback, "freeze_epoch"):
+        if "freeze_epoch" in signature(type(callback)).parameters:
             callback.freeze_epoch = 1
     more = kwargs.pop("callbacks", [])
     resume = kwargs.pop("ckpt_path", None)
@@ -191,8 +190,8 @@ def test_mixed_precision(method: Method, precision: Literal["bf16-mixed", "16-mi
     scaler = torch.amp.GradScaler("sim") if precision == "16-mixed" else None
     plugin = MixedPrecision(precision, "sim", scaler)
     with simulated():
-        _, mixed = fit(method, simulated_trainer, max_epochs=1, plugins=plugin)
-    _, full = fit(method, quiet_trainer, max_epochs=1)
+        _, mixed = fit(method, simulated_trainer, max_epochs=method.epochs, plugins=plugin)
+    _, full = fit(method, quiet_trainer, max_epochs=method.epochs)
     torch.testing.assert_close(mixed.losses[0], full.losses[0], rtol=0.05, atol=0.02)
     assert all(map(torch.isfinite, mixed.losses))
     waits = mixed.epochs[0].waits_by_file()
@@ -205,8 +204,10 @@ def test_mixed_precision(method: Method, precision: Literal["bf16-mixed", "16-mi
 @over(METHODS)
 def test_channels_last(method: Method) -> None:
     with simulated():
-        _, found = fit(method, simulated_trainer, max_epochs=1, callbacks=[ChannelsLast()])
-    _, expected = fit(method, quiet_trainer, max_epochs=1)
+        _, found = fit(
+            method, simulated_trainer, max_epochs=method.epochs, callbacks=[ChannelsLast()]
+        )
+    _, expected = fit(method, quiet_trainer, max_epochs=method.epochs)
     torch.testing.assert_close(found.losses[0], expected.losses[0], rtol=1e-4, atol=1e-5)
     if method.name not in VARYING:
         assert found.epochs[0].waits_by_file() == LEARNING.get(method.name, {})
@@ -257,3 +258,4 @@ def test_the_simulation_counts_kernels_and_bytes() -> None:
         with RECORD.recording():
             torch._foreach_mul_(weights, 2.0)  # one kernel for many small tensors
         assert RECORD.kernels.total() == 3
+        assert RECORD.bytes == 100 * (40 + 40)

@@ -62,7 +62,7 @@ BAD: list[tuple[Any, str]] = [
     ({"mod": "default"}, "compile has no key 'mod': the arguments of torch.compile are fullgraph"),
     ({"model": None}, "compile has no key 'model'"),
     ({"fullgraph": "yes"}, "fullgraph of compile must be true or false, got 'yes'"),
-    ({"dynamic": "yes"}, "is refused by torch.compile"),
+    ({"dynamic": "yes"}, "dynamic of compile must be true or false or null, got 'yes'"),
     ({"backend": "inducter"}, "no backend 'inducter': there are .*inductor"),
     ({"options": {"shape_paddings": True}}, "Unexpected optimization option shape_paddings.$"),
     ({"mode": "default", "options": {"shape_padding": True}}, "Either mode or options"),
@@ -77,7 +77,10 @@ def test_what_torch_does_not_take_is_refused(choice: Any, said: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize(("choice", "said"), BAD[:4])
+NULL = (None, "model.compile: must be true or false or a mapping or text, got null")
+
+
+@pytest.mark.parametrize(("choice", "said"), [*BAD[:4], NULL])
 def test_the_command_line_refuses_it_too(choice: Any, said: str, tmp_path: Path) -> None:
     file = write(config_with(model(compile=choice)), tmp_path / "bad.yaml")
     assert said in refused("fit", "--config", file)

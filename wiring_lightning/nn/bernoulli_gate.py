@@ -84,7 +84,7 @@ class BernoulliGate(Described):
         self.drawn: Tensor | None = None
         self.asked: Tensor | None = None
         self._generator: torch.Generator | None = None
-        self._fixed: tuple[int, Tensor] | None = None  # version of frozen logits, their best edges
+        self._found: tuple[int, Tensor] | None = None  # version of frozen logits, their best edges
         self._learnable = torch.tensor(learnable, dtype=torch.bool, device="cpu")
         self.logits = nn.Parameter(torch.full((self.topology.edges,), float(initial)))
         self.register_buffer("learnable_edges", self._learnable.clone(), persistent=False)
@@ -135,12 +135,12 @@ class BernoulliGate(Described):
     def _best_on_cpu(self) -> Tensor:
         """`best` on the CPU, found once for frozen logits, which do not change."""
         if self.learnable:
-            self._fixed = None
-        elif self._fixed is not None and self._fixed[0] == self.logits._version:
-            return self._fixed[1]
+            self._found = None
+        elif self._found is not None and self._found[0] == self.logits._version:
+            return self._found[1]
         edges = most_probable_edges(self.topology, self.logits.detach().cpu(), self._learnable)
         if not self.learnable:
-            self._fixed = self.logits._version, edges
+            self._found = self.logits._version, edges
         return edges
 
     @torch.no_grad()

@@ -38,7 +38,7 @@ def compile_network(network: nn.Module, choice: Compile) -> dict[str, Any] | Non
     arguments = _arguments(choice)
     try:
         network.compile(**arguments)
-    except (RuntimeError, TypeError, AssertionError) as error:
+    except (RuntimeError, TypeError) as error:
         # For an unknown option torch lists the hundreds that there are.
         reason = str(error).partition(", known options are")[0].splitlines()[0].rstrip(".")
         raise MisconfigurationException(
@@ -65,10 +65,11 @@ def _arguments(choice: Compile) -> dict[str, Any]:
                 f"compile has no key {key!r}: the arguments of torch.compile are "
                 f"{', '.join(known)}."
             )
-    for key in ("fullgraph", "disable"):  # torch takes any value for them
-        if not isinstance(choice.get(key, False), bool):
+    for key, extra in {"fullgraph": "", "disable": "", "dynamic": " or null"}.items():
+        value = choice.get(key, False)
+        if not isinstance(value, bool) and not (extra and value is None):
             raise MisconfigurationException(
-                f"{key} of compile must be true or false, got {choice[key]!r}."
+                f"{key} of compile must be true or false{extra}, got {value!r}."
             )
     if choice.get("mode") == "":  # torch takes it for none
         raise MisconfigurationException("mode of compile is empty: name one, or leave it out.")

@@ -1,0 +1,90 @@
+"""A training step of inductor, torch.compile's own backend, is that of the plain network.
+
+Slow: inductor writes C++ for each network, and a compiler translates it.
+"""
+
+import os
+import shutil
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from tests.methods import Method, digits, named, over
+from tests.suites.test_compiles import fixed_fabric
+from tests.trainers import quiet_trainer
+from wiring_lightning.tasks import ClassificationTask
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))),
+        reason="inductor needs a C++ compiler",
+    ),
+]
+
+
+def smaller(name: str, **arguments: Any) -> Method:
+    method = named(name)
+    return replace(method, arguments=method.arguments | arguments)
+
+
+# One of each family, as small as it can be: the time is that of the compiler.
+FAMILIES = [
+    named("resnext-learned"),
+    smaller("resnet-learned", depth=14, fan_in=2),
+    smaller("densenet-learned", depth=10),
+    smaller("sparsenet", depth=16, bottleneck=False),
+    named("neural-graph"),
+    named("mobilenet-dnw"),
+    named("conv-fabric"),
+]
+
+
+class Gradients(Callback):
+    """The loss and the gradients of the first step, those of the scores too."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(self, _trainer: Any, task: Any, _optimizer: Any) -> None:
+        self.values = {
+            name: parameter.grad.clone()
+            for name, parameter in task.named_parameters()
+            if parameter.grad is not None
+        }
+
+    def on_train_batch_end(self, _trainer: Any, task: Any, outputs: Any, *_: Any) -> None:
+        self.values["loss"] = outputs["loss"].clone()
+
+
+@over(FAMILIES)
+def test_a_step_is_that_of_the_plain_network(
+    method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    plain = fixed_fabric(method, "frozen") if method.name == "conv-fabric" else method.task()
+    compiled = ClassificationTask(
+        deepcopy(plain.backbone), plain.optimizer, compile={"fullgraph": True}
+    )
+    callbacks = [] if method.name == "conv-fabric" else method.new_callbacks()
+    expected, actual = (_first_step(task, callbacks) for task in (plain, compiled))
+    assert actual.keys() == expected.keys()
+    scores = [name for name in actual if name.endswith("scores")]
+    assert bool(scores) == (method.learns == "scores" and method.name != "conv-fabric")
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, atol=1e-5, rtol=1e-3, msg=name)
+    assert list(tmp_path.rglob("*.cpp"))  # inductor did it
+
+
+def _first_step(task: ClassificationTask, callbacks: list[Callback]) -> dict[str, Tensor]:
+    gradients = Gradients()
+    trainer = quiet_trainer(callbacks=[*callbacks, gradients], limit_train_batches=1)
+    trainer.fit(task, digits(16, augment=False))
+    return gradients.values
