@@ -46,11 +46,11 @@ class Budget:
     busiest: list[tuple[str, int]]
 
 
-def measure(pair: Pair, mode: Mode, batch: int) -> Budget:
+def measure(pair: Pair, mode: Mode, batch: int, side: int = SIDE) -> Budget:
     """Count one training step of a method, learning or frozen, or of its plain twin."""
     torch.manual_seed(0)
     network = pair.plain() if mode == "plain" else pair.network()
-    images, labels = torch.randn(batch, 3, SIDE, SIDE), torch.randint(CLASSES, (batch,))
+    images, labels = torch.randn(batch, 3, side, side), torch.randint(CLASSES, (batch,))
     with simulated() as device:
         network.to(device)
         learn = {"learning": pair.learn, "frozen": _frozen(network), "plain": None}[mode]
@@ -76,7 +76,9 @@ def _frozen(network: nn.Module) -> Callable[[nn.Module, Optimizer], Callable[[Te
     return learn
 
 
-def table(names: list[str], batch: int, tiny: bool, busiest: bool = False) -> list[str]:
+def table(
+    names: list[str], batch: int, side: int, tiny: bool = False, busiest: bool = False
+) -> list[str]:
     """The table in Markdown; progress goes to stderr."""
     lines = [
         "| method | step | kernels | MB | waits | kernels / plain | bytes / plain |",
@@ -88,7 +90,7 @@ def table(names: list[str], batch: int, tiny: bool, busiest: bool = False) -> li
         budgets = {}
         for mode in modes:
             print(f"{name}: {mode}", file=sys.stderr, flush=True)
-            budgets[mode] = measure(pair, mode, batch)
+            budgets[mode] = measure(pair, mode, batch, side)
         plain = budgets["plain"]
         for mode, budget in budgets.items():
             what = f"plain: {pair.twin}" if mode == "plain" else mode
@@ -108,6 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=names, default=names)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--side", type=int, default=SIDE, help="height and width of the images, not for graphs"
+    )
     parser.add_argument("--tiny", action="store_true", help="small networks, for a quick look")
     parser.add_argument("--busiest", action="store_true", help="lines that start most kernels")
     parser.add_argument("--markdown", help="file to write the table into")
@@ -118,10 +123,11 @@ def main(arguments: list[str] | None = None) -> None:
     lines = [
         "# What a step asks of a device",
         "",
-        f"Counted on a simulated device, torch {torch.__version__}, {SIDE}x{SIDE} images, batch "
-        f"{options.batch}, {command}. Kernels and bytes are estimates, waits are exact.",
+        f"Counted on a simulated device, torch {torch.__version__}, "
+        f"{options.side}x{options.side} images, batch {options.batch}, {command}. "
+        "Kernels and bytes are estimates, waits are exact.",
         "",
-        *table(options.networks, options.batch, options.tiny, options.busiest),
+        *table(options.networks, options.batch, options.side, options.tiny, options.busiest),
     ]
     print("\n".join(lines))
     if options.markdown:
