@@ -1,0 +1,22 @@
+"""The picture of a network that a run and `wiring inspect` draw."""
+
+from typing import TYPE_CHECKING
+
+from wiring_lightning.plots import draw_architecture, draw_side_by_side
+from wiring_lightning.wiring import Planted, Wired
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_network(network: Wired) -> "Figure":
+    """The wiring of a network, beside the right one if it is known.
+
+    Example:
+        >>> from wiring_lightning.backbones import GatedHeads
+        >>> len(draw_network(GatedHeads()).subfigs)
+        2
+    """
+    if isinstance(network, Planted):
+        return draw_side_by_side(network.wiring(), network.planted_wiring(), ("own", "right"))
+    return draw_architecture(network.wiring())
