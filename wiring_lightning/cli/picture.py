@@ -17,6 +17,8 @@ def draw_network(network: Wired) -> "Figure":
         >>> len(draw_network(GatedHeads()).subfigs)
         2
     """
-    if isinstance(network, Planted):
-        return draw_side_by_side(network.wiring(), network.planted_wiring(), ("own", "right"))
-    return draw_architecture(network.wiring())
+    wiring = network.wiring()
+    if not isinstance(network, Planted):
+        return draw_architecture(wiring)
+    name = "learned" if wiring.learnable.any() else "this network"
+    return draw_side_by_side(wiring, network.planted_wiring(), (name, "right"))

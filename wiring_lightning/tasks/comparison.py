@@ -11,7 +11,13 @@ from typing_extensions import override
 
 from wiring_lightning.tasks._compiling import Compile
 from wiring_lightning.tasks._metrics import MostFrequent, PixelAccuracy
-from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
+from wiring_lightning.tasks._supervised import (
+    Batch,
+    Stage,
+    SupervisedTask,
+    default_optimizer,
+    mean_over_labels,
+)
 from wiring_lightning.wiring import Planted
 
 _TWINS: tuple[Literal["random", "planted"], ...] = ("random", "planted")
@@ -86,8 +92,7 @@ class WiringComparison(SupervisedTask):
     @override
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
         """`[batch]` the cross-entropy of each example, the mean over its labels."""
-        losses = functional.cross_entropy(logits, labels, reduction="none")
-        return losses if losses.dim() == 1 else losses.mean(1)
+        return mean_over_labels(functional.cross_entropy(logits, labels, reduction="none"))
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
