@@ -357,7 +357,7 @@ def tiny_data(config: str, request: pytest.FixtureRequest) -> list[str]:
     if name in ("CIFAR10", "CIFAR100"):
         root = str(request.getfixturevalue(f"fake_{name.lower()}"))
         return ["--data.root", root, "--data.val_size", str(min(data["init_args"]["val_size"], 8))]
-    if name == "Digits":
+    if name in ("Digits", "DigitSums"):
         return []
     if name == "PartLabels":
         release = write_release(request.getfixturevalue("tmp_path"))

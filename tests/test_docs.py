@@ -121,7 +121,7 @@ def test_page_shows_the_example_word_for_word(page: str, example: str) -> None:
 def test_readme_shows_the_keys_of_inspect() -> None:
     from wiring_lightning.backbones import ResNeXt
 
-    config = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
+    config = yaml.safe_load((ROOT / "configs" / "digits_resnext.yaml").read_text())
     backbone = config["model"]["init_args"]["backbone"]["init_args"]
     (shown,) = (json.loads(block) for block in blocks(ROOT / "README.md", "json"))
     expected = summarize(ResNeXt(**backbone).wiring())

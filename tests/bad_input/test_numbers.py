@@ -295,6 +295,7 @@ def test_python_raises_what_is_documented(name: str) -> None:
 SMALLEST: dict[str, dict[str, Any]] = {
     "ConvFabric": FABRIC,
     "DenseNet": {"depth": 7, "fan_in": 1},
+    "GatedHeads": {},
     "MobileNetV1": {},
     "MobileNetV1DNW": {},
     "NeuralGraph": GRAPH,

@@ -57,15 +57,15 @@ def test_the_report_has_everything(trained: Trained) -> None:
 
 
 @pytest.mark.slow
-def test_the_quick_start_in_short(tmp_path: Path) -> None:
-    config = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
+def test_the_resnext_on_digits_in_short(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "configs/digits_resnext.yaml").read_text())
     callbacks = config["trainer"]["callbacks"]
     (phases,) = [c["init_args"]["phases"] for c in callbacks if "Phase" in c["class_path"]]
     for phase in phases:
         phase["epochs"] = 1
     out = succeed(
         "fit",
-        f"--config={ROOT / 'configs/quickstart.yaml'}",
+        f"--config={ROOT / 'configs/digits_resnext.yaml'}",
         "--trainer.accelerator=cpu",
         "--trainer.limit_train_batches=2",
         f"--trainer.callbacks={json.dumps(callbacks)}",
@@ -87,6 +87,47 @@ def test_the_quick_start_in_short(tmp_path: Path) -> None:
     saved = torch.load(checkpoint_in(folder), weights_only=True)
     assert saved["epoch"] + 1 == len(phases)
     assert all(value for name, value in saved["state_dict"].items() if name.endswith("frozen"))
+
+
+def test_the_quick_start_in_short(tmp_path: Path) -> None:
+    """Also that every network starts where chance is, before it has learned anything."""
+    config = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
+    callbacks = config["trainer"]["callbacks"]
+    (learner,) = [c["init_args"] for c in callbacks if c["class_path"] == "MaskConnect"]
+    learner["freeze_epoch"] = 1
+    out = succeed(
+        "fit",
+        f"--config={ROOT / 'configs/quickstart.yaml'}",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=2",
+        "--data.size=256",
+        f"--trainer.callbacks={json.dumps(callbacks)}",
+    )
+    report = Trained(tmp_path, "", "", out)
+    for name in ("acc", "acc_random", "acc_planted", "acc_constant"):
+        assert 0 < float(report.reported(f"test {name}")) < 0.3
+    assert report.reported("steps") == "4, MaskConnect learned in 2"
+    assert re.fullmatch(r"\d+ of 16 \(4.0 by chance\)", report.reported("edges recovered"))
+    assert Path(report.reported("picture")).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_quick_start_finds_the_right_wiring(tmp_path: Path) -> None:
+    out = succeed(
+        "fit",
+        f"--config={ROOT / 'configs/quickstart.yaml'}",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    )
+    report = Trained(tmp_path, "", "", out)
+    assert int(report.reported("edges recovered").partition(" of 16 ")[0]) >= 15
+    learned, at_random, right, constant = (
+        float(report.reported(f"test {name}"))
+        for name in ("acc", "acc_random", "acc_planted", "acc_constant")
+    )
+    assert min(learned, right) > 0.75
+    assert max(at_random, constant) < 0.25
+    assert "close to chance" not in out
 
 
 def test_no_tensorboard_line_without_tensorboard(base: str, tmp_path: Path) -> None:

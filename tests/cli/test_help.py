@@ -113,8 +113,8 @@ def public(package: Any, base_class: type) -> list[str]:
         *((("--trainer.callbacks.help",), name, "callbacks")
           for name in public(wiring_lightning.callbacks, Callback)
           if name != "WiringCallback"),
-        *((("--data.help",), name, "data") for name in ("Digits", "CIFAR10", "CIFAR100",
-                                                        "FashionMNIST")),
+        *((("--data.help",), name, "data") for name in ("Digits", "DigitSums", "CIFAR10",
+                                                        "CIFAR100", "FashionMNIST")),
         *((("--model.help",), name, "tasks")
           for name in public(wiring_lightning.tasks, LightningModule)),
         *((("--model=ClassificationTask", "--model.backbone.help"), name, "backbones")

@@ -22,6 +22,15 @@ WITH_MASKS = {**SHARED, "batch_size": 16, "normalization": "symmetric"}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "Digits": {**LABELLED, "val_size": 200},
+    "DigitSums": {
+        **SHARED,
+        "size": 12_800,
+        "digits": 8,
+        "sums": 8,
+        "addends": 2,
+        "wiring_seed": 0,
+        "augment": False,
+    },
     "CIFAR10": DOWNLOADED,
     "CIFAR100": DOWNLOADED,
     "FashionMNIST": DOWNLOADED,

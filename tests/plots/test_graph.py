@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from tests.plots.wirings import chain, learned, live_nodes, skipping
 from wiring_lightning.backbones import ResNeXt
-from wiring_lightning.plots import draw_connectivity, draw_wiring
+from wiring_lightning.plots import draw_connectivity, draw_side_by_side, draw_wiring
 from wiring_lightning.plots.graph import fixed_wiring
 from wiring_lightning.plots.rows import Layout
 from wiring_lightning.plots.style import END, LEARNED, LIVE
@@ -262,3 +262,18 @@ def test_the_fixed_wiring_is_that_of_the_plain_network():
     assert torch.equal(fixed.source, plain.source)
     assert not fixed.learnable.any()
     assert fixed.live_nodes.all()
+
+
+def test_two_wirings_side_by_side_have_the_same_nodes():
+    first = learned(depth=11, cardinality=4, fan_in=1)
+    other = first.with_active(torch.ones_like(first.active))
+    figure = draw_side_by_side(first, other, ("few", "all"))
+    left, right = (
+        sum(
+            len(c.get_segments()) for c in side.axes[0].collections if isinstance(c, LineCollection)
+        )
+        for side in figure.subfigs
+    )
+    assert (left, right) == (int(first.active.sum()), len(first.active))
+    with pytest.raises(ValueError, match="only if their nodes are the same"):
+        draw_side_by_side(first, learned(depth=11, cardinality=5, fan_in=1))

@@ -1,6 +1,9 @@
+from collections import Counter
+
+import pytest
 import torch
 
-from wiring_lightning.tasks._metrics import ExampleMean, PixelAccuracy
+from wiring_lightning.tasks._metrics import ExampleMean, MostFrequent, PixelAccuracy
 
 
 def test_ranks_with_unequal_shares_give_the_mean_over_all_examples():
@@ -31,3 +34,13 @@ def test_pixels_count_alike_whatever_the_batch():
     hits = [guess == truth for guess, truth in pairs if truth != 255]
     torch.testing.assert_close(first.compute(), torch.tensor(sum(hits) / len(hits)))
     assert PixelAccuracy(None).compute() == 0
+
+
+def test_the_most_frequent_label_counts_over_all_ranks():
+    labels = torch.randint(4, (9, 3)).clamp_max(2)
+    first, second = MostFrequent(5), MostFrequent(5)
+    first.update(labels[:2])
+    second.update(labels[2:])
+    first.merge_state(second)
+    counts = Counter(labels.flatten().tolist())
+    assert first.compute() == pytest.approx(max(counts.values()) / 27)

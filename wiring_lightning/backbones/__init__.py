@@ -2,6 +2,7 @@
 
 from wiring_lightning.backbones.conv_fabric import ConvFabric
 from wiring_lightning.backbones.densenet import DenseNet
+from wiring_lightning.backbones.gated_heads import GatedHeads
 from wiring_lightning.backbones.mobilenet import MobileNetV1
 from wiring_lightning.backbones.mobilenet_dnw import MobileNetV1DNW
 from wiring_lightning.backbones.neural_graph import NeuralGraph
@@ -14,6 +15,7 @@ from wiring_lightning.backbones.sparsenet import SparseNet
 __all__ = [
     "ConvFabric",
     "DenseNet",
+    "GatedHeads",
     "MobileNetV1",
     "MobileNetV1DNW",
     "NeuralGraph",

@@ -31,6 +31,7 @@ from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, w
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
 from wiring_lightning.cli.messages import fail, has_foreign_code, note
 from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.picture import draw_network
 from wiring_lightning.cli.report import format_table, network_rows
 from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
 from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
@@ -38,7 +39,7 @@ from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import prefer_own_classes
 from wiring_lightning.cli.trust import only_known_kinds
 from wiring_lightning.files import free_path
-from wiring_lightning.plots import draw_architecture, save_figure
+from wiring_lightning.plots import save_figure
 from wiring_lightning.wiring import find_wired
 
 _WEIGHTS_ONLY = (
@@ -263,7 +264,7 @@ class WiringCLI(LightningCLI):
         print(f"\n{format_table(rows)}", flush=True)
         if (network := find_wired(self.model)) is not None:
             picture = free_path(folder / "wiring.png")
-            save_figure(draw_architecture(network.wiring()), picture)
+            save_figure(draw_network(network), picture)
             print(format_table([("picture", str(picture))], first=width))
         if close_to_chance(self.model):
             print(CHANCE)

@@ -16,13 +16,14 @@ from wiring_lightning.checkpoints import load_weights
 from wiring_lightning.cli.found import found_files
 from wiring_lightning.cli.messages import fail
 from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.picture import draw_network
 from wiring_lightning.cli.report import format_table, network_rows, summarize, summarize_weights
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
 from wiring_lightning.cli.yaml_text import read_yaml
 from wiring_lightning.files import picture_path, refuse_existing
 from wiring_lightning.nn import find_bernoulli_gates
-from wiring_lightning.plots import draw_architecture, save_figure
+from wiring_lightning.plots import save_figure
 from wiring_lightning.wiring import find_wired
 
 # What a config may say here beside its model: nothing that writes a file.
@@ -180,4 +181,4 @@ class WiringTrainer(Trainer):
             if ckpt_path is not None and close_to_chance(model):
                 print(CHANCE)
         if network is not None and figure is not None:
-            save_figure(draw_architecture(network.wiring()), Path(figure))
+            save_figure(draw_network(network), Path(figure))

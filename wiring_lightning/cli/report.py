@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wiring_lightning import costs
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
-from wiring_lightning.wiring import Wiring, find_wired
+from wiring_lightning.wiring import Planted, Wiring, find_wired
 
 
 def summarize(wiring: Wiring, searched: bool = False) -> dict[str, Any]:
@@ -71,8 +72,41 @@ def network_rows(module: nn.Module) -> list[tuple[str, str]]:
     network = find_wired(module)
     if network is None:
         return weight_rows(module)
-    searched = bool(find_bernoulli_gates(module))
-    return [*summary_rows(network.wiring(), searched), *sparse_rows(module)]
+    searched, wiring = bool(find_bernoulli_gates(module)), network.wiring()
+    rows = [*summary_rows(wiring, searched), *sparse_rows(module)]
+    if isinstance(network, Planted):
+        rows = [*recovered_rows(wiring, network.planted_wiring()), *rows]
+    return rows
+
+
+def recovered_rows(wiring: Wiring, planted: Wiring) -> list[tuple[str, str]]:
+    """The row that says how many edges of the right wiring are there, and how many by chance.
+
+    Only edges into nodes with a choice count, those of which not all candidates are right.
+
+    Args:
+        wiring: a wiring.
+        planted: the right one, of the same nodes and edges.
+
+    Example:
+        >>> from wiring_lightning.backbones import GatedHeads
+        >>> right = GatedHeads(wiring="planted").wiring()
+        >>> recovered_rows(right, right)
+        [('edges recovered', '16 of 16 (4.0 by chance)')]
+    """
+
+    def count(edges: Tensor) -> Tensor:
+        """`[nodes]` how many of these edges lead to each node."""
+        counts = torch.zeros(len(wiring.nodes))
+        return counts.index_add(0, wiring.target, edges.float())
+
+    candidates = count(torch.ones_like(planted.active))
+    right, own = count(planted.active), count(wiring.active)
+    choice = right < candidates
+    found = count(wiring.active & planted.active)[choice].sum()
+    chance = (own * right / candidates)[choice].sum()
+    total = right[choice].sum()
+    return [("edges recovered", f"{found:,.0f} of {total:,.0f} ({chance:,.1f} by chance)")]
 
 
 def summary_rows(wiring: Wiring, searched: bool = False) -> list[tuple[str, str]]:

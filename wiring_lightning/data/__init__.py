@@ -3,6 +3,7 @@
 from wiring_lightning.data.augment import CropFlip, Mirror, random_crop_flip as random_crop_flip
 from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.cifar import CIFAR10, CIFAR100
+from wiring_lightning.data.digit_sums import DigitSums
 from wiring_lightning.data.digits import Digits
 from wiring_lightning.data.fashion_mnist import FashionMNIST
 from wiring_lightning.data.image_masks import ImageMaskFolder
@@ -23,6 +24,7 @@ __all__ = [
     "CIFAR100",
     "BatchLoader",
     "CropFlip",
+    "DigitSums",
     "Digits",
     "FashionMNIST",
     "ImageDataModule",

@@ -11,7 +11,7 @@ from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.normalize import Normalization, Normalizer
 
 Split = tuple[Tensor, Tensor]
-"""Images, bytes [N, C, H, W], and their labels, int64 [N], or their masks, bytes [N, H, W]."""
+"""Images, bytes [N, C, H, W], and their labels, int64 [N] or [N, T], or masks, bytes [N, H, W]."""
 
 
 class InMemoryDataModule(ResumableDataModule[Tensor]):

@@ -42,8 +42,8 @@ class BatchLoader:
 
     Args:
         images: Bytes, shape [N, C, H, W].
-        labels: Class indices, int64 of shape [N], or masks with the class of each pixel, uint8 of
-            shape [N, H, W], on the same device.
+        labels: Class indices, int64 of shape [N], or [N, T] for T labels per image, or masks with
+            the class of each pixel, uint8 of shape [N, H, W], on the same device.
         batch_size: Samples per batch of this process.
         normalizer: Maps bytes [B, C, H, W] to float32 of the same shape.
         crop_flip: Augmentation to apply, or None. Masks can be mirrored, but not cut out.
@@ -88,10 +88,12 @@ class BatchLoader:
             )
         size, _, height, width = images.shape
         masks = labels.dtype == torch.uint8 and labels.shape == (size, height, width)
-        if not masks and (labels.dtype != torch.int64 or labels.shape != (size,)):
+        whole = labels.dtype == torch.int64 and labels.dim() in (1, 2) and len(labels) == size
+        if not masks and not whole:
             raise ValueError(
-                f"labels must be int64 of shape [{size}], or masks, uint8 of shape "
-                f"{[size, height, width]}, got {labels.dtype} of shape {list(labels.shape)}."
+                f"labels must be int64 of shape [{size}], or [{size}, T] for T labels per image, "
+                f"or masks, uint8 of shape {[size, height, width]}, got {labels.dtype} of shape "
+                f"{list(labels.shape)}."
             )
         if masks and isinstance(crop_flip, CropFlip):
             raise ValueError("Images with masks can only be mirrored: crop_flip must be a Mirror.")
@@ -150,7 +152,8 @@ class BatchLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``(images, labels)`` on the data's device.
 
-        Images are float32 [B, C, H, W], labels int64 [B], or [B, H, W] if they are masks.
+        Images are float32 [B, C, H, W], labels int64 [B], or [B, T] with T labels per image, or
+        [B, H, W] if they are masks.
         """
         # This must stay a generator, which runs nothing before the first batch: Lightning makes an
         # iterator before it sets the epoch, and discards another one unused.
@@ -208,7 +211,7 @@ class BatchLoader:
             images, labels = self.normalizer(self.images[index]), self.labels[index]
             if self.crop_flip is not None:
                 images = self.crop_flip(images, *noise)
-                if labels.dim() > 1:
+                if labels.dim() > 2:
                     labels = self.crop_flip(labels, *noise)
             yield images, labels.long()
 

@@ -34,6 +34,10 @@ from wiring_lightning.functional.mask_connect import (
     straight_through,
     topk_mask,
 )
+from wiring_lightning.functional.planted import (
+    planted_edges as planted_edges,
+    planted_sources as planted_sources,
+)
 from wiring_lightning.functional.pre_activation import (
     Statistics as Statistics,
     channel_statistics as channel_statistics,

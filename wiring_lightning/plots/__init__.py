@@ -12,7 +12,12 @@ from wiring_lightning.plots.channels import (
     is_channel_graph as is_channel_graph,
 )
 from wiring_lightning.plots.fabric import draw_fabric, is_fabric as is_fabric
-from wiring_lightning.plots.graph import draw_architecture, draw_connectivity, draw_wiring
+from wiring_lightning.plots.graph import (
+    draw_architecture,
+    draw_connectivity,
+    draw_side_by_side,
+    draw_wiring,
+)
 from wiring_lightning.plots.heat_maps import (
     ReusesFeatures as ReusesFeatures,
     draw_feature_reuse,
@@ -44,6 +49,7 @@ __all__ = [
     "draw_pareto",
     "draw_scaling",
     "draw_scores",
+    "draw_side_by_side",
     "draw_wiring",
     "save_figure",
 ]

@@ -73,9 +73,36 @@ def draw_connectivity(wiring: Wiring, title: str = "learned") -> Figure:
         >>> [side.texts[0].get_text() for side in figure.subfigs]
         ['fixed (full)', 'learned, K = 1']
     """
-    right = _Graph(wiring, title)
     several = bool((wiring.nodes.group.bincount() > 1).any())
-    left = _Graph(fixed_wiring(wiring), f"fixed ({'full' if several else 'previous'})")
+    name = f"fixed ({'full' if several else 'previous'})"
+    return draw_side_by_side(fixed_wiring(wiring), wiring, (name, title))
+
+
+def draw_side_by_side(
+    first: Wiring, second: Wiring, titles: tuple[str, str] = ("learned", "right")
+) -> Figure:
+    """Draw two wirings of the same nodes, such as the one that was learned and the right one.
+
+    Marks and lines are those of `draw_wiring`.
+
+    Args:
+        first: one architecture, drawn on the left.
+        second: another one of the same nodes, drawn on the right.
+        titles: a headline for each.
+
+    Raises:
+        ValueError: if the nodes are not the same.
+
+    Example:
+        >>> from wiring_lightning.backbones import GatedHeads
+        >>> network = GatedHeads()
+        >>> figure = draw_side_by_side(network.wiring(), network.planted_wiring())
+        >>> [side.texts[0].get_text() for side in figure.subfigs]
+        ['learned', 'right']
+    """
+    if first.nodes.names != second.nodes.names:
+        raise ValueError("Two wirings are drawn side by side only if their nodes are the same.")
+    left, right = (_Graph(one, title) for one, title in zip((first, second), titles, strict=True))
     # The nodes of both have the same positions, so an equal height aligns them.
     left.low[1] = right.low[1] = min(left.low[1], right.low[1])
     left.high[1] = right.high[1] = max(left.high[1], right.high[1])

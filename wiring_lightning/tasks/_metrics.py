@@ -78,3 +78,36 @@ class PixelAccuracy(Metric):
     def compute(self) -> Tensor:
         """The share; 0 if all pixels are ignored."""
         return self.right / self.total.clamp_min(1)
+
+
+class MostFrequent(Metric):
+    """The share of the most frequent label: the accuracy of the best answer that never changes.
+
+    Args:
+        num_classes: number of classes.
+
+    Example:
+        >>> share = MostFrequent(num_classes=3)
+        >>> share.update(torch.tensor([0, 2]))
+        >>> share.update(torch.tensor([[2, 1]]))
+        >>> share.compute()
+        tensor(0.5000)
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    @override
+    def update(self, labels: Tensor) -> None:
+        """Count labels of any shape."""
+        self.counts += labels.flatten().bincount(minlength=self.num_classes)
+
+    @override
+    def compute(self) -> Tensor:
+        """The share."""
+        return self.counts.amax() / self.counts.sum()

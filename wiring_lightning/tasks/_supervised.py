@@ -37,6 +37,11 @@ def default_optimizer(parameters: Any) -> SGD:
     return SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4)
 
 
+def mean_over_labels(losses: Tensor) -> Tensor:
+    """`[batch]` the loss of each example, from one or `[batch, heads]` several losses of each."""
+    return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
+
+
 class SupervisedTask(LightningModule, ABC):
     """Base class of the tasks: a backbone, one loss per example, and metrics.
 

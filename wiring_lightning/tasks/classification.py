@@ -13,7 +13,13 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_number
 from wiring_lightning.tasks._compiling import Compile
-from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
+from wiring_lightning.tasks._supervised import (
+    Batch,
+    Stage,
+    SupervisedTask,
+    default_optimizer,
+    mean_over_labels,
+)
 
 # `_NormBase` is the base class of batch norms and instance norms.
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -23,7 +29,8 @@ class ClassificationTask(SupervisedTask):
     """Train a backbone to classify images with cross-entropy.
 
     Logs `train/loss`, `train/acc`, `val/loss`, `val/acc`, `test/loss`, `test/acc` (top 1) and, with
-    more than five classes, `val/acc_top5` and `test/acc_top5`.
+    more than five classes, `val/acc_top5` and `test/acc_top5`. An example may have several labels,
+    `[batch, heads]`, for logits `[batch, classes, heads]`; loss and accuracy are then their mean.
 
     Args:
         backbone: the network, from images to logits.
@@ -84,14 +91,17 @@ class ClassificationTask(SupervisedTask):
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities `[batch, classes]`."""
-        return self(batch[0]).softmax(-1)
+        """Class probabilities `[batch, classes]`, in the shape of the logits."""
+        return self(batch[0]).softmax(1)
 
     @override
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
         """`[batch]` the cross-entropy of each example, smoothed in training only."""
         smoothing = self.label_smoothing if stage == "train" else 0.0
-        return functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        losses = functional.cross_entropy(
+            logits, labels, label_smoothing=smoothing, reduction="none"
+        )
+        return mean_over_labels(losses)
 
     @override
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:

@@ -1,6 +1,6 @@
 """The methods that a network needs so that its wiring can be measured, drawn and exported."""
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -26,6 +26,19 @@ class SuperNetwork(Wired, Protocol):
 
     def active_edges(self, drawn: Tensor) -> Tensor:
         """`[batch, edges]` the active edges of the wiring for edges that the gate has drawn."""
+        ...
+
+
+@runtime_checkable
+class Planted(Wired, Protocol):
+    """A network for data that were made with a known wiring, the right one."""
+
+    def planted_wiring(self) -> Wiring:
+        """The right wiring, with the same nodes and edges as `wiring`."""
+        ...
+
+    def rewired(self, wiring: Literal["random", "planted"]) -> nn.Module:
+        """A copy with the same weights and a wiring that stays: a random one, or the right one."""
         ...
 
 
