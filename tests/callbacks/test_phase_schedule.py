@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.trainers import quiet_trainer
-from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule, WiringCallback
+from wiring_lightning.callbacks import DNW, MaskConnect, Phase, PhaseSchedule, WiringCallback
 from wiring_lightning.nn import Gate
 
 
@@ -170,6 +170,15 @@ def test_the_gates_have_the_rate_of_the_phase() -> None:
     phases = [Phase(1, gate_lr=0.5), Phase(1), Phase(1, gate_lr=0.0), Phase(1, gate_lr=0.25)]
     fit(Net(), PhaseSchedule(phases), MaskConnect(lr=0.9), notes, batches=1)
     assert notes.gate_rates == [0.5, 0.5, 0.0, 0.25]
+
+
+def test_the_rate_of_gates_is_not_for_sparse_weights_beside_them() -> None:
+    schedule = PhaseSchedule([Phase(1, gate_lr=0.25)])
+    gates, sparse = MaskConnect(lr=1.0), DNW(density=0.5, layers=["Linear"])
+    fit(Net(), schedule, gates, sparse)
+    assert gates.optimizer.group["lr"] == 0.25
+    with pytest.raises(MisconfigurationException, match="remove `gate_lr` from the phases"):
+        fit(Net(), schedule, DNW(density=0.5, layers=["Linear"]))
 
 
 def test_every_learner_is_steered_and_a_frozen_one_stays_frozen() -> None:

@@ -150,8 +150,11 @@ class PhaseSchedule(Callback):
             for group in optimizer.param_groups:
                 if phase.lr is not None:
                     _set_rate(group, phase.lr)
-        for learner in _learners(trainer):
-            if phase.gate_lr is not None:
+        learners = _learners(trainer)
+        # The edges of sparse weights learn with the rate of the weights.
+        rated = [learner for learner in learners if learner.has_rate] or learners
+        for learner in learners:
+            if phase.gate_lr is not None and learner in rated:
                 learner.set_lr(phase.gate_lr)
             if any(earlier.freeze for earlier in self.phases[: number + 1]):
                 learner.freeze()

@@ -53,6 +53,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         WiringError: as for `WiringCallback`.
     """
 
+    has_rate = False
     masks_gradients = False  # whether absent weights get no gradient
 
     def __init__(

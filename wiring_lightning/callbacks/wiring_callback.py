@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -41,6 +41,7 @@ class WiringCallback(Callback, ABC):
         WiringError: as above.
     """
 
+    has_rate: ClassVar[bool] = True  # whether there is a learning rate for `set_lr` to set
     # Defaults for subclasses that do not call `__init__`.
     freeze_epoch: int | None = None
     _averages: Averages | None = None
