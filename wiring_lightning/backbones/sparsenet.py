@@ -55,8 +55,6 @@ class SparseNet(Described):
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default
             32, 64 or 224, as the stem suggests.
-        stem_channels: output channels of the stem; 2k (of the first stage) if not given. The
-            authors' published code has k.
 
     Example:
         >>> network = SparseNet(100, 24, bottleneck=True, compression=0.5, num_classes=100)
@@ -81,7 +79,6 @@ class SparseNet(Described):
         shared_statistics: bool = True,
         in_channels: int = 3,
         image_size: int | None = None,
-        stem_channels: int | None = None,
     ) -> None:
         super().__init__()
         plan = stem_plan(stem, image_size)
@@ -101,8 +98,7 @@ class SparseNet(Described):
         self.reduction = plan.reduction
         self.pattern = pattern
         self.shared_statistics = shared_statistics
-        channels = 2 * rates[0] if stem_channels is None else stem_channels
-        check_counts(stem_channels=channels)
+        channels = 2 * rates[0]
         self.stem = make_stem(plan, in_channels, channels, activate=stem == "imagenet")
         initialize_convolutions(self.stem)
         self.plans = [StagePlan(count, pattern, base) for count in counts]
