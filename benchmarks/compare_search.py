@@ -145,6 +145,7 @@ def _build(options: argparse.Namespace, data: Data, architecture: Architecture) 
         options.columns, options.channels, options.scales, data.num_classes,
         task="segmentation" if options.data == "faces" else "classification",
         in_channels=data.image_shape[0], image_size=options.size, architecture=architecture,
+        doubling="last",  # as when the tables in results/ were measured
     )  # fmt: skip
 
 

@@ -5,7 +5,9 @@
 
 Every wiring trains with the same schedule: learn (or just train), then fine-tune with the wiring
 frozen, then fine-tune at a tenth of the rate. `--size` averages the images down, so that the
-comparison fits a small machine. Writes NAME.md (the table), NAME.csv (all curves) and NAME.png.
+comparison fits a small machine. A learned wiring learns twice, from the same weights and batches
+with two seeds of the draws: `agreement` is the correlation of both scores within a target, 0 for
+noise and 1 for equal scores. Writes NAME.md (the table), NAME.csv (all curves) and NAME.png.
 """
 
 import argparse
@@ -17,9 +19,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.experiments import Row, Shrink, make_data, train, write_results
+from benchmarks.experiments import Row, Shrink, agreement, learn, make_data, train, write_results
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.data import ImageDataModule
 
 
 def main() -> None:
@@ -27,20 +30,26 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results: dict[tuple[str, int], list[float]] = defaultdict(list)
     sizes: dict[tuple[str, int], list[float]] = defaultdict(list)
+    agreements: dict[tuple[str, int], list[float]] = defaultdict(list)
     curves: list[Row] = []
     for seed in range(options.seeds):
         for wiring, fan_in in _cases(options):
             start = time.perf_counter()
-            accuracy, live, rows = _run(options, wiring, fan_in, seed)
+            accuracy, network, rows = _run(options, wiring, fan_in, seed)
+            graph = network.wiring()
+            live = float(costs.parameters(graph) / costs.parameters(graph, live=False))
+            if wiring == "learned":
+                other = _learn_again(options, fan_in, seed)
+                agreements[wiring, fan_in].append(agreement(network, other))
             results[wiring, fan_in].append(accuracy)
             sizes[wiring, fan_in].append(live)
             curves += [{"wiring": wiring, "fan_in": fan_in, "seed": seed, **row} for row in rows]
             print(
-                f"{wiring} K={fan_in} seed {seed}: test {accuracy:.4f}, spread "
-                f"{rows[-1]['spread'] or 1:.2f}, {time.perf_counter() - start:.0f} s",
+                f"{wiring} K={fan_in} seed {seed}: test {accuracy:.4f}, "
+                f"{time.perf_counter() - start:.0f} s",
                 flush=True,
             )
-            _write(options, results, sizes, curves)
+            _write(options, results, sizes, agreements, curves)
 
 
 def _options() -> argparse.Namespace:
@@ -70,46 +79,64 @@ def _cases(options: argparse.Namespace) -> list[tuple[str, int]]:
 
 def _run(
     options: argparse.Namespace, wiring: Any, fan_in: int, seed: int
-) -> tuple[float, float, list[Row]]:
-    """Test accuracy, share of live parameters, and the curve of one training."""
-    data = make_data(options.data, options.root, options.batch, seed)
-    channels, height, _ = data.image_shape
-    size = options.size or height
-    torch.manual_seed(seed)
-    network = ResNeXt(
-        options.depth, options.width, options.cardinality, fan_in, data.num_classes,
-        wiring=wiring, in_channels=channels, image_size=size,
-    )  # fmt: skip
+) -> tuple[float, ResNeXt, list[Row]]:
+    """Test accuracy, the network, and the curve of one training."""
+    data, network = _build(options, wiring, fan_in, seed)
     tested, rows = train(
-        Shrink(network, size), data, epochs=options.epochs, lr=options.lr,
+        Shrink(network, network.image_size), data, epochs=options.epochs, lr=options.lr,
         steps=options.images // options.batch or None, gate_lr=options.gate_lr, seed=seed,
     )  # fmt: skip
-    graph = network.wiring()
-    live = costs.parameters(graph) / costs.parameters(graph, live=False)
-    return tested, float(live), rows
+    return tested, network, rows
+
+
+def _learn_again(options: argparse.Namespace, fan_in: int, seed: int) -> ResNeXt:
+    """The learning phase of the same run with other draws."""
+    data, network = _build(options, "learned", fan_in, seed)
+    learn(
+        Shrink(network, network.image_size), data, epochs=options.epochs[0], lr=options.lr,
+        steps=options.images // options.batch or None, gate_lr=options.gate_lr, seed=seed + 1000,
+    )  # fmt: skip
+    return network
+
+
+def _build(
+    options: argparse.Namespace, wiring: Any, fan_in: int, seed: int
+) -> tuple[ImageDataModule, ResNeXt]:
+    data = make_data(options.data, options.root, options.batch, seed)
+    channels, height, _ = data.image_shape
+    torch.manual_seed(seed)
+    return data, ResNeXt(
+        options.depth, options.width, options.cardinality, fan_in, data.num_classes,
+        wiring=wiring, in_channels=channels, image_size=options.size or height,
+    )  # fmt: skip
 
 
 def _write(
     options: argparse.Namespace,
     results: dict[tuple[str, int], list[float]],
     sizes: dict[tuple[str, int], list[float]],
+    agreements: dict[tuple[str, int], list[float]],
     curves: list[Row],
 ) -> None:
     lines = [
         f"{options.data}, ResNeXt {{{options.depth},{options.width},{options.cardinality}}}, "
         f"{options.size or 'full'} pixels, {options.images or 'all'} images an epoch, epochs "
         f"{options.epochs}, lr {options.lr}, gate lr {options.gate_lr}, batch {options.batch}", "",
-        "| wiring | K | test accuracy, mean ± std (n) | live parameters |",
-        "| --- | --- | --- | --- |",
+        "| wiring | K | test accuracy, mean ± std (n) | live parameters | agreement |",
+        "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for (wiring, fan_in), values in results.items():
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         live = statistics.mean(sizes[wiring, fan_in])
         lines.append(
             f"| {wiring} | {fan_in} | {100 * statistics.mean(values):.2f} ± {100 * spread:.2f} "
-            f"({len(values)}) | {live:.0%} |"
+            f"({len(values)}) | {live:.0%} | {_mean(agreements[wiring, fan_in])} |"
         )
     write_results(options.name, lines, curves, _figure(curves))
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.mean(values):.2f}" if values else "-"
 
 
 def _figure(curves: list[Row]) -> Figure:

@@ -1,12 +1,13 @@
 """Shared functions of the comparisons: training on real images with a small machine."""
 
 import csv
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -15,8 +16,7 @@ from torch.optim import SGD
 
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
 from wiring_lightning.data import CIFAR10, Digits, ImageDataModule
-from wiring_lightning.functional import normalize_scores
-from wiring_lightning.nn import Gate, find_gates
+from wiring_lightning.nn import find_gates
 from wiring_lightning.plots import save_figure
 from wiring_lightning.tasks import ClassificationTask
 
@@ -38,34 +38,43 @@ class Shrink(nn.Module):
 
 
 class Curves(Callback):
-    """Validation accuracy and the spread of the scores after every epoch."""
+    """Validation accuracy after every epoch."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Keep one row."""
         if trainer.sanity_checking:
             return
-        gates = find_gates(pl_module).values()
-        self.rows.append(
-            {
-                "epoch": trainer.current_epoch,
-                "val_acc": trainer.callback_metrics["val/acc"].item(),
-                "spread": statistics.mean(map(spread, gates)) if gates else "",
-            }
-        )
+        accuracy = trainer.callback_metrics["val/acc"].item()
+        self.rows.append({"epoch": trainer.current_epoch, "val_acc": accuracy})
 
 
-def spread(gate: Gate) -> float:
-    """The ratio of the best normalised score of a target to the uniform score.
+def agreement(one: nn.Module, other: nn.Module) -> float:
+    """How far two runs agree on the scores: their correlation within a target, over all targets.
 
-    1 says that nothing was learned. Targets without a choice are left out.
+    The runs should start from the same weights, see the same batches, and differ in the seed of the
+    draws only. Then 1 says that both learned the same scores, and 0 that the scores are noise of
+    the draws. It is nan if no score has moved. Targets without a choice are left out.
     """
-    scores = gate.scores.detach()
-    count = (scores >= 0).sum(1)
-    best = normalize_scores(scores).max(1).values * count
-    return float(best[count > gate.fan_in].mean())
+    products = torch.zeros(3, dtype=torch.double)
+    gates = zip(find_gates(one).values(), find_gates(other).values(), strict=True)
+    for first, second in gates:
+        usable = first.scores >= 0
+        usable &= usable.sum(1, keepdim=True) > first.fan_in
+        a, b = (_centre(gate.scores.detach().double(), usable) for gate in (first, second))
+        products += torch.stack([(a * b).sum(), a.square().sum(), b.square().sum()])
+    both, *sizes = products.tolist()
+    size = math.sqrt(math.prod(sizes))
+    return both / size if size else float("nan")
+
+
+def _centre(scores: Tensor, usable: Tensor) -> Tensor:
+    """Scores minus their mean over the usable candidates of a target; 0 elsewhere."""
+    kept = scores.where(usable, 0.0)
+    mean = kept.sum(1, keepdim=True) / usable.sum(1, keepdim=True).clamp_min(1)
+    return (kept - mean).where(usable, 0.0)
 
 
 def make_data(name: str, root: str, batch_size: int, seed: int) -> ImageDataModule:
@@ -113,6 +122,24 @@ def train(
     ]
     learners = [MaskConnect(seed=seed, **gate_options)] if learning else []
     return fit(network, data, phases, learners, steps=steps, lr=lr, weight_decay=weight_decay)
+
+
+def learn(
+    network: nn.Module,
+    data: ImageDataModule,
+    *,
+    epochs: int,
+    steps: int | None,
+    lr: float,
+    gate_lr: float,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    **gate_options: Any,
+) -> None:
+    """Only the first phase of `train`, such as for `agreement` with another seed of the draws."""
+    learner = MaskConnect(seed=seed, **gate_options)
+    phases = [Phase(epochs, lr, gate_lr)]
+    fit(network, data, phases, [learner], steps=steps, lr=lr, weight_decay=weight_decay)
 
 
 def fit(

@@ -1,5 +1,6 @@
 """What the benchmarks say of their numbers."""
 
+import math
 import re
 import sys
 import time
@@ -9,11 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import binom
+from torch import Tensor, nn
 
 from benchmarks import device_budget
+from benchmarks.experiments import agreement, learn, make_data
 from benchmarks.images_per_second import main, time_passes, write_pictures
 from benchmarks.steps import ratio
 from tests import simulated_device
+from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.nn import Gate
 
 
 @pytest.mark.parametrize("rounds", [6, 15, 31, 41])
@@ -43,6 +48,56 @@ def test_a_rate_is_images_over_seconds_after_one_round(monkeypatch: pytest.Monke
         return 12
 
     assert time_passes(deliver, rounds=2) == ([6.0, 3.0], [12.0, 6.0])
+
+
+def gates(scores: Tensor, fan_in: int = 2) -> nn.Module:
+    gate = Gate(*scores.shape, fan_in=fan_in)
+    with torch.no_grad():
+        gate.scores.copy_(scores)
+    return nn.ModuleList([gate])
+
+
+def test_agreement_is_the_correlation_within_targets() -> None:
+    torch.manual_seed(0)
+    one, other = torch.rand(2, 6, 8)
+    centred = [part - part.mean(1, keepdim=True) for part in (one, other)]
+    expected = torch.corrcoef(torch.stack([part.flatten() for part in centred]))[0, 1]
+    assert agreement(gates(one), gates(other)) == pytest.approx(float(expected), abs=1e-6)
+    assert agreement(gates(one), gates(0.5 * one + 0.1)) == pytest.approx(1)
+    # A common part of all scores of a target is no agreement on the choice.
+    shift = torch.rand(6, 1) * 10
+    assert agreement(gates(one + shift), gates(other + shift)) == pytest.approx(
+        float(expected), abs=1e-5
+    )
+
+
+def test_agreement_leaves_out_what_is_no_choice() -> None:
+    torch.manual_seed(0)
+    one, other = torch.rand(2, 4, 5)
+    for scores in (one, other):
+        scores[0, 2:] = -1  # two candidates, which are both taken
+        scores[1, 3:] = -1
+    flat = [
+        torch.cat([row[row >= 0] - row[row >= 0].mean() for row in scores[1:]])
+        for scores in (one, other)
+    ]
+    expected = torch.corrcoef(torch.stack(flat))[0, 1]
+    assert agreement(gates(one), gates(other)) == pytest.approx(float(expected), abs=1e-6)
+    same = torch.full((4, 5), 0.2)
+    assert math.isnan(agreement(gates(same), gates(same)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_draws_agree_and_other_draws_do_less() -> None:
+    networks = []
+    for seed in (0, 0, 1):
+        data = make_data("digits", "", 32, 0)
+        torch.manual_seed(0)
+        network = ResNeXt(11, 4, 4, fan_in=1, in_channels=1, image_size=8)
+        learn(network, data, epochs=1, steps=6, lr=0.05, gate_lr=1.0, seed=seed)
+        networks.append(network)
+    assert agreement(networks[0], networks[1]) == pytest.approx(1)
+    assert agreement(networks[0], networks[2]) < 0.9
 
 
 def test_the_pictures_are_jpeg_files_of_the_size_of_photographs(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torchvision.models import ResNet
 from typing_extensions import override
 
 from tests.test_configs import CONFIGS, Built, callbacks, expand, images_per_step, tables
-from wiring_lightning import callbacks as learners
+from wiring_lightning import callbacks as learners, costs
 from wiring_lightning.backbones import MobileNetV1, MobileNetV1DNW, NeuralGraph
 from wiring_lightning.callbacks import DNW, Phase, PhaseSchedule, WiringCallback
 from wiring_lightning.optim import WarmupCosine
@@ -154,6 +154,15 @@ def imagenet(cells: dict[str, str], cli: Built) -> None:
         assert given["wiring"] == ("random" if "RG" in name else "learned")
     assert type(learner(cli)) is (DNW if "DNW" in name else type(None))
     cosine(cli, 512, 5e-5, 250)
+    wiring = network.wiring()
+    # Which nodes are alive at first depends on the seed.
+    close = 1e-3 if dense else 0.05
+    size = int(cells["parameters"].replace(",", ""))
+    assert int(costs.parameters(wiring)) == pytest.approx(size, rel=0 if dense else close)
+    work = 1e6 * float(cells["multiply-adds"].removesuffix("M"))
+    assert float(costs.multiply_adds(wiring)) == pytest.approx(work, rel=close)
+    printed = float(cells["paper's multiply-adds"].removesuffix("M"))
+    assert ("DNW" in name) == (work / 1e6 > 1.01 * printed)  # nodes of DNW die in training
 
 
 def resnet(cells: dict[str, str], cli: Built) -> None:

@@ -13,6 +13,7 @@ from torch.optim import SGD
 from typing_extensions import override
 
 from tests.test_configs import CONFIGS, Built, callbacks, expand, images_per_step, tables
+from wiring_lightning import costs
 from wiring_lightning.backbones import SparseNet, SparseResNet
 from wiring_lightning.callbacks import Phase, PhaseSchedule
 from wiring_lightning.data import ImageDataModule, ImageNet
@@ -44,6 +45,7 @@ class Row:
     printed: str
     parameters: int
     command: tuple[str, ...]
+    flops: tuple[float, float]  # printed and of this package, in billions; nan if not printed
 
     @property
     def config(self) -> str:
@@ -65,6 +67,10 @@ def read_rows() -> Iterator[Row]:
                 cells["paper's parameters"].removesuffix("M"),
                 int(cells["parameters"].replace(",", "")),
                 command,
+                (
+                    float(cells.get("paper's FLOPs", "nan").removesuffix("G")),
+                    float(cells.get("FLOPs", "nan").removesuffix("G")),
+                ),
             )
 
 
@@ -142,6 +148,47 @@ def test_a_row_builds_the_network_that_it_names(row: Row, commands: Built) -> No
     with torch.device("meta"):
         built = network(**vars(given["init_args"]))
     assert sum(parameter.numel() for parameter in built.parameters()) == row.parameters
+
+
+def with_stem_of_k(network: SparseNet) -> tuple[int, int]:
+    """Parameters and multiply-adds if the stem had half of its channels.
+
+    Only the first layers of stage 1 read the stem; the transition and what follows do not.
+    """
+    wiring = network.wiring()
+    from_stem = wiring.source == 0
+    assert (wiring.nodes.names[0], wiring.target[from_stem].max() < 166) == ("stem", True)
+    halves = [
+        (int(of_nodes[0]) + int(of_edges[from_stem].sum())) / 2
+        for of_nodes, of_edges in (
+            (wiring.nodes.parameters, wiring.parameters),
+            (wiring.nodes.multiply_adds, wiring.multiply_adds),
+        )
+    ]
+    totals = int(costs.parameters(wiring)), int(costs.multiply_adds(wiring))
+    return totals[0] - int(halves[0]), totals[1] - int(halves[1])
+
+
+@pytest.mark.parametrize("row", [row for row in PAPER_ROWS if row.section == "ImageNet"], ids=str)
+def test_printed_flops_are_those_of_a_stem_of_k_channels(row: Row, commands: Built) -> None:
+    """Twice the multiply-adds: DenseNet with 2k, SparseNet with k, all a little below the paper."""
+    commands.parse_arguments(commands.parser, list(row.command))
+    with torch.device("meta"):
+        network = SparseNet(**vars(commands.given("model", "init_args", "backbone")["init_args"]))
+    printed, own = row.flops
+    flops = 2 * int(costs.multiply_adds(network.wiring())) / 1e9
+    assert f"{flops:.3f}" == f"{own:.3f}"
+    if network.pattern == "log":
+        assert 1.03 < flops / printed < 1.053
+        flops = 2 * with_stem_of_k(network)[1] / 1e9
+    assert 0.994 <= flops / printed <= 0.9965
+
+
+def test_a_stem_of_k_channels_fits_sparsenet_bc_1001() -> None:
+    with torch.device("meta"):
+        network = SparseNet(1001, 12, bottleneck=True, compression=0.5, num_classes=100)
+    assert with_stem_of_k(network)[0] == 4_623_856
+    assert "4,623,856 with k, 4,628,980 with 2k, printed 4.62M" in PAGE
 
 
 def test_rows_change_nothing_but_the_network() -> None:

@@ -26,13 +26,12 @@ def twin(network, images, columns, scales, segmentation):
 
     def edge(kind, x, column, scale):
         name = f"column{column + 1}_scale{scale + 1}_{kind}"
-        conv, norm = [m for m in modules[name] if not isinstance(m, nn.Upsample)]
+        conv, norm = [m for m in modules[name] if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
         stride = 2 if kind == "down" or (kind == "within" and scale and not climbs(column)) else 1
         assert conv.kernel_size == (3, 3)
-        x = norm(functional.conv2d(x, conv.weight, conv.bias, stride, padding=1))
         if kind == "up" or (kind == "within" and climbs(column)):
             x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        return x
+        return norm(functional.conv2d(x, conv.weight, conv.bias, stride, padding=1))
 
     def climbs(column):
         return segmentation and column == columns - 1
@@ -62,7 +61,7 @@ def twin(network, images, columns, scales, segmentation):
 @pytest.mark.parametrize("columns", PUBLISHED)
 def test_published_sizes(columns):
     parameters, multiply_adds, steps = PUBLISHED[columns]
-    network = ConvFabric(columns)
+    network = ConvFabric(columns, counting="printed")
     wiring = network.wiring()
     total = sum(p.numel() for p in network.parameters()) - len(network.gate.logits)
     assert int(costs.parameters(wiring)) == int(costs.parameters(wiring, live=False)) == total
@@ -75,7 +74,7 @@ def test_published_sizes(columns):
 
 def test_published_size_for_segmentation():
     """Table 4 of the paper: 35.614 billion multiply-adds at 256 x 256."""
-    network = ConvFabric(8, 64, 9, 3, "segmentation", image_size=256)
+    network = ConvFabric(8, 64, 9, 3, "segmentation", image_size=256, counting="printed")
     assert f"{int(costs.multiply_adds(network.wiring())) / 1e9:.3f}" == "35.614"
 
 
@@ -109,10 +108,16 @@ def test_one_column_is_a_chain():
     torch.testing.assert_close(network(images), twin(network, images, 1, 4, False))
 
 
-def test_doubling_first_is_the_order_of_the_text():
+def test_doubling_last_is_another_function_with_fewer_multiply_adds():
     torch.manual_seed(0)
-    last = ConvFabric(3, 4, 3, image_size=8)
-    first = ConvFabric(3, 4, 3, image_size=8, doubling="first")
+    last = ConvFabric(3, 4, 3, image_size=8, doubling="last")
+    first = ConvFabric(3, 4, 3, image_size=8)
+    conv, norm, _ = layers = last.fabric.edge_modules["column2_scale1_up"].eval()
+    images = torch.randn(2, 4, 4, 4)
+    small = norm(conv(images))
+    torch.testing.assert_close(
+        layers(images), small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
     layers = first.fabric.edge_modules["column2_scale1_up"]
     images = torch.randn(2, 4, 4, 4)
     conv, norm = layers[1], layers[2]
@@ -121,6 +126,24 @@ def test_doubling_first_is_the_order_of_the_text():
     costs_of = [int(costs.multiply_adds(network.wiring())) for network in (last, first)]
     up_edges = 2 * 9 * 4 * 4 * (4**2 + 2**2)  # two columns, from scales of 4 x 4 and 2 x 2
     assert costs_of[1] - costs_of[0] == 3 * up_edges
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_printed_counts_are_those_of_the_small_maps(task):
+    """The network is the same; only what `wiring()` says of its doubling edges differs."""
+    exact, printed, last = (
+        ConvFabric(3, 4, 3, task=task, image_size=8, **options)
+        for options in ({}, {"counting": "printed"}, {"doubling": "last"})
+    )
+    printed.load_state_dict(exact.state_dict())
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(printed.eval()(images), exact.eval()(images))
+    compact = printed.compact()
+    torch.testing.assert_close(compact(images), exact(images))
+    counts = [int(costs.multiply_adds(n.wiring())) for n in (exact, printed, last, compact)]
+    assert counts[0] > counts[1] == counts[2] == counts[3]
+    both = ConvFabric(3, 4, 3, task=task, image_size=8, doubling="last", counting="printed")
+    assert int(costs.multiply_adds(both.wiring())) == counts[2]
 
 
 def test_a_single_example_trains_down_to_one_pixel():
@@ -191,6 +214,7 @@ def test_a_compact_network_compiles_to_one_graph():
         ({"columns": 1, "scales": 1}, "at least 2 scales"),
         ({"task": "detection"}, 'got "detection"'),
         ({"doubling": "never"}, 'got "never"'),
+        ({"counting": "twice"}, 'counting must be "exact" or "printed", got "twice"'),
     ],
 )
 def test_bad_arguments(arguments, match):

@@ -86,6 +86,8 @@ def test_a_config_names_a_cost_or_a_class_with_settings() -> None:
         ({"cost": "flops"}, 'there is no cost named "flops"'),
         ({"cost": "parameters", "machines": 2}, 'machines=2 is for the cost "sequential_steps"'),
         ({"cost": "sequential_steps", "machines": 0}, "machines must be at least 1, got 0"),
+        ({"cost": "parameters", "order": "node"}, "order='node' is for the cost"),
+        ({"cost": "sequential_steps", "order": "last"}, "order must be one of critical_path"),
     ],
 )
 def test_bad_arguments_are_named(settings: dict[str, Any], named: str) -> None:

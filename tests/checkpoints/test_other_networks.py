@@ -122,7 +122,7 @@ OTHERS: list[tuple[Build, dict[str, Any], dict[str, Any], str]] = [
     (channels, {}, {"stem": "imagenet"}, "stem is cifar there and imagenet here"),
     (mobile_net, {}, {"stem": "imagenet"}, "stem is cifar there and imagenet here"),
     (mobile_net, {}, {"width": 0.2}, "width is 0.1 there and 0.2 here"),
-    (conv_fabric, {}, {"doubling": "first"}, "doubling is last there and first here"),
+    (conv_fabric, {}, {"doubling": "last"}, "doubling is first there and last here"),
     (conv_fabric, {}, {"columns": 4}, "columns is 3 there and 4 here"),
     (resnet_fabric, {"architecture": "resnet"}, {"architecture": SOME_EDGES}, "edges is not the"),
 ]  # fmt: skip
@@ -140,6 +140,7 @@ ALIKE: list[tuple[Build, dict[str, Any], dict[str, Any]]] = [
     (graph, {}, {"strides": [1, 1], "adjoint": True}),
     (channels, {}, {"image_size": 64}),
     (conv_fabric, {}, {"initial": 1.0}),
+    (conv_fabric, {}, {"counting": "printed", "statistics": "batch"}),
     (resnet_fabric, {"architecture": "full"}, {"architecture": resnet_fabric().fabric.names}),
 ]
 

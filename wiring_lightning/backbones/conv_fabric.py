@@ -10,10 +10,11 @@ from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork, TaskName
 from wiring_lightning.functional import Space
 from wiring_lightning.nn.checks import check_word
-from wiring_lightning.nn.fabric import Fabric, FabricEdge
-from wiring_lightning.nn.fabric_modules import convolution
+from wiring_lightning.nn.fabric import Fabric, FabricEdge, Statistics
+from wiring_lightning.nn.fabric_modules import UncountedDoubling, convolution
 
-Doubling = Literal["last", "first"]
+Doubling = Literal["first", "last"]
+Counting = Literal["exact", "printed"]
 
 
 class ConvFabric(FabricNetwork):
@@ -21,7 +22,7 @@ class ConvFabric(FabricNetwork):
 
     Scale 1 has the resolution of the images, each further scale half of it. A node reads up to
     three nodes of the column before: the finer scale (a convolution of stride 2), the same scale,
-    and the coarser one (a convolution and nearest-neighbour upsampling). Edges within the first
+    and the coarser one (nearest-neighbour upsampling and a convolution). Edges within the first
     column lead to the next coarser scale. Those within the last column lead towards the output: the
     coarsest scale for classification, the finest for segmentation. Every edge is a 3 x 3
     convolution with bias and a batch norm; a node is the ReLU of the sum. The first node is the
@@ -41,9 +42,13 @@ class ConvFabric(FabricNetwork):
         in_channels: channels of the images.
         image_size: height and width of the images, divisible by 2 to the power of `scales - 1`;
             used only to count multiply-adds.
-        doubling: whether an edge to a finer scale upsamples after its convolution (`"last"`, with
-            the multiply-adds of the paper's tables) or before it (`"first"`, as in the paper's
-            text, with four times as many).
+        doubling: whether an edge to a finer scale upsamples before its convolution (`"first"`, as
+            in the paper's text and the authors' code) or after it (`"last"`, another function with
+            a quarter of the multiply-adds).
+        counting: how `wiring()` counts the multiply-adds of an edge to a finer scale: `"exact"`, as
+            they are computed, or `"printed"`, for the small map, which gives the numbers of the
+            paper's tables. With `doubling="last"` both are the same.
+        statistics: see `nn.Fabric`.
         initial: initial value of all logits; the paper's 3 is a probability of 0.95.
         architecture: `"search"`; or a fixed architecture: `"full"` (all edges) or the names of its
             edges, from `architecture_names`.
@@ -71,9 +76,11 @@ class ConvFabric(FabricNetwork):
         task: TaskName = "classification",
         in_channels: int = 3,
         image_size: int = 32,
-        doubling: Doubling = "last",
+        doubling: Doubling = "first",
         initial: float = 3.0,
         architecture: Literal["search", "full"] | Sequence[str] = "search",
+        counting: Counting = "exact",
+        statistics: Statistics = "drawn",
     ) -> None:
         check_counts(
             channels=channels,
@@ -82,7 +89,9 @@ class ConvFabric(FabricNetwork):
             image_size=image_size,
         )
         check_finite("ConvFabric", {"initial": initial}, ValueError)
-        _check(columns, scales, task, image_size, doubling)
+        _check(columns, scales, task, image_size)
+        check_word("doubling", doubling, Doubling)
+        check_word("counting", counting, Counting)
         self.describe(
             columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
         )
@@ -105,7 +114,7 @@ class ConvFabric(FabricNetwork):
             for kind, place in near.items():
                 if place not in number:
                     continue
-                module = _edge(channels, scale - place[1], doubling)
+                module = _edge(channels, scale - place[1], doubling, counting)
                 name = f"column{column + 1}.scale{scale + 1}.{kind}"
                 edges.append(FabricEdge(name, number[place], target, module))
         spaces = [Space(channels, 2**scale) for _, scale in order]
@@ -113,25 +122,25 @@ class ConvFabric(FabricNetwork):
         classifier = (
             nn.Conv2d(channels, num_classes, 1) if upward else nn.Linear(channels, num_classes)
         )
-        fabric = Fabric(spaces, choose_edges(edges, architecture), initial)
+        fabric = Fabric(spaces, choose_edges(edges, architecture), initial, statistics)
         super().__init__(stem, fabric, classifier, image_size)
         self.describe(
             columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
         )
 
 
-def _edge(channels: int, coarser: int, doubling: Doubling) -> nn.Sequential:
+def _edge(channels: int, coarser: int, doubling: Doubling, counting: Counting) -> nn.Sequential:
     """The module on an edge to a node that is coarser by -1, 0 or 1 scales."""
     layers = convolution(channels, channels, size=3, stride=2 if coarser == 1 else 1)
     if coarser == -1:
-        layers.insert(0 if doubling == "first" else 2, nn.Upsample(scale_factor=2))
+        double = nn.Upsample(scale_factor=2) if counting == "exact" else UncountedDoubling()
+        layers.insert(0 if doubling == "first" else 2, double)
     return layers
 
 
-def _check(columns: int, scales: int, task: TaskName, image_size: int, doubling: Doubling) -> None:
+def _check(columns: int, scales: int, task: TaskName, image_size: int) -> None:
     check_counts(most=1000, columns=columns, scales=scales)
     check_word("task", task, TaskName)
-    check_word("doubling", doubling, Doubling)
     if columns == 1 and task == "segmentation":
         raise ValueError(
             "segmentation needs at least 2 columns: the only column would lead from the finest "

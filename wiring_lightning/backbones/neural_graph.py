@@ -67,6 +67,9 @@ class NeuralGraph(Described):
         in_channels: channels of the images.
         strides: of the two convolutions before the graph; `[1, 1]` suits images of 8 x 8.
         image_size: height and width of the images, used only to count multiply-adds.
+        rectify_states: in continuous time, rectify the states of the solver wherever it computes a
+            derivative, as a ReLU in place does in the authors' code. The result is another
+            function. Not with `adjoint`.
 
     Raises:
         ValueError: if the nodes are too few for the inputs, outputs and blocks, or an argument is
@@ -97,12 +100,14 @@ class NeuralGraph(Described):
         in_channels: int = 3,
         strides: Sequence[int] = (2, 2),
         image_size: int = 32,
+        rectify_states: bool = False,
     ) -> None:
         super().__init__()
         self.describe(
             dynamics=dynamics, wiring=wiring, nodes=nodes, inputs=inputs, outputs=outputs,
             edges=edges, rank_all=rank_all, strides=strides,
             depth=None if dynamics == "continuous" else depth,
+            rectify_states=rectify_states or None,
         )  # fmt: skip
         check_word("dynamics", dynamics, Dynamics)
         check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
@@ -119,6 +124,12 @@ class NeuralGraph(Described):
         self.depth = depth
         self.tolerance = tolerance
         self.adjoint = adjoint
+        self.rectify_states = rectify_states
+        if rectify_states and (adjoint or dynamics != "continuous"):
+            raise ValueError(
+                "rectify_states is for dynamics continuous without adjoint: the solution backwards "
+                "in time needs the states as they were."
+            )
         self.image_size = image_size
         self.stem = Stem(in_channels, inputs, strides)
         self.operations = NodeOperations(nodes)
@@ -146,7 +157,13 @@ class NeuralGraph(Described):
         if self.dynamics == "discrete":
             return run_steps(inputs, weights, self.operations, self.depth, self.outputs)
         return run_continuously(
-            inputs, weights, self.operations, self.outputs, self.tolerance, self.adjoint
+            inputs,
+            weights,
+            self.operations,
+            self.outputs,
+            self.tolerance,
+            self.adjoint,
+            self.rectify_states,
         )
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.backbones.fabric_architecture import choose_edges
 from wiring_lightning.backbones.fabric_network import FabricNetwork
 from wiring_lightning.functional import Space
-from wiring_lightning.nn.fabric import Fabric, FabricEdge
+from wiring_lightning.nn.fabric import Fabric, FabricEdge, Statistics
 from wiring_lightning.nn.fabric_modules import basic_block, convolution
 
 
@@ -35,6 +35,7 @@ class ResNetFabric(FabricNetwork):
         initial: initial value of all logits; the paper's 3 is a probability of 0.95.
         architecture: `"search"`; or a fixed architecture: `"resnet"`, `"full"` (all edges) or the
             names of its edges, from `architecture_names`.
+        statistics: see `nn.Fabric`.
 
     Example:
         >>> network = ResNetFabric(width=3)
@@ -57,6 +58,7 @@ class ResNetFabric(FabricNetwork):
         image_size: int = 32,
         initial: float = 3.0,
         architecture: Literal["search", "full", "resnet"] | Sequence[str] = "search",
+        statistics: Statistics = "drawn",
     ) -> None:
         check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
         check_counts(most=1000, width=width)
@@ -76,7 +78,7 @@ class ResNetFabric(FabricNetwork):
         stem = nn.Sequential(*convolution(in_channels, 16, size=3), nn.ReLU(inplace=True))
         if architecture == "resnet":
             architecture = [edge.name for edge in edges if edge.target == edge.source + 1]
-        fabric = Fabric(spaces, choose_edges(edges, architecture), initial)
+        fabric = Fabric(spaces, choose_edges(edges, architecture), initial, statistics)
         super().__init__(stem, fabric, nn.Linear(64, num_classes), image_size)
         self.describe(width=width)
 

@@ -19,6 +19,7 @@ from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
 from wiring_lightning.costs import ConfiguredCost, Cost, CostName, named_cost
+from wiring_lightning.costs.scheduling import Order
 from wiring_lightning.functional import budgeted_objective, derived_seed
 from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.optim import Reinforce, step_was_skipped
@@ -61,6 +62,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         freeze_epoch: from the start of this epoch the architecture is fixed to the most probable
             one. Leave it out if a `PhaseSchedule` freezes, or to search until the end.
         machines: for `"sequential_steps"`, number of nodes that can run at the same time.
+        order: for `"sequential_steps"`, which nodes start first; see `costs.SequentialSteps`.
         baseline: whether to subtract the mean objective of the other examples.
         seed: seed of the draws.
 
@@ -92,6 +94,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         machines: int = 1,
         baseline: bool = True,
         seed: int = 0,
+        order: Order = "critical_path",
     ) -> None:
         super().__init__(lr, freeze_epoch)
         numbers = {"budget": budget, "relative_penalty": relative_penalty,
@@ -105,7 +108,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         if warmup_epochs < 0 or freeze_epoch is not None:
             self.check_freeze(freeze_epoch)
         try:
-            self._price = named_cost(cost, machines) if isinstance(cost, str) else cost
+            self._price = named_cost(cost, machines, order) if isinstance(cost, str) else cost
         except ValueError as error:
             raise self.mistake(str(error)) from error
         self.cost = cost
@@ -113,6 +116,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self.penalty = penalty
         self.relative_penalty = relative_penalty
         self.machines = machines
+        self.order = order
         self.baseline = baseline
         self.seed = seed
         self._searched: _Searched | None = None

@@ -7,22 +7,24 @@ from torch import Tensor
 
 from wiring_lightning.costs.additive import multiply_adds, parameters
 from wiring_lightning.costs.measured import Latency
-from wiring_lightning.costs.scheduling import SequentialSteps
+from wiring_lightning.costs.scheduling import Order, SequentialSteps
 from wiring_lightning.wiring import Wiring
 
 Cost = Callable[[Wiring], Tensor]
 CostName = Literal["multiply_adds", "parameters", "sequential_steps", "latency"]
 
 
-def named_cost(name: CostName, machines: int = 1) -> Cost:
+def named_cost(name: CostName, machines: int = 1, order: Order = "critical_path") -> Cost:
     """The cost with a name.
 
     Args:
         name: `"multiply_adds"`, `"parameters"`, `"sequential_steps"` or `"latency"`.
         machines: for `"sequential_steps"`, number of nodes that can run at the same time.
+        order: for `"sequential_steps"`, which nodes start first; see `SequentialSteps`.
 
     Raises:
-        ValueError: if there is no such cost, or it does not depend on a number of machines.
+        ValueError: if there is no such cost or order, or the cost does not depend on a number of
+            machines or an order.
 
     Example:
         >>> named_cost("sequential_steps", machines=4)
@@ -32,9 +34,11 @@ def named_cost(name: CostName, machines: int = 1) -> Cost:
         known = ", ".join(get_args(CostName))
         raise ValueError(f'there is no cost named "{name}"; the names are {known}.')
     if name == "sequential_steps":
-        return SequentialSteps(machines)
+        return SequentialSteps(machines, order)
     if machines != 1:
         raise ValueError(f'machines={machines} is for the cost "sequential_steps", not "{name}".')
+    if order != "critical_path":
+        raise ValueError(f'order={order!r} is for the cost "sequential_steps", not "{name}".')
     if name == "latency":
         return Latency()
     return multiply_adds if name == "multiply_adds" else parameters

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,10 @@ from wiring_lightning.functional.budgeted_search import Topology
 from wiring_lightning.functional.spaces import Space
 from wiring_lightning.functional.subsets import WHOLE, Subset, exchange, keep_state, split_batch
 from wiring_lightning.nn.bernoulli_gate import BernoulliGate
+from wiring_lightning.nn.checks import check_word
 from wiring_lightning.nn.described import Described
+
+Statistics = Literal["drawn", "batch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +44,23 @@ class Fabric(Described):
     Node 0 is the input. The state of any other node is the ReLU of the sum over its edges. In
     training mode `gate` samples the edges of each example (Algorithm 1 of the paper).
 
-    A module runs only on examples that have its edge on a path from the input to the output. So
-    batch statistics come from these examples only, and a node that is not connected for an example
-    has a state of exactly zero. A module that no example uses does not run, and its gradients are
-    `None`. Under DDP, set `find_unused_parameters=True`, and do not use `SyncBatchNorm`: it would
-    wait for ranks that do not run the module.
+    With `statistics="drawn"` a module runs only on examples that have its edge on a path from the
+    input to the output. So batch statistics come from these examples only, and a node that is not
+    connected for an example has a state of exactly zero. With `statistics="batch"` a module that
+    any example drew runs on the states of the whole batch, as in the authors' code, and its output
+    counts only for the examples that drew it. So batch statistics come from the whole batch, also
+    from the zeros of examples that do not reach the source. That takes longer. Evaluation, warm-up
+    and a frozen fabric compute the same with both.
+
+    A module that no example uses does not run, and its gradients are `None`. Under DDP, set
+    `find_unused_parameters=True`, and do not use `SyncBatchNorm`: it would wait for ranks that do
+    not run the module.
 
     Args:
         spaces: the shape of every node's state. The last node is the output.
         edges: the edges. There is no gate if none of them is learnable.
         initial: initial value of all logits of the gate.
+        statistics: which examples the batch norms of a search see, `"drawn"` or `"batch"`.
 
     Raises:
         ValueError: if a target is not higher than its source, or two edges share a name.
@@ -68,9 +79,15 @@ class Fabric(Described):
     gate: BernoulliGate | None
 
     def __init__(
-        self, spaces: Sequence[Space], edges: Sequence[FabricEdge], initial: float = 3.0
+        self,
+        spaces: Sequence[Space],
+        edges: Sequence[FabricEdge],
+        initial: float = 3.0,
+        statistics: Statistics = "drawn",
     ) -> None:
         super().__init__()
+        check_word("statistics", statistics, Statistics)
+        self.statistics = statistics
         self.spaces = tuple(spaces)
         self.names = tuple(edge.name for edge in edges)
         self.describe(edges=self.names)
@@ -144,8 +161,10 @@ class Fabric(Described):
     def _run_drawn(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Not compiled: the sizes of the parts differ in each step, so each step would compile."""
         assert self.gate is not None
-        live = self.topology.live(self.gate.draw_on_cpu(len(inputs)))
-        members = torch.cat([live, live.any(1, keepdim=True)], 1)
+        drawn = self.gate.draw_on_cpu(len(inputs))
+        live = self.topology.live(drawn)
+        used = drawn if self.statistics == "batch" else live
+        members = torch.cat([used, live.any(1, keepdim=True)], 1)
         *subsets, connected = split_batch(members, inputs.device)
         state = self._run(inputs, subsets)
         if connected is None:
@@ -162,15 +181,16 @@ class Fabric(Described):
             for edge in self._into[node]:
                 subset = subsets[edge]
                 if subset is not None:
-                    parts.append(self._compute(edge, *arriving.pop(edge), subset))
+                    read = WHOLE if self._reads_all(edge) else subset
+                    parts.append(self._compute(edge, *arriving.pop(edge), read))
                     examples.append(subset)
-                    dense.append(self.module_of(edge) is None)
+                    dense.append(self._reads_all(edge))
             if node == 0:
                 parts, examples, dense = [inputs], [WHOLE], [True]
             if not parts:
                 continue
             readers = {
-                edge: WHOLE if self.module_of(edge) is None else subset
+                edge: WHOLE if self._reads_all(edge) else subset
                 for edge in self._out_of[node]
                 if (subset := subsets[edge]) is not None
             }
@@ -180,6 +200,10 @@ class Fabric(Described):
             arriving |= {edge: (part, state) for edge, part in zip(readers, handed, strict=True)}
             del handed, parts  # so that memory is freed after the last reader
         return self._zeros(inputs) if state is None else state
+
+    def _reads_all(self, edge: int) -> bool:
+        """Whether an edge reads the states of all examples, also of those that did not draw it."""
+        return self.statistics == "batch" or self.module_of(edge) is None
 
     def _compute(self, edge: int, part: Tensor, state: Tensor, subset: Subset) -> Tensor:
         """The output of an edge for its part of a state; an identity reads the whole state."""

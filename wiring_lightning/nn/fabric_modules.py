@@ -5,6 +5,24 @@ from torch.nn import functional
 from typing_extensions import override
 
 
+class UncountedDoubling(nn.Module):
+    """Nearest-neighbour upsampling by 2 that the counts of multiply-adds pass over.
+
+    A convolution behind it is counted for the small map, as the paper's tables do; with
+    `nn.Upsample` it is counted for the large one, which it computes.
+
+    Example:
+        >>> import torch
+        >>> UncountedDoubling()(torch.ones(1, 1, 2, 2)).shape
+        torch.Size([1, 1, 4, 4])
+    """
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        """`[batch, channels, height, width]`, twice as high and wide."""
+        return functional.interpolate(input, scale_factor=2)
+
+
 class SubsetBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that also accepts a single value per channel in training mode.
 

@@ -72,11 +72,12 @@ def run_continuously(
     outputs: int,
     tolerance: float,
     adjoint: bool,
+    rectify_states: bool = False,
 ) -> Tensor:
     """A graph in continuous time (DNW, Equation 13), from 0 to 1 by an adaptive solver.
 
     The next state of discrete time is the derivative of the state here. Other nodes than the inputs
-    start at zero. See `backbones.NeuralGraph` for `tolerance` and `adjoint`.
+    start at zero. See `backbones.NeuralGraph` for `tolerance`, `adjoint` and `rectify_states`.
 
     Raises:
         ValueError: if the inputs are not finite: the solver would not end.
@@ -86,7 +87,7 @@ def run_continuously(
             "a graph in continuous time got images or weights that are not finite: has the loss "
             "diverged?"
         )
-    derivative = Derivative(weights, operations, inputs)
+    derivative = Derivative(weights, operations, inputs, rectify_states)
     others = inputs.new_zeros(len(weights) - len(inputs), *inputs.shape[1:])
     times = torch.tensor([0.0, 1.0], dtype=inputs.dtype, device=inputs.device)
     options = {"dtype": _TIME.get(inputs.device.type, torch.float64)}
@@ -99,10 +100,20 @@ def run_continuously(
 
 
 class Derivative(nn.Module):
-    """The derivative of all states of a graph in continuous time; `maps` have their size."""
+    """The derivative of all states of a graph in continuous time; `maps` have their size.
 
-    def __init__(self, weights: Tensor, operations: NodeOperations, maps: Tensor) -> None:
+    With `rectify_states` it also rectifies the states that it is given, in place.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        operations: NodeOperations,
+        maps: Tensor,
+        rectify_states: bool = False,
+    ) -> None:
         super().__init__()
+        self.rectify_states = rectify_states
         filters = operations.filters_for(maps)
         self.tensors = (weights, filters, operations.scale, operations.shift)
 
@@ -110,6 +121,7 @@ class Derivative(nn.Module):
     def forward(self, _time: Tensor, states: Tensor) -> Tensor:
         """Rectify, filter, send, normalise."""
         weights, filters, scale, shift = self.tensors
-        sent = filter_maps(states.relu(), filters).flatten(1)
+        rectified = states.relu_() if self.rectify_states else states.relu()
+        sent = filter_maps(rectified, filters).flatten(1)
         change = normalize_maps((weights @ sent).view(states.shape), scale, shift)
         return change.to(states.dtype)

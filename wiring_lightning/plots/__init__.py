@@ -26,6 +26,7 @@ from wiring_lightning.plots.heat_maps import (
 from wiring_lightning.plots.live import draw_active_by_depth, draw_active_nodes
 from wiring_lightning.plots.masks import draw_masks
 from wiring_lightning.plots.pareto import Candidate, draw_pareto, select as select
+from wiring_lightning.plots.random_wirings import RandomLive, live_of_random_wirings
 from wiring_lightning.plots.scaling import Scaling, draw_scaling
 from wiring_lightning.plots.style import save_figure
 
@@ -34,6 +35,7 @@ __all__ = [
     "Candidate",
     "Efficiency",
     "Measurement",
+    "RandomLive",
     "Scaling",
     "draw_accuracy",
     "draw_active_by_depth",
@@ -51,5 +53,6 @@ __all__ = [
     "draw_scores",
     "draw_side_by_side",
     "draw_wiring",
+    "live_of_random_wirings",
     "save_figure",
 ]

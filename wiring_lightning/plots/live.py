@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from wiring_lightning.plots import style
+from wiring_lightning.plots.random_wirings import RandomLive, live_of_random_wirings
 from wiring_lightning.plots.rows import check_one, count_live, inner_nodes
 from wiring_lightning.wiring import Wiring
 
@@ -21,7 +23,8 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
     """Draw the number of live branches of every module (GateConnect, Figures 4 and 5).
 
     The horizontal axis counts the modules from the input on, without input and output; the dashed
-    line is the number of all branches of a module.
+    line is the number of all branches of a module. Diamonds are what a random wiring of the same K
+    would have, see `plots.live_of_random_wirings`; the vertical lines are one standard deviation.
 
     Args:
         wiring: one architecture.
@@ -36,21 +39,24 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
     live, total = _count_by_depth(wiring)
     width = min(_MAX_WIDTH, 3.6 + 0.28 * len(total))
     figure, axes = style.new_axes(width, 3.4, title or count_live(wiring))
+    random = live_of_random_wirings(wiring)
     if len(total) <= _MAX_BARS:
         bars = axes.bar(range(1, len(total) + 1), live, color=style.LIVE, width=0.8)
         if len(total) <= _MAX_NUMBERED:
-            axes.bar_label(bars, padding=1.5, size=8, color=style.INK)
+            _draw_numbers(axes, bars, random)
     else:
         axes.stairs(live, np.arange(len(live) + 1) + 0.5, fill=True, color=style.LIVE)
+    _draw_random(axes, [*range(1, len(total) + 1)], random)
     _draw_totals(axes, wiring, [total])
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
+    style.legend_on_the_right(figure)
     return figure
 
 
 def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None) -> Figure:
     """Draw what `draw_active_nodes` draws, with one series of bars for each network.
 
-    This is GateConnect's Figures 4 and 5 and MaskConnect's Figures 5 and 6.
+    This is GateConnect's Figures 4 and 5 and MaskConnect's Figures 5 and 6. The diamonds are what
+    random wirings of the same K have.
 
     Args:
         wirings: architectures by their label in the legend, such as `"K = 1"`.
@@ -71,15 +77,43 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
     width = _GROUP_WIDTH / len(counts)
     for index, (name, (live, _)) in enumerate(counts.items()):
         places = np.arange(1, len(live) + 1) + (index + 0.5) * width - _GROUP_WIDTH / 2
+        random, named_before = live_of_random_wirings(wirings[name]), len(axes.lines) > 0
         # After the last colour, bars get a dark frame.
         edge = style.INK if index >= len(style.SERIES) else "white"
         drawn = axes.bar(places, live, width, color=style.series(index)[0], edgecolor=edge,
                          linewidth=0.6, label=name)  # fmt: skip
         if bars <= _MAX_NUMBERED:
-            axes.bar_label(drawn, padding=1.5, size=8, color=style.INK)
+            _draw_numbers(axes, drawn, random)
+        _draw_random(axes, places.tolist(), random, named_before)
     _draw_totals(axes, next(iter(wirings.values())), [total for _, total in counts.values()])
     style.legend_on_the_right(figure)
     return figure
+
+
+def _draw_numbers(axes: Axes, bars: BarContainer, random: RandomLive | None) -> None:
+    """Write the height of each bar above it, or at its foot if a random wiring is drawn on it."""
+    if random is None:
+        axes.bar_label(bars, padding=1.5, size=8, color=style.INK)
+        return
+    for bar in bars:
+        place = bar.get_x() + bar.get_width() / 2, 0.0
+        axes.annotate(
+            f"{bar.get_height():g}", place, (0, 3), textcoords="offset points", ha="center", size=8,
+            color=style.INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+
+
+def _draw_random(
+    axes: Axes, places: Sequence[float], random: RandomLive | None, named_before: bool = False
+) -> None:
+    """Draw mean and standard deviation of random wirings at some places, if there are any."""
+    if random is None:
+        return
+    mean, std = random.mean.numpy(), random.std.numpy()
+    label = None if named_before else f"random wiring\n(mean ± std of {random.draws:,})"
+    axes.vlines(places, mean - std, mean + std, color=style.INK, linewidth=1.1, zorder=3)
+    axes.plot(places, mean, "D", color="white", markeredgecolor=style.INK, markersize=4.5,
+              linestyle="none", label=label, zorder=4)  # fmt: skip
 
 
 def _draw_totals(axes: Axes, wiring: Wiring, totals: Sequence[list[int]]) -> None:
