@@ -5,9 +5,9 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
-import wiring_lightning
+from wiring_lightning import __version__
 
-_PACKAGE = Path(wiring_lightning.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _SECONDS = 20  # git never takes that long; without a limit, a network drive could hold up a run
 
 
@@ -16,11 +16,11 @@ def code_version() -> str:
     """The version of this package, and in a checkout the commit, and whether files were changed.
 
     Example:
-        >>> code_version().startswith(wiring_lightning.__version__)
+        >>> code_version().startswith(__version__)
         True
     """
     commit = _commit(_PACKAGE)
-    return wiring_lightning.__version__ + (f"+{commit}" if commit else "")
+    return __version__ + (f"+{commit}" if commit else "")
 
 
 def header() -> str:
@@ -32,7 +32,7 @@ def version_in(config: str) -> str | None:
     """The version in the text of a saved config; `None` if it holds none.
 
     Example:
-        >>> version_in("# wiring_lightning==0.1.0+1a2b3c4d5e6f\\nseed_everything: 0")
+        >>> version_in("# wiring_lightning==0.1.0+1a2b3c4d5e6f")
         '0.1.0+1a2b3c4d5e6f'
     """
     found = re.search(r"^# wiring_lightning==(\S+)$", config, re.MULTILINE)
