@@ -24,6 +24,7 @@ LIGHTNING = {
 FILES = {
     "figure": "a figure of the papers from the folders of your runs",
     "pareto": "the best networks at every cost, from the folders of your runs",
+    "table": "means over seeds, differences and costs, from the folders of your runs",
 }
 SUBCOMMANDS = {**LIGHTNING, **FILES}
 
@@ -41,6 +42,7 @@ start here:
   wiring inspect --config FILE --ckpt_path FILE   parameters, multiply-adds, live branches
   wiring figure connectivity FOLDER               fixed against learned wiring of a run
   wiring pareto FOLDER FOLDER ...                 accuracy over cost, selected by validation
+  wiring table FOLDER FOLDER ...                  methods over seeds, with paired differences
 
 Every key of a config can be changed on the command line: --data.batch_size 64
 Set WIRING_DEBUG=1 to see the traceback behind an error message.

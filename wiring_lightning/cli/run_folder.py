@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from wiring_lightning.cli.code_version import header
 from wiring_lightning.cli.inspect import WiringTrainer
 from wiring_lightning.files import claim_version, free_path, make_empty, write_file, write_new_file
 
@@ -137,7 +138,7 @@ class SaveConfig(SaveConfigCallback):
                 "version."
             )
         if trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_none=False).encode()
+            text = (header() + self.parser.dump(self.config, skip_none=False)).encode()
             if not taken:
                 write_file(path, text)
             elif path.read_bytes() != text:

@@ -150,9 +150,14 @@ class Run:
             return paths[0]
         return max(paths, key=lambda path: load_checkpoint(path).get("global_step", -1))
 
+    @property
+    def tags(self) -> list[str]:
+        """Names of all numbers in the event files, such as `test/acc`."""
+        return list(self._events.Tags()["scalars"])
+
     def last_number(self, tag: str) -> float | None:
         """The last value of a tag such as `test/acc` in the event files; `None` without any."""
-        if tag not in self._events.Tags()["scalars"]:
+        if tag not in self.tags:
             return None
         return float(self._events.Scalars(tag)[-1].value)
 
@@ -267,7 +272,7 @@ def finished(runs: Sequence[Run], *needed: Callable[[Run], object]) -> list[Run]
             read(run)
         return run
 
-    return _tested_once(_without_unfinished(runs, complete))
+    return tested_once(_without_unfinished(runs, complete))
 
 
 def _without_unfinished(given: Sequence[Given], read: Callable[[Given], Run]) -> list[Run]:
@@ -285,7 +290,7 @@ def _without_unfinished(given: Sequence[Given], read: Callable[[Given], Run]) ->
     return runs
 
 
-def _tested_once(runs: Sequence[Run]) -> list[Run]:
+def tested_once(runs: Sequence[Run]) -> list[Run]:
     """The runs without those that tested a checkpoint of another one, or the same again."""
     kept: list[Run] = []
     for run in sorted(runs, key=lambda run: run.tested is not None):  # those that trained first

@@ -28,6 +28,7 @@ from wiring_lightning.plots.masks import draw_masks
 from wiring_lightning.plots.pareto import Candidate, draw_pareto, select as select
 from wiring_lightning.plots.random_wirings import RandomLive, live_of_random_wirings
 from wiring_lightning.plots.scaling import Scaling, draw_scaling
+from wiring_lightning.plots.seeds import draw_seeds
 from wiring_lightning.plots.style import save_figure
 
 # Names imported `as` themselves can be imported from here, but are not in `__all__`.
@@ -51,6 +52,7 @@ __all__ = [
     "draw_pareto",
     "draw_scaling",
     "draw_scores",
+    "draw_seeds",
     "draw_side_by_side",
     "draw_wiring",
     "live_of_random_wirings",
