@@ -6,6 +6,7 @@ score marks a slot without a candidate. Such a slot is never chosen.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wiring_lightning.functional.transfer import send
 
@@ -72,7 +73,7 @@ def project_scores(scores: Tensor) -> Tensor:
     """
     ordered = scores.sort(dim=-1, descending=True).values
     count = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
-    excess = ordered.masked_fill(ordered == -torch.inf, 0.0).cumsum(-1) - 1
+    excess = _running_sums(ordered.masked_fill(ordered == -torch.inf, 0.0)) - 1
     kept = (ordered * count > excess).sum(-1, keepdim=True).clamp_min(1)
     theta = excess.gather(-1, kept - 1) / kept
     return (scores - theta).clamp_min(0)
@@ -187,3 +188,12 @@ def mask_best(keys: Tensor, k: int | Tensor) -> Tensor:
     limit = k.unsqueeze(-1) if isinstance(k, Tensor) else k
     chosen = (rank < limit).expand_as(order)
     return torch.zeros_like(keys, dtype=torch.bool).scatter(-1, order, chosen)
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """As `cumsum` over the last dimension, which has no deterministic kernel on a GPU."""
+    shift = 1
+    while shift < values.shape[-1]:
+        values = values + functional.pad(values[..., :-shift], (shift, 0))
+        shift *= 2
+    return values
