@@ -128,6 +128,27 @@ _SOLVER: dict[Suite, str] = {
 METHODS = [
     Method("resnext-learned", ResNeXt, _RESNEXT, [(MaskConnect, {"lr": 0.5})], "scores"),
     Method(
+        "resnext-projected",
+        ResNeXt,
+        _RESNEXT,
+        [(MaskConnect, {"lr": 0.5, "update": "project", "draw_every": 2})],
+        "scores",
+    ),
+    Method(
+        "resnext-swap",
+        ResNeXt,
+        _RESNEXT,
+        [(MaskConnect, {"lr": 0.9, "explore": "swap", "draw_every": 2, "anneal_steps": 100})],
+        "scores",
+    ),
+    Method(
+        "resnext-balanced",
+        ResNeXt,
+        _RESNEXT,
+        [(MaskConnect, {"lr": 0.5, "balance": True, "center": True})],
+        "scores",
+    ),
+    Method(
         "resnext-real",
         ResNeXt,
         _RESNEXT | {"wiring": "real"},

@@ -1,6 +1,7 @@
 from collections import Counter
-from itertools import permutations
+from itertools import combinations, permutations, product
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2_contingency, chisquare
@@ -8,8 +9,10 @@ from torch import Tensor
 
 from wiring_lightning.functional import (
     normalize_scores,
+    project_scores,
     sample_k_distinct,
     straight_through,
+    swap_worst,
     topk_mask,
 )
 
@@ -198,3 +201,53 @@ def test_the_whole_gradient_goes_to_the_scores() -> None:
     weights = torch.randn(3, 4)
     (straight_through(torch.rand(3, 4) < 0.3, scores) * weights).sum().backward()
     assert torch.equal(scores.grad, weights)
+
+
+def nearest_on_the_simplex(point: np.ndarray) -> np.ndarray:
+    """Every support is tried: on the right one all entries lose the same amount."""
+    best, nearest = np.inf, point
+    for size in range(1, len(point) + 1):
+        for support in map(list, combinations(range(len(point)), size)):
+            candidate = np.zeros_like(point)
+            candidate[support] = point[support] - (point[support].sum() - 1) / size
+            distance = ((candidate - point) ** 2).sum()
+            if candidate.min() >= 0 and distance < best:
+                best, nearest = distance, candidate
+    return nearest
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
+def test_the_projection_is_the_nearest_point(scale: float) -> None:
+    points = scale * torch.randn(10, 5, dtype=torch.float64)
+    for point, found in zip(points.numpy(), project_scores(points).numpy(), strict=True):
+        np.testing.assert_allclose(found, nearest_on_the_simplex(point), atol=1e-12)
+
+
+def test_slots_of_minus_infinity_are_left_out_of_the_projection() -> None:
+    point = torch.tensor([0.3, -torch.inf, 0.9, 0.2], dtype=torch.float64)
+    inside = torch.tensor([0, 2, 3])
+    found = project_scores(point)
+    assert found[1] == 0
+    torch.testing.assert_close(found[inside], project_scores(point[inside]))
+
+
+def test_the_swap_with_the_largest_promise_is_made_where_it_may_be() -> None:
+    """All swaps of one edge are tried: the change of the loss is the sum of the gradients."""
+    gradient = torch.randn(40, 6, dtype=torch.float64)
+    usable = torch.rand(40, 6) < 0.8
+    usable[:, :3] = True
+    active = torch.zeros(40, 6, dtype=torch.bool)
+    active[:, :2] = True
+    chosen = torch.rand(40) < 0.7
+    found = swap_worst(active, gradient, usable, chosen)
+    for row in range(40):
+        options = {(): 0.0}
+        for out, into in product(range(2), range(2, 6)):
+            if chosen[row] and usable[row, into]:
+                options[out, into] = float(gradient[row, into] - gradient[row, out])
+        best = min(options, key=lambda pair: options[pair])
+        expected = active[row].clone()
+        for index in best:
+            expected[index] = ~expected[index]
+        assert found[row].tolist() == expected.tolist()
+    assert (found != active).any()

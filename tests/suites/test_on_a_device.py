@@ -44,6 +44,9 @@ VARYING = {"continuous-graph": "nn/graph_dynamics.py"}
 # Kernels of a step at most: learning, and frozen.
 KERNELS = {
     "resnext-learned": (450, 400),
+    "resnext-projected": (450, 400),
+    "resnext-swap": (430, 400),
+    "resnext-balanced": (520, 400),
     "resnext-real": (460, 400),
     "resnext-random": (400, 400),
     "resnext-full": (380, 380),

@@ -18,6 +18,7 @@ from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped
+from wiring_lightning.optim._gate_variants import Explore, Update, check_variant
 
 
 class MaskConnect(GateLearner[GateSGD]):
@@ -41,10 +42,22 @@ class MaskConnect(GateLearner[GateSGD]):
         low: lower end of the interval that scores are clipped to.
         high: upper end of that interval.
         seed: seed of the draws.
+        update: `"project"` for the Euclidean projection instead of clip and normalise.
+        center: subtract the mean over the candidates from the gradient of each target.
+        balance: keep the sums of each source's scores equal, and give no source more than
+            `ceil(T * K / C)` readers at the freeze.
+        draw_every: a wiring is drawn every so many steps, and held in between.
+        explore: `"swap"` to exchange single edges every `draw_every` steps instead of drawing;
+            `lr` is then the probability that a target exchanges one.
+        anneal_steps: for `"swap"`, the number of steps in which that probability falls to 0. With
+            a `freeze_epoch` it falls until then by default.
+
+    `update` and the options after it are variants of the papers' rule, which is the default:
+    `optim.GateSGD` has their definitions.
 
     Raises:
-        MisconfigurationException: if a number is out of range, or the LightningModule has no gate
-            to learn or no optimizer.
+        MisconfigurationException: if a number is out of range, options do not go together, or the
+            LightningModule has no gate to learn or no optimizer.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -62,13 +75,25 @@ class MaskConnect(GateLearner[GateSGD]):
         low: float = 0.0,
         high: float = 1.0,
         seed: int = 0,
+        update: Update = "normalize",
+        center: bool = False,
+        balance: bool = False,
+        draw_every: int = 1,
+        explore: Explore = "sample",
+        anneal_steps: int | None = None,
     ) -> None:
         super().__init__(lr, freeze_epoch)
         if not 0 <= low < high < math.inf:
             raise self.mistake(f"scores are clipped to 0 <= low < high, got [{low}, {high}].")
-        self.normalize = normalize
-        self.low = low
-        self.high = high
+        self.options: dict[str, Any] = {
+            "normalize": normalize, "low": low, "high": high, "update": update, "center": center,
+            "balance": balance, "draw_every": draw_every, "explore": explore,
+            "anneal_steps": anneal_steps,
+        }  # fmt: skip
+        try:
+            check_variant(lr=lr, **self.options)
+        except ValueError as error:
+            raise self.mistake(str(error)) from None
         self.seed = seed
         self._trainer: Trainer | None = None
         self._owners: list[_Owner] = []
@@ -115,7 +140,10 @@ class MaskConnect(GateLearner[GateSGD]):
         copied = {id(module) for copy in copies for module in copy.modules()}
         found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}
         self._trainer, self._names, gates = trainer, list(found), list(found.values())
-        self.optimizer = GateSGD(gates, self.lr, self.normalize, self.low, self.high, self.seed)
+        try:
+            self.optimizer = GateSGD(gates, self.lr, seed=self.seed, **self._options(trainer))
+        except ValueError as error:
+            raise self.mistake(str(error)) from None
         if self._restored is not None:
             self.optimizer.load_state_dict(self._restored["optimizer"])
             self._restored = None
@@ -125,6 +153,18 @@ class MaskConnect(GateLearner[GateSGD]):
             self._hooks.append(owner.optimizer.register_step_post_hook(hook))
         self.remember()
         super().on_fit_start(trainer, pl_module)
+
+    def _options(self, trainer: Trainer) -> dict[str, Any]:
+        """The options of the optimizer; swaps end at the freeze if nothing else is said."""
+        ends = self.options["anneal_steps"], self.freeze_epoch
+        if self.options["explore"] != "swap" or ends[0] is not None or not ends[1]:
+            return self.options
+        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs
+        if not math.isfinite(steps) or epochs is None or epochs < 1:
+            raise self.mistake(
+                "how many steps there are until the freeze is not known: give anneal_steps."
+            )
+        return {**self.options, "anneal_steps": max(1, round(steps * ends[1] / epochs))}
 
     @override
     def on_before_backward(

@@ -5,6 +5,7 @@ from wiring_lightning.functional.aggregation import (
     products_of_pairs as products_of_pairs,
     rectified_gated_sum,
 )
+from wiring_lightning.functional.balanced import balance_scores, balanced_mask
 from wiring_lightning.functional.batch_norm import (
     fold_batch_norm,
     update_running_statistics as update_running_statistics,
@@ -29,9 +30,11 @@ from wiring_lightning.functional.budgeted_search import (
 from wiring_lightning.functional.dnw import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.mask_connect import (
     normalize_scores,
+    project_scores,
     sample_k_distinct,
     score_entropy,
     straight_through,
+    swap_worst,
     topk_mask,
 )
 from wiring_lightning.functional.planted import (
@@ -63,6 +66,8 @@ __all__ = [
     "LargestMagnitudes",
     "Pattern",
     "Topology",
+    "balance_scores",
+    "balanced_mask",
     "budgeted_objective",
     "draw_edges",
     "fold_batch_norm",
@@ -74,11 +79,13 @@ __all__ = [
     "normalize_scores",
     "offsets",
     "policy_gradient",
+    "project_scores",
     "rectified_gated_sum",
     "sample_k_distinct",
     "score_entropy",
     "sources",
     "sparse_product",
     "straight_through",
+    "swap_worst",
     "topk_mask",
 ]

@@ -6,6 +6,7 @@ score marks a slot without a candidate. Such a slot is never chosen.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wiring_lightning.functional.transfer import send
 
@@ -50,6 +51,62 @@ def normalize_scores(scores: Tensor) -> Tensor:
     uniform = 1 / candidate.sum(-1, keepdim=True).clamp_min(1)
     normalized = torch.where(total > 0, scores / total, uniform)
     return torch.where(candidate, normalized, scores)
+
+
+def project_scores(scores: Tensor) -> Tensor:
+    """The nearest scores (Euclidean) that are not negative and sum to one in every row.
+
+    All candidates of a row lose the same amount, and those that would fall below zero become zero:
+    `max(score - theta, 0)`. So a part that all candidates share has no effect.
+
+    Args:
+        scores: `[..., candidates]` any numbers.
+
+    Returns:
+        The projection of every row onto the simplex. An entry of minus infinity is no candidate
+        and becomes 0; a row needs at least one candidate.
+
+    Example:
+        >>> project_scores(torch.tensor([[0.5, 0.7, 0.2], [2.0, 0.0, -torch.inf]]))
+        tensor([[0.3667, 0.5667, 0.0667],
+                [1.0000, 0.0000, 0.0000]])
+    """
+    ordered = scores.sort(dim=-1, descending=True).values
+    count = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
+    excess = _running_sums(ordered.masked_fill(ordered == -torch.inf, 0.0)) - 1
+    kept = (ordered * count > excess).sum(-1, keepdim=True).clamp_min(1)
+    theta = excess.gather(-1, kept - 1) / kept
+    return (scores - theta).clamp_min(0)
+
+
+def swap_worst(active: Tensor, gradient: Tensor, usable: Tensor, chosen: Tensor) -> Tensor:
+    """Exchange one edge of some targets: the worst one for the best candidate.
+
+    To first order, switching an edge on changes the loss by the gradient of its gate. The worst
+    edge has the largest gradient, and the best candidate has the smallest one. A target whose
+    edges are all better than its best candidate keeps them.
+
+    Args:
+        active: `[targets, candidates]` the present edges.
+        gradient: `[targets, candidates]` the gradient of the loss with respect to every gate.
+        usable: `[targets, candidates]` which slots are candidates.
+        chosen: `[targets]` the targets that may exchange an edge.
+
+    Returns:
+        The new edges, as many as before for every target.
+
+    Example:
+        >>> active = torch.tensor([[True, True, False, False]])
+        >>> gradient = torch.tensor([[-1.0, 2.0, 0.5, -3.0]])
+        >>> swap_worst(active, gradient, torch.ones_like(active), torch.tensor([True])).int()
+        tensor([[1, 0, 0, 1]], dtype=torch.int32)
+    """
+    worst = gradient.masked_fill(~active, -torch.inf).max(-1, keepdim=True)
+    best = gradient.masked_fill(active | ~usable, torch.inf).min(-1, keepdim=True)
+    swapped = (worst.values > best.values) & chosen.unsqueeze(-1)
+    changed = torch.zeros_like(active)
+    changed = changed.scatter(-1, worst.indices, swapped).scatter(-1, best.indices, swapped)
+    return active ^ changed
 
 
 def score_entropy(scores: Tensor) -> Tensor:
@@ -131,3 +188,12 @@ def mask_best(keys: Tensor, k: int | Tensor) -> Tensor:
     limit = k.unsqueeze(-1) if isinstance(k, Tensor) else k
     chosen = (rank < limit).expand_as(order)
     return torch.zeros_like(keys, dtype=torch.bool).scatter(-1, order, chosen)
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """As `cumsum` over the last dimension, which has no deterministic kernel on a GPU."""
+    shift = 1
+    while shift < values.shape[-1]:
+        values = values + functional.pad(values[..., :-shift], (shift, 0))
+        shift *= 2
+    return values

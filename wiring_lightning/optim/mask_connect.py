@@ -1,16 +1,34 @@
-"""Gradient descent on gate scores: update, clip, normalise, sample."""
+"""Gradient descent on gate scores: update, clip, normalise, sample; and variants of it."""
 
+import math
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning.functional import normalize_scores, sample_k_distinct, seed_of_step
+from wiring_lightning.functional import (
+    balance_scores,
+    balanced_mask,
+    normalize_scores,
+    project_scores,
+    sample_k_distinct,
+    seed_of_step,
+    swap_worst,
+)
+from wiring_lightning.functional.balanced import FLOOR
+from wiring_lightning.functional.transfer import send
 from wiring_lightning.nn import Gate
 from wiring_lightning.optim._gate_optimizer import GateOptimizer
+from wiring_lightning.optim._gate_rows import GateRows
+from wiring_lightning.optim._gate_variants import (
+    PAPERS_RULE,
+    Explore,
+    Update,
+    check_gates,
+    check_variant,
+)
 
 
 class GateSGD(GateOptimizer[Gate]):
@@ -19,6 +37,9 @@ class GateSGD(GateOptimizer[Gate]):
     One step has three parts. The scores become `clip(score - lr * gradient, low, high)`, without
     momentum or weight decay. The scores of each target are scaled to sum to one. K candidates per
     target are sampled for the next forward pass. All gates are updated together.
+
+    The other options are variants of this rule; what they do and when they pay is measured in
+    docs/methods/mask_connect.md.
 
     The sample of step n depends on `seed` and n only. So a resumed run samples what the
     uninterrupted run would, and all ranks of a distributed job sample the same. The random numbers
@@ -34,9 +55,24 @@ class GateSGD(GateOptimizer[Gate]):
         low: lower end of the interval that scores are clipped to.
         high: upper end of that interval.
         seed: seed of the draws.
+        update: `"normalize"` is the papers' rule: clip and normalise. `"project"` takes the nearest
+            scores to `score - lr * gradient` that are not negative and sum to one.
+        center: subtract the mean over the candidates from the gradient of each target.
+        balance: keep every source's scores at a sum of T / C nearly, beside the targets' sums of
+            one (Sinkhorn). `freeze` of this optimizer then gives no source more than
+            `ceil(T * K / C)` readers. Until then, evaluation uses the K best scores as ever.
+        draw_every: a wiring is drawn every so many steps of a gate, and held in between.
+        explore: `"sample"` draws. `"swap"` holds the edges and averages the gradients of
+            `draw_every` steps. Then each target, with probability `lr`, exchanges its worst edge
+            for its best candidate if that promises a lower loss (see `functional.swap_worst`).
+            The scores are then equal for the present edges, and 0 for the others.
+        anneal_steps: for `"swap"`: the number of steps of a gate after which nothing swaps any
+            more. The probability falls like a cosine, as RigL's share of edges (alpha) does.
+            Without it the probability stays.
 
     Raises:
-        ValueError: if there is no gate, the learning rate is negative, or the interval is empty.
+        ValueError: if there is no gate, a number is out of range, an option would do nothing beside
+            the others, or a gate cannot learn by the variant.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -59,82 +95,138 @@ class GateSGD(GateOptimizer[Gate]):
         low: float = 0.0,
         high: float = 1.0,
         seed: int = 0,
+        update: Update = "normalize",
+        center: bool = False,
+        balance: bool = False,
+        draw_every: int = 1,
+        explore: Explore = "sample",
+        anneal_steps: int | None = None,
     ) -> None:
         if not 0 <= low < high:
             raise ValueError(f"scores are clipped to 0 <= low < high, got [{low}, {high}].")
-        settings = {"lr": lr, "normalize": normalize, "low": low, "high": high, "seed": seed}
-        super().__init__(gates, "scores", {**settings, "steps": 0})
-        self._rows: _Rows | None = None
+        settings = {
+            "lr": lr, "normalize": normalize, "low": low, "high": high, "update": update,
+            "center": center, "balance": balance, "draw_every": draw_every, "explore": explore,
+            "anneal_steps": anneal_steps,
+        }  # fmt: skip
+        check_variant(**settings)  # type: ignore[arg-type]
+        super().__init__(gates, "scores", {**settings, "seed": seed, "steps": 0})
+        check_gates(self.gates, balance, explore)
+        self._rows: GateRows | None = None
 
     @override
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_rows": None}
 
     @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a state from before there were variants has none
+            group.update({**PAPERS_RULE, **group})
+
+    @override
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Fix the edges of every gate: the K best of each target, balanced if `balance` is set."""
+        if self.group["balance"]:
+            for gate in self.learning:
+                chosen = balanced_mask(gate.scores, gate.fan_in)
+                kept = torch.where(chosen, gate.scores.clamp_min(FLOOR), 0.0)
+                gate.scores.copy_(normalize_scores(kept))
+        super().freeze()
+
+    @override
     def _update(self) -> None:
         gates = [gate for gate in self.learning if gate.scores.grad is not None]
-        if gates:
-            if self._rows is None or self._rows.gates != gates:
-                self._rows = _Rows(gates)
-            rows = self._rows
-            scores = self._descend(rows)
-            self.group["steps"] += 1
-            rows.write([gate.scores for gate in gates], scores)
-            rows.write([gate.active for gate in gates], self._draw(rows, scores))
+        if not gates:
+            return
+        if self._rows is None or self._rows.gates != gates:
+            self._rows = GateRows(gates)
+        rows = self._rows
+        gradient = rows.read([gate.scores.grad for gate in gates], padding=0.0)
+        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        self.group["steps"] += 1
+        due = self._count(gates)
+        if self.group["explore"] == "swap":
+            self._hold_and_swap(rows, gradient, due)
+            return
+        scores = self._descend(rows, gradient)
+        rows.write([gate.scores for gate in gates], scores)
+        due = [turn or gate.mode == "real" for turn, gate in zip(due, gates, strict=True)]
+        if any(due):
+            active = [gate.active if turn else None for turn, gate in zip(due, gates, strict=True)]
+            rows.write(active, self._draw(rows, scores))
 
-    def _descend(self, rows: "_Rows") -> Tensor:
+    def _count(self, gates: Sequence[Gate]) -> list[bool]:
+        """Count a step of each gate; whether its wiring may change now.
+
+        Gates have counts of their own: with several optimizers of the user, they take turns.
+        """
+        every = self.group["draw_every"]
+        if every == 1 and self.group["explore"] == "sample":
+            return [True] * len(gates)
+        due = []
+        for gate in gates:
+            state = self.state[gate.scores]
+            state["steps"] = state.get("steps", 0) + 1
+            due.append(state["steps"] % every == 0)
+        return due
+
+    def _descend(self, rows: GateRows, gradient: Tensor) -> Tensor:
         group = self.group
         scores = rows.read([gate.scores for gate in rows.gates])
-        gradient = rows.read([gate.scores.grad for gate in rows.gates], padding=0.0)
-        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        updated = (scores - group["lr"] * gradient).clamp(group["low"], group["high"])
-        updated = torch.where(scores < 0, scores, updated)
+        padding = scores < 0
+        if group["center"]:
+            count = (~padding).sum(-1, keepdim=True)
+            gradient = gradient.masked_fill(padding, 0.0)
+            gradient = gradient - gradient.sum(-1, keepdim=True) / count
+        moved = scores - group["lr"] * gradient
+        if group["update"] == "project":
+            updated = project_scores(moved.masked_fill(padding, -torch.inf))
+            return torch.where(padding, scores, updated)
+        updated = torch.where(padding, scores, moved.clamp(group["low"], group["high"]))
+        if group["balance"]:
+            return rows.from_blocks(balance_scores(rows.to_blocks(updated)))
         return normalize_scores(updated) if group["normalize"] else updated
 
-    def _draw(self, rows: "_Rows", scores: Tensor) -> Tensor:
-        generator = torch.Generator()
-        generator.manual_seed(seed_of_step(self.group["seed"], self.group["steps"]))
-        drawn = sample_k_distinct(scores, rows.fan_in, generator)
+    def _draw(self, rows: GateRows, scores: Tensor) -> Tensor:
+        drawn = sample_k_distinct(scores, rows.fan_in, self._generator())
         if rows.any_real:
             drawn = torch.where(rows.real.unsqueeze(-1), scores > 0, drawn)
         return drawn
 
+    def _generator(self) -> torch.Generator:
+        generator = torch.Generator()
+        generator.manual_seed(seed_of_step(self.group["seed"], self.group["steps"]))
+        return generator
 
-class _Rows:
-    """The rows of several gates in one tensor; shorter rows are padded."""
-
-    def __init__(self, gates: Sequence[Gate]) -> None:
-        self.gates = gates
-        device = gates[0].scores.device
-        self.targets = [gate.targets for gate in gates]
-        lengths = torch.tensor([gate.candidates for gate in gates]).repeat_interleave(
-            torch.tensor(self.targets)
+    def _hold_and_swap(self, rows: GateRows, gradient: Tensor, due: Sequence[bool]) -> None:
+        gates, states = rows.gates, [self.state[gate.scores] for gate in rows.gates]
+        for gate, state in zip(gates, states, strict=True):
+            if "gradient" not in state:  # the first step of this gate
+                state["gradient"] = torch.zeros_like(gate.scores)
+        sums = [state["gradient"] for state in states]
+        total = rows.read(sums, padding=0.0) + gradient
+        rows.write(sums, total)
+        active = rows.read([gate.active for gate in gates], padding=0.0)
+        scores = rows.read([gate.scores for gate in gates])
+        if any(due):
+            share = torch.tensor(rows.repeat(self._share(state["steps"]) for state in states))
+            chosen = torch.rand(len(share), generator=self._generator()) < share
+            active = swap_worst(active, total, scores >= 0, send(chosen, rows.device))
+            rows.write(_of(due, [gate.active for gate in gates]), active)
+            rows.write(_of(due, sums), torch.zeros_like(total))
+        equal = active.to(scores.dtype) / active.sum(-1, keepdim=True)
+        new = [turn or state["steps"] == 1 for turn, state in zip(due, states, strict=True)]
+        rows.write(
+            _of(new, [gate.scores for gate in gates]), torch.where(scores < 0, scores, equal)
         )
-        self.shape = (len(lengths), int(lengths.max()))
-        self.sizes = [gate.scores.numel() for gate in gates]
-        used = torch.arange(self.shape[1]) < lengths.unsqueeze(-1)
-        self.equal_lengths = bool(used.all())
-        self.slots = used.flatten().nonzero().flatten().to(device)
-        repeated = chain.from_iterable([gate.fan_in] * gate.targets for gate in gates)
-        self.fan_in = torch.tensor(list(repeated), device=device)
-        real = chain.from_iterable([gate.mode == "real"] * gate.targets for gate in gates)
-        self.any_real = any(gate.mode == "real" for gate in gates)
-        self.real = torch.tensor(list(real), device=device)
 
-    def read(self, tensors: Sequence[Tensor | None], padding: float = -1.0) -> Tensor:
-        """One `[rows, longest row]` tensor; slots beyond a row's end hold `padding`."""
-        given = [tensor for tensor in tensors if tensor is not None]
-        if self.equal_lengths:
-            return torch.cat(given)
-        flat = torch.cat([tensor.flatten() for tensor in given])
-        padded = flat.new_full((self.shape[0] * self.shape[1],), padding)
-        return padded.index_copy(0, self.slots, flat).view(self.shape)
+    def _share(self, steps: int) -> float:
+        """The probability that a target swaps after so many steps of its gate."""
+        lr, end = self.group["lr"], self.group["anneal_steps"]
+        return lr if end is None else lr * (1 + math.cos(math.pi * min(steps / end, 1))) / 2
 
-    def write(self, tensors: Sequence[Tensor], values: Tensor) -> None:
-        """Copy the rows back in place, so that compiled graphs keep reading the same memory."""
-        if self.equal_lengths:
-            parts = list(values.split(self.targets))
-        else:
-            flat = values.flatten()[self.slots].split(self.sizes)
-            parts = [part.view_as(tensor) for part, tensor in zip(flat, tensors, strict=True)]
-        torch._foreach_copy_(list(tensors), parts)
+
+def _of(wanted: Sequence[bool], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    return [tensor if turn else None for turn, tensor in zip(wanted, tensors, strict=True)]
