@@ -17,7 +17,7 @@ SMALL = {"in_channels": 5, "heads": 3, "num_classes": 4, "width": 6, "features":
 def trained(**options) -> GatedHeads:
     """A network as after training: other scores, and a batch norm that has seen data."""
     network = GatedHeads(**{**SMALL, **options})
-    norm = network.heads[0]
+    norm = network.norm
     torch.nn.init.normal_(norm.running_mean)
     torch.nn.init.uniform_(norm.running_var, 0.5, 2)
     torch.nn.init.uniform_(norm.weight, 0.5, 2)
@@ -32,23 +32,18 @@ def by_hand(network: GatedHeads, images: Tensor, edges: Tensor) -> Tensor:
     first, _, second = network.encoders
     codes = []
     for channel in range(5):
-        own = slice(channel * 6, channel * 6 + 6)
-        pixels = images[:, channel].flatten(1)
-        hidden = (pixels @ first.weight[own].flatten(1).T + first.bias[own]).relu()
-        own_code = slice(channel * 2, channel * 2 + 2)
-        codes.append(hidden @ second.weight[own_code].flatten(1).T + second.bias[own_code])
-    norm, third, _, fourth = network.heads
-    logits = []
+        hidden = images[:, channel].flatten(1) @ first.weight[channel] + first.bias[channel]
+        codes.append(hidden.relu() @ second.weight[channel] + second.bias[channel])
+    third, _, fourth = network.heads
+    norm, logits = network.norm, []
     for head in range(3):
         own = slice(head * 2, head * 2 + 2)
         summed = sum(codes[channel] for channel in edges[head].nonzero().flatten().tolist())
         normed = functional.batch_norm(
             summed, norm.running_mean[own], norm.running_var[own], norm.weight[own], norm.bias[own]
         )
-        wide = slice(head * 6, head * 6 + 6)
-        hidden = (normed @ third.weight[wide].flatten(1).T + third.bias[wide]).relu()
-        answers = slice(head * 4, head * 4 + 4)
-        logits.append(hidden @ fourth.weight[answers].flatten(1).T + fourth.bias[answers])
+        hidden = (normed @ third.weight[head] + third.bias[head]).relu()
+        logits.append(hidden @ fourth.weight[head] + fourth.bias[head])
     return torch.stack(logits, -1)
 
 
@@ -91,7 +86,8 @@ def test_the_compact_network_is_the_same_function_and_costs_what_the_wiring_says
     torch.testing.assert_close(small(images), network(images))
     wiring = network.wiring()
     assert int(costs.parameters(wiring)) == count_parameters(small)
-    matrices = [weight for weight in small.parameters() if weight.dim() == 4]
+    matrices = [value for value in small.parameters() if value.dim() == 3]
+    matrices = [value for value in matrices if value.shape[1] > 1]  # the others are biases
     assert int(costs.multiply_adds(wiring)) == sum(weight.numel() for weight in matrices)
     if fan_in < 5 and not wiring.live_nodes.all():
         assert count_parameters(small) < count_parameters(network) - 15  # 15 are scores
@@ -102,7 +98,7 @@ def test_a_rewired_copy_has_the_same_weights_and_shares_none(wiring):
     network = trained()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     twin = network.rewired(wiring)
-    for layer in ("encoders", "heads"):
+    for layer in ("encoders", "norm", "heads"):
         pairs = zip(
             getattr(network, layer).parameters(), getattr(twin, layer).parameters(), strict=True
         )
@@ -135,3 +131,8 @@ def test_the_planted_copy_has_the_planted_wiring():
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         GatedHeads(**{**SMALL, **options})
+
+
+def test_images_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"takes images of shape \(5, 8, 8\), got \(4, 8, 8\)"):
+        GatedHeads(**SMALL)(torch.randn(2, 4, 8, 8))

@@ -1,11 +1,13 @@
 """Networks side by side: each learns as it would alone, and each is measured."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD
@@ -60,6 +62,20 @@ def test_the_backbone_learns_as_it_would_alone() -> None:
     quiet_trainer(max_epochs=2, callbacks=[MaskConnect(lr=0.5)]).fit(alone, data())
     for key, value in alone.backbone.state_dict().items():
         torch.testing.assert_close(task.backbone.state_dict()[key], value, msg=key)
+
+
+def test_a_resumed_run_has_the_same_networks_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+    options = {"max_epochs": 2, "default_root_dir": tmp_path, "enable_checkpointing": True}
+    whole = new_task()
+    quiet_trainer(callbacks=[MaskConnect(lr=0.5), saver], **options).fit(whole, data())
+    seed_everything(7, verbose=False)  # another random wiring, which the checkpoint replaces
+    task = WiringComparison(GatedHeads(), OPTIMIZER)
+    random = "twins.random.gates.heads.active"
+    assert not torch.equal(task.state_dict()[random], whole.state_dict()[random])
+    trainer = quiet_trainer(callbacks=[MaskConnect(lr=0.5), saver], **options)
+    trainer.fit(task, data(), ckpt_path=tmp_path / "step=4.ckpt")  # inside the second epoch
+    assert same_state(task.state_dict(), whole.state_dict())
 
 
 def test_every_network_is_measured() -> None:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.functional import planted_edges, planted_sources
-from wiring_lightning.nn import Gate, Selection, select_channels
+from wiring_lightning.nn import Gate, GroupedLinear, Selection
 from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_parameters
@@ -80,17 +80,17 @@ class GatedHeads(Described):
         self.image_size = image_size
         self.fan_in = fan_in
         self.planted = planted_sources(heads, in_channels, fan_in, wiring_seed)
+        pixels = image_size**2
         self.encoders = nn.Sequential(
-            # A linear layer of all pixels of a channel.
-            nn.Conv2d(in_channels, in_channels * width, image_size, groups=in_channels),
+            GroupedLinear(in_channels, pixels, width),
             nn.ReLU(),
-            nn.Conv2d(in_channels * width, in_channels * features, 1, groups=in_channels),
+            GroupedLinear(in_channels, width, features),
         )
+        self.norm = nn.BatchNorm1d(heads * features)
         self.heads = nn.Sequential(
-            nn.BatchNorm2d(heads * features),
-            nn.Conv2d(heads * features, heads * width, 1, groups=heads),
+            GroupedLinear(heads, features, width),
             nn.ReLU(),
-            nn.Conv2d(heads * width, heads * num_classes, 1, groups=heads),
+            GroupedLinear(heads, width, num_classes),
         )
         # After all weights, so that a seed gives the same weights with every wiring.
         self.gates = nn.ModuleDict({_GATE: self._connection(wiring)})
@@ -98,8 +98,18 @@ class GatedHeads(Described):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        """`[batch, in_channels, size, size]` -> logits `[batch, num_classes, heads]`."""
-        return _answer(images, self.encoders, self._gate, self.heads, self.num_classes)
+        """`[batch, in_channels, size, size]` -> logits `[batch, num_classes, heads]`.
+
+        Raises:
+            ValueError: if the images have another shape.
+        """
+        wanted = (self.in_channels, self.image_size, self.image_size)
+        if images.shape[1:] != wanted:
+            raise ValueError(
+                f"GatedHeads takes images of shape {wanted}, got {tuple(images.shape[1:])}: set "
+                "its in_channels and image_size."
+            )
+        return _answer(images, self.encoders, self._gate, self.norm, self.heads)
 
     def wiring(self) -> Wiring:
         """Encoders and heads as nodes, and possible connections as edges."""
@@ -107,7 +117,8 @@ class GatedHeads(Described):
         image = graph.add_node("image", steps=0)
         encoders = graph.add_group("encoders.encoder", channels, *_costs(self.encoders, channels))
         graph.connect(image, encoders)
-        readers = graph.add_group("heads.head", heads, *_costs(self.heads, heads))
+        parts = nn.ModuleList([self.norm, self.heads])
+        readers = graph.add_group("heads.head", heads, *_costs(parts, heads))
         graph.choose(encoders, readers, self._gate.choice())
         graph.add_node("logits", steps=0, reads=readers)
         return graph.wiring()
@@ -130,19 +141,15 @@ class GatedHeads(Described):
     def compact(self) -> nn.Module:
         """The network in evaluation mode, without gate and without encoders that nobody reads."""
         selection = self._gate.selection()
-        read = selection.weights().bool().any(0)
-        kept = read.nonzero().flatten()
-        encoders = deepcopy(self.encoders)
-        for position, layer in enumerate(self.encoders):
-            if isinstance(layer, nn.Conv2d):
-                size = layer.out_channels // self.in_channels
-                smaller = select_channels(layer, read.repeat_interleave(size))
-                smaller.groups = len(kept)
-                smaller.in_channels = layer.in_channels // self.in_channels * len(kept)
-                encoders[position] = smaller
-        selection = selection.keep(range(len(self.planted)), kept.tolist())
-        heads = deepcopy(self.heads)
-        return _Compact(kept, encoders, selection, heads, self.num_classes).eval()
+        kept = selection.weights().bool().any(0).nonzero().flatten()
+        numbers = kept.tolist()
+        encoders = [
+            layer.keep(numbers) if isinstance(layer, GroupedLinear) else deepcopy(layer)
+            for layer in self.encoders
+        ]
+        selection = selection.keep(range(len(self.planted)), numbers)
+        norm, heads = deepcopy(self.norm), deepcopy(self.heads)
+        return _Compact(kept, nn.Sequential(*encoders), selection, norm, heads).eval()
 
     @property
     def _gate(self) -> Gate | Selection:
@@ -167,8 +174,8 @@ class _Compact(nn.Module):
         kept: `[channels]` numbers of the channels that have an encoder.
         encoders: of these channels.
         selection: the wiring, from these encoders to the heads.
+        norm: of what the heads read.
         heads: all of them.
-        num_classes: number of classes of every head.
     """
 
     kept: Tensor
@@ -178,34 +185,34 @@ class _Compact(nn.Module):
         kept: Tensor,
         encoders: nn.Module,
         selection: Selection,
+        norm: nn.Module,
         heads: nn.Module,
-        num_classes: int,
     ) -> None:
         super().__init__()
         self.register_buffer("kept", kept)
         self.encoders = encoders
         self.selection = selection
+        self.norm = norm
         self.heads = heads
-        self.num_classes = num_classes
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        fewer = images[:, self.kept]
-        return _answer(fewer, self.encoders, self.selection, self.heads, self.num_classes)
+        return _answer(images[:, self.kept], self.encoders, self.selection, self.norm, self.heads)
 
 
 def _answer(
-    images: Tensor, encoders: nn.Module, gate: nn.Module, heads: nn.Module, num_classes: int
+    images: Tensor, encoders: nn.Module, gate: nn.Module, norm: nn.Module, heads: nn.Module
 ) -> Tensor:
-    channels = images.shape[1]
-    sums: Tensor = gate(encoders(images).flatten(1).unflatten(1, (channels, -1)))
-    logits: Tensor = heads(sums.flatten(1)[..., None, None])
-    return logits.flatten(1).unflatten(1, (-1, num_classes)).transpose(1, 2)
+    """`[batch, channels, height, width]` -> `[batch, classes, heads]`."""
+    sums: Tensor = gate(encoders(images.flatten(2)))
+    normed = norm(sums.flatten(1)).view(sums.shape)
+    logits: Tensor = heads(normed)
+    return logits.transpose(1, 2)
 
 
 def _costs(layers: nn.Module, parts: int) -> tuple[int, int]:
     """Parameters and multiply-adds of one of some equal parts: each weight is used once."""
     weights = sum(
-        layer.weight.numel() for layer in layers.modules() if isinstance(layer, nn.Conv2d)
+        layer.weight.numel() for layer in layers.modules() if isinstance(layer, GroupedLinear)
     )
     return count_parameters(layers) // parts, weights // parts

@@ -14,6 +14,7 @@ from wiring_lightning.nn.described import (
 from wiring_lightning.nn.fabric import Fabric, FabricEdge as FabricEdge
 from wiring_lightning.nn.gate import Gate, Selection as Selection, find_gates
 from wiring_lightning.nn.graph_stage import CompactGraphStage as CompactGraphStage, GraphStage
+from wiring_lightning.nn.grouped_linear import GroupedLinear
 from wiring_lightning.nn.learnable import Learnable as Learnable, find_learnable as find_learnable
 from wiring_lightning.nn.node_operations import NodeOperations as NodeOperations
 from wiring_lightning.nn.pointwise import PointwiseConv2d
@@ -35,6 +36,7 @@ __all__ = [
     "Fabric",
     "Gate",
     "GraphStage",
+    "GroupedLinear",
     "PointwiseConv2d",
     "SparseEdges",
     "find_adjacencies",
