@@ -24,6 +24,7 @@ LIGHTNING = {
 FILES = {
     "figure": "a figure of the papers from the folders of your runs",
     "pareto": "the best networks at every cost, from the folders of your runs",
+    "sweep": "many runs over seeds and settings, on one machine or a cluster (Ray Tune)",
     "table": "means over seeds, differences and costs, from the folders of your runs",
 }
 SUBCOMMANDS = {**LIGHTNING, **FILES}
@@ -42,6 +43,7 @@ start here:
   wiring inspect --config FILE --ckpt_path FILE   parameters, multiply-adds, live branches
   wiring figure connectivity FOLDER               fixed against learned wiring of a run
   wiring pareto FOLDER FOLDER ...                 accuracy over cost, selected by validation
+  wiring sweep --config FILE --seeds 5            many runs, which go on if they are killed
   wiring table FOLDER FOLDER ...                  methods over seeds, with paired differences
 
 Every key of a config can be changed on the command line: --data.batch_size 64

@@ -1,0 +1,224 @@
+"""What a sweep runs: a config for every setting and seed, and which of them are still to do.
+
+A sweep has a folder with a run folder for every setting and seed, which is all that it remembers.
+Beside them `.sweep` has the config, the log and a mark (`done` or `stopped`) of each.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+
+from wiring_lightning.files import free_path, write_file
+
+STATE = ".sweep"
+_LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+
+
+class SweepError(RuntimeError):
+    """A sweep cannot be planned or started."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep.
+
+    Args:
+        name: of its folder, such as `fan_in_4-seed_0`.
+        root: the folder of the sweep.
+    """
+
+    name: str
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.root / self.name
+
+    @property
+    def config(self) -> Path:
+        """The config that it trains."""
+        return self.root / STATE / f"{self.name}.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What its process wrote."""
+        return self.root / STATE / f"{self.name}.log"
+
+    @property
+    def ended(self) -> str | None:
+        """`done`, or `stopped` if the median stopped it early; `None` if there is more to do."""
+        marks = (mark for mark in ("done", "stopped") if self._mark(mark).exists())
+        return next(marks, None) if self.folder.is_dir() else None
+
+    def mark(self, how: str) -> None:
+        """Remember that nothing is to do: `done` or `stopped`."""
+        write_file(self._mark(how), b"")
+
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint of a run that was interrupted."""
+        found = self.folder.rglob("*.ckpt")
+        return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+    def command(self) -> list[str]:
+        """The arguments of `wiring` that begin the run, or go on with it.
+
+        What an interrupted run left before its first checkpoint is moved aside.
+        """
+        last = self.checkpoint()
+        if last is not None:
+            return ["fit", "--config", str(self.config), "--ckpt_path", str(last)]
+        if self.folder.exists():
+            self.folder.rename(free_path(self.root / STATE / f"{self.name}.interrupted"))
+        return ["fit", "--config", str(self.config)]
+
+    def _mark(self, how: str) -> Path:
+        return self.root / STATE / f"{self.name}.{how}"
+
+
+def settings(given: Sequence[str]) -> list[dict[str, Any]]:
+    """All combinations of the values of several keys.
+
+    Args:
+        given: such as `model.backbone.fan_in=[1,4]`, a list of values or one value.
+
+    Raises:
+        SweepError: if one is no key and value, a key is given twice, or a list is empty.
+
+    Example:
+        >>> settings(["model.init_args.backbone.init_args.fan_in=[1,4]", "data.batch_size=8"])
+        [{'model.backbone.fan_in': 1, 'data.batch_size': 8},
+         {'model.backbone.fan_in': 4, 'data.batch_size': 8}]
+    """
+    values: dict[str, list[Any]] = {}
+    for one in given:
+        key, equals, text = one.partition("=")
+        key = key.removeprefix("--").replace(".init_args.", ".")
+        if not equals or not re.fullmatch(r"[\w.]+", key):
+            raise SweepError(
+                f"--set {one} is no KEY=VALUES: write --set model.backbone.fan_in=[1,4]."
+            )
+        if key in values:
+            raise SweepError(f"--set {key} is given twice: give one list with all values.")
+        if "seed" in key.split("."):
+            raise SweepError(f"--set {key} is what --seeds sets: leave it out.")
+        try:
+            listed = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SweepError(f"--set {one} has no values that YAML can read.") from error
+        if listed == []:
+            raise SweepError(f"--set {key} has an empty list: give at least one value.")
+        values[key] = listed if isinstance(listed, list) else [listed]
+    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+
+
+def name_of(setting: Mapping[str, Any], seed: int) -> str:
+    """The name of a run, which can be the name of a folder.
+
+    Example:
+        >>> name_of({"model.backbone.fan_in": 4, "model.optimizer.lr": 0.1}, seed=2)
+        'fan_in_4-lr_0.1-seed_2'
+        >>> name_of({"model.optimizer.lr": 0.1, "trainer.callbacks.lr": 0.2}, seed=0)
+        'model.optimizer.lr_0.1-trainer.callbacks.lr_0.2-seed_0'
+    """
+    short = [key.rpartition(".")[2] for key in setting]
+    names = [
+        last if short.count(last) == 1 else key for last, key in zip(short, setting, strict=True)
+    ]
+    parts = [f"{name}_{value}" for name, value in zip(names, setting.values(), strict=True)]
+    return "-".join(re.sub(r"[^\w.+-]+", "_", part).strip("_") for part in [*parts, f"seed_{seed}"])
+
+
+def plan(
+    arguments: Sequence[str], chosen: Sequence[Mapping[str, Any]], seeds: int, root: Path
+) -> list[Planned]:
+    """Write the config of every run, and return the runs; those of an earlier call stay.
+
+    Args:
+        arguments: of `wiring fit`, such as `["--config", "configs/quickstart.yaml"]`.
+        chosen: the settings.
+        seeds: number of seeds of each setting, from 0.
+        root: the folder of the sweep.
+
+    Raises:
+        SweepError: if `wiring fit` refuses a setting, two runs have the same name, or a run of
+            that name has begun with another config.
+    """
+    configs: dict[Planned, str] = {}
+    for setting in chosen:
+        config = _whole_config(arguments, setting)
+        for seed in range(seeds):
+            run = Planned(name_of(setting, seed), root)
+            if run in configs:
+                raise SweepError(
+                    f"Two runs would be called {run.name}: sweep over one of the keys."
+                )
+            own = with_seed(config, seed)
+            own["trainer"]["logger"] = {
+                "class_path": _LOGGER,
+                "init_args": {"save_dir": str(root), "name": "", "version": run.name},
+            }
+            configs[run] = yaml.safe_dump(own, sort_keys=False)
+    for run, text in configs.items():
+        begun = run.folder.exists() and run.config.exists()
+        if begun and run.config.read_text(encoding="utf-8") != text:
+            raise SweepError(
+                f"The run {run.folder} began with another config: give the sweep another --out."
+            )
+        if run.folder.exists() and not begun:
+            raise SweepError(f"{run.folder} is no run of this sweep: give it another --out.")
+    for run, text in configs.items():
+        write_file(run.config, text.encode())
+    return list(configs)
+
+
+def with_seed(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """A copy of a config in which everything that has a seed has this one.
+
+    Example:
+        >>> data = {"class_path": "Digits", "init_args": {"seed": 0}}
+        >>> with_seed({"seed_everything": 0, "data": data}, 3)
+        {'seed_everything': 3, 'data': {'class_path': 'Digits', 'init_args': {'seed': 3}}}
+    """
+    seeded = deepcopy(dict(config))
+    seeded["seed_everything"] = seed
+    called = (seeded.get("trainer") or {}).get("callbacks")
+    parts = [seeded.get("data"), *(called if isinstance(called, list) else [called])]
+    for part in parts:
+        arguments = part.get("init_args") if isinstance(part, dict) else None
+        if isinstance(arguments, dict) and "seed" in arguments:
+            arguments["seed"] = seed
+    return seeded
+
+
+def _whole_config(arguments: Sequence[str], setting: Mapping[str, Any]) -> dict[str, Any]:
+    """What `wiring fit` would run, with all defaults."""
+    given = [f"--{key}={_as_argument(value)}" for key, value in setting.items()]
+    # A process of its own, so that what the config imports does not stay here.
+    done = subprocess.run(
+        [sys.executable, "-m", "wiring_lightning", "fit", *arguments, *given, "--print_config"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        *_, said = done.stderr.strip().splitlines() or ["nothing"]
+        raise SweepError(said.removeprefix("wiring: error: "))
+    config: dict[str, Any] = yaml.safe_load(done.stdout)
+    return config
+
+
+def _as_argument(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return (
+        str(yaml.safe_dump(value, default_flow_style=True, width=10**6))
+        .removesuffix("...\n")
+        .strip()
+    )
