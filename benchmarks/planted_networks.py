@@ -96,18 +96,18 @@ class Student(nn.Module):
         targets, sources = task.wiring.shape
         self.shared = task.shared
         self.edges = edges
-        self.encoder = nn.Parameter(torch.randn(sources, WIDTH, SIZE) / SIZE**0.5)
+        self.encoder = nn.Parameter(torch.randn(sources, SIZE, WIDTH) / SIZE**0.5)
         self.norm = nn.BatchNorm1d(targets * WIDTH)
         self.head = nn.Parameter(torch.randn(targets, WIDTH, WIDTH) / WIDTH**0.5)
-        self.bias = nn.Parameter(torch.zeros(targets, WIDTH))
-        self.readout = nn.Parameter(torch.randn(targets, WIDTH) / WIDTH**0.5)
+        self.bias = nn.Parameter(torch.zeros(targets, 1, WIDTH))
+        self.readout = nn.Parameter(torch.randn(targets, WIDTH, 1) / WIDTH**0.5)
 
     def forward(self, sources: Tensor) -> Tensor:
         """`[batch, targets]`, or `[batch, 1]` for a shared label."""
-        codes = torch.einsum("bcs,cws->bcw", sources, self.encoder).relu()
+        codes = torch.bmm(sources.transpose(0, 1), self.encoder).relu().transpose(0, 1)
         sums = self.norm(self.edges(codes).flatten(1)).view(len(sources), -1, WIDTH)
-        hidden = torch.einsum("btw,tvw->btv", sums, self.head) + self.bias
-        numbers = torch.einsum("btv,tv->bt", functional.relu(hidden), self.readout)
+        hidden = torch.baddbmm(self.bias, sums.transpose(0, 1), self.head).relu()
+        numbers = torch.bmm(hidden, self.readout).squeeze(-1).t()
         return numbers.sum(1, keepdim=True) if self.shared else numbers
 
 
