@@ -143,7 +143,6 @@ LEARNERS: dict[str, Make] = {
     "MaskConnect, lr 0.05": _gates(lr=0.05),
     "MaskConnect, center": _gates(center=True),
     "MaskConnect, project": _gates(update="project"),
-    "MaskConnect, draw_every 3": _gates(draw_every=3),
     "MaskConnect, project, draw_every 3": _gates(update="project", draw_every=3),
     "MaskConnect, swap, lr 1, draw_every 25": _gates(explore="swap", lr=1.0, draw_every=25),
     "MaskConnect, balance, center": _gates(balance=True, center=True),

@@ -5,6 +5,7 @@ teacher sums K encoded sources and computes one number from the sum. With own la
 its number as a label; with a shared label only the sum of all numbers is known.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,14 +48,17 @@ class Task:
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sources `[count, sources, SIZE]` and labels `[count, targets or 1]` of variance one."""
         sources = torch.randn(count, self.wiring.shape[1], SIZE, generator=generator)
-        return sources, (self._raw(sources) - self.mean) / self.deviation
+        return sources, self.label(sources)
 
-    def _raw(self, sources: Tensor) -> Tensor:
+    def label(self, sources: Tensor) -> Tensor:
+        """`[count, sources, SIZE]` -> `[count, targets or 1]`."""
         codes = torch.einsum("bcs,cws->bcw", sources, self.encoders).relu()
+        codes = codes - self.encoders.norm(dim=-1) / (2 * math.pi) ** 0.5  # minus their mean
         sums = torch.einsum("tc,bcw->btw", self.wiring.float(), codes)
-        hidden = torch.einsum("btw,tvw->btv", sums - sums.mean(0), self.heads).tanh()
+        hidden = torch.einsum("btw,tvw->btv", sums, self.heads).tanh()
         numbers = torch.einsum("btv,tv->bt", hidden, self.readouts)
-        return numbers.sum(1, keepdim=True) if self.shared else numbers
+        labels = numbers.sum(1, keepdim=True) if self.shared else numbers
+        return (labels - self.mean) / self.deviation
 
 
 def make_task(seed: int, shared: bool, targets: int = 8, sources: int = 8, fan_in: int = 2) -> Task:
@@ -96,18 +100,18 @@ class Student(nn.Module):
         targets, sources = task.wiring.shape
         self.shared = task.shared
         self.edges = edges
-        self.encoder = nn.Parameter(torch.randn(sources, WIDTH, SIZE) / SIZE**0.5)
+        self.encoder = nn.Parameter(torch.randn(sources, SIZE, WIDTH) / SIZE**0.5)
         self.norm = nn.BatchNorm1d(targets * WIDTH)
         self.head = nn.Parameter(torch.randn(targets, WIDTH, WIDTH) / WIDTH**0.5)
-        self.bias = nn.Parameter(torch.zeros(targets, WIDTH))
-        self.readout = nn.Parameter(torch.randn(targets, WIDTH) / WIDTH**0.5)
+        self.bias = nn.Parameter(torch.zeros(targets, 1, WIDTH))
+        self.readout = nn.Parameter(torch.randn(targets, WIDTH, 1) / WIDTH**0.5)
 
     def forward(self, sources: Tensor) -> Tensor:
         """`[batch, targets]`, or `[batch, 1]` for a shared label."""
-        codes = torch.einsum("bcs,cws->bcw", sources, self.encoder).relu()
+        codes = torch.bmm(sources.transpose(0, 1), self.encoder).relu().transpose(0, 1)
         sums = self.norm(self.edges(codes).flatten(1)).view(len(sources), -1, WIDTH)
-        hidden = torch.einsum("btw,tvw->btv", sums, self.head) + self.bias
-        numbers = torch.einsum("btv,tv->bt", functional.relu(hidden), self.readout)
+        hidden = torch.baddbmm(self.bias, sums.transpose(0, 1), self.head).relu()
+        numbers = torch.bmm(hidden, self.readout).squeeze(-1).t()
         return numbers.sum(1, keepdim=True) if self.shared else numbers
 
 

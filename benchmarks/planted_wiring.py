@@ -56,7 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--sources", type=int, default=8)
     parser.add_argument("--fan-in", type=int, default=2)
-    parser.add_argument("--steps", type=int, nargs=2, default=[800, 300],
+    parser.add_argument("--steps", type=int, nargs=2, default=[750, 250],
                         help="of learning the wiring, and after the freeze")  # fmt: skip
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.01)
@@ -94,14 +94,13 @@ def train(
     method = LEARNERS[learner](task, seed)
     student.edges = method.edges
     weights = [p for name, p in student.named_parameters() if not name.endswith(_SCORES)]
-    optimizer = Adam(weights, lr=lr)
+    optimizer = Adam(weights, lr=lr, fused=True)
     schedule = CosineAnnealingLR(optimizer, sum(steps))
     method.start(optimizer, steps[0])
-    examples = torch.Generator().manual_seed(seed)
-    for step in range(sum(steps)):
+    drawn = task.sample(sum(steps) * batch, torch.Generator().manual_seed(seed))
+    for step, (sources, labels) in enumerate(_batches(drawn, batch)):
         if step == steps[0]:
             method.freeze()
-        sources, labels = task.sample(batch, examples)
         losses = (student(sources) - labels).square().sum(1)
         optimizer.zero_grad()
         losses.mean().backward()
@@ -116,6 +115,10 @@ def train(
         "edges": int(found.sum()),
         "sources_read": int(found.any(0).sum()),
     }
+
+
+def _batches(drawn: tuple[Tensor, Tensor], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(*(part.split(size) for part in drawn), strict=True)
 
 
 _SCORES = (".scores", ".logits")

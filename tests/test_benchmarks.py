@@ -12,9 +12,11 @@ from PIL import Image
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from benchmarks import device_budget
+from benchmarks import device_budget, planted_wiring
 from benchmarks.experiments import agreement, learn, make_data
 from benchmarks.images_per_second import main, time_passes, write_pictures
+from benchmarks.planted_networks import make_task, random_wiring
+from benchmarks.planted_wiring import recovered, train
 from benchmarks.steps import ratio
 from tests import simulated_device
 from wiring_lightning.backbones import ResNeXt
@@ -145,3 +147,53 @@ def test_a_device_budget_counts_what_a_method_adds(tmp_path: Path) -> None:
         plain = int(found[method, "plain"][0].replace(",", ""))
         assert float(more) == pytest.approx(int(kernels.replace(",", "")) / plain, abs=0.01)
         assert int(waits) == (method.startswith("| ConvFabric") and step == "learning")
+
+
+@pytest.mark.parametrize("learner", ["MaskConnect, lr 0.05", "MaskConnect, project"])
+def test_a_planted_wiring_is_found(learner: str) -> None:
+    """Own labels; every run of this size that was tried found all edges."""
+    found = [train(make_task(seed, shared=False), learner, seed, [900, 0]) for seed in (0, 1)]
+    assert sum(run["recovered"] for run in found) / len(found) >= 0.95
+
+
+def test_edges_are_counted_with_targets_in_their_best_places() -> None:
+    planted = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 1]]).bool()
+    found = planted[[2, 0, 1]].clone()
+    found[0] = torch.tensor([False, True, True])
+    assert recovered(planted, planted, trade=False) == 1
+    assert recovered(found, planted, trade=False) == pytest.approx(3 / 6)
+    assert recovered(found, planted, trade=True) == pytest.approx(5 / 6)
+
+
+def test_a_planted_target_depends_on_its_sources_alone() -> None:
+    task = make_task(3, shared=False)
+    sources, labels = task.sample(4, torch.Generator().manual_seed(0))
+    assert labels.shape == (4, 8)
+    for source in range(8):
+        moved = sources.clone()
+        moved[0, source] += 1
+        changed = (task.label(moved) - task.label(sources))[0].abs() > 1e-6
+        assert changed.tolist() == task.wiring[:, source].tolist()
+
+
+def test_planted_wirings_with_all_sources_read() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [random_wiring(8, 8, 2, generator, cover=True) for _ in range(20)]
+    assert all((one.sum(1) == 2).all() and one.any(0).all() for one in drawn)
+
+
+def test_the_planted_benchmark_writes_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, learners = tmp_path / "planted", ["random, all sources read", "planted", "BSN"]
+    words = ["x", "--seeds", "2", "--steps", "3", "2", "--processes", "1", "--name", str(name)]
+    monkeypatch.setattr(sys, "argv", [*words, "--only", *learners])
+    monkeypatch.setattr("benchmarks.planted_wiring.keep_freed_memory", lambda: None)
+    planted_wiring.main()
+    text = name.with_suffix(".md").read_text()
+    assert text.count("own labels") == text.count("one shared label") == 1
+    for learner in learners:
+        assert text.count(f"\n| {learner} |") == 2
+    assert "| planted |" in text
+    assert name.with_suffix(".png").exists()
+    assert len(name.with_suffix(".csv").read_text().splitlines()) == 1 + 2 * 2 * len(learners)

@@ -1,0 +1,108 @@
+"""The variants of the rule as options of the callback."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import StepLR
+
+from tests.callbacks.foreign_module import (
+    STEPS,
+    Foreign,
+    Net,
+    Snapshots,
+    batches,
+    copy_of,
+    fit,
+    gates_of,
+    loss_of,
+    weight_groups,
+)
+from tests.trainers import same_state
+from wiring_lightning.backbones import ResNet, ResNeXt
+from wiring_lightning.callbacks import MaskConnect
+from wiring_lightning.optim import GateSGD
+
+VARIANTS: list[dict[str, Any]] = [
+    {"update": "project", "draw_every": 3},
+    {"center": True, "balance": True},
+    {"explore": "swap", "draw_every": 2, "anneal_steps": 8},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_a_fit_is_a_plain_loop_with_the_same_options(options: dict[str, Any]) -> None:
+    torch.manual_seed(3)
+    net = Net()
+    start, snapshots = copy_of(net), Snapshots()
+    fit(Foreign(net), MaskConnect(lr=0.7, seed=11, **options), snapshots)
+    net.load_state_dict(start)
+    optimizer = AdamW(weight_groups(net, 0.05))
+    scheduler = StepLR(optimizer, 4, gamma=0.5)
+    rule = GateSGD([net.gate, net.last], lr=0.7, seed=11, **options)
+    for batch, seen in zip(batches(), snapshots.states, strict=True):
+        optimizer.zero_grad()
+        rule.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.step()
+        rule.step()
+        scheduler.step()
+        assert same_state({name.removeprefix("net."): v for name, v in seen.items()}, copy_of(net))
+
+
+@pytest.mark.parametrize("options", [{}, {"anneal_steps": 7}])
+def test_swaps_end_at_the_freeze_unless_it_is_said(options: dict[str, Any]) -> None:
+    learner = MaskConnect(lr=0.5, explore="swap", freeze_epoch=2, **options)
+    fit(Foreign(), learner, max_epochs=3)
+    assert learner.optimizer.group["anneal_steps"] == options.get("anneal_steps", 2 * STEPS)
+
+
+def test_a_balanced_freeze_limits_the_readers() -> None:
+    module = Foreign()
+    fit(module, MaskConnect(lr=5.0, balance=True, freeze_epoch=1), max_epochs=2)
+    for gate in gates_of(module):
+        assert gate.frozen
+        limit = math.ceil(gate.targets * gate.fan_in / gate.candidates)
+        assert gate.active.sum(0).max() <= limit
+        assert torch.equal(gate.active, gate.best)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"update": "project", "center": True}, 'MaskConnect: update="project" does without'),
+        ({"explore": "swap", "balance": True}, 'MaskConnect: explore="swap" holds its edges'),
+        ({"anneal_steps": 5}, "MaskConnect: anneal_steps is for"),
+        ({"draw_every": -1}, "MaskConnect: draw_every must be at least 1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_sentence(
+    options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(MisconfigurationException, match=said):
+        MaskConnect(**options)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "said"),
+    [
+        (
+            ResNeXt(11, 1, 4, 2, num_classes=3, in_channels=1, image_size=8, wiring="real"),
+            {"explore": "swap"},
+            'MaskConnect: explore="swap" needs gates that choose',
+        ),
+        (
+            ResNet(20, fan_in=2, num_classes=3, in_channels=1, image_size=8),
+            {"balance": True},
+            "MaskConnect: balance=True needs gates in which every target may read every source",
+        ),
+    ],
+)
+def test_gates_that_cannot_learn_by_a_variant_are_refused(
+    network: torch.nn.Module, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(MisconfigurationException, match=said):
+        fit(Foreign(network), MaskConnect(**options))
