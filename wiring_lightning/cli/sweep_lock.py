@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wiring_lightning.cli.sweep_plan import STATE, SweepError
+from wiring_lightning.cli.sweep_state import STATE, SweepError
 
 
 @contextmanager

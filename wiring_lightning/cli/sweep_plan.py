@@ -5,83 +5,21 @@ Beside them `.sweep` has the config, the log and a mark (`done` or `stopped`) of
 """
 
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from copy import deepcopy
-from dataclasses import dataclass
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
-from wiring_lightning.files import free_path, write_file
+from wiring_lightning.cli import app
+from wiring_lightning.cli.sweep_state import Planned, SweepError
+from wiring_lightning.files import write_file
 
-STATE = ".sweep"
 _LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
-
-
-class SweepError(RuntimeError):
-    """A sweep cannot be planned or started."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One run of a sweep.
-
-    Args:
-        name: of its folder, such as `fan_in_4-seed_0`.
-        root: the folder of the sweep.
-    """
-
-    name: str
-    root: Path
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.root / self.name
-
-    @property
-    def config(self) -> Path:
-        """The config that it trains."""
-        return self.root / STATE / f"{self.name}.yaml"
-
-    @property
-    def log(self) -> Path:
-        """What its process wrote."""
-        return self.root / STATE / f"{self.name}.log"
-
-    @property
-    def ended(self) -> str | None:
-        """`done`, or `stopped` if the median stopped it early; `None` if there is more to do."""
-        marks = (mark for mark in ("done", "stopped") if self._mark(mark).exists())
-        return next(marks, None) if self.folder.is_dir() else None
-
-    def mark(self, how: str) -> None:
-        """Remember that nothing is to do: `done` or `stopped`."""
-        write_file(self._mark(how), b"")
-
-    def checkpoint(self) -> Path | None:
-        """The last checkpoint of a run that was interrupted."""
-        found = self.folder.rglob("*.ckpt")
-        return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-    def command(self) -> list[str]:
-        """The arguments of `wiring` that begin the run, or go on with it.
-
-        What an interrupted run left before its first checkpoint is moved aside.
-        """
-        last = self.checkpoint()
-        if last is not None:
-            return ["fit", "--config", str(self.config), "--ckpt_path", str(last)]
-        if self.folder.exists():
-            self.folder.rename(free_path(self.root / STATE / f"{self.name}.interrupted"))
-        return ["fit", "--config", str(self.config)]
-
-    def _mark(self, how: str) -> Path:
-        return self.root / STATE / f"{self.name}.{how}"
 
 
 def settings(given: Sequence[str]) -> list[dict[str, Any]]:
@@ -149,7 +87,8 @@ def plan(
         root: the folder of the sweep.
 
     Raises:
-        SweepError: if `wiring fit` refuses a setting, two runs have the same name, or a run of
+        SystemExit: if `wiring fit` refuses a setting, with its sentence on stderr.
+        SweepError: if two runs have the same name, or a run of
             that name has begun with another config.
     """
     configs: dict[Planned, str] = {}
@@ -200,17 +139,16 @@ def with_seed(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _whole_config(arguments: Sequence[str], setting: Mapping[str, Any]) -> dict[str, Any]:
-    """What `wiring fit` would run, with all defaults."""
+    """What `wiring fit` would run, with all defaults; it ends the process if it refuses that."""
     given = [f"--{key}={_as_argument(value)}" for key, value in setting.items()]
-    # A process of its own, so that what the config imports does not stay here.
-    done = subprocess.run(
-        [sys.executable, "-m", "wiring_lightning", "fit", *arguments, *given, "--print_config"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        *_, said = done.stderr.strip().splitlines() or ["nothing"]
-        raise SweepError(said.removeprefix("wiring: error: "))
-    config: dict[str, Any] = yaml.safe_load(done.stdout)
+    out = StringIO()
+    try:
+        with redirect_stdout(out):
+            app.run(["fit", *arguments, *given, "--print_config"])
+    except SystemExit as end:
+        if end.code:
+            raise
+    config: dict[str, Any] = yaml.safe_load(out.getvalue())
     return config
 
 

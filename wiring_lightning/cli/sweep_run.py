@@ -12,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule
 from typing_extensions import override
 
 from wiring_lightning.cli.messages import one_line
-from wiring_lightning.cli.sweep_plan import STATE, Planned
+from wiring_lightning.cli.sweep_state import STATE, Planned
 from wiring_lightning.cli.sweep_trial import FitTrial
 
 _RESTARTS = 3  # of a run whose machine was lost

@@ -10,7 +10,7 @@ from ray import tune
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from typing_extensions import override
 
-from wiring_lightning.cli.sweep_plan import Planned
+from wiring_lightning.cli.sweep_state import Planned
 
 _WAIT = 1.0  # seconds between two looks at a run
 _PATIENCE = 30.0  # seconds that a process gets to end by itself

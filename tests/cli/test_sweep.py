@@ -1,0 +1,81 @@
+"""`wiring sweep` on Ray Tune: killed and started again, a run that fails, two nodes."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import BASE, process, succeed, wiring, write
+from wiring_lightning.checkpoints import load_checkpoint
+from wiring_lightning.cli.runs import find_run
+
+pytest.importorskip("ray", reason="the extra `sweep` is not installed")
+pytestmark = pytest.mark.slow
+
+SHORT = ("--trainer.limit_train_batches=2", "--trainer.enable_progress_bar=false")
+
+
+def steps(folder: Path) -> int:
+    """How many steps a run has trained."""
+    return load_checkpoint(find_run(folder).checkpoint())["global_step"]
+
+
+def test_killed_and_started_again_it_goes_on_and_a_failure_stops_nobody(tmp_path: Path) -> None:
+    write(BASE, tmp_path / "base.yaml")
+    # A fan-in of 99 is a number, so only the run itself finds out that it cannot be.
+    values = "model.backbone.init_args.fan_in=[99,1]"
+    command = ("-m", "wiring_lightning", "sweep", "--config", "base.yaml", "--set", values,
+               "--trainer.max_epochs=60", *SHORT)  # fmt: skip
+    run = tmp_path / "sweep" / "fan_in_1-seed_0"
+    first = process(*command, folder=tmp_path)
+    while first.poll() is None and not list(run.rglob("*.ckpt")):
+        time.sleep(0.1)
+    assert first.poll() is None, first.communicate()
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert find_run(run).last_number("test/acc") is None
+
+    again = process(*command, folder=tmp_path)
+    out, err = again.communicate()
+    assert again.returncode == 1, err
+    assert "fan_in_1-seed_0: goes on" in out
+    assert "fan_in_1-seed_0: done" in out
+    said = re.search(r"fan_in_99-seed_0: FAILED \(exit code 2: (.*)\), log: (.*)\n", out)
+    assert said is not None
+    assert "99" in said[1]
+    assert said[1] in Path(said[2]).read_text()
+    assert "1 of 2 runs failed" in out
+    assert steps(run) == 60 * 2
+    assert find_run(run).last_number("test/acc") is not None
+    assert "| 1 | 1 | " in wiring("table", str(run), "--by=model.backbone.fan_in").out
+
+    third = process(*command, folder=tmp_path)
+    out, _ = third.communicate()
+    assert "2 runs in" in out
+    assert "1 of them done before" in out
+    assert "fan_in_1-seed_0" not in out
+
+
+def test_two_nodes_run_at_the_same_time(tmp_path: Path) -> None:
+    write(BASE, tmp_path / "base.yaml")
+    code = f"""
+from ray.cluster_utils import Cluster
+from wiring_lightning.cli import main
+cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1}})
+cluster.add_node(num_cpus=1)
+main(["sweep", "--config", "base.yaml", "--seeds=2", "--address", cluster.address,
+      "--trainer.max_epochs=2", *{SHORT!r}])
+cluster.shutdown()
+"""
+    running = process("-c", code, folder=tmp_path)
+    out, err = running.communicate()
+    assert running.returncode == 0, err
+    # Each node has one core, so two runs at once are on two nodes.
+    assert out.index("seed_1: begins") < out.index(": done")
+    assert out.index("seed_0: begins") < out.index(": done")
+    runs = [tmp_path / "sweep" / f"seed_{seed}" for seed in (0, 1)]
+    assert [steps(run) for run in runs] == [4, 4]
+    assert "| 2 | " in succeed("table", *map(str, runs))
