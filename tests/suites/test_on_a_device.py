@@ -186,6 +186,7 @@ def test_resumes_monitors_and_compacts(method: Method, tmp_path: Path) -> None:
             torch.testing.assert_close(on_cpu(found), on_cpu(expected), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @over(METHODS)
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_mixed_precision(method: Method, precision: Literal["bf16-mixed", "16-mixed"]) -> None:
@@ -204,6 +205,7 @@ def test_mixed_precision(method: Method, precision: Literal["bf16-mixed", "16-mi
         assert waits == LEARNING.get(method.name, {}), mixed.epochs[0].waits
 
 
+@pytest.mark.slow
 @over(METHODS)
 def test_channels_last(method: Method) -> None:
     with simulated():
