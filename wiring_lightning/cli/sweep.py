@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
         runs = plan(given.fit, chosen, given.seeds, root)
         todo = [run for run in runs if run.ended is None]
         ended = len(runs) - len(todo)
-        print(f"{len(runs)} runs in {root}, {ended} of them done before", flush=True)
+        print(f"runs in {root}: {len(runs)}, done before: {ended}", flush=True)
         failed = {}
         if todo:
             failed = run_all(

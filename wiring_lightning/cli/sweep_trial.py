@@ -28,7 +28,7 @@ class FitTrial(tune.Trainable):  # type: ignore[misc]  # ray is not typed where 
         """Start the process in the folder that the sweep was started from."""
         self.run = Planned(config["name"], Path(config["root"]))
         self.metric = config["metric"]
-        self.reported = -1
+        self.reported = self._measured().get("epoch", 0)  # what was there is no news
         command = [sys.executable, "-m", "wiring_lightning.cli.sweep_child", *self.run.command()]
         with self.run.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -45,7 +45,7 @@ class FitTrial(tune.Trainable):  # type: ignore[misc]  # ray is not typed where 
                 if code == 0:
                     self.run.mark("done")
                 return {**measured, "done": True, "code": code}
-            if measured.get("epoch", -1) > self.reported:
+            if measured.get("epoch", 0) > self.reported:
                 self.reported = measured["epoch"]
                 return measured
             time.sleep(_WAIT)
@@ -70,4 +70,8 @@ class FitTrial(tune.Trainable):  # type: ignore[misc]  # ray is not typed where 
         if self.metric not in events.Tags()["scalars"]:
             return {}
         values = events.Scalars(self.metric)
-        return {"epoch": len(values), self.metric: float(values[-1].value)}
+        # A run that went on may have measured after one step twice.
+        return {
+            "epoch": len({value.step for value in values}),
+            self.metric: float(values[-1].value),
+        }
