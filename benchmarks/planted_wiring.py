@@ -22,6 +22,7 @@ from multiprocessing import get_context
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.optim import Adam
@@ -33,6 +34,7 @@ from benchmarks.planted_learners import CONTROLS, LEARNERS
 from benchmarks.planted_networks import Student, Task, make_task
 
 _LABELS = {False: "own labels", True: "one shared label"}
+_TICKS = (0.05, 0.1, 0.2, 0.4, 0.8)
 _COLORS = {"own labels": "#0072B2", "one shared label": "#D55E00"}
 _NAMED = "random, all sources read"
 
@@ -217,6 +219,10 @@ def _figure(rows: Sequence[Row]) -> Figure:
         names = list(_by("learner", own))
         axes.set(xscale="log", xlabel="unexplained variance (bar: mean)", title=labels,
                  yticks=range(len(names)), yticklabels=names)  # fmt: skip
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        low, high = axes.get_xlim()
+        axes.set_xticks([tick for tick in _TICKS if low <= tick <= high])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.grid(alpha=0.3)
     panels[0].invert_yaxis()
     return figure

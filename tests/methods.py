@@ -41,8 +41,9 @@ Made = tuple[Callable[..., Any], dict[str, Any]]
 
 Learns = Literal["nothing", "scores", "weights"]
 # What a row can be without: training to a good accuracy; one graph for torch.compile; the same
-# result however batches are cut, for ranks or accumulation; and the same after a skipped step.
-Suite = Literal["accuracy", "compile", "cut batches", "skipped steps"]
+# result however batches are cut, for ranks or accumulation; the same after a skipped step; and
+# scores that a freeze leaves as they are.
+Suite = Literal["accuracy", "compile", "cut batches", "skipped steps", "frozen scores"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ METHODS = [
         "resnext-swap",
         ResNeXt,
         _RESNEXT,
-        [(MaskConnect, {"lr": 0.9, "explore": "swap", "draw_every": 2, "anneal_steps": 100})],
+        [(MaskConnect, {"lr": 0.9, "explore": "swap", "anneal_steps": 100})],
         "scores",
     ),
     Method(
@@ -147,6 +148,7 @@ METHODS = [
         _RESNEXT,
         [(MaskConnect, {"lr": 0.5, "balance": True, "center": True})],
         "scores",
+        {"frozen scores": "the freeze chooses again, and the scores say what it chose"},
     ),
     Method(
         "resnext-real",

@@ -217,7 +217,11 @@ class GateSGD(GateOptimizer[Gate]):
             rows.write(_of(due, [gate.active for gate in gates]), active)
             rows.write(_of(due, sums), torch.zeros_like(total))
         equal = active.to(scores.dtype) / active.sum(-1, keepdim=True)
-        new = [turn or state["steps"] == 1 for turn, state in zip(due, states, strict=True)]
+        learns = self.group["lr"] > 0
+        new = [
+            learns and (turn or state["steps"] == 1)
+            for turn, state in zip(due, states, strict=True)
+        ]
         rows.write(
             _of(new, [gate.scores for gate in gates]), torch.where(scores < 0, scores, equal)
         )
