@@ -45,13 +45,13 @@ _GROUPS = [  # the first are run first, with all seeds
         *(Case(wiring, 12) for wiring in ("all", "weighted")),
         *(Case(wiring, k) for k in (1, 2) for wiring in ("random", "learned")),
     ],
-    [Case(wiring, 1, beside=True) for wiring in ("random", "learned")],
     [
-        Case("latest", 1), Case("latest", 2), Case("learned by the paper's rule", 2),
-        Case("random", 4), Case("learned", 4),
+        *(Case("latest", k) for k in (1, 2)),
+        *(Case(wiring, 1, beside=True) for wiring in ("random", "learned")),
     ],
+    [Case("learned by the paper's rule", 2), Case("random", 4), Case("learned", 4)],
     [Case("all", 24, layers=24), *(Case(w, 2, layers=24) for w in ("random", "learned"))],
-]  # fmt: skip
+]
 
 
 def main() -> None:

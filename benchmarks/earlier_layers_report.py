@@ -110,7 +110,9 @@ def _figure(groups: Mapping[Key, list[Row]]) -> Figure:
     """One dot a run; and what the blocks of learned networks read, as shares of the seeds."""
     learned = {key: rows for key, rows in groups.items() if key[3] == "learned" and key[0] == 12}
     panels = max(1, len(learned))
-    figure = Figure(figsize=(5 + 2.3 * panels, 0.3 * len(groups) + 1.2), layout="constrained")
+    figure = Figure(
+        figsize=(6.5 + 2.0 * panels, max(3.2, 0.26 * len(groups) + 1)), layout="constrained"
+    )
     axes, *maps = figure.subplots(
         1, 1 + panels, width_ratios=[2.2, *[1.0] * panels], squeeze=False
     )[0]  # fmt: skip
@@ -126,7 +128,7 @@ def _figure(groups: Mapping[Key, list[Row]]) -> Figure:
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
     for panel, (key, rows) in zip(maps, learned.items(), strict=False):
-        _draw_shares(panel, rows, f"learned: {_reads(key)}")
+        _draw_shares(panel, rows, f"learned:\n{_reads(key)}")
     return figure
 
 
