@@ -61,7 +61,7 @@ KERNELS = {
     "random-edges": (230, 230),
     "no-update-rule": (260, 240),
     "l1-anneal": (230, 240),
-    "targeted-dropout": (260, 230),
+    "targeted-dropout": (260, 260),
     "prune-and-retrain": (230, 230),
     "sparse-layers": (660, 390),
     "mobilenet-dnw": (430, 320),
