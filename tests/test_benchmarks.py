@@ -151,7 +151,7 @@ def test_a_device_budget_counts_what_a_method_adds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("learner", ["MaskConnect, lr 0.05", "MaskConnect, project"])
 def test_a_planted_wiring_is_found(learner: str) -> None:
-    """Own labels; every run of this size that was tried found all edges."""
+    """Own labels: the small version of results/planted_wiring.md."""
     found = [train(make_task(seed, shared=False), learner, seed, [900, 0]) for seed in (0, 1)]
     assert sum(run["recovered"] for run in found) / len(found) >= 0.95
 

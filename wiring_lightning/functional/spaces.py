@@ -20,6 +20,7 @@ def lift(x: Tensor, origin: Space, space: Space) -> Tensor:
     Section 3.2; option A of ResNet).
 
     Example:
+        >>> import torch
         >>> lift(torch.ones(1, 16, 32, 32), Space(16, 1), Space(64, 4)).shape
         torch.Size([1, 64, 8, 8])
     """
