@@ -45,7 +45,8 @@ def _rank(key: Key) -> tuple[bool | int | str, ...]:
 
 def _table(options: argparse.Namespace, groups: Mapping[Key, list[Row]]) -> Iterator[str]:
     yield (
-        f"Blocks of width {options.width}, {options.steps} steps of {options.batch} windows, Adam "
+        "`python -m benchmarks.earlier_layers`: "
+        f"blocks of width {options.width}, {options.steps} steps of {options.batch} windows, Adam "
         f"with one cycle up to {options.lr}, gate lr {options.gate_lr[0]:g} instead of the sum and "
         f"{options.gate_lr[1]:g} beside it, frozen after 60 % of the steps, paired seeds. Nats per "
         "byte of text that is not trained on; lower is better. Differences are means over seeds "
