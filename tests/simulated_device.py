@@ -310,7 +310,7 @@ def _no_dispatch() -> AbstractContextManager[object]:
     return nullcontext() if disable is None else disable()
 
 
-class _Module(backend_registration._DummyBackendModule):
+class _Module(getattr(backend_registration, "_DummyBackendModule", object)):  # type: ignore[misc]
     """What torch asks the module `torch.sim` for."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:

@@ -12,13 +12,12 @@ from PIL import Image
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from benchmarks import device_budget, planted_wiring
+from benchmarks import planted_wiring
 from benchmarks.experiments import agreement, learn, make_data
 from benchmarks.images_per_second import main, time_passes, write_pictures
 from benchmarks.planted_networks import make_task, random_wiring
 from benchmarks.planted_wiring import recovered, train
 from benchmarks.steps import ratio
-from tests import simulated_device
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate
 
@@ -132,21 +131,6 @@ def test_images_per_second_writes_what_it_measures(
     numbers = [int(cell.split()[0].replace(",", "")) for cells in rates.values() for cell in cells]
     assert len(numbers) == 2 * len(rates)
     assert min(numbers) > 0
-
-
-@pytest.mark.skipif(simulated_device.unavailable() is not None, reason="no simulated device")
-def test_a_device_budget_counts_what_a_method_adds(tmp_path: Path) -> None:
-    path = tmp_path / "table.md"
-    networks = ["resnext", "sparsenet", "dnw", "fabric"]
-    device_budget.main(["--tiny", "--batch", "4", "--markdown", str(path), "--networks", *networks])
-    rows = [row.split(" | ") for row in path.read_text().splitlines() if row.startswith("| ")][2:]
-    found = {(row[0], row[1].partition(":")[0]): row[2:] for row in rows}
-    assert [row[0] for row in rows][:3] == ["| ResNeXt {11,4,4}"] * 3
-    assert len(found) == len(rows) == 11
-    for (method, step), (kernels, _, waits, more, _) in found.items():
-        plain = int(found[method, "plain"][0].replace(",", ""))
-        assert float(more) == pytest.approx(int(kernels.replace(",", "")) / plain, abs=0.01)
-        assert int(waits) == (method.startswith("| ConvFabric") and step == "learning")
 
 
 @pytest.mark.parametrize("learner", ["MaskConnect, lr 0.05", "MaskConnect, project"])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
+from types import ModuleType
 
 import wiring_lightning
 
@@ -62,10 +63,20 @@ def used(tree: ast.AST) -> Iterator[str]:
             yield from [] if suffix or id(node) in parts_of_texts else [node.value]
 
 
+def modules() -> Iterator[ModuleType]:
+    """All modules, but those that need an extra which is not installed."""
+    for module in walk_packages(wiring_lightning.__path__, "wiring_lightning."):
+        try:
+            yield import_module(module.name)
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+
+
 def overridden() -> Iterator[str]:
     """Private methods of foreign classes that classes of the package replace."""
-    for module in walk_packages(wiring_lightning.__path__, "wiring_lightning."):
-        for _, own in inspect.getmembers(import_module(module.name), inspect.isclass):
+    for module in modules():
+        for _, own in inspect.getmembers(module, inspect.isclass):
             if not own.__module__.startswith("wiring_lightning"):
                 continue
             for name, value in vars(own).items():

@@ -85,11 +85,9 @@ class MaskConnect(GateLearner[GateSGD]):
         super().__init__(lr, freeze_epoch)
         if not 0 <= low < high < math.inf:
             raise self.mistake(f"scores are clipped to 0 <= low < high, got [{low}, {high}].")
-        self.options: dict[str, Any] = {
-            "normalize": normalize, "low": low, "high": high, "update": update, "center": center,
-            "balance": balance, "draw_every": draw_every, "explore": explore,
-            "anneal_steps": anneal_steps,
-        }  # fmt: skip
+        self.normalize, self.low, self.high = normalize, low, high
+        self.update, self.center, self.balance = update, center, balance
+        self.draw_every, self.explore, self.anneal_steps = draw_every, explore, anneal_steps
         try:
             check_variant(lr=lr, **self.options)
         except ValueError as error:
@@ -99,6 +97,13 @@ class MaskConnect(GateLearner[GateSGD]):
         self._owners: list[_Owner] = []
         self._hooks: list[RemovableHandle] = []
         self._names: list[str] = []
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the rule, as `optim.GateSGD` takes them."""
+        names = ("normalize", "low", "high", "update", "center", "balance", "draw_every", "explore",
+                 "anneal_steps")  # fmt: skip
+        return {name: getattr(self, name) for name in names}
 
     @property
     def gates(self) -> list[Gate]:

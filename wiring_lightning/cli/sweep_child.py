@@ -5,6 +5,7 @@ must not write into one folder.
 """
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from wiring_lightning.cli.commands import main
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
-    os._exit(1)
+    signal.raise_signal(signal.SIGKILL)
 
 
 if __name__ == "__main__":
