@@ -230,6 +230,13 @@ def test_no_step_may_be_logged(tmp_path: Path) -> None:
     assert "log_every_n_steps must be at least 0, got -1" in said
 
 
+@pytest.mark.parametrize("batches", [0, -1])
+def test_a_step_has_at_least_one_batch(batches: int, tmp_path: Path) -> None:
+    changes = trainer(accumulate_grad_batches=batches)
+    said = refused("fit", "--config", write(config_with(changes), tmp_path / "bad.yaml"))
+    assert f"accumulate_grad_batches must be at least 1, got {batches}" in said
+
+
 def test_barebones_says_that_it_measures_nothing(tmp_path: Path) -> None:
     config = config_with()
     said = refused(

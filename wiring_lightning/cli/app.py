@@ -297,6 +297,9 @@ def _say_what_is_misread(given: Namespace) -> None:
     every = given.log_every_n_steps
     if every is not None:
         check_counts(0, 10**9, MisconfigurationException, log_every_n_steps=every)
+    batches = given.get("accumulate_grad_batches")
+    if isinstance(batches, int):
+        check_counts(1, 10**9, MisconfigurationException, accumulate_grad_batches=batches)
     if every == 0:
         note("log_every_n_steps: 0 logs no step, only whole epochs")
     if given.barebones:
