@@ -1,6 +1,5 @@
 """The variants of MaskConnect's rule: each against its formula, and resumed."""
 
-import io
 import math
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.optim.gate_runs import run, uninterrupted_and_resumed
 from wiring_lightning.functional import balance_scores, project_scores
 from wiring_lightning.nn import Gate
 from wiring_lightning.optim import GateSGD
@@ -228,44 +228,14 @@ def test_gradients_that_are_not_finite_do_not_decide_a_swap() -> None:
     assert torch.equal(gate.active, start)
 
 
-def run(gates: list[Gate], optimizer: GateSGD, steps: int) -> list[Tensor]:
-    """Steps whose gradients depend on what was drawn; returns every wiring and score."""
-    seen = []
-    for _ in range(steps):
-        for gate in gates:
-            gate.scores.grad = 0.3 * torch.sin(7 * gate.active + 40 * gate.scores).detach()
-        optimizer.step()
-        seen += wirings(gates) + scores_of(gates)
-    return seen
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("first", [7, 8])
 def test_a_resumed_run_goes_on_as_the_uninterrupted_one(
     options: dict[str, Any], first: int
 ) -> None:
-    gates = make()
-    optimizer = GateSGD(gates, seed=11, **options)
-    run(gates, optimizer, first)
-    saved = [through_a_file(gate.state_dict()) for gate in gates]
-    saved_optimizer = through_a_file(optimizer.state_dict())
-    expected = run(gates, optimizer, 9)
-
-    torch.manual_seed(123)
-    others = make()
-    resumed = GateSGD(others, lr=0.4, seed=99)
-    for gate, state in zip(others, saved, strict=True):
-        gate.load_state_dict(state)
-    resumed.load_state_dict(saved_optimizer)
-    assert same(run(others, resumed, 9), expected)
-    step = 2 * len(gates)
+    expected, actual = uninterrupted_and_resumed(make, {"seed": 11, **options}, first, 9)
+    assert same(actual, expected)
+    step = 2 * len(SHAPES)
     assert not same(expected[:step], expected[-step:])
 
 

@@ -1,8 +1,6 @@
-import io
 from collections import Counter
 from copy import deepcopy
 from itertools import permutations, product
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import torch
 from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 
+from tests.optim.gate_runs import run, uninterrupted_and_resumed
 from wiring_lightning.functional import sample_k_distinct
 from wiring_lightning.nn import Gate
 from wiring_lightning.optim import GateSGD
@@ -153,40 +152,10 @@ def test_seeds_decide_the_draws_and_nothing_else() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def run(gates: list[Gate], optimizer: GateSGD, steps: int) -> list[Tensor]:
-    """Steps whose gradients depend on what was drawn; returns every wiring and score."""
-    seen = []
-    for _ in range(steps):
-        for gate in gates:
-            gate.scores.grad = 0.3 * torch.sin(7 * gate.active + 40 * gate.scores).detach()
-        optimizer.step()
-        seen += [tensor.detach().clone() for gate in gates for tensor in (gate.active, gate.scores)]
-    return seen
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_resumed_run_draws_what_the_uninterrupted_run_draws(normalize: bool) -> None:
-    gates = make()
-    optimizer = GateSGD(gates, lr=0.1, normalize=normalize, seed=11)
-    run(gates, optimizer, 7)
-    saved = [through_a_file(gate.state_dict()) for gate in gates]
-    saved_optimizer = through_a_file(optimizer.state_dict())
-    expected = run(gates, optimizer, 12)
-
-    torch.manual_seed(123)
-    others = make()
-    resumed = GateSGD(others, lr=0.9, seed=99)
-    for gate, state in zip(others, saved, strict=True):
-        gate.load_state_dict(state)
-    resumed.load_state_dict(saved_optimizer)
-    actual = run(others, resumed, 12)
+    options = {"lr": 0.1, "normalize": normalize, "seed": 11}
+    expected, actual = uninterrupted_and_resumed(make, options, 7, 12)
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
     assert len({str(wiring.tolist()) for wiring in expected[::8]}) > 3  # the first gate moved
 

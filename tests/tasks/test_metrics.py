@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from wiring_lightning.tasks._metrics import ExampleMean, MostFrequent, PixelAccuracy
+from wiring_lightning.tasks._metrics import ExampleMean, LabelAccuracy, MostFrequent
 
 
 def test_ranks_with_unequal_shares_give_the_mean_over_all_examples():
@@ -26,14 +26,14 @@ def test_a_mean_with_a_number_that_is_none_says_so():
 def test_pixels_count_alike_whatever_the_batch():
     prediction, labels = torch.randint(3, (9, 4, 5)), torch.randint(3, (9, 4, 5))
     labels[2], labels[:, 0, 0] = 255, 255
-    first, second = PixelAccuracy(255), PixelAccuracy(255)
+    first, second = LabelAccuracy(255), LabelAccuracy(255)
     for part in (slice(0, 2), slice(2, 3), slice(3, 9)):
         (first if part.start else second).update(prediction[part], labels[part])
     first.merge_state(second)
     pairs = zip(prediction.flatten().tolist(), labels.flatten().tolist(), strict=True)
     hits = [guess == truth for guess, truth in pairs if truth != 255]
     torch.testing.assert_close(first.compute(), torch.tensor(sum(hits) / len(hits)))
-    assert PixelAccuracy(None).compute() == 0
+    assert LabelAccuracy(None).compute() == 0
 
 
 def test_the_most_frequent_label_counts_over_all_ranks():

@@ -18,7 +18,7 @@ from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped
-from wiring_lightning.optim._gate_variants import Explore, Update, check_variant
+from wiring_lightning.optim._gate_variants import PAPERS_RULE, Explore, Update, check_variant
 
 
 class MaskConnect(GateLearner[GateSGD]):
@@ -101,9 +101,7 @@ class MaskConnect(GateLearner[GateSGD]):
     @property
     def options(self) -> dict[str, Any]:
         """The options of the rule, as `optim.GateSGD` takes them."""
-        names = ("normalize", "low", "high", "update", "center", "balance", "draw_every", "explore",
-                 "anneal_steps")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("normalize", "low", "high", *PAPERS_RULE)}
 
     @property
     def gates(self) -> list[Gate]:
@@ -161,15 +159,15 @@ class MaskConnect(GateLearner[GateSGD]):
 
     def _options(self, trainer: Trainer) -> dict[str, Any]:
         """The options of the optimizer; swaps end at the freeze if nothing else is said."""
-        ends = self.options["anneal_steps"], self.freeze_epoch
-        if self.options["explore"] != "swap" or ends[0] is not None or not ends[1]:
+        if self.explore != "swap" or self.anneal_steps is not None or not self.freeze_epoch:
             return self.options
         steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs
         if not math.isfinite(steps) or epochs is None or epochs < 1:
             raise self.mistake(
                 "how many steps there are until the freeze is not known: give anneal_steps."
             )
-        return {**self.options, "anneal_steps": max(1, round(steps * ends[1] / epochs))}
+        until = max(1, round(steps * self.freeze_epoch / epochs))
+        return {**self.options, "anneal_steps": until}
 
     @override
     def on_before_backward(

@@ -84,7 +84,7 @@ class BernoulliGate(Described):
         self.drawn: Tensor | None = None
         self.asked: Tensor | None = None
         self._generator: torch.Generator | None = None
-        self._found: tuple[int, Tensor] | None = None  # version of frozen logits, their best edges
+        self._best: Tensor | None = None  # `best` on the CPU, once frozen
         self._learnable = torch.tensor(learnable, dtype=torch.bool, device="cpu")
         self.logits = nn.Parameter(torch.full((self.topology.edges,), float(initial)))
         self.register_buffer("learnable_edges", self._learnable.clone(), persistent=False)
@@ -133,15 +133,10 @@ class BernoulliGate(Described):
         return drawn
 
     def _best_on_cpu(self) -> Tensor:
-        """`best` on the CPU, found once for frozen logits, which do not change."""
-        if self.learnable:
-            self._found = None
-        elif self._found is not None and self._found[0] == self.logits._version:
-            return self._found[1]
-        edges = most_probable_edges(self.topology, self.logits.detach().cpu(), self._learnable)
-        if not self.learnable:
-            self._found = self.logits._version, edges
-        return edges
+        """`best` on the CPU, which frozen logits do not change any more."""
+        if self._best is not None:
+            return self._best
+        return most_probable_edges(self.topology, self.logits.detach().cpu(), self._learnable)
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -149,11 +144,14 @@ class BernoulliGate(Described):
         self.frozen.fill_(True)
         self.logits.requires_grad_(False)
         self.logits.grad = None
-        self.fixed = self._edges_on_a_path()
+        self._remember(frozen=True)
 
-    def _edges_on_a_path(self) -> tuple[bool, ...]:
-        live: list[bool] = self.topology.live(self.best.cpu()[None])[0].tolist()
-        return tuple(live)
+    def _remember(self, frozen: bool) -> None:
+        """Keep the edges of frozen logits, so that no step has to ask for them."""
+        self._best = self.fixed = None
+        if frozen:
+            self._best = self._best_on_cpu()
+            self.fixed = tuple(self.topology.live(self._best[None])[0].tolist())
 
     @override
     def extra_repr(self) -> str:
@@ -171,4 +169,4 @@ def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     assert isinstance(gate, BernoulliGate)
     frozen = bool(gate.frozen)
     gate.logits.requires_grad_(bool(gate._learnable.any()) and not frozen)
-    gate.fixed = gate._edges_on_a_path() if frozen else None
+    gate._remember(frozen)

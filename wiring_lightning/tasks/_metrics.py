@@ -44,14 +44,14 @@ class ExampleMean(Metric):
         return self.total / self.count
 
 
-class PixelAccuracy(Metric):
-    """The share of pixels whose predicted class is right.
+class LabelAccuracy(Metric):
+    """The share of labels, of pixels or heads, whose predicted class is right.
 
     Args:
-        ignore_index: label of the pixels that are not counted.
+        ignore_index: the label that is not counted; `None` counts all.
 
     Example:
-        >>> accuracy = PixelAccuracy(ignore_index=255)
+        >>> accuracy = LabelAccuracy(ignore_index=255)
         >>> accuracy.update(torch.tensor([[0, 1, 1, 1]]), torch.tensor([[0, 0, 1, 255]]))
         >>> accuracy.compute()
         tensor(0.6667)
@@ -69,14 +69,14 @@ class PixelAccuracy(Metric):
 
     @override
     def update(self, prediction: Tensor, labels: Tensor) -> None:
-        """Compare masks of the same shape."""
+        """Compare classes and labels of the same shape."""
         known = labels != self.ignored
         self.right += ((prediction == labels) & known).sum()
         self.total += known.sum()
 
     @override
     def compute(self) -> Tensor:
-        """The share; 0 if all pixels are ignored."""
+        """The share; 0 if all labels are ignored."""
         return self.right / self.total.clamp_min(1)
 
 

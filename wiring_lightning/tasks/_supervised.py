@@ -6,7 +6,7 @@ The file is private so that the command line does not list the base class as a t
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
+from torchmetrics import Metric
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_finite
@@ -223,6 +224,11 @@ class SupervisedTask(LightningModule, ABC):
             self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=len(labels))
         self.measure(batch, logits.detach(), stage)
         return losses
+
+    def log_metrics(self, metrics: Mapping[str, Metric], stage: Stage, batch: int) -> None:
+        """Log metrics at the end of the epoch, as `stage/name`; `batch` is the number of images."""
+        named = {f"{stage}/{name}": metric for name, metric in metrics.items()}
+        self.log_dict(named, prog_bar=True, on_step=False, on_epoch=True, batch_size=batch)
 
     def _read_loss(self) -> None:
         """Show the last loss in the progress bar; an error if it is not finite."""

@@ -109,13 +109,7 @@ class ClassificationTask(SupervisedTask):
         _, labels = batch
         metrics = cast(MetricCollection, getattr(self, f"{stage}_metrics"))
         metrics.update(logits, labels)
-        self.log_dict(
-            {f"{stage}/{name}": metric for name, metric in metrics.items()},
-            prog_bar=True,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(labels),
-        )
+        self.log_metrics(dict(metrics.items()), stage, len(labels))
 
 
 def _accuracy(num_classes: int, top5: bool) -> MetricCollection:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.tasks._compiling import Compile
-from wiring_lightning.tasks._metrics import MostFrequent, PixelAccuracy
+from wiring_lightning.tasks._metrics import LabelAccuracy, MostFrequent
 from wiring_lightning.tasks._supervised import (
     Batch,
     Stage,
@@ -72,9 +72,9 @@ class WiringComparison(SupervisedTask):
         super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Linear)
         self.twins = nn.ModuleDict({name: backbone.rewired(name) for name in _TWINS})
         names = ("acc", *(f"acc_{name}" for name in _TWINS))
-        self.train_metrics = nn.ModuleDict({"acc": PixelAccuracy(None)})
-        self.val_metrics = nn.ModuleDict({name: PixelAccuracy(None) for name in names})
-        self.test_metrics = nn.ModuleDict({name: PixelAccuracy(None) for name in names})
+        self.train_metrics = nn.ModuleDict({"acc": LabelAccuracy(None)})
+        self.val_metrics = nn.ModuleDict({name: LabelAccuracy(None) for name in names})
+        self.test_metrics = nn.ModuleDict({name: LabelAccuracy(None) for name in names})
         self.test_metrics["acc_constant"] = MostFrequent(self.num_classes)
 
     @override
@@ -119,10 +119,4 @@ class WiringComparison(SupervisedTask):
                 metrics[f"acc_{name}"].update(twin(images).argmax(1), labels)
         if stage == "test":
             metrics["acc_constant"].update(labels)
-        self.log_dict(
-            {f"{stage}/{name}": metric for name, metric in metrics.items()},
-            prog_bar=True,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(labels),
-        )
+        self.log_metrics(metrics, stage, len(labels))

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
 from wiring_lightning.tasks._compiling import Compile
-from wiring_lightning.tasks._metrics import NO_LABEL, PixelAccuracy
+from wiring_lightning.tasks._metrics import NO_LABEL, LabelAccuracy
 from wiring_lightning.tasks._pixel_losses import pixel_losses
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
 
@@ -75,7 +75,7 @@ class SegmentationTask(SupervisedTask):
         self.picture_every_n_epochs = picture_every_n_epochs
         self.num_pictures = num_pictures
         self.class_names: Sequence[str] = [str(number) for number in range(self.num_classes)]
-        self.train_accuracy = PixelAccuracy(ignore_index)
+        self.train_accuracy = LabelAccuracy(ignore_index)
         self.val_confusion, self.test_confusion = (
             MulticlassConfusionMatrix(
                 self.num_classes, ignore_index=ignore_index, validate_args=False
@@ -112,14 +112,7 @@ class SegmentationTask(SupervisedTask):
         prediction = logits.argmax(1)
         if stage == "train":
             self.train_accuracy.update(prediction, labels)
-            self.log(
-                "train/pixel_acc",
-                self.train_accuracy,
-                prog_bar=True,
-                on_step=False,
-                on_epoch=True,
-                batch_size=len(labels),
-            )
+            self.log_metrics({"pixel_acc": self.train_accuracy}, stage, len(labels))
             return
         (self.val_confusion if stage == "val" else self.test_confusion).update(prediction, labels)
         if stage == "val" and self._draws:
