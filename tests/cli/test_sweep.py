@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,25 @@ cluster.shutdown()
     runs = [tmp_path / "sweep" / f"seed_{seed}" for seed in (0, 1)]
     assert [steps(run) for run in runs] == [4, 4]
     assert "| 2 | " in succeed("table", *map(str, runs))
+
+
+def test_a_run_below_the_median_is_stopped_and_stays_so(tmp_path: Path) -> None:
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
+    config = deepcopy(BASE)
+    config["model"]["init_args"]["optimizer"] = optimizer
+    write(config, tmp_path / "base.yaml")
+    # The last of them learns nothing. The others begin before it, and three have to come as far.
+    values = "model.optimizer.init_args.lr=[0.1,0.11,0.12,0.0]"
+    command = ("-m", "wiring_lightning", "sweep", "--config", "base.yaml", "--set", values,
+               "--stop_below_median=2", "--trainer.max_epochs=40", "--trainer.limit_val_batches=4",
+               "--trainer.enable_progress_bar=false")  # fmt: skip
+    running = process(*command, folder=tmp_path)
+    out, err = running.communicate()
+    assert running.returncode == 0, err
+    assert "lr_0.0-seed_0: stopped early, below the median" in out
+    assert out.count(": done") == 3
+    assert find_run(tmp_path / "sweep" / "lr_0.0-seed_0").last_number("test/acc") is None
+
+    again = process(*command, folder=tmp_path)
+    out, _ = again.communicate()
+    assert (again.returncode, "done before: 4\n" in out, "begins" in out) == (0, True, False)
