@@ -91,8 +91,8 @@ def find_below(root: Path) -> Callable[[str, str], str]:
         file = existing(root / path)  # with its name in the Unicode form that it has on disk
         if not file.is_file():
             raise FileNotFoundError(
-                f"{fault}, but there is no such file in '{root}'; put it there, correct the path, or "
-                "point root (--data.root) at the folder that the paths begin at."
+                f"{fault}, but there is no such file in '{root}'; put it there, correct the path, "
+                "or point root (--data.root) at the folder that the paths begin at."
             )
         return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
