@@ -50,6 +50,25 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "resize": 256,
         "seed": 0,
         "drop_last": False,
+        "predict_root": None,
+    },
+    "ImageFolder": {
+        "root": "data/images",
+        "batch_size": 64,
+        "image_size": 224,
+        "resize": None,
+        "grey": False,
+        "table": None,
+        "class_names": ["a", "b"],
+        "val_share": 0.1,
+        "test_share": 0.1,
+        "split_seed": 0,
+        "predict_root": None,
+        "augment": True,
+        "min_area": 0.08,
+        "num_workers": None,
+        "seed": 0,
+        "drop_last": False,
     },
     "PartLabels": {**WITH_MASKS, "root": "data/part_labels"},
     "ImageMaskFolder": {
@@ -105,9 +124,10 @@ def test_python_takes_the_same_options(name: str) -> None:
 
 
 def test_the_first_arguments_need_no_name() -> None:
-    for name in ("CIFAR10", "CIFAR100", "FashionMNIST", "MiniImageNet", "ImageNet", "PartLabels"):
+    for name in ("CIFAR10", "CIFAR100", "FashionMNIST", "MiniImageNet", "ImageNet", "ImageFolder"):
         module = getattr(data, name)("folder", 7)
         assert (module.root, module.batch_size) == ("folder", 7)
+    assert data.PartLabels("folder", 7).batch_size == 7
     digits = data.Digits(7, 8)
     assert (digits.batch_size, digits.val_size) == (7, 8)
     assert data.ImageMaskFolder(["a", "b"], "folder").root == "folder"

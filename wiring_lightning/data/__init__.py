@@ -6,6 +6,7 @@ from wiring_lightning.data.cifar import CIFAR10, CIFAR100
 from wiring_lightning.data.digit_sums import DigitSums
 from wiring_lightning.data.digits import Digits
 from wiring_lightning.data.fashion_mnist import FashionMNIST
+from wiring_lightning.data.image_folder import ImageFolder
 from wiring_lightning.data.image_masks import ImageMaskFolder
 from wiring_lightning.data.imagenet import ImageNet
 from wiring_lightning.data.in_memory import InMemoryDataModule
@@ -28,6 +29,7 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "ImageDataModule",
+    "ImageFolder",
     "ImageMaskFolder",
     "ImageNet",
     "InMemoryDataModule",

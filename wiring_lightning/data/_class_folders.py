@@ -55,16 +55,40 @@ class ClassFolders:
                 )
         return files
 
-    def two_splits(
-        self, train: tuple[Path, int], other: tuple[Path, int]
-    ) -> tuple[ClassFiles, ClassFiles]:
-        """Return the images of two folders with the same classes, given with their ``at_least``."""
-        train_files, other_files = self.files(*train), self.files(*other)
-        different = sorted(train_files.keys() ^ other_files.keys())
-        if different:
+    def splits(self, *folders: tuple[Path, int]) -> list[ClassFiles]:
+        """Return the images of folders with the same classes, given with their ``at_least``."""
+        found = [self.files(*folder) for folder in folders]
+        for (folder, _), files in zip(folders, found, strict=True):
+            different = sorted(found[0].keys() ^ files.keys())
+            if different:
+                raise RuntimeError(
+                    f"{self.owner}: '{folders[0][0]}' and '{folder}' must hold the same classes, "
+                    f"but {len(different)} are in one of them only, such as '{different[0]}'; "
+                    "complete the folders, or split the images of each class instead of the "
+                    "classes."
+                )
+        return found
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of the splits in ``root`` by ``train``, ``val`` and ``test``.
+
+    A class may have such a name too, but its folder holds images: only a folder with folders
+    inside counts. ``valid`` and ``validation`` are other names of ``val``.
+    """
+    if not root.is_dir():
+        return {}
+    folders = subfolders(root)
+    found = {}
+    for split, names in _SPLIT_NAMES.items():
+        there = [folders[name] for name in names if name in folders and subfolders(folders[name])]
+        if len(there) > 1:
             raise RuntimeError(
-                f"{self.owner}: '{train[0]}' and '{other[0]}' must hold the same classes, but "
-                f"{len(different)} are in one of them only, such as '{different[0]}'; complete the "
-                "folders, or split the images of each class instead of the classes."
+                f"'{there[0]}' and '{there[1]}' both hold the classes of one split; leave one."
             )
-        return train_files, other_files
+        if there:
+            found[split] = there[0]
+    return found
+
+
+_SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

@@ -79,6 +79,11 @@ def image_files(folder: Path) -> list[str]:
 
 def read_list(path: Path) -> list[str]:
     """Return the lines of a text file that names images, without spaces around them."""
+    return [nfc(line.strip()) for line in read_text(path).splitlines()]
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file that names images, as UTF-8 or UTF-16."""
     path = existing(path)
     if not path.is_file():
         fault = f"'{path}' is no regular file" if path.exists() else f"There is no list '{path}'"
@@ -87,12 +92,11 @@ def read_list(path: Path) -> list[str]:
     # Windows programs mark the encoding in the first bytes.
     encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        text = content.decode(encoding)
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise RuntimeError(
             f"The list '{path}' cannot be read as text; save it in the encoding UTF-8."
         ) from error
-    return [nfc(line.strip()) for line in text.splitlines()]
 
 
 def _is_data(name: str) -> bool:

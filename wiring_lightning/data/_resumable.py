@@ -132,9 +132,14 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     def _share(self, split: int, train: bool, **options: Any) -> BatchLoader:
         """Return a loader of this process's share of a split."""
+        return self._share_of(*self._ready()[split], train, **options)
+
+    def _share_of(self, images: Images, labels: Tensor, train: bool, **options: Any) -> BatchLoader:
+        """Return a loader of this process's share of some images."""
         trainer = self.trainer
         return self._loader(
-            *self._ready()[split],
+            images,
+            labels,
             train,
             seed=self.seed,
             rank=0 if trainer is None else trainer.global_rank,

@@ -1,29 +1,24 @@
 """ImageNet: photographs in 1,000 classes, read from disk during training."""
 
-from collections.abc import Callable
-from itertools import chain
-from pathlib import Path
-
-import torch
-from PIL.Image import Image
-from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
 from wiring_lightning.data._class_folders import ClassFolders
-from wiring_lightning.data._from_files import FileDataModule
-from wiring_lightning.data.normalize import Normalizer
+from wiring_lightning.data._picture_sources import Found, in_folders
+from wiring_lightning.data.image_folder import ImageFolder
 
-# The usual statistics of ImageNet's training images in [0, 1].
-_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
-_STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+_FINDER = ClassFolders(
+    "ImageNet",
+    "the folder that holds 'train' and 'val', each with one folder of images per class",
+    "complete the folder, or delete it in both 'train' and 'val'",
+)
 
 
-class ImageNet(FileDataModule):
+class ImageNet(ImageFolder):
     """ImageNet (ILSVRC 2012): 1.28 million training and 50,000 validation photographs.
 
     ``root`` has the folders ``train`` and ``val``, each with one folder of image files per class,
-    the layout of torchvision's ``ImageFolder``. Any data set in that layout works.
+    the layout of torchvision's ``ImageFolder``. Any data set in that layout works; for others see
+    :class:`ImageFolder`.
 
     The network sees float32 [B, 3, 224, 224], centred and scaled by the usual means and standard
     deviations of the channels. The loaders themselves yield ``(images, labels)`` with images as
@@ -54,10 +49,10 @@ class ImageNet(FileDataModule):
         seed: Seed of the random order and augmentation; use another one for each repetition.
         drop_last: Whether to leave out a last training batch that is not full. Evaluation always
             uses every image.
+        predict_root: Folder of pictures to predict, see :class:`ImageFolder`; by default those in
+            ``val``.
 
     Attributes:
-        num_classes: Number of class folders in ``train``, counted at each access.
-        image_shape: Channels, height and width of the images that the loaders yield.
         normalizer: Maps the loaders' bytes to the network's images.
 
     Raises:
@@ -81,54 +76,20 @@ class ImageNet(FileDataModule):
         resize: int = 256,
         seed: int = 0,
         drop_last: bool = False,
+        predict_root: str | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, Normalizer(_MEAN, _STD), seed, drop_last)
-        check_counts(batch_size=batch_size, image_size=image_size, resize=resize)
-        if resize < image_size:
-            raise ValueError(f"resize must be at least image_size = {image_size}, got {resize}.")
-        if num_workers is not None:
-            check_counts(0, most=1000, num_workers=num_workers)
-        self.root = root
-        self.image_size = image_size
-        self.resize = resize
-        self._class_folders = ClassFolders(
-            type(self).__name__,
-            "the folder that holds 'train' and 'val', each with one folder of images per class",
-            "complete the folder, or delete it in both 'train' and 'val'",
+        super().__init__(
+            root,
+            batch_size,
+            image_size,
+            resize,
+            predict_root=predict_root,
+            num_workers=num_workers,
+            seed=seed,
+            drop_last=drop_last,
         )
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that the loaders yield."""
-        return 3, self.image_size, self.image_size
-
-    @property
-    def num_classes(self) -> int:
-        """Number of class folders in ``train``."""
-        return len(self._class_folders.paths(Path(self.root) / "train"))
-
     @override
-    def read_splits(self) -> tuple[tuple[list[str], Tensor], ...]:
+    def find_pictures(self) -> Found:
         """List the image files in ``train`` and ``val``, with their classes."""
-        root = Path(self.root)
-        splits = []
-        for files in self._class_folders.two_splits((root / "train", 1), (root / "val", 1)):
-            sizes = torch.tensor([len(paths) for paths in files.values()])
-            labels = torch.arange(len(files)).repeat_interleave(sizes)
-            splits.append((list(chain.from_iterable(files.values())), labels))
-        return tuple(splits)
-
-    @override
-    def transform(self, train: bool) -> Callable[[Image], Tensor]:
-        """Return the random crop of training, or the centre of an image for evaluation."""
-        # Imported here, because importing torchvision takes about a second.
-        from torchvision import transforms
-
-        if train:
-            view = [
-                transforms.RandomResizedCrop(self.image_size),
-                transforms.RandomHorizontalFlip(),
-            ]
-        else:
-            view = [transforms.Resize(self.resize), transforms.CenterCrop(self.image_size)]
-        return transforms.Compose([*view, transforms.PILToTensor()])
+        return in_folders(self.folder, _FINDER, ("train", "val"))

@@ -7,8 +7,8 @@ import torch
 from PIL.Image import Resampling
 from typing_extensions import override
 
-from wiring_lightning.data._class_folders import ClassFiles, ClassFolders
-from wiring_lightning.data._find_files import subfolders
+from wiring_lightning.data._class_folders import ClassFiles, ClassFolders, split_folders
+from wiring_lightning.data._picture_sources import names_below
 from wiring_lightning.data._read_image import pixels, read_image
 from wiring_lightning.data.augment import CropFlip
 from wiring_lightning.data.base import ImageDataModule
@@ -84,10 +84,26 @@ class MiniImageNet(ImageDataModule):
         self._class_folders = ClassFolders(type(self).__name__, _LAYOUT, remedy)
 
     @property
+    def class_names(self) -> list[str]:
+        """Names of the class folders in ``root``, or in its folder ``train``, sorted."""
+        train_folder, _ = self._split_folders() or (Path(self.root), None)
+        return list(self._class_folders.paths(train_folder))
+
+    @property
     def num_classes(self) -> int:  # type: ignore[override]  # known only when the folder is there
         """Number of class folders in ``root``, or in its folder ``train``."""
-        train_folder, _ = self._split_folders() or (Path(self.root), None)
-        return len(self._class_folders.paths(train_folder))
+        return len(self.class_names)
+
+    @property
+    def predict_names(self) -> list[str]:
+        """Names of the test images, their paths below ``root``."""
+        files = self._find_files()[1]
+        return names_below(Path(self.root), self._in_turns(files, self.test_per_class))
+
+    @property
+    def predict_labels(self) -> list[str]:
+        """Names of the classes of the test images."""
+        return self.class_names * self.test_per_class
 
     @override
     def read(self, train: bool) -> Split:
@@ -101,7 +117,7 @@ class MiniImageNet(ImageDataModule):
         train_files, test_files = self._find_files()
         files = train_files if train else test_files
         per_class = self.train_per_class if train else self.test_per_class
-        paths = [paths[position] for position in range(per_class) for paths in files.values()]
+        paths = self._in_turns(files, per_class)
         images = torch.empty(len(paths), 3, _STORED_SIZE, _STORED_SIZE, dtype=torch.uint8)
         for index, path in enumerate(paths):
             image = read_image(path).resize((_STORED_SIZE, _STORED_SIZE), Resampling.BILINEAR)
@@ -120,20 +136,28 @@ class MiniImageNet(ImageDataModule):
             files = self._class_folders.files(Path(self.root), train_size + test_size)
             return files, {name: paths[train_size:] for name, paths in files.items()}
         train_folder, test_folder = folders
-        return self._class_folders.two_splits((train_folder, train_size), (test_folder, test_size))
+        train, test = self._class_folders.splits(
+            (train_folder, train_size), (test_folder, test_size)
+        )
+        return train, test
+
+    @staticmethod
+    def _in_turns(files: ClassFiles, per_class: int) -> list[str]:
+        """The first files of each class, one of each class after the other."""
+        return [paths[position] for position in range(per_class) for paths in files.values()]
 
     def _split_folders(self) -> tuple[Path, Path] | None:
         """Return the folders of the training and the test classes, if the sets are apart."""
-        root = Path(self.root)
-        # Classes may have these names too, but their folders contain images.
-        there = [name for name in ("train", "test", "val") if (root / name).is_dir()]
-        apart = [name for name in there if subfolders(root / name)]
-        if not apart:
+        found = split_folders(Path(self.root))
+        if not found:
             return None
-        if apart[0] == "train" and len(apart) > 1:
-            return root / "train", root / apart[1]
-        missing = "'test' or 'val'" if apart[0] == "train" else "'train'"
+        other = found.get("test") or found.get("val")
+        if "train" in found and other:
+            return found["train"], other
+        there, missing = (
+            ("train", "'test' or 'val'") if "train" in found else (min(found), "'train'")
+        )
         raise FileNotFoundError(
-            f"{type(self).__name__}: '{root}' holds class folders in '{apart[0]}', but none in "
+            f"{type(self).__name__}: '{self.root}' holds class folders in '{there}', but none in "
             f"{missing} beside it; add that folder, or point root (--data.root) at {_LAYOUT}."
         )

@@ -141,8 +141,8 @@ class SupervisedTask(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         _check_image_size(self.backbone, datamodule)
-        classes = getattr(datamodule, "num_classes", self.num_classes)
-        if classes != self.num_classes:
+        classes = getattr(datamodule, "num_classes", None)  # None: images without labels
+        if classes is not None and classes != self.num_classes:
             raise MisconfigurationException(
                 f"The data has {classes} classes, but the backbone ends in {self.num_classes}: set "
                 f"num_classes={classes} of the backbone."

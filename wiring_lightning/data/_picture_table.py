@@ -1,0 +1,126 @@
+"""Tables of pictures: a CSV file with the path and the class of each, and perhaps its split."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from wiring_lightning.data._find_files import existing, nfc
+from wiring_lightning.data._stratified import Splits
+
+_SPLITS = ("train", "val", "test")
+_COLUMNS = ("path", "label", "split")
+
+
+def write_table(splits: Splits) -> str:
+    """Return a table with the split of each picture, which :func:`read_table` reads.
+
+    Example:
+        >>> print(write_table({"train": [("ant/1.png", "ant")], "test": [("ant/2.png", "ant")]}))
+        path,label,split
+        ant/1.png,ant,train
+        ant/2.png,ant,test
+        <BLANKLINE>
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for split, pictures in splits.items():
+        writer.writerows((*picture, split) for picture in pictures)
+    return text.getvalue()
+
+
+def read_table(text: str, source: str, find: Callable[[str, str], str]) -> tuple[Splits, bool]:
+    """Read a table of pictures.
+
+    Args:
+        text: The table; its first line has the names of the columns ``path`` and ``label``, and
+            ``split`` if the table says which pictures are for what. Commas, semicolons or tabs are
+            between the columns.
+        source: What the table is called in error messages, such as ``The table 'a.csv'``.
+        find: Returns the name of a picture; its arguments are the path in the table, and the
+            beginning of the sentence that says that there is no such picture.
+
+    Returns:
+        The pictures, and whether the table tells their splits; otherwise all are for training.
+
+    Raises:
+        RuntimeError: If a column or a value is missing, a split is unknown, or a picture is there
+            twice.
+        FileNotFoundError: From ``find``.
+    """
+    lines = _lines(text, source)
+    _, header = next(lines, (1, []))
+    places = _places(header, source)
+    splits: Splits = {}
+    seen: dict[str, int] = {}
+    for number, line in lines:
+        values = {
+            column: nfc(line[place].strip()) if place < len(line) else ""
+            for column, place in places.items()
+        }
+        empty = next((column for column, value in values.items() if not value), None)
+        if empty is not None:
+            raise RuntimeError(
+                f"{source} has no {empty} in line {number}; add it or remove the line."
+            )
+        split = values.get("split", "train")
+        if split not in _SPLITS:
+            raise RuntimeError(
+                f"{source} has the split '{split}' in line {number}; write train, val or test."
+            )
+        path = line[places["path"]].strip()  # not as NFC, which another file may have as its name
+        name = find(path, f"{source} names '{path}' in line {number}")
+        if name in seen:
+            raise RuntimeError(
+                f"{source} names '{path}' in line {seen[name]} and again in line {number}; name "
+                "each picture once."
+            )
+        seen[name] = number
+        splits.setdefault(split, []).append((name, values["label"]))
+    if not splits:
+        raise RuntimeError(f"{source} names no picture; write one picture a line.")
+    told = "split" in places
+    return {split: splits.get(split, []) for split in _SPLITS if told or split in splits}, told
+
+
+def find_below(root: Path) -> Callable[[str, str], str]:
+    """Return a function that finds a picture below ``root``, for :func:`read_table`."""
+
+    def find(path: str, fault: str) -> str:
+        file = existing(root / path)  # with its name in the Unicode form that it has on disk
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{fault}, but there is no such file in '{root}'; put it there, correct the path, "
+                "or point root (--data.root) at the folder that the paths begin at."
+            )
+        return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+
+    return find
+
+
+def _lines(text: str, source: str) -> Iterator[tuple[int, list[str]]]:
+    """The lines that hold something, with their numbers."""
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for line in lines:
+            if any(value.strip() for value in line):
+                yield lines.line_num, line
+    except csv.Error as error:
+        raise RuntimeError(
+            f"{source} cannot be read from line {lines.line_num} on ({error}); look for a "
+            "quotation mark without a partner."
+        ) from error
+
+
+def _places(header: list[str], source: str) -> dict[str, int]:
+    names = [name.strip().lower() for name in header]
+    for column in ("path", "label"):
+        if column not in names:
+            found = ", ".join(name.strip() for name in header) or "nothing"
+            raise RuntimeError(
+                f"{source} has no column '{column}' (its first line has {found}); name the columns "
+                "in the first line, path and label."
+            )
+    return {column: names.index(column) for column in _COLUMNS if column in names}
