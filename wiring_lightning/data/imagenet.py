@@ -89,6 +89,12 @@ class ImageNet(ImageFolder):
             drop_last=drop_last,
         )
 
+    @property
+    @override
+    def num_classes(self) -> int:
+        """Number of classes; before :meth:`setup`, the number of class folders in ``train``."""
+        return super().num_classes or len(_FINDER.paths(self.folder / "train"))
+
     @override
     def find_pictures(self) -> Found:
         """List the image files in ``train`` and ``val``, with their classes."""
