@@ -142,7 +142,6 @@ PICTURES = {
     "fabric": Picture(
         _fabric,
         "A convolutional fabric with made-up probabilities. Solid lines are the modules of the "
-        "most probable architecture. All that is dashed is on no path, costs nothing, and is left "
-        "out.",
+        "most probable architecture. What is dashed is left out, and costs nothing.",
     ),
 }
