@@ -76,6 +76,14 @@ def test_a_notebook_is_a_page() -> None:
     assert page.endswith("Text.\n\n```python\na = 1\nb = 2\n```\n\nEnd.\n")
 
 
+@pytest.mark.parametrize("path", [path for path in outside.site_paths() if path.endswith(".md")])
+def test_lists_are_written_so_that_both_readers_of_markdown_nest_them(path: str) -> None:
+    """The site's needs four spaces, and takes a wrapped line such as "32. It" for an item."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / path).read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert not re.findall(r"^ {1,3}(?:[-*|]|\d+\.) .*", text, re.MULTILINE)
+    assert not re.findall(r"\n\n {1,3}\S.*", text)
+
+
 def test_an_equation_is_mathml() -> None:
     made = equations.equation(r"s_{ij} \leftarrow \frac{s_{ij}}{2}")
     assert "<mfrac>" in made
