@@ -23,7 +23,6 @@ FLOORS = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -90,22 +89,6 @@ def test_config_in_a_page_is_complete(page: Path, tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as end:
             main(["fit", "--config", str(tmp_path / "config.yaml"), "--print_config"])
         assert end.value.code == 0
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
-def test_notebook_runs(notebook: Path) -> None:
-    content = json.loads(notebook.read_text())
-    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-    names: dict[str, Any] = {"__name__": notebook.stem}
-    for cell in cells:
-        assert cell["outputs"] == []
-        assert cell["execution_count"] is None
-        lines = "".join(cell["source"]).splitlines()
-        code = "\n".join(line for line in lines if not line.startswith("%"))
-        exec(compile(code, str(notebook), "exec"), names)
-        if "parameters" in cell["metadata"].get("tags", []):  # as papermill calls such a cell
-            names.update({name: 1 for name in names if name.endswith("_epochs")})
-    assert names["difference"] < 1e-5
 
 
 # What is a copy
@@ -241,3 +224,33 @@ def test_extras_exist() -> None:
     for page in PAGES:
         for extra in re.findall(r"'\.\[(\w+)\]'", page.read_text()):
             assert extra in project["optional-dependencies"]
+
+
+TEMPLATE = """
+## How to use it
+### In Lightning
+### On the command line
+### In plain PyTorch
+### What to watch in TensorBoard
+## Suggested settings
+## What was measured
+## Technical details
+## Limits
+## Credit
+"""
+
+
+@pytest.mark.parametrize("method", ["mask_connect", "dnw", "sparsenet", "bsn"])
+def test_a_page_of_a_method_follows_the_template(method: str) -> None:
+    page = ROOT / "docs" / "methods" / f"{method}.md"
+    headings = re.findall(r"^#{2,3} .+$", prose(page), re.MULTILINE)
+    wanted = TEMPLATE.strip().splitlines()
+    assert [heading for heading in headings if heading in wanted] == wanted
+    assert [heading for heading in headings if heading.startswith("## ")] == [
+        heading for heading in wanted if heading.startswith("## ")
+    ]
+    details = page.read_text().partition("## Technical details")[2]
+    assert "```math\n" in details
+    use = page.read_text().partition("## Suggested settings")[0]
+    for language in ("python", "yaml", "bash"):
+        assert f"```{language}\n" in use
