@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +104,7 @@ class MultiBranchNetwork(Described):
         Args:
             fold_batch_norm: fold the batch norms into the convolutions, for inference only.
         """
-        wiring = self.wiring()
+        wiring, independent = self.wiring(), examples_are_independent(self)
         live = wiring.live_nodes
         kept = [
             live[wiring.nodes.group == row].nonzero().flatten().tolist()
@@ -118,8 +117,9 @@ class MultiBranchNetwork(Described):
                 continue
             earlier, later = blocks[position - 1], blocks[position]
             selection = self._connection(name).selection().keep(kept[position], kept[position - 1])
-            # A projection of every reader's input is counted in the wiring.
-            if selection.reads_everything and (fold_batch_norm or later.projection is None):
+            # A projection of each reader's input counts in the wiring, and in batch statistics.
+            share = later.projection is None or (fold_batch_norm and independent)
+            if selection.reads_everything and share:
                 earlier.merge_branches()
                 later.share_input()
             else:
@@ -128,7 +128,7 @@ class MultiBranchNetwork(Described):
             deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
             self.reduction,
         ).eval()  # fmt: skip
-        if examples_are_independent(compacted):
+        if independent:
             compacted.bytes_per_pixel = max(map(_bytes_per_pixel, blocks))
         return fold_batch_norms(compacted) if fold_batch_norm else compacted
 

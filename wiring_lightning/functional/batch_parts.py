@@ -39,7 +39,7 @@ def apply_in_parts(function: Callable[[Tensor], Tensor], images: Tensor, size: i
         images.device.type != "cpu"
         or torch.is_grad_enabled()
         or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or len(images) <= size
     )
     if whole:

@@ -155,7 +155,8 @@ class Branches(nn.Module):
         self.reduce, self.reduce_norm = fold_pair(self.reduce, self.reduce_norm)
         self.spatial, self.spatial_norm = fold_pair(self.spatial, self.spatial_norm)
         self.expand, self.expand_norm = fold_pair(self.expand, self.expand_norm)
-        if self.merge and self.expand.bias is not None:
+        grouped = self.expand.groups == self.branches  # not merged already
+        if self.merge and grouped and self.expand.bias is not None:
             summed = PointwiseConv2d(self.branches * self.width, self.out_channels, bias=True)
             summed.weight = nn.Parameter(_summed(self.expand.matrices).detach())
             summed.bias = nn.Parameter(self.expand.bias.detach().view(self.branches, -1).sum(0))
@@ -179,6 +180,7 @@ class Branches(nn.Module):
             return projected.unflatten(0, inputs.shape[:2])
         # Taking every n-th position first is faster than a convolution that strides.
         conv, *norms = self.projection
+        assert isinstance(conv, nn.Conv2d)
         images = images[..., :: self.stride, :: self.stride]
         projected = functional.conv2d(images, conv.weight, conv.bias)
         for norm in norms:
@@ -208,11 +210,12 @@ class Branches(nn.Module):
 
     def _merged(self, hidden: Tensor) -> Tensor:
         """`[batch, 1, out, height, width]`, the sum over the branches."""
-        if self.expand.groups == 1 < self.branches:  # the branches were merged for inference
-            return self.expand(hidden).unsqueeze(1)
+        if self.expand.groups == 1 and self.expand.bias is not None:  # merged for inference
+            outputs: Tensor = self.expand(hidden)
+            return outputs.unsqueeze(1)
         folded = self._expansion(hidden)
         if folded is None:
-            outputs: Tensor = self.expand_norm(self.expand(hidden))
+            outputs = self.expand_norm(self.expand(hidden))
             return outputs.unflatten(1, (self.branches, -1)).sum(1, keepdim=True)
         weight, bias, _ = folded
         # Expansion and sum are one dense convolution from all bottlenecks to the output.

@@ -1,9 +1,9 @@
 """Batch norms folded into the convolutions before them, for networks that only infer."""
 
 from itertools import pairwise
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -58,16 +58,34 @@ def examples_are_independent(module: nn.Module) -> bool:
     return all(norm.running_mean is not None for norm in norms)
 
 
-def fold_pair(conv: C, norm: nn.Module) -> tuple[C, nn.Module]:
+def fold_pair(conv: C, norm: nn.Module) -> tuple[C, Any]:
     """The convolution with the norm in it, and an identity; both as they are if it cannot be."""
     if not can_fold(norm):
         return conv, norm
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def can_fold(norm: nn.Module) -> bool:
+def can_fold(norm: nn.Module) -> TypeGuard[_BatchNorm]:
     """Whether a module is a batch norm that computes the same for every batch."""
     return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What a batch norm with running statistics does in evaluation mode, `[channels]` each.
+
+    Example:
+        >>> scale, shift = scale_and_shift(nn.BatchNorm2d(1, eps=3.0))
+        >>> scale.item(), shift.item()
+        (0.5, 0.0)
+    """
+    assert isinstance(norm, _BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
 
 
 def _fold_sequential(layers: nn.Sequential) -> None:

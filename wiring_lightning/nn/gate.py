@@ -220,6 +220,7 @@ class Selection(nn.Module):
     matrix: Tensor
     score: Tensor
     only_source: Tensor | None
+    binary: bool
 
     def __init__(self, weights: Tensor, score: Tensor) -> None:
         super().__init__()
