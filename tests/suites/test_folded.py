@@ -23,7 +23,7 @@ def _network(method: Method, seed: int) -> nn.Module:
     network = method.backbone(**method.arguments).double()
     with torch.no_grad():
         for part in network.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
                 _scramble(part)
             elif isinstance(part, Gate) and part.mode != "random":
                 part.scores.copy_(torch.where(part.scores < 0, part.scores, torch.rand(1)))
@@ -33,7 +33,7 @@ def _network(method: Method, seed: int) -> nn.Module:
     return network.eval()
 
 
-def _scramble(norm: nn.modules.batchnorm._BatchNorm) -> None:
+def _scramble(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     norm.running_mean.normal_(0.0, 0.2)
     norm.running_var.uniform_(0.5, 2.0)
     norm.weight.data.uniform_(-1.5, 1.5)

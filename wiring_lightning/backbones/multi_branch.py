@@ -112,6 +112,8 @@ class MultiBranchNetwork(Described):
         ]
         blocks = [block.keep(rows) for (_, block), rows in zip(self._blocks(), kept, strict=True)]
         connections = {}
+        for block in blocks:
+            block.overwrite = True  # no one else reads what `_logits` hands to a block
         for position, (name, _) in enumerate(list(self._blocks())[1:], start=1):
             if name not in self.connections:
                 continue
@@ -129,7 +131,7 @@ class MultiBranchNetwork(Described):
             self.reduction,
         ).eval()  # fmt: skip
         if independent:
-            compacted.bytes_per_pixel = max(map(_bytes_per_pixel, blocks))
+            compacted.bytes_per_pixel = _bytes_per_pixel(blocks)
         return fold_batch_norms(compacted) if fold_batch_norm else compacted
 
     def _connection(self, name: str) -> Gate | Selection:
@@ -146,7 +148,12 @@ def _name(index: int) -> str:
     return f"module{index + 1}"
 
 
-def _bytes_per_pixel(block: Branches) -> int:
-    """Of the input of a module."""
-    streams = 1 if block.shared_input else block.branches
-    return streams * block.in_channels * block.reduce.weight.element_size()
+def _bytes_per_pixel(blocks: Sequence[Branches]) -> int:
+    """Bytes of the largest input of a module, for each pixel that the first module reads."""
+    largest, reduction = 0.0, 1
+    for block in blocks:
+        streams = 1 if block.shared_input else block.branches
+        numbers = streams * block.in_channels * block.reduce.weight.element_size()
+        largest = max(largest, numbers / reduction**2)
+        reduction *= block.stride
+    return round(largest)

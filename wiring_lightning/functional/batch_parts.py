@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Bytes of the largest state of a part. Twice as much, input and output, fits into most caches.
-_PART_BYTES = 4 * 2**20
+# Bytes of the largest state of a part, so that it stays in the cache of one core.
+_PART_BYTES = 2 * 2**20
 
 
 def examples_per_part(bytes_per_example: int) -> int:
@@ -14,7 +14,7 @@ def examples_per_part(bytes_per_example: int) -> int:
 
     Example:
         >>> examples_per_part(2**20), examples_per_part(2**30)
-        (4, 1)
+        (2, 1)
     """
     return max(1, _PART_BYTES // max(1, bytes_per_example))
 

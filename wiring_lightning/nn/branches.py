@@ -71,6 +71,7 @@ class Branches(nn.Module):
         self.shared_input = shared_input
         self.merge = merge
         self.identity_scale = identity_scale
+        self.overwrite = False  # whether inference may write outputs over the inputs
         inner, outer = branches * width, branches * out_channels
         if shared_input:
             self.reduce = PointwiseConv2d(in_channels, inner)
@@ -103,7 +104,8 @@ class Branches(nn.Module):
         identity = self._identity(inputs)
         if self.merge:
             copies = self.branches if self.shared_input else 1
-            identity = identity.sum(1, keepdim=True)
+            if identity.shape[1] > 1:
+                identity = identity.sum(1, keepdim=True)
             return torch.add(self._merged(hidden), identity, alpha=self.identity_scale * copies)
         height, width = hidden.shape[-2:]
         outputs = self._separate(hidden, identity.flatten(3))
@@ -200,12 +202,13 @@ class Branches(nn.Module):
         grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
         batch, shape = len(hidden), (-1, *grouped.shape[2:])
         identity = identity.expand(-1, self.branches, -1, -1)
-        summed = torch.baddbmm(
-            identity.reshape(-1, *identity.shape[2:]),
-            weight.expand(batch, *weight.shape).reshape(-1, *weight.shape[1:]),
-            grouped.reshape(shape),
-            beta=self.identity_scale,
-        )
+        identity = identity.reshape(-1, *identity.shape[2:])
+        weights = weight.expand(batch, *weight.shape).reshape(-1, *weight.shape[1:])
+        grouped, scale = grouped.reshape(shape), self.identity_scale
+        if self.overwrite and not torch.is_grad_enabled():
+            summed = identity.baddbmm_(weights, grouped, beta=scale)
+        else:
+            summed = torch.baddbmm(identity, weights, grouped, beta=scale)
         return summed.unflatten(0, (batch, self.branches))
 
     def _merged(self, hidden: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ from itertools import pairwise
 from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 T = TypeVar("T", bound=nn.Module)
 C = TypeVar("C", bound=nn.Conv2d)
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 @runtime_checkable
@@ -54,7 +54,7 @@ def fold_batch_norms(module: T) -> T:
 
 def examples_are_independent(module: nn.Module) -> bool:
     """Whether no example changes what evaluation mode computes for others of its batch."""
-    norms = (part for part in module.modules() if isinstance(part, _BatchNorm))
+    norms = (part for part in module.modules() if isinstance(part, BatchNorm))
     return all(norm.running_mean is not None for norm in norms)
 
 
@@ -65,9 +65,9 @@ def fold_pair(conv: C, norm: nn.Module) -> tuple[C, Any]:
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def can_fold(norm: nn.Module) -> TypeGuard[_BatchNorm]:
+def can_fold(norm: nn.Module) -> TypeGuard[BatchNorm]:
     """Whether a module is a batch norm that computes the same for every batch."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+    return isinstance(norm, BatchNorm) and norm.running_mean is not None
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
         >>> scale.item(), shift.item()
         (0.5, 0.0)
     """
-    assert isinstance(norm, _BatchNorm)
+    assert isinstance(norm, BatchNorm)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt()
