@@ -201,11 +201,13 @@ class Branches(nn.Module):
         weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
         grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
         batch, shape = len(hidden), (-1, *grouped.shape[2:])
+        # An identity that branches share, and so an expanded one, must not be written over.
+        overwrite = self.overwrite and identity.shape[1] == self.branches
         identity = identity.expand(-1, self.branches, -1, -1)
         identity = identity.reshape(-1, *identity.shape[2:])
         weights = weight.expand(batch, *weight.shape).reshape(-1, *weight.shape[1:])
         grouped, scale = grouped.reshape(shape), self.identity_scale
-        if self.overwrite and not torch.is_grad_enabled():
+        if overwrite and not torch.is_grad_enabled():
             summed = identity.baddbmm_(weights, grouped, beta=scale)
         else:
             summed = torch.baddbmm(identity, weights, grouped, beta=scale)
