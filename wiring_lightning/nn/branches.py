@@ -200,7 +200,7 @@ class Branches(nn.Module):
         # The bias is the weight of a constant input channel, so it needs no pass over memory.
         weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
         grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
-        batch, shape = len(hidden), (-1, *grouped.shape[2:])
+        batch, shape = hidden.shape[0], (-1, *grouped.shape[2:])
         # An identity that branches share, and so an expanded one, must not be written over.
         overwrite = self.overwrite and identity.shape[1] == self.branches
         identity = identity.expand(-1, self.branches, -1, -1)
