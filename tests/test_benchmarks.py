@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from benchmarks import planted_wiring
+from benchmarks import compact_networks, compact_speed, planted_wiring
 from benchmarks.experiments import agreement, learn, make_data
 from benchmarks.images_per_second import main, time_passes, write_pictures
 from benchmarks.planted_networks import make_task, random_wiring
@@ -181,3 +181,28 @@ def test_the_planted_benchmark_writes_a_table(
     assert "| planted |" in text
     assert name.with_suffix(".png").exists()
     assert len(name.with_suffix(".csv").read_text().splitlines()) == 1 + 2 * 2 * len(learners)
+
+
+def test_compact_networks_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, threads = tmp_path / "table.md", torch.get_num_threads()
+    words = f"x --small --rounds 1 --batch 2 --threads 1 --markdown {path}".split()
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr("benchmarks.compact_speed.keep_freed_memory", lambda: None)
+    try:
+        compact_speed.main()
+    finally:
+        torch.set_num_threads(threads)
+    rows = [line.strip("| ").split(" | ") for line in path.read_text().splitlines()[4:]]
+    table = [row for row in rows[2:] if len(row) == 8]
+    assert [row[0] for row in table] == list(compact_networks.pairs(small=True))
+    shares = [float(row[2]) for row in table]
+    assert min(shares) > 0
+    assert min(shares) < max(shares) == 1  # some have dead parts, and one has none
+    sizes = [float(row[7]) for row in table]
+    assert all(size < 1 for share, size in zip(shares, sizes, strict=True) if share < 1)
+
+
+def test_a_wrong_compact_network_is_not_timed() -> None:
+    network, other = ResNeXt(11, 4, 4, fan_in=1).eval(), ResNeXt(11, 4, 4, fan_in=1).eval()
+    with pytest.raises(SystemExit, match="the folded network differs by"):
+        compact_speed._check(network, {"folded": other.compact()}, torch.randn(2, 3, 32, 32))

@@ -127,3 +127,28 @@ def test_the_compact_network_keeps_the_epsilon_of_its_norms() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 0.1
     assert_near(network.compact()(images), network(images), 1e-10)
+
+
+def test_a_large_batch_is_computed_in_parts(
+    trained: Iterator[ResNeXt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, (images, _) = deepcopy(next(trained)).eval(), batch()
+    compact = network.compact()
+    seen: list[int] = []
+    compact.stem.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)
+    with torch.no_grad():
+        assert_near(compact(images), network(images), 1e-10)
+    assert seen == [1] * len(images)
+
+
+def test_branches_that_all_readers_read_are_merged() -> None:
+    network, (images, _) = small(C).eval(), batch()
+    folded = network.compact(fold_batch_norm=True)
+    assert not any(isinstance(module, Selection) for module in folded.modules())
+    assert all(block.merge and block.shared_input for block in folded.blocks.values())
+    assert_near(folded(images), network(images), 1e-10)
+    work = [int(costs.multiply_adds(each.wiring())) for each in (folded, network)]
+    assert work[0] < work[1]  # projections are computed once
+    full = small(C, wiring="full")
+    assert work[0] == int(costs.multiply_adds(full.wiring()))

@@ -1,5 +1,7 @@
 """Networks in which every channel is a node, learned or compacted."""
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +15,7 @@ from wiring_lightning.nn import (
     select_channels,
 )
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import can_fold, fold_pair
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder
@@ -28,7 +31,7 @@ class ChannelNetwork(Described):
         stem: the convolution; its channels are the inputs of the first graph.
         graphs: `GraphStage` or `CompactGraphStage` by name; the outputs of one are the inputs of
             the next.
-        norm: of the outputs of the last graph.
+        norm: of the outputs of the last graph; an identity if norms are folded.
         classifier: a linear layer, or a graph from channels to classes.
         image_size: height and width of the images, used only to count multiply-adds.
         numbers: `[features]` the numbers in the names of the features, which `compact()` keeps.
@@ -38,7 +41,7 @@ class ChannelNetwork(Described):
         self,
         stem: nn.Conv2d,
         graphs: dict[str, nn.Module],
-        norm: nn.BatchNorm2d,
+        norm: nn.Module,
         classifier: nn.Linear | Adjacency | SparseEdges,
         image_size: int,
         numbers: Tensor | None = None,
@@ -49,8 +52,10 @@ class ChannelNetwork(Described):
         self.norm = norm
         self.classifier = classifier
         self.image_size = image_size
-        everything = torch.arange(norm.num_features, device="cpu")
-        self.numbers = everything if numbers is None else numbers
+        if numbers is None:
+            assert isinstance(norm, nn.BatchNorm2d)
+            numbers = torch.arange(norm.num_features, device="cpu")
+        self.numbers = numbers
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -71,16 +76,22 @@ class ChannelNetwork(Described):
         """
         return self._wiring(only_usable=False)
 
-    def compact(self) -> "ChannelNetwork":
-        """The network in evaluation mode without dead nodes; edges are sparse matrices."""
+    def compact(self, fold_batch_norm: bool = False) -> "ChannelNetwork":
+        """The network in evaluation mode without dead nodes; edges are sparse matrices.
+
+        Args:
+            fold_batch_norm: fold the batch norms into the stem and the edges, for inference only.
+        """
+        if isinstance(self.norm, nn.Identity):  # folded, so it is compact
+            return deepcopy(self).eval()
         live = self._wiring(only_usable=True).live_nodes[1:]
         first, graphs = 0, dict[str, nn.Module]()
         stem = select_channels(self.stem, live[: self.stem.out_channels])
         for name, stage in self._stages().items():
             graphs[name] = stage.compact(live[first : first + sum(stage.sizes)])
             first += sum(stage.sizes[:-1])
-        features = live[first : first + self.norm.num_features]
-        return ChannelNetwork(
+        features = live[first : first + len(self.numbers)]
+        compacted = ChannelNetwork(
             stem=stem,
             graphs=graphs,
             norm=select_channels(self.norm, features),
@@ -88,6 +99,26 @@ class ChannelNetwork(Described):
             image_size=self.image_size,
             numbers=self.numbers[features],
         ).eval()
+        if fold_batch_norm:
+            compacted._fold_batch_norms()
+        return compacted
+
+    def _fold_batch_norms(self) -> None:
+        """Fold the norms of all nodes, or none if one of them needs the statistics of a batch."""
+        stages = self._stages().values()
+        operations = [operation for stage in stages for operation in stage.operations]
+        norms = [*(operation.get_submodule("norm") for operation in operations), self.norm]
+        if not all(map(can_fold, norms)):
+            return
+        # What the stem sends is normalised first, and then what each matrix of edges sends.
+        self.stem, _ = fold_pair(self.stem, norms[0])
+        following = iter(norms[1:])
+        for stage in stages:
+            assert isinstance(stage, CompactGraphStage)
+            stage.normalize(following)
+        for operation in operations:
+            operation.norm = nn.Identity()
+        self.norm = nn.Identity()
 
     def _stages(self) -> dict[str, GraphStage | CompactGraphStage]:
         return {
@@ -99,6 +130,7 @@ class ChannelNetwork(Described):
     @torch.no_grad()
     def _wiring(self, only_usable: bool) -> Wiring:
         graph, unlisted = WiringBuilder(), 0
+        norm = _NORM if self.stem.bias is None else 1  # if it is folded, only the shift is left
         image = graph.add_node("image", steps=0)
         side = -(-self.image_size // self.stem.stride[0])
         inputs, per_input = 1 + torch.arange(self.stem.out_channels), self.stem.weight[0].numel()
@@ -110,11 +142,11 @@ class ChannelNetwork(Described):
                 edges = edges.select(edges.usable)
             side = -(-side // stage.stride)
             first = len(graph)
-            graph.add_group(f"{name}.node", stage.numbers, _FILTER + _NORM, _FILTER * side**2)
+            graph.add_group(f"{name}.node", stage.numbers, _FILTER + norm, _FILTER * side**2)
             _connect(graph, first, edges, side**2)
             unlisted += edges.unlisted
             fed.append(first + edges.target[edges.usable])
-        features = graph.add_group("features.node", self.numbers, _NORM, steps=0)
+        features = graph.add_group("features.node", self.numbers, norm, steps=0)
         # A node without an input still sends a constant: batch norm shifts zero.
         constant = torch.ones(len(graph), dtype=torch.bool)
         constant[image] = False

@@ -19,6 +19,7 @@ from wiring_lightning.backbones.stems import (
 from wiring_lightning.nn import DenseLayer, Gate
 from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 DenseNetWiring = Literal["learned", "dense", "random"]
@@ -148,8 +149,13 @@ class DenseNet(Described):
         graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=outputs)
         return graph.wiring()
 
-    def compact(self) -> "DenseNet":
-        """The network in evaluation mode, without gates and without unused weights."""
+    def compact(self, fold_batch_norm: bool = False) -> "DenseNet":
+        """The network in evaluation mode, without gates and without unused weights.
+
+        Args:
+            fold_batch_norm: as for other networks; without effect on the norms of a DenseNet, which
+                are in front of a ReLU and a convolution and so have to stay.
+        """
         compacted = deepcopy(self)
         for name, layers in compacted._stages():
             if name not in compacted.connections:
@@ -159,7 +165,8 @@ class DenseNet(Described):
                 layer.keep(matrix[index, : index + 1]) for index, layer in enumerate(layers)
             )
         compacted.connections = nn.ModuleDict()
-        return compacted.eval()
+        compacted.eval()
+        return fold_batch_norms(compacted) if fold_batch_norm else compacted
 
     def _gate(self, stage: str) -> Gate:
         gate = self.connections[stage]

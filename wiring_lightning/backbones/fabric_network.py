@@ -11,6 +11,7 @@ from typing_extensions import override
 from wiring_lightning.nn import BernoulliGate
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
+from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 TaskName = Literal["classification", "segmentation"]
@@ -97,8 +98,11 @@ class FabricNetwork(Described):
         """
         return [edge.name for edge in self._live_edges()]
 
-    def compact(self) -> "FabricNetwork":
+    def compact(self, fold_batch_norm: bool = False) -> "FabricNetwork":
         """The most probable architecture, without gate and unused modules.
+
+        Args:
+            fold_batch_norm: fold the batch norms into the convolutions, for inference only.
 
         Raises:
             ValueError: if that architecture does not connect input and output.
@@ -114,7 +118,11 @@ class FabricNetwork(Described):
             )
         fabric = Fabric(self.fabric.spaces, edges)
         parts = deepcopy(self.stem), fabric, deepcopy(self.classifier)
-        return FabricNetwork(*parts, self.image_size).eval()
+        compacted = FabricNetwork(*parts, self.image_size).eval()
+        if fold_batch_norm:
+            fold_batch_norms(compacted)
+            compacted._candidates, compacted._edge_of = _candidates(compacted)  # count again
+        return compacted
 
     def _live_edges(self) -> list[FabricEdge]:
         """Edges of evaluation mode on a path from the input to the output."""

@@ -11,6 +11,7 @@ from wiring_lightning.functional import planted_edges, planted_sources
 from wiring_lightning.nn import Gate, GroupedLinear, Selection
 from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_parameters
 
 WiringName = Literal["learned", "random", "planted"]
@@ -138,8 +139,13 @@ class GatedHeads(Described):
         twin._describe(wiring)
         return twin
 
-    def compact(self) -> nn.Module:
-        """The network in evaluation mode, without gate and without encoders that nobody reads."""
+    def compact(self, fold_batch_norm: bool = False) -> nn.Module:
+        """The network in evaluation mode, without gate and without encoders that nobody reads.
+
+        Args:
+            fold_batch_norm: as for other networks; without effect here, where the norm follows the
+                sums.
+        """
         selection = self._gate.selection()
         kept = selection.weights().bool().any(0).nonzero().flatten()
         numbers = kept.tolist()
@@ -149,7 +155,8 @@ class GatedHeads(Described):
         ]
         selection = selection.keep(range(len(self.planted)), numbers)
         norm, heads = deepcopy(self.norm), deepcopy(self.heads)
-        return _Compact(kept, nn.Sequential(*encoders), selection, norm, heads).eval()
+        small = _Compact(kept, nn.Sequential(*encoders), selection, norm, heads).eval()
+        return fold_batch_norms(small) if fold_batch_norm else small
 
     @property
     def _gate(self) -> Gate | Selection:

@@ -8,6 +8,7 @@ from typing_extensions import override
 from wiring_lightning._checks import check_counts, check_number
 from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, make_stem, stem_plan
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -90,9 +91,14 @@ class MobileNetV1(Described):
         graph.add_layers("classifier", self.classifier, side=side, reads=last)
         return graph.wiring()
 
-    def compact(self) -> "MobileNetV1":
-        """A copy in evaluation mode: nothing can be removed from a chain."""
-        return deepcopy(self).eval()
+    def compact(self, fold_batch_norm: bool = False) -> "MobileNetV1":
+        """A copy in evaluation mode: nothing can be removed from a chain.
+
+        Args:
+            fold_batch_norm: fold the batch norms into the convolutions, for inference only.
+        """
+        compacted = deepcopy(self).eval()
+        return fold_batch_norms(compacted) if fold_batch_norm else compacted
 
 
 def _convolution(

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.functional import rectified_gated_sum
+from wiring_lightning.functional import apply_in_parts, examples_per_part
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import examples_are_independent, fold_batch_norms
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 
@@ -44,15 +44,23 @@ class MultiBranchNetwork(Described):
         self.blocks = nn.ModuleDict({_name(i): block for i, block in enumerate(blocks)})
         self.connections = nn.ModuleDict(dict(connections))
         self.classifier = classifier
+        # Bytes of the largest state for each of its pixels, if examples may be computed in parts.
+        self.bytes_per_pixel: int | None = None
 
     @override
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
+        if self.bytes_per_pixel is None:
+            return self._logits(images)
+        pixels = images.shape[2] * images.shape[3] // self.reduction**2
+        size = examples_per_part(self.bytes_per_pixel * pixels)
+        return apply_in_parts(self._logits, images, size)
+
+    def _logits(self, images: Tensor) -> Tensor:
         state = self.stem(images).unsqueeze(1)
         for name, block in self.blocks.items():
             if name in self.connections:
-                branches, weights = state.flatten(2), self._connection(name).weights()
-                state = rectified_gated_sum(weights, branches).unflatten(2, state.shape[2:])
+                state = self._connection(name).rectified(state)
             state = block(state)
             if block.merge:
                 state = state.relu_()
@@ -87,9 +95,16 @@ class MultiBranchNetwork(Described):
         graph.add_layers("classifier", self.classifier, side=side, reads=previous)
         return graph.wiring()
 
-    def compact(self) -> "MultiBranchNetwork":
-        """The network in evaluation mode, without gates and unused branches."""
-        wiring = self.wiring()
+    @torch.no_grad()
+    def compact(self, fold_batch_norm: bool = False) -> "MultiBranchNetwork":
+        """The network in evaluation mode, without gates and unused branches.
+
+        Branches that all readers read are summed. A CPU computes a large batch in parts.
+
+        Args:
+            fold_batch_norm: fold the batch norms into the convolutions, for inference only.
+        """
+        wiring, independent = self.wiring(), examples_are_independent(self)
         live = wiring.live_nodes
         kept = [
             live[wiring.nodes.group == row].nonzero().flatten().tolist()
@@ -97,16 +112,27 @@ class MultiBranchNetwork(Described):
         ]
         blocks = [block.keep(rows) for (_, block), rows in zip(self._blocks(), kept, strict=True)]
         connections = {}
-        for (earlier, later), (name, _) in zip(
-            pairwise(kept), list(self._blocks())[1:], strict=True
-        ):
-            if name in self.connections:
-                connections[name] = self._connection(name).selection().keep(later, earlier)
+        for block in blocks:
+            block.overwrite = True  # no one else reads what `_logits` hands to a block
+        for position, (name, _) in enumerate(list(self._blocks())[1:], start=1):
+            if name not in self.connections:
+                continue
+            earlier, later = blocks[position - 1], blocks[position]
+            selection = self._connection(name).selection().keep(kept[position], kept[position - 1])
+            # A projection of each reader's input counts in the wiring, and in batch statistics.
+            share = later.projection is None or (fold_batch_norm and independent)
+            if selection.reads_everything and share:
+                earlier.merge_branches()
+                later.share_input()
+            else:
+                connections[name] = selection
         compacted = MultiBranchNetwork(
             deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
             self.reduction,
-        )  # fmt: skip
-        return compacted.eval()
+        ).eval()  # fmt: skip
+        if independent:
+            compacted.bytes_per_pixel = _bytes_per_pixel(blocks)
+        return fold_batch_norms(compacted) if fold_batch_norm else compacted
 
     def _connection(self, name: str) -> Gate | Selection:
         connection = self.connections[name]
@@ -120,3 +146,14 @@ class MultiBranchNetwork(Described):
 
 def _name(index: int) -> str:
     return f"module{index + 1}"
+
+
+def _bytes_per_pixel(blocks: Sequence[Branches]) -> int:
+    """Bytes of the largest input of a module, for each pixel that the first module reads."""
+    largest, reduction = 0.0, 1
+    for block in blocks:
+        streams = 1 if block.shared_input else block.branches
+        numbers = streams * block.in_channels * block.reduce.weight.element_size()
+        largest = max(largest, numbers / reduction**2)
+        reduction *= block.stride
+    return round(largest)

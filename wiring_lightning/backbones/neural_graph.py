@@ -19,6 +19,7 @@ from wiring_lightning.nn import (
 )
 from wiring_lightning.nn.checks import check_positive, check_word
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import fold_batch_norms, fold_pair
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
 from wiring_lightning.nn.graph_edges import edges_of
 from wiring_lightning.nn.node_operations import FILTER_TAPS
@@ -191,7 +192,9 @@ class NeuralGraph(Described):
             later = bool(groups)
             width = 0 if later else layers.pointwise.in_channels
             uses = self.depth - later if self.dynamics == "discrete" else 1
-            parameters = FILTER_TAPS + 2 + (0 if later else width + 3)  # a filter, scale and shift
+            parameters = FILTER_TAPS + 2  # a filter, scale and shift
+            if not later:  # and its part of the stem: weights, a bias, and those of the norm
+                parameters += width + (1 if isinstance(layers.out_norm, nn.Identity) else 3)
             work = area * (uses * FILTER_TAPS + width)
             groups.append(graph.add_group(f"{name}.node", size, parameters, work))
         nodes = torch.cat(groups)
@@ -222,11 +225,15 @@ class NeuralGraph(Described):
         return graph.wiring(unlisted=int(slots.sum() - usable.sum()))
 
     @torch.no_grad()
-    def compact(self) -> "NeuralGraph":
+    def compact(self, fold_batch_norm: bool = False) -> "NeuralGraph":
         """The network in evaluation mode, without dead nodes and edges.
 
         In continuous time all states decide the steps of the solver, so fewer nodes change the
         result by about its tolerance.
+
+        Args:
+            fold_batch_norm: fold the batch norms of the stem into its convolutions, for inference
+                only.
         """
         wiring, edges = self.wiring(), edges_of(self.graph, 0)
         live = wiring.live_nodes[1 : sum(self.sizes) + 1]
@@ -242,7 +249,7 @@ class NeuralGraph(Described):
         small.stem.pointwise = select_channels(self.stem.pointwise, inputs)
         small.stem.out_norm = select_channels(self.stem.out_norm, inputs)
         small.sizes = tuple(int(part.sum()) for part in live.split(self.sizes))
-        return small.eval()
+        return fold_batch_norms(small.eval()) if fold_batch_norm else small.eval()
 
     def _groups(self) -> list[tuple[str, int]]:
         """Names and sizes of the groups of nodes."""
@@ -292,6 +299,11 @@ class Stem(nn.Module):
             return hidden[:, :0]
         maps: Tensor = self.out_norm(self.pointwise(hidden))
         return maps
+
+    def fold_batch_norm(self) -> None:
+        """Fold both norms into the convolutions before them, for inference."""
+        self.conv, self.norm = fold_pair(self.conv, self.norm)
+        self.pointwise, self.out_norm = fold_pair(self.pointwise, self.out_norm)
 
 
 def _group_sizes(

@@ -10,6 +10,7 @@ from typing_extensions import override
 from wiring_lightning.functional import BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 Connection = Gate | Selection
@@ -124,8 +125,12 @@ class ResidualNetwork(Described):
         graph.add_layers("classifier", self.classifier, side=side, reads=blocks[-1:])
         return graph.wiring()
 
-    def compact(self) -> "ResidualNetwork":
-        """The network in evaluation mode, without gates and unused blocks."""
+    def compact(self, fold_batch_norm: bool = False) -> "ResidualNetwork":
+        """The network in evaluation mode, without gates and unused blocks.
+
+        Args:
+            fold_batch_norm: fold the batch norms into the convolutions, for inference only.
+        """
         live = self.wiring().live_nodes[1:-1].tolist()
         kept = [index for index, alive in enumerate(live) if alive]
         names = list(self.blocks)
@@ -140,8 +145,8 @@ class ResidualNetwork(Described):
             self.spaces,
             deepcopy(self.classifier),
             self.image_size,
-        )
-        return compacted.eval()
+        ).eval()
+        return fold_batch_norms(compacted) if fold_batch_norm else compacted
 
     def _blocks(self) -> list[ResidualBlock]:
         return [block for block in self.blocks.values() if isinstance(block, ResidualBlock)]

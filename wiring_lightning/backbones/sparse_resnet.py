@@ -17,6 +17,7 @@ from wiring_lightning.backbones.stems import (
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import fold_batch_norms, fold_pair
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -152,9 +153,15 @@ class SparseResNet(Described):
         graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=reads)
         return graph.wiring()
 
-    def compact(self) -> "SparseResNet":
-        """A copy in evaluation mode: every block is read, so nothing can be removed."""
-        return deepcopy(self).eval()
+    def compact(self, fold_batch_norm: bool = False) -> "SparseResNet":
+        """A copy in evaluation mode: every block is read, so nothing can be removed.
+
+        Args:
+            fold_batch_norm: fold the batch norms that follow a convolution, inside blocks, for
+                inference only.
+        """
+        compacted = deepcopy(self).eval()
+        return fold_batch_norms(compacted) if fold_batch_norm else compacted
 
     def _stages(self) -> list[tuple["StageEntry", list[RectifiedChain]]]:
         return [
@@ -188,6 +195,11 @@ class StageEntry(nn.Module):
         """The projection (output 0 of the stage), and the residual function of block 1."""
         active = functional.relu(self.norm(state), inplace=True)
         return self.projection(active), self.rest([Feature(self.reduce(active))])
+
+    def fold_batch_norm(self) -> None:
+        """Fold the norm behind the reducing convolution into it, for inference."""
+        following = self.rest.convolutions[0]
+        self.reduce, following.norm = fold_pair(self.reduce, following.norm)
 
 
 def _total(outputs: list[Tensor]) -> Tensor:

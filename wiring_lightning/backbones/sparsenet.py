@@ -14,6 +14,7 @@ from wiring_lightning.backbones.stems import StemName, initialize_convolutions, 
 from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.described import Described
+from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
@@ -156,7 +157,8 @@ class SparseNet(Described):
             base = node
             for index, layer in enumerate(layers):
                 first, *rest = layer.convolutions
-                node = graph.add_layers(f"{name}.layer{index + 1}", *rest, side=side)
+                bias = nn.ParameterList([] if first.conv.bias is None else [first.conv.bias])
+                node = graph.add_layers(f"{name}.layer{index + 1}", *rest, bias, side=side)
                 channels = [widths[source] for source in plan.reads[index]]
                 size, work = count_by_source(first, channels, side)
                 reads = [base + source for source in plan.reads[index]]
@@ -200,9 +202,15 @@ class SparseNet(Described):
             matrices.append(matrix / matrix.nan_to_num(0).amax(1, keepdim=True))
         return matrices
 
-    def compact(self) -> "SparseNet":
-        """A copy in evaluation mode: every layer is read, so nothing can be removed."""
-        return deepcopy(self).eval()
+    def compact(self, fold_batch_norm: bool = False) -> "SparseNet":
+        """A copy in evaluation mode: every layer is read, so nothing can be removed.
+
+        Args:
+            fold_batch_norm: fold the batch norms that follow a convolution, inside bottleneck
+                layers, for inference only.
+        """
+        compacted = deepcopy(self).eval()
+        return fold_batch_norms(compacted) if fold_batch_norm else compacted
 
     def _stages(self) -> list[tuple[str, list[RectifiedChain]]]:
         return [

@@ -10,6 +10,10 @@ from wiring_lightning.functional.batch_norm import (
     fold_batch_norm,
     update_running_statistics as update_running_statistics,
 )
+from wiring_lightning.functional.batch_parts import (
+    apply_in_parts as apply_in_parts,
+    examples_per_part as examples_per_part,
+)
 from wiring_lightning.functional.block_products import (
     pointwise_product as pointwise_product,
     rows_of_blocks as rows_of_blocks,

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from wiring_lightning.functional import fold_batch_norm
 from wiring_lightning.nn.channels import select_channels
+from wiring_lightning.nn.folding import fold_pair
 from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import count_multiply_adds, count_parameters
 
@@ -70,6 +71,7 @@ class Branches(nn.Module):
         self.shared_input = shared_input
         self.merge = merge
         self.identity_scale = identity_scale
+        self.overwrite = False  # whether inference may write outputs over the inputs
         inner, outer = branches * width, branches * out_channels
         if shared_input:
             self.reduce = PointwiseConv2d(in_channels, inner)
@@ -102,14 +104,17 @@ class Branches(nn.Module):
         identity = self._identity(inputs)
         if self.merge:
             copies = self.branches if self.shared_input else 1
-            identity = identity.sum(1, keepdim=True)
+            if identity.shape[1] > 1:
+                identity = identity.sum(1, keepdim=True)
             return torch.add(self._merged(hidden), identity, alpha=self.identity_scale * copies)
         height, width = hidden.shape[-2:]
-        outputs = self._separate(hidden).add_(identity.flatten(3), alpha=self.identity_scale)
+        outputs = self._separate(hidden, identity.flatten(3))
         return outputs.unflatten(3, (height, width))
 
     def keep(self, kept: Sequence[int]) -> "Branches":
         """A copy with only some of the branches, which computes the same function for them."""
+        if len(kept) == self.branches:
+            return deepcopy(self)
         layers = {name: self.get_submodule(name) for name in _PER_BRANCH}
         # The memo keeps `deepcopy` from copying these layers, which are replaced below.
         smaller = deepcopy(self, {id(layer): layer for layer in layers.values()})
@@ -134,8 +139,9 @@ class Branches(nn.Module):
 
     @property
     def shared_parameters(self) -> int:
-        """Parameters of the projection that all branches share."""
-        return count_parameters(self.projection) if self.projection else 0
+        """Parameters that all branches share: the projection, and the bias of a merged sum."""
+        own = count_parameters(*map(self.get_submodule, _PER_BRANCH)) % self.branches
+        return own + (count_parameters(self.projection) if self.projection else 0)
 
     def multiply_adds(self, side: int) -> tuple[int, int]:
         """Multiply-adds of one branch and of shared layers, for one example of `side` x `side`."""
@@ -146,32 +152,94 @@ class Branches(nn.Module):
             return branch, projection
         return branch + projection, 0
 
+    def fold_batch_norm(self) -> None:
+        """Fold all batch norms into the convolutions before them, for inference."""
+        self.reduce, self.reduce_norm = fold_pair(self.reduce, self.reduce_norm)
+        self.spatial, self.spatial_norm = fold_pair(self.spatial, self.spatial_norm)
+        self.expand, self.expand_norm = fold_pair(self.expand, self.expand_norm)
+        grouped = self.expand.groups == self.branches  # not merged already
+        if self.merge and grouped and self.expand.bias is not None:
+            summed = PointwiseConv2d(self.branches * self.width, self.out_channels, bias=True)
+            summed.weight = nn.Parameter(_summed(self.expand.matrices).detach())
+            summed.bias = nn.Parameter(self.expand.bias.detach().view(self.branches, -1).sum(0))
+            self.expand = summed.eval()
+
+    def merge_branches(self) -> None:
+        """From here on give the sum of the branches, for readers that all read all of them."""
+        self.merge = True
+
+    def share_input(self) -> None:
+        """From here on read one input with all branches."""
+        self.shared_input = True
+        self.reduce.groups, self.reduce.in_channels = 1, self.in_channels
+
     def _identity(self, inputs: Tensor) -> Tensor:
         if self.projection is None:
             return inputs
-        projected: Tensor = self.projection(inputs.flatten(0, 1))
+        images = inputs.flatten(0, 1)
+        if self.training or not isinstance(self.projection, nn.Sequential):
+            projected: Tensor = self.projection(images)
+            return projected.unflatten(0, inputs.shape[:2])
+        # Taking every n-th position first is faster than a convolution that strides.
+        conv, *norms = self.projection
+        assert isinstance(conv, nn.Conv2d)
+        images = images[..., :: self.stride, :: self.stride]
+        projected = functional.conv2d(images, conv.weight, conv.bias)
+        for norm in norms:
+            projected = norm(projected)
         return projected.unflatten(0, inputs.shape[:2])
 
-    def _separate(self, hidden: Tensor) -> Tensor:
-        """`[batch, branches, out, positions]`."""
-        if not isinstance(self.expand_norm, nn.BatchNorm2d):  # such as SyncBatchNorm
+    def _separate(self, hidden: Tensor, identity: Tensor) -> Tensor:
+        """`[batch, branches, out, positions]`, the scaled identity included."""
+        folded = self._expansion(hidden)
+        if folded is None:
             outputs: Tensor = self.expand_norm(self.expand(hidden))
-            return outputs.unflatten(1, (self.branches, -1)).flatten(3)
-        grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
-        weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
+            outputs = outputs.unflatten(1, (self.branches, -1)).flatten(3)
+            return torch.add(outputs, identity, alpha=self.identity_scale)
+        weight, bias, grouped = folded
         # The bias is the weight of a constant input channel, so it needs no pass over memory.
         weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
         grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
-        return weight @ grouped
+        batch, shape = hidden.shape[0], (-1, *grouped.shape[2:])
+        # An identity that branches share, and so an expanded one, must not be written over.
+        overwrite = self.overwrite and identity.shape[1] == self.branches
+        identity = identity.expand(-1, self.branches, -1, -1)
+        identity = identity.reshape(-1, *identity.shape[2:])
+        weights = weight.expand(batch, *weight.shape).reshape(-1, *weight.shape[1:])
+        grouped, scale = grouped.reshape(shape), self.identity_scale
+        if overwrite and not torch.is_grad_enabled():
+            summed = identity.baddbmm_(weights, grouped, beta=scale)
+        else:
+            summed = torch.baddbmm(identity, weights, grouped, beta=scale)
+        return summed.unflatten(0, (batch, self.branches))
 
     def _merged(self, hidden: Tensor) -> Tensor:
         """`[batch, 1, out, height, width]`, the sum over the branches."""
-        if not isinstance(self.expand_norm, nn.BatchNorm2d):
-            summed = self._separate(hidden).sum(1, keepdim=True)
-            return summed.unflatten(3, hidden.shape[-2:])
-        grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
-        weight, bias = fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
+        if self.expand.groups == 1 and self.expand.bias is not None:  # merged for inference
+            outputs: Tensor = self.expand(hidden)
+            return outputs.unsqueeze(1)
+        folded = self._expansion(hidden)
+        if folded is None:
+            outputs = self.expand_norm(self.expand(hidden))
+            return outputs.unflatten(1, (self.branches, -1)).sum(1, keepdim=True)
+        weight, bias, _ = folded
         # Expansion and sum are one dense convolution from all bottlenecks to the output.
-        dense = weight.transpose(0, 1).reshape(self.out_channels, -1, 1, 1)
-        bias = bias.sum(0).to(hidden.dtype)
-        return functional.conv2d(hidden, dense.to(hidden.dtype), bias).unsqueeze(1)
+        dense, bias = _summed(weight).to(hidden.dtype), bias.sum(0).to(hidden.dtype)
+        return functional.conv2d(hidden, dense, bias).unsqueeze(1)
+
+    def _expansion(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Weight and bias of the expansion with its norm, and the input by branch.
+
+        `None` with another class of norm, such as `SyncBatchNorm`.
+        """
+        grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
+        if isinstance(self.expand_norm, nn.BatchNorm2d):
+            return *fold_batch_norm(self.expand.matrices, grouped, self.expand_norm), grouped
+        if self.expand.bias is None:
+            return None
+        return self.expand.matrices, self.expand.bias.view(self.branches, -1), grouped
+
+
+def _summed(weight: Tensor) -> Tensor:
+    """`[branches, out, in]` as one dense 1 x 1 kernel that sums the branches."""
+    return weight.transpose(0, 1).flatten(1)[:, :, None, None]

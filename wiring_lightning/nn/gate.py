@@ -11,6 +11,7 @@ from wiring_lightning._names import renamed_argument
 from wiring_lightning.functional import (
     gated_sum,
     normalize_scores,
+    rectified_gated_sum,
     sample_k_distinct,
     straight_through,
     topk_mask,
@@ -193,6 +194,11 @@ class Gate(Described):
         """Sum the active sources of every target."""
         return gated_sum(self.weights(), sources)
 
+    def rectified(self, sources: Tensor) -> Tensor:
+        """The ReLU of the sums, `[batch, candidates, *features]` -> `[batch, targets, ...]`."""
+        summed = rectified_gated_sum(self.weights(), sources.flatten(2))
+        return summed.unflatten(2, sources.shape[2:])
+
     @override
     def extra_repr(self) -> str:
         weighted = "" if self.log_weights is None else ", weighted"
@@ -204,6 +210,8 @@ class Gate(Described):
 class Selection(nn.Module):
     """A gate with a fixed wiring, for compact networks.
 
+    Where every target reads one source, with weight 1, the sources are gathered, without a sum.
+
     Args:
         weights: `[targets, sources]` the factor of each source.
         score: `[targets, sources]` the last scores of the gate.
@@ -211,12 +219,16 @@ class Selection(nn.Module):
 
     matrix: Tensor
     score: Tensor
+    only_source: Tensor | None
+    binary: bool
 
     def __init__(self, weights: Tensor, score: Tensor) -> None:
         super().__init__()
         self.register_buffer("matrix", weights.detach().clone())
         self.register_buffer("score", score.detach().clone())
-        self.binary = bool(((weights == 0) | (weights == 1)).all())
+        self.register_buffer("only_source", None, persistent=False)
+        self.register_load_state_dict_post_hook(_look_at_matrix)
+        _look_at_matrix(self)
 
     def selection(self) -> "Selection":
         """This layer itself."""
@@ -234,7 +246,21 @@ class Selection(nn.Module):
     @override
     def forward(self, sources: Tensor) -> Tensor:
         """`[batch, sources, *features]` -> `[batch, targets, *features]`."""
+        if self.only_source is not None:
+            return sources.index_select(1, self.only_source)
         return gated_sum(self.weights(), sources)
+
+    def rectified(self, sources: Tensor) -> Tensor:
+        """The ReLU of the sums, `[batch, sources, *features]` -> `[batch, targets, *features]`."""
+        if self.only_source is not None:
+            return self(sources).relu_()
+        summed = rectified_gated_sum(self.weights(), sources.flatten(2))
+        return summed.unflatten(2, sources.shape[2:])
+
+    @property
+    def reads_everything(self) -> bool:
+        """Whether every target reads every source, with weight 1."""
+        return bool((self.matrix == 1).all())
 
     def weights(self) -> Tensor:
         """`[targets, sources]` the factor of each source."""
@@ -256,3 +282,12 @@ def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     if gate.mode == "random":
         gate.frozen.fill_(True)
     gate.scores.requires_grad_(not bool(gate.frozen))
+
+
+def _look_at_matrix(selection: nn.Module, _incompatible: Any = None) -> None:
+    """What the weights allow: at first, and after others are loaded."""
+    assert isinstance(selection, Selection)
+    weights = selection.matrix
+    selection.binary = bool(((weights == 0) | (weights == 1)).all())
+    single = selection.binary and bool((weights.sum(1) == 1).all())
+    selection.only_source = weights.argmax(1) if single else None

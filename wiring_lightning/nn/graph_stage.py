@@ -1,6 +1,6 @@
 """The neural graph of one resolution (DNW, Section 2.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -163,6 +163,13 @@ class CompactGraphStage(_Stage):
         super().__init__([edges[0].senders, *(each.receivers for each in edges)], operations)
         self.numbers = numbers
         self.blocks = nn.ModuleList(edges)
+
+    def normalize(self, norms: Iterator[nn.Module]) -> None:
+        """Fold the batch norm behind each matrix of edges into it; takes them in order."""
+        matrices = [edges for edges in self.blocks if isinstance(edges, SparseEdges)]
+        # The norms come last in `zip`, which would take one too many otherwise.
+        folded = [edges.normalized(norm) for edges, norm in zip(matrices, norms, strict=False)]
+        self.blocks = nn.ModuleList(folded)
 
     @override
     def forward(self, images: Tensor) -> Tensor:

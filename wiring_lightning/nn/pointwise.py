@@ -7,7 +7,7 @@ from typing_extensions import override
 class PointwiseConv2d(nn.Conv2d):
     """A grouped 1 x 1 convolution, computed as one batched matrix product over the groups.
 
-    Parameters and result are those of `nn.Conv2d(..., kernel_size=1, groups=groups, bias=False)`;
+    Parameters and result are those of `nn.Conv2d(..., kernel_size=1, groups=groups, bias=bias)`;
     the product is several times faster than a grouped convolution, forward and backward.
 
     Example:
@@ -18,8 +18,10 @@ class PointwiseConv2d(nn.Conv2d):
         True
     """
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=1, groups=groups, bias=False)
+    def __init__(
+        self, in_channels: int, out_channels: int, groups: int = 1, bias: bool = False
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1, groups=groups, bias=bias)
 
     @property
     def matrices(self) -> Tensor:
@@ -33,4 +35,5 @@ class PointwiseConv2d(nn.Conv2d):
             return super().forward(images)
         batch, channels, height, width = images.shape
         grouped = images.reshape(batch, self.groups, channels // self.groups, height * width)
-        return (self.matrices @ grouped).view(batch, self.out_channels, height, width)
+        outputs = (self.matrices @ grouped).view(batch, self.out_channels, height, width)
+        return outputs if self.bias is None else outputs.add_(self.bias.view(-1, 1, 1))

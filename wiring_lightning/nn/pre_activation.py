@@ -1,6 +1,7 @@
 """Batch norm, ReLU and convolution of one or several concatenated sources."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from wiring_lightning.functional import (
     rectified_convolution,
     update_running_statistics,
 )
+from wiring_lightning.nn.folding import fold_pair
 
 
 def preferred_layout(values: Tensor) -> Tensor:
@@ -98,12 +100,14 @@ class RectifiedConv2d(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether to run layer by layer: while compiling, or with another class of norm.
+        """Whether to run layer by layer: while compiling, with another class of norm, or folded.
 
         Also on an accelerator, where that takes a third of the kernels, unless the backward pass is
         to compute the layer again: torch's norm would count a batch twice.
         """
         if torch.compiler.is_compiling() or not isinstance(self.norm, nn.BatchNorm2d):
+            return True
+        if self.conv.bias is not None:  # the next norm is folded into it
             return True
         again = self.recompute or self.checkpointed
         return self.conv.weight.device.type != "cpu" and not again
@@ -180,6 +184,11 @@ class RectifiedChain(nn.Module):
         for layer, layer_statistics in zip(self.convolutions, (statistics, *seen), strict=True):
             layer.track(layer_statistics)
         return output
+
+    def fold_batch_norm(self) -> None:
+        """Fold the norms between the convolutions into those before them, for inference."""
+        for layer, following in pairwise(self.convolutions):
+            layer.conv, following.norm = fold_pair(layer.conv, following.norm)
 
     @property
     def convolutions(self) -> list[RectifiedConv2d]:

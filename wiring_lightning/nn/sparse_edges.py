@@ -1,9 +1,11 @@
 """A 1 x 1 convolution with a sparse weight matrix."""
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.functional import sparse_product
+from wiring_lightning.nn.folding import scale_and_shift
 
 
 class SparseEdges(nn.Module):
@@ -18,12 +20,12 @@ class SparseEdges(nn.Module):
         receivers: number of receivers; those without an edge receive zeros.
         senders: number of senders.
         learned: whether the edges were learned.
+        bias: `[receivers]`, added to what they receive; none if not given.
 
     Raises:
         ValueError: if the columns have different lengths, or a node does not exist.
 
     Example:
-        >>> import torch
         >>> edges = SparseEdges(torch.tensor([0, 1]), torch.tensor([2, 0]), torch.ones(2), 2, 3)
         >>> edges(torch.arange(3.0).view(1, 3, 1, 1)).flatten()
         tensor([2., 0.], grad_fn=...)
@@ -40,6 +42,7 @@ class SparseEdges(nn.Module):
         receivers: int,
         senders: int,
         learned: bool = True,
+        bias: Tensor | None = None,
     ) -> None:
         super().__init__()
         if not len(row) == len(column) == len(values):
@@ -57,6 +60,18 @@ class SparseEdges(nn.Module):
         self.register_buffer("row", row[order])
         self.register_buffer("column", column[order])
         self.values = nn.Parameter(values.detach()[order].clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    @torch.no_grad()
+    def normalized(self, norm: nn.Module) -> "SparseEdges":
+        """The edges with the batch norm that follows them, as evaluation mode computes it."""
+        scale, shift = scale_and_shift(norm)
+        if self.bias is not None:
+            shift = shift + scale * self.bias
+        values = self.values * scale[self.row]
+        return SparseEdges(
+            self.row, self.column, values, self.receivers, self.senders, self.learned, shift
+        )
 
     def matrix(self) -> Tensor:
         """`[receivers, senders]` the weights, and zeros where there is no edge."""
@@ -69,6 +84,8 @@ class SparseEdges(nn.Module):
         batch, _, height, width = sent.shape
         maps = sent.transpose(0, 1).reshape(self.senders, batch * height * width)
         received = sparse_product(self.values, self.row, self.column, maps, self.receivers)
+        if self.bias is not None:
+            received = received + self.bias[:, None]
         return received.view(self.receivers, batch, height, width).transpose(0, 1)
 
     @override

@@ -45,12 +45,14 @@ def count_by_source(
     """Parameters and multiply-adds of each source in a layer that concatenates its sources.
 
     The layer is a convolution, maybe with a batch norm before it; `channels` has one entry for each
-    source, and `side` is their height and width.
+    source, and `side` is their height and width. A bias belongs to no source and is not counted.
 
     Example:
         >>> count_by_source(nn.Conv2d(6, 5, 3, bias=False), channels=[4, 2], side=8)
         ([180, 90], [11520, 5760])
     """
-    parameters = count_parameters(layer) // sum(channels)
+    convs = [part for part in layer.modules() if isinstance(part, nn.Conv2d)]
+    biases = sum(conv.bias.numel() for conv in convs if conv.bias is not None)
+    parameters = (count_parameters(layer) - biases) // sum(channels)
     multiply_adds = count_multiply_adds(layer, side=side) // sum(channels)
     return [parameters * own for own in channels], [multiply_adds * own for own in channels]

@@ -1,0 +1,110 @@
+"""Batch norms in the convolutions before them, and selections that gather."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wiring_lightning.nn import Branches, Selection, SparseEdges
+from wiring_lightning.nn.folding import fold_batch_norms
+
+
+def scrambled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    if norm.affine:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    return norm
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_pairs_in_a_sequence(affine: bool, bias: bool, groups: int) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        scrambled(nn.BatchNorm2d(6)),  # in front of everything: stays
+        nn.Conv2d(6, 9, 3, stride=2, padding=1, groups=groups, bias=bias),
+        scrambled(nn.BatchNorm2d(9, affine=affine, eps=0.1)),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(9, 4, 1), scrambled(nn.BatchNorm2d(4))),
+        nn.Conv2d(4, 4, 1),
+        nn.ReLU(),
+        scrambled(nn.BatchNorm2d(4)),  # behind a ReLU: stays
+    )
+    layers = layers.double().eval()
+    images = torch.randn(3, 6, 7, 7, dtype=torch.float64)
+    expected = layers(images)
+    assert fold_batch_norms(layers) is layers
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in layers.modules()) == 2
+    torch.testing.assert_close(layers(images), expected)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_branches_in_inference(merge: bool, shared: bool, stride: int, batch: int) -> None:
+    """Folded, and written over the inputs: as in evaluation mode with gradients."""
+    torch.manual_seed(0)
+    block = Branches(3, 8, 2, 8, stride, shared_input=shared, merge=merge, identity_scale=0.4)
+    for norm in block.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            scrambled(norm)
+    block.double().eval()
+    inputs = torch.randn(batch, 1 if shared else 3, 8, 6, 6, dtype=torch.float64)
+    expected = block(inputs)
+    given = inputs.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(block(given), expected)
+    assert torch.equal(given, inputs)
+    block.overwrite = True
+    with torch.no_grad():
+        torch.testing.assert_close(block(inputs.clone()), expected)
+        folded = fold_batch_norms(block)
+        torch.testing.assert_close(folded(inputs.clone()), expected)
+
+
+def test_branches_that_share_and_merge_compute_what_separate_ones_do() -> None:
+    torch.manual_seed(0)
+    block = Branches(3, 8, 2, 8, identity_scale=0.4).double().eval()
+    one = torch.randn(2, 1, 8, 5, 5, dtype=torch.float64)
+    separate = block(one.expand(-1, 3, -1, -1, -1))
+    block.share_input()
+    torch.testing.assert_close(block(one), separate)
+    block.merge_branches()
+    torch.testing.assert_close(block(one), separate.sum(1, keepdim=True))
+
+
+def product(matrix: Tensor, sources: Tensor) -> Tensor:
+    return torch.einsum("ts,bs...->bt...", matrix, sources)
+
+
+def test_a_selection_of_single_sources_gathers_also_after_loading() -> None:
+    one_each = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    another = one_each.flip(1)
+    sums = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    weighted, nothing = one_each * 2, torch.zeros(3, 3)
+    sources = torch.randn(2, 3, 4, 4)
+    selection = Selection(one_each, one_each)
+    assert selection.only_source is not None
+    for matrix in (one_each, another, sums, weighted, nothing):
+        selection.load_state_dict({"matrix": matrix, "score": matrix})
+        assert (selection.only_source is not None) == (matrix is one_each or matrix is another)
+        torch.testing.assert_close(selection(sources), product(matrix, sources))
+        torch.testing.assert_close(selection.rectified(sources), product(matrix, sources).relu())
+
+
+def test_sparse_edges_with_the_norm_behind_them() -> None:
+    torch.manual_seed(0)
+    edges = SparseEdges(
+        torch.tensor([0, 2, 2]), torch.tensor([1, 0, 1]), torch.randn(3), receivers=4, senders=2
+    ).double()
+    norm, again = (scrambled(nn.BatchNorm2d(4)).double().eval() for _ in range(2))
+    images = torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    folded = edges.normalized(norm)
+    torch.testing.assert_close(folded(images), norm(edges(images)))
+    torch.testing.assert_close(folded.normalized(again)(images), again(norm(edges(images))))
+    assert len(folded.values) == 3
