@@ -95,7 +95,8 @@ def solve(derivative: Function, start: Tensor, tolerance: float, rectify: bool =
     )  # fmt: skip
     _, before, end, _, *last = while_loop(goes_on, advance, first)
     length, place = (end - before).to(start.dtype), ((1 - before) / (end - before)).to(start.dtype)
-    states = _interpolate(*last, length, place)
+    old, new, middle, old_slope, slope = last
+    states = _interpolate(old, new, middle, old_slope, slope, length, place)
     return torch.where(end >= 1, states, torch.full_like(states, torch.nan))
 
 
