@@ -9,39 +9,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from wiring_lightning.export.description import describe
 from wiring_lightning.export.errors import ExportError, needs_extra
-from wiring_lightning.export.tracing import trace
 
 KEY = "wiring_lightning"  # of the description in the header of a .safetensors file
 _LARGEST_ONNX = 2**31 - 1  # bytes of one protobuf message
 
 
-def safetensors_bytes(network: nn.Module, image: Tensor) -> bytes:
-    """The weights of a network, with its description in the header."""
+def safetensors_bytes(program: ExportedProgram) -> bytes:
+    """The weights of a traced network, with its description in the header."""
     with needs_extra("Writing .safetensors"):
         from safetensors.torch import save
-    description, weights = describe(trace(network, image, sparse=True))
+    description, weights = describe(program)
     own = {name: value.contiguous().clone() for name, value in weights.items()}
     description["sha256"] = checksum(own)
     return save(own, {KEY: json.dumps(description, separators=(",", ":"))})
 
 
-def pt2_bytes(network: nn.Module, image: Tensor) -> bytes:
+def pt2_bytes(program: ExportedProgram) -> bytes:
     """A program for `torch.export.load`; whoever runs it does not need this package."""
     content = io.BytesIO()
-    torch.export.save(trace(network, image), content)
+    torch.export.save(program, content)
     return content.getvalue()
 
 
-def onnx_bytes(network: nn.Module, image: Tensor) -> bytes:
+def onnx_bytes(program: ExportedProgram) -> bytes:
     """A graph from `images` to `logits`, for ONNX Runtime and others."""
     with needs_extra("Writing .onnx"):
         import onnxruntime  # noqa: F401  # that the file can be run is checked at once
         import onnxscript  # noqa: F401
-    program = trace(network, image)
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # notes about each constant that is not folded
     try:
@@ -53,7 +52,7 @@ def onnx_bytes(network: nn.Module, image: Tensor) -> bytes:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(
-            f"{type(network).__name__} has no ONNX form in this version of torch ({reason}): "
+            f"the network has no ONNX form in this version of torch ({reason}): "
             "export it as .pt2 or .safetensors."
         ) from error
     finally:

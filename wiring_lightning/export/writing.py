@@ -7,15 +7,16 @@ from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from wiring_lightning.backbones import NeuralGraph
 from wiring_lightning.export.errors import ExportError
 from wiring_lightning.export.formats import onnx_bytes, pt2_bytes, safetensors_bytes
 from wiring_lightning.export.reading import load_exported
-from wiring_lightning.export.tracing import plain_network
+from wiring_lightning.export.tracing import plain_network, trace
 from wiring_lightning.files import write_file
 
-_WRITERS: dict[str, Callable[[nn.Module, Tensor], bytes]] = {
+_WRITERS: dict[str, Callable[[ExportedProgram], bytes]] = {
     ".onnx": onnx_bytes,
     ".pt2": pt2_bytes,
     ".safetensors": safetensors_bytes,
@@ -34,6 +35,7 @@ class Exported:
     Args:
         path: the file.
         plain: the compact network that it computes.
+        program: the same as operators.
         network: what is in the file, as `load_exported` gives it.
         images: number of images that were compared.
         difference: largest difference between a logit of the file and of the compact network.
@@ -43,6 +45,7 @@ class Exported:
 
     path: Path
     plain: nn.Module
+    program: ExportedProgram
     network: nn.Module
     images: int
     difference: float
@@ -87,7 +90,9 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
     images = images.detach().cpu()
     plain = plain_network(network)
     source = _logits(network, images)
-    content = _WRITERS[path.suffix](plain, images[0])
+    # A reader of .safetensors has this package, and with it the product of sparse matrices.
+    program = trace(plain, images[0], sparse=path.suffix == ".safetensors")
+    content = _WRITERS[path.suffix](program)
     unverified = path.with_name(f".{uuid4().hex}{path.suffix}")
     try:
         write_file(unverified, content)
@@ -98,7 +103,7 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
     finally:
         unverified.unlink(missing_ok=True)
     agreement = float((found.argmax(1) == source.argmax(1)).double().mean())
-    return Exported(path, plain, loaded, len(images), difference, from_source, agreement)
+    return Exported(path, plain, program, loaded, len(images), difference, from_source, agreement)
 
 
 def _compare(
