@@ -59,7 +59,6 @@ class DescribedNetwork(nn.Module):
                 for name, graph in description["graphs"].items()
             }
             self.image_shape = tuple(int(size) for size in description["image"])
-            self._dtype = _torch_word(description["dtype"], torch.dtype)
             self._main = self._graphs["main"]
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ExportError(f"its description is damaged ({error!r})") from error
@@ -69,15 +68,13 @@ class DescribedNetwork(nn.Module):
         """`[batch, channels, height, width]` -> the logits of the exported network.
 
         Raises:
-            ValueError: if the images have another shape or type than those of the network.
+            ValueError: if the images have another shape than those of the network.
         """
         if images.dim() != 4 or images.shape[1:] != self.image_shape:
             raise ValueError(
                 f"the network was exported for images {['batch', *self.image_shape]}, got "
                 f"{list(images.shape)}."
             )
-        if images.dtype != self._dtype:
-            raise ValueError(f"the network takes images of {self._dtype}, got {images.dtype}.")
         (logits,) = self._run(self._main, [images], images.device)
         return logits
 

@@ -77,7 +77,6 @@ def describe(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor
         "version": VERSION,
         "written_by": f"wiring_lightning {__version__}, torch {torch.__version__}",
         "image": shape,
-        "dtype": _word(images.meta["val"].dtype),
         "buffers": buffers,
         "graphs": graphs,
     }

@@ -5,6 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from typing_extensions import override
 
 from wiring_lightning.export.errors import ExportError
@@ -82,7 +83,7 @@ def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedPr
             program = torch.export.export(
                 _Root(network).eval(), (images,), dynamic_shapes=shapes, strict=False
             )
-            return program.run_decompositions(table)
+            program = program.run_decompositions(table)
     except Exception as error:  # a tracer fails in any way on code that it does not understand
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(
@@ -91,6 +92,17 @@ def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedPr
         ) from error
     finally:
         network.train(training)
+    _forget_source(program)
+    return program
+
+
+def _forget_source(program: ExportedProgram) -> None:
+    """Remove lines of code and paths of this machine, which torch would write into files."""
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+                node.meta.pop("from_node", None)
 
 
 def _dense_product(values: Tensor, row: Tensor, column: Tensor, dense: Tensor, rows: int) -> Tensor:
