@@ -31,9 +31,12 @@ __all__ = [
     "cli",
     "costs",
     "data",
+    "export",
     "files",
     "find_wired",
     "functional",
+    "load",
+    "load_exported",
     "make_wiring",
     "nn",
     "optim",
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         cli,
         costs,
         data,
+        export,
         files,
         functional,
         nn,
@@ -58,11 +62,15 @@ if TYPE_CHECKING:
         tasks,
         wiring,
     )
+    from wiring_lightning.cli.loading import load
+    from wiring_lightning.export import load_exported
     from wiring_lightning.wiring import Wired, Wiring, WiringBuilder, find_wired, make_wiring
 else:
     _HOMES = dict.fromkeys(
         ("Wired", "Wiring", "WiringBuilder", "find_wired", "make_wiring"), "wiring_lightning.wiring"
     )
+    _HOMES["load"] = "wiring_lightning.cli.loading"
+    _HOMES["load_exported"] = "wiring_lightning.export"
     __getattr__, __dir__ = lazy_names(__name__, __all__, _HOMES)
 
 follow_moves()

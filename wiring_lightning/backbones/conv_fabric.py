@@ -82,6 +82,7 @@ class ConvFabric(FabricNetwork):
         counting: Counting = "exact",
         statistics: Statistics = "drawn",
     ) -> None:
+        self.record(locals())
         check_counts(
             channels=channels,
             num_classes=num_classes,

@@ -66,6 +66,7 @@ class DenseNet(Described):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
+        self.record(locals())
         super().__init__()
         self.describe(
             depth=depth, growth=growth, stem=stem, wiring=wiring,

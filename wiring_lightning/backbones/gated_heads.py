@@ -69,6 +69,7 @@ class GatedHeads(Described):
         features: int = 16,
         image_size: int = 8,
     ) -> None:
+        self.record(locals())
         super().__init__()
         check_counts(
             in_channels=in_channels, heads=heads, num_classes=num_classes, width=width,

@@ -48,6 +48,7 @@ class MobileNetV1(Described):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
+        self.record(locals())
         super().__init__()
         self.describe(width=width, stem=stem)
         plan = stem_plan(stem, image_size, MOBILENET_STEMS)

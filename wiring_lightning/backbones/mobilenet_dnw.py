@@ -64,6 +64,7 @@ class MobileNetV1DNW(ChannelNetwork):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
+        self.record(locals())
         plan = stem_plan(stem, image_size, MOBILENET_STEMS)
         check_counts(
             stem_channels=stem_channels,

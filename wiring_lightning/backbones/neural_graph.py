@@ -103,6 +103,7 @@ class NeuralGraph(Described):
         image_size: int = 32,
         rectify_states: bool = False,
     ) -> None:
+        self.record(locals())
         super().__init__()
         self.describe(
             dynamics=dynamics, wiring=wiring, nodes=nodes, inputs=inputs, outputs=outputs,

@@ -74,6 +74,7 @@ class ResNet(ResidualNetwork):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
+        self.record(locals())
         plan = stem_plan(stem, image_size)
         check_word("wiring", wiring, ResNetWiring)
         check_word("identity", identity, Identity)

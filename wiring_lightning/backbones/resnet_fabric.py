@@ -60,6 +60,7 @@ class ResNetFabric(FabricNetwork):
         architecture: Literal["search", "full", "resnet"] | Sequence[str] = "search",
         statistics: Statistics = "drawn",
     ) -> None:
+        self.record(locals())
         check_counts(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
         check_counts(most=1000, width=width)
         check_finite("ResNetFabric", {"initial": initial}, ValueError)

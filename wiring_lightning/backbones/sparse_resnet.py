@@ -69,6 +69,7 @@ class SparseResNet(Described):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
+        self.record(locals())
         super().__init__()
         self.describe(depth=depth, stem=stem, pattern=pattern)
         if pattern != "dense":

@@ -81,6 +81,7 @@ class SparseNet(Described):
         in_channels: int = 3,
         image_size: int | None = None,
     ) -> None:
+        self.record(locals())
         super().__init__()
         plan = stem_plan(stem, image_size)
         check_counts(num_classes=num_classes, in_channels=in_channels, image_size=plan.image_size)

@@ -1,7 +1,7 @@
 """Reading and writing checkpoints, with one clear sentence when that fails."""
 
 from wiring_lightning.checkpoints.matching import check_checkpoint, check_optimizers, check_weights
-from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint
+from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint, read_weights
 from wiring_lightning.checkpoints.storage import AtomicCheckpointIO, load_weights
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "check_weights",
     "load_checkpoint",
     "load_weights",
+    "read_weights",
 ]

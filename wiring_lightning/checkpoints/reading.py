@@ -2,14 +2,67 @@
 
 import re
 import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged, cannot be written, or belongs to another network."""
+
+
+class StandIn:
+    """Stands for an object in a checkpoint whose class is not imported, such as a `partial`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take whatever the object was made with, and keep nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take whatever the object held, and keep nothing."""
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as `load_checkpoint` does, whatever objects it holds beside its weights.
+
+    Other people's modules save hyper-parameters of any kind, such as a `functools.partial`. The
+    class of such an object is not imported, and nothing is called: a `StandIn` takes its place.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: if the file does not exist or cannot be read, or holds something that
+            cannot be passed over.
+
+    Example:
+        >>> from functools import partial
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     content = {"state_dict": {"bias": torch.ones(2)}, "make": partial(print, "hello")}
+        ...     torch.save(content, f"{folder}/w.ckpt")
+        ...     read = read_weights(f"{folder}/w.ckpt")
+        >>> read["state_dict"], type(read["make"]).__name__
+        ({'bias': tensor([1., 1.])}, 'functools.partial')
+    """
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        if "more than weights" not in str(error):
+            raise
+    names = get_unsafe_globals_in_checkpoint(path)
+    with safe_globals([(_stand_in(name), name) for name in names]):
+        return load_checkpoint(path)
+
+
+def _stand_in(name: str) -> Callable[..., Any]:
+    """What stands for the class or function of a name; a mapping where the name says so."""
+    if "dict" in name.rpartition(".")[2].lower():  # torch fills no others; such as AttributeDict
+        return OrderedDict
+    return type(name, (StandIn,), {})  # one for each: torch finds a class by its name
 
 
 def load_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[str, Any]:

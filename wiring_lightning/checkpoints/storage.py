@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from wiring_lightning.checkpoints.matching import check_weights
-from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint
+from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint, read_weights
 from wiring_lightning.files import write_file
 
 
@@ -64,7 +64,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     Raises:
         CheckpointError: if the file cannot be read, or belongs to another network.
     """
-    content = load_checkpoint(path)
+    content = read_weights(path)
     check_weights(module, content, path)
     module.load_state_dict(content.get("state_dict", content))
 

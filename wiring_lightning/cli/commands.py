@@ -22,6 +22,7 @@ LIGHTNING = {
 }
 # Subcommands in a file of the same name.
 FILES = {
+    "export": "a trained network as .onnx, .pt2 or .safetensors, compared by running it",
     "figure": "a figure of the papers from the folders of your runs",
     "pareto": "the best networks at every cost, from the folders of your runs",
     "sweep": "many runs over seeds and settings, on one machine or a cluster (Ray Tune)",
@@ -41,6 +42,7 @@ start here:
   wiring fit --help                               all options
   wiring fit --config FILE --print_config         the whole config that would run
   wiring inspect --config FILE --ckpt_path FILE   parameters, multiply-adds, live branches
+  wiring export FOLDER --output net.onnx          a trained network that runs by itself
   wiring figure connectivity FOLDER               fixed against learned wiring of a run
   wiring pareto FOLDER FOLDER ...                 accuracy over cost, selected by validation
   wiring sweep --config FILE --seeds 5            many runs, which go on if they are killed

@@ -24,7 +24,7 @@ from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
 from wiring_lightning.nn import Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Wired, Wiring, find_wired
 
-_CONFIG = "config.yaml"
+CONFIG = "config.yaml"
 _EXAMPLE = "lightning_logs/version_0"
 _DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
 # Arguments that change the connections of a network, and not its other layers.
@@ -122,7 +122,7 @@ class Run:
         prefer_own_classes()
         parser = WiringParser(exit_on_error=False)
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-        file = self.folder / _CONFIG
+        file = self.folder / CONFIG
         model = network_config(self.config["model"], self.trust, str(file))
         with only_known_kinds():
             try:
@@ -177,7 +177,7 @@ class Run:
                 )
             raise UnfinishedError(
                 f"The run {self.folder} has no test accuracy ({missing}): run `wiring test "
-                f"--config {self.folder / _CONFIG} --ckpt_path FILE` and give the folder that it "
+                f"--config {self.folder / CONFIG} --ckpt_path FILE` and give the folder that it "
                 "writes."
             )
         return accuracy
@@ -223,20 +223,20 @@ def find_run(path: str | Path, trust: bool = False) -> Run:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {found}: give the folder of a run, such as {_EXAMPLE}.")
-    below = (path.glob("*/" * depth + _CONFIG) for depth in range(1, _DEPTH + 1))
+    below = (path.glob("*/" * depth + CONFIG) for depth in range(1, _DEPTH + 1))
     folders = sorted(file.parent for files in below for file in files)
-    if (path / _CONFIG).is_file():
+    if (path / CONFIG).is_file():
         folders = [path]
     if not folders:
         raise UnfinishedError(
-            f"{path} is no run folder, it holds no {_CONFIG}: give one that `wiring fit` wrote, "
+            f"{path} is no run folder, it holds no {CONFIG}: give one that `wiring fit` wrote, "
             f"such as {_EXAMPLE}."
         )
     if len(folders) > 1:
         names = [str(folder.relative_to(path)) for folder in folders]
         listed = ", ".join(names[:3] + ["..."] * (len(names) > 3))
         raise RunError(f"{path} holds {len(names)} runs ({listed}): give one of them.")
-    return Run(folders[0], _read_config(folders[0] / _CONFIG), trust)
+    return Run(folders[0], _read_config(folders[0] / CONFIG), trust)
 
 
 def find_runs(folders: Sequence[Path], trust: bool = False) -> list[Run]:

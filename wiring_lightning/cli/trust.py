@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 
-from wiring_lightning import backbones, tasks
+from wiring_lightning import backbones, data as data_modules, tasks
 from wiring_lightning._checks import check_finite
 from wiring_lightning.cli.parse_errors import unknown_class
 from wiring_lightning.costs import ConfiguredCost
@@ -176,6 +176,32 @@ def network_config(model: Any, trust: bool, where: str) -> Any:
             raise UntrustedError(f"{part}: {path} takes plain values only.")
         network = {"class_path": own, **({"init_args": dict(arguments)} if arguments else {})}
     return {"class_path": task, "init_args": {"backbone": network}}
+
+
+def data_config(data: Any, trust: bool, where: str) -> Any:
+    """The part of a config that builds its data module, which is one of this package.
+
+    Args:
+        data: what the config says under `data`.
+        trust: whether its class may be of another package.
+        where: the config, for the message.
+
+    Raises:
+        UntrustedError: if the class is not of this package, and not trusted.
+
+    Example:
+        >>> data_config({"class_path": "Digits"}, False, "config.yaml")
+        {'class_path': 'wiring_lightning.data.Digits'}
+    """
+    part = f"{where}: data"
+    path, arguments = _read(data, part)
+    own = _own(path, data_modules)
+    if own is None:
+        _refuse_unless(trust, path, part, "data module")
+        return data
+    if any(isinstance(value, Mapping) for value in arguments.values()):
+        raise UntrustedError(f"{part}: {path} takes plain values only.")
+    return {"class_path": own, **({"init_args": dict(arguments)} if arguments else {})}
 
 
 def _read(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:

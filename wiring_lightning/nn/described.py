@@ -37,6 +37,22 @@ class Described(nn.Module):
     """
 
     facts: Mapping[str, Any] = MappingProxyType({})
+    built_with: Mapping[str, Any] = MappingProxyType({})
+
+    def record(self, arguments: Mapping[str, Any]) -> None:
+        """Keep in `built_with` what a constructor was given, so that a file can say it.
+
+        Call it first in the constructor, before `nn.Module.__init__` if need be.
+
+        Args:
+            arguments: `locals()`, plain values by name.
+        """
+        kept = {name: value for name, value in arguments.items() if name[:2] != "__"}
+        kept.pop("self", None)
+        try:
+            self.built_with = {n: None if v is None else _plain(v) for n, v in kept.items()}
+        except TypeError:  # an argument of a wrong kind, which the constructor refuses by itself
+            self.built_with = {}
 
     def describe(self, **facts: Fact) -> None:
         """Say what changes the function of this module; `None` for what it does not use.

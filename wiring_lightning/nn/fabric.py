@@ -152,7 +152,7 @@ class Fabric(Described):
             if self.gate.fixed is None:
                 return self._run_drawn(inputs)
             subsets = [WHOLE if live else None for live in self.gate.fixed]
-        nowhere = None if any(subsets) else inputs.new_zeros(len(inputs), dtype=torch.bool)
+        nowhere = None if any(subsets) else inputs.new_zeros(inputs.shape[0], dtype=torch.bool)
         return self._run(inputs, subsets), nowhere
 
     @torch.compiler.disable(  # type: ignore[untyped-decorator]
@@ -172,7 +172,10 @@ class Fabric(Described):
         return state, connected.mask  # `None` for the whole batch
 
     def _run(self, inputs: Tensor, subsets: Sequence[Subset | None]) -> Tensor:
-        """Compute the nodes in order; a state is kept until its last edge has read it."""
+        """Compute the nodes in order; a state is kept until its last edge has read it.
+
+        The batch is `shape[0]` here: `len` of a tensor would fix it in `torch.export`.
+        """
         arriving: dict[int, tuple[Tensor, Tensor]] = {}
         state = None
         for node in range(len(self.spaces)):
@@ -195,7 +198,7 @@ class Fabric(Described):
                 if (subset := subsets[edge]) is not None
             }
             state, handed = exchange(
-                parts, examples, dense, list(readers.values()), len(inputs), rectify=node > 0
+                parts, examples, dense, list(readers.values()), inputs.shape[0], rectify=node > 0
             )
             arriving |= {edge: (part, state) for edge, part in zip(readers, handed, strict=True)}
             del handed, parts  # so that memory is freed after the last reader
@@ -218,7 +221,7 @@ class Fabric(Described):
         """The state of the output if no example is connected to it."""
         first, last = self.spaces[0], self.spaces[-1]
         sides = [-(-side * first.reduction // last.reduction) for side in inputs.shape[2:]]
-        return inputs.new_zeros(len(inputs), last.channels, *sides)
+        return inputs.new_zeros(inputs.shape[0], last.channels, *sides)
 
 
 def _key(name: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 from typing_extensions import override
 
+from wiring_lightning.nn.graph_solver import solve
 from wiring_lightning.nn.node_operations import NodeOperations, filter_maps, normalize_maps
 
 # The solver counts time in float64, which Apple's GPUs do not have.
@@ -82,20 +83,24 @@ def run_continuously(
     Raises:
         ValueError: if the inputs are not finite: the solver would not end.
     """
-    if not inputs.isfinite().all():
+    exporting = torch.compiler.is_exporting()
+    if not exporting and not inputs.isfinite().all():
         raise ValueError(
             "a graph in continuous time got images or weights that are not finite: has the loss "
             "diverged?"
         )
     derivative = Derivative(weights, operations, inputs, rectify_states)
     others = inputs.new_zeros(len(weights) - len(inputs), *inputs.shape[1:])
+    start = torch.cat([inputs, others])
+    if exporting:
+        return solve(derivative.compute, start, tolerance, rectify_states)[-outputs:]
     times = torch.tensor([0.0, 1.0], dtype=inputs.dtype, device=inputs.device)
     options = {"dtype": _TIME.get(inputs.device.type, torch.float64)}
     settings = {"rtol": tolerance, "atol": tolerance, "method": "dopri5", "options": options}
     if adjoint:
         settings["adjoint_params"] = derivative.tensors
-    solve = odeint_adjoint if adjoint else odeint
-    states: Tensor = solve(derivative, torch.cat([inputs, others]), times, **settings)[-1]
+    integrate = odeint_adjoint if adjoint else odeint
+    states: Tensor = integrate(derivative, start, times, **settings)[-1]
     return states[-outputs:]
 
 
@@ -119,9 +124,13 @@ class Derivative(nn.Module):
 
     @override
     def forward(self, _time: Tensor, states: Tensor) -> Tensor:
+        """The derivative at any time; the states are rectified in place if that was asked for."""
+        return self.compute(states.relu_() if self.rectify_states else states)
+
+    def compute(self, states: Tensor) -> Tensor:
         """Rectify, filter, send, normalise."""
         weights, filters, scale, shift = self.tensors
-        rectified = states.relu_() if self.rectify_states else states.relu()
+        rectified = states.relu()
         sent = filter_maps(rectified, filters).flatten(1)
         change = normalize_maps((weights @ sent).view(states.shape), scale, shift)
         return change.to(states.dtype)

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 _SIZE = 3  # of a node's filter
 FILTER_TAPS = _SIZE * _SIZE
+_EPSILON = 1e-5  # added to a variance
 _SMALL = 100  # pixels up to which a filter is fastest as a matrix
 
 
@@ -55,11 +56,16 @@ def normalize_maps(maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     nodes, batch = maps.shape[:2]
     if nodes == 0:
         return maps
+    if torch.compiler.is_exporting():  # a number of groups would fix the batch
+        variance, mean = torch.var_mean(maps, (2, 3), correction=0, keepdim=True)
+        normal = (maps - mean) * torch.rsqrt(variance + _EPSILON)
+        return normal * scale[:, None, None, None] + shift[:, None, None, None]
     flat = functional.group_norm(
         maps.reshape(1, nodes * batch, *maps.shape[2:]),
         nodes * batch,
         scale.repeat_interleave(batch),
         shift.repeat_interleave(batch),
+        _EPSILON,
     )
     return flat.view(maps.shape)
 

@@ -7,7 +7,8 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NoReturn
+from pathlib import Path
+from typing import IO, Any, ClassVar, Literal, NoReturn, Self
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -22,11 +23,12 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_finite
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
-from wiring_lightning.checkpoints import check_optimizers, check_weights
+from wiring_lightning.checkpoints import check_optimizers, check_weights, read_weights
 from wiring_lightning.nn import find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
+from wiring_lightning.tasks._saved import KEY, build_backbone, describe_task, described_for
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -65,6 +67,9 @@ class SupervisedTask(LightningModule, ABC):
             path, `torch.compile` does not take `compile`, or a learned wiring is trained without
             the callback that learns it.
     """
+
+    # Arguments that a checkpoint keeps; they have the names of attributes.
+    saved_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -205,6 +210,52 @@ class SupervisedTask(LightningModule, ABC):
                 self._diverged(f"Values of {name}")
         # Averages of weights, for example, are a plain dict that does not say what they are of.
         checkpoint["state_dict"] = with_descriptions(checkpoint["state_dict"], self)
+        arguments = {name: getattr(self, name) for name in self.saved_arguments}
+        if (description := describe_task(self, arguments)) is not None:
+            checkpoint[KEY] = description
+
+    @classmethod
+    @override
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Build the task and the backbone that a checkpoint describes, with its weights.
+
+        The optimizer is not described: give `optimizer` and `lr_scheduler` to train further.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: a device; the CPU by default.
+            hparams_file: as in Lightning; not needed.
+            strict: as in Lightning.
+            weights_only: as in Lightning.
+            arguments: of the task, in place of those that the file names; `backbone` for a network
+                that is not of this package.
+
+        Raises:
+            CheckpointError: if the file does not describe a backbone of this package, and none is
+                given; or if it cannot be read or belongs to another network.
+        """
+        if "backbone" in arguments or not isinstance(checkpoint_path, str | Path):
+            return super().load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **arguments
+            )
+        content = read_weights(checkpoint_path)
+        described = described_for(cls, content, checkpoint_path)
+        saved = described["arguments"]
+        known = {name: saved[name] for name in cls.saved_arguments if name in saved}
+        backbone = build_backbone(described, checkpoint_path)
+        task = cls(backbone=backbone, **{**known, **arguments})
+        check_weights(task, content, checkpoint_path)
+        task.on_load_checkpoint(content)
+        task.load_state_dict(content["state_dict"], strict=strict is not False)
+        return task.to(map_location) if isinstance(map_location, str | torch.device) else task
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Image classification with any backbone."""
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -55,6 +55,8 @@ class ClassificationTask(SupervisedTask):
         >>> task(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
+
+    saved_arguments: ClassVar[tuple[str, ...]] = ("label_smoothing", "decay_norms")
 
     def __init__(
         self,

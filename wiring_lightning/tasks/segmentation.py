@@ -1,6 +1,7 @@
 """Semantic segmentation with any backbone."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -54,6 +55,12 @@ class SegmentationTask(SupervisedTask):
         >>> task(torch.randn(4, 3, 16, 16)).shape
         torch.Size([4, 2, 16, 16])
     """
+
+    saved_arguments: ClassVar[tuple[str, ...]] = (
+        "ignore_index",
+        "picture_every_n_epochs",
+        "num_pictures",
+    )
 
     def __init__(
         self,

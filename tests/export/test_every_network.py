@@ -1,0 +1,85 @@
+"""Every network in every format computes the same logits, for any number of images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.export.networks import NETWORKS, images_for, made
+from tests.methods import Method, over
+from wiring_lightning.export import export_network, load_exported
+
+FAST = ("outside", "conv-fabric", "mobilenet-dnw", "discrete-graph")
+_SOLVED = ("continuous-graph", "rectified-graph")
+
+
+def _check(method: Method, suffix: str, folder: Path) -> nn.Module:
+    """Export a network, read it, and compare with the compact network; give what was read."""
+    network, images = made(method), images_for(method)
+    path = folder / f"net{suffix}"
+    export_network(network, path, images)
+    loaded = load_exported(path, trust=True)
+    plain = network.eval().compact() if hasattr(network, "compact") else network.eval()
+    for count in (1, 2, 5):
+        found, expected = _logits(loaded, images[:count]), _logits(plain, images[:count])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        if method.name not in _SOLVED:  # fewer states change the steps of the solver
+            source = _logits(network, images[:count])
+            torch.testing.assert_close(found, source, atol=1e-5, rtol=1e-5)
+    assert _logits(loaded, images).std() > 1e-3  # the comparison says something
+    return loaded
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(images)
+
+
+@over([method for method in NETWORKS if method.name in FAST])
+def test_safetensors_of_some_networks(method: Method, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    loaded = _check(method, ".safetensors", tmp_path)
+    assert type(loaded).__name__ == "DescribedNetwork"
+
+
+@pytest.mark.slow
+@over([method for method in NETWORKS if method.name not in FAST])
+def test_safetensors_of_the_others(method: Method, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    _check(method, ".safetensors", tmp_path)
+
+
+@over([method for method in NETWORKS if method.name == "conv-fabric"])
+def test_pt2_of_some_networks(method: Method, tmp_path: Path) -> None:
+    _check(method, ".pt2", tmp_path)
+
+
+@pytest.mark.slow
+@over(NETWORKS)
+def test_pt2_of_every_network(method: Method, tmp_path: Path) -> None:
+    _check(method, ".pt2", tmp_path)
+    # Whoever runs the program need not have this package.
+    program = torch.export.load(tmp_path / "net.pt2")
+    assert "wiring_lightning" not in str(program.graph)
+
+
+@over([method for method in NETWORKS if method.name == "outside"])
+def test_onnx_of_one_network(method: Method, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    _check(method, ".onnx", tmp_path)
+
+
+@pytest.mark.slow
+@over(NETWORKS)
+def test_onnx_of_every_network(method: Method, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    _check(method, ".onnx", tmp_path)
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    for value, name in ((model.graph.input[0], "images"), (model.graph.output[0], "logits")):
+        assert value.name == name
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"

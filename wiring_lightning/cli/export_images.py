@@ -1,0 +1,95 @@
+"""Real images to compare an exported network with."""
+
+from argparse import ArgumentError
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wiring_lightning.cli.parse_errors import one_line
+from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.runs import CONFIG, Run, RunError
+from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.cli.trust import data_config, only_known_kinds
+
+COUNT = 64
+Shape = tuple[int, int, int]
+
+
+def image_shape(network: nn.Module) -> Shape:
+    """Channels, height and width of the images of a network.
+
+    Raises:
+        RunError: if the network does not tell them.
+
+    Example:
+        >>> from wiring_lightning.backbones import ResNeXt
+        >>> image_shape(ResNeXt(depth=11, in_channels=1, image_size=8))
+        (1, 8, 8)
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    channels = getattr(network, "in_channels", layers[0].in_channels if layers else None)
+    side = getattr(network, "image_size", None)
+    if not isinstance(channels, int) or not isinstance(side, int):
+        raise RunError(
+            f"{type(network).__name__} does not tell the size of its images: give it, such as "
+            "--image 3 32 32."
+        )
+    return channels, side, side
+
+
+def digit_images(shape: Shape, count: int = COUNT) -> Tensor:
+    """`[count, *shape]` scikit-learn's handwritten digits, scaled to a size and normalised.
+
+    One or three channels show one digit; more channels show a digit each.
+
+    Example:
+        >>> images = digit_images((3, 32, 32), count=10)
+        >>> images.shape, bool(images.mean().abs() < 0.1)
+        (torch.Size([10, 3, 32, 32]), True)
+    """
+    from sklearn.datasets import load_digits
+
+    digits = torch.as_tensor(load_digits().images, dtype=torch.float32)
+    digits = ((digits - digits.mean()) / digits.std()).unsqueeze(1)
+    channels, height, width = shape
+    each = 1 if channels in (1, 3) else channels
+    numbers = torch.arange(count * each) % len(digits)
+    images = functional.interpolate(digits[numbers], (height, width), mode="bilinear")
+    return images.view(count, each, height, width).expand(count, channels, height, width)
+
+
+def run_images(run: Run, count: int = COUNT) -> Tensor:
+    """Test images of the data module that a run's config names, as a network gets them.
+
+    Raises:
+        RunError: if the config names none.
+        UntrustedError: if it is not of this package, and not trusted.
+    """
+    file = run.folder / CONFIG
+    if not run.config.get("data"):
+        raise RunError(f"{file} names no data: leave --data out.")
+    spec = data_config(run.config["data"], run.trust, str(file))
+    prefer_own_classes()
+    parser = WiringParser(exit_on_error=False)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    with only_known_kinds():
+        try:
+            config = parser.parse_object({"data": spec})
+        except ArgumentError as error:
+            raise RunError(f"{file} describes no data: {one_line(str(error))}") from error
+        data = parser.instantiate_classes(config)["data"]
+    assert isinstance(data, LightningDataModule)
+    data.prepare_data()
+    data.setup("test")
+    parts: list[Tensor] = []
+    try:
+        for batch in data.test_dataloader():
+            images, _ = data.on_after_batch_transfer(batch, 0)
+            parts.append(images)
+            if sum(map(len, parts)) >= count:
+                break
+    finally:
+        data.teardown("test")
+    return torch.cat(parts)[:count]

@@ -1,0 +1,119 @@
+"""Loading a trained task from the folder of a run, or from one of its checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule
+
+from wiring_lightning import tasks
+from wiring_lightning.checkpoints import CheckpointError, load_weights, read_weights
+from wiring_lightning.cli.runs import CONFIG, Run, RunError, find_run
+from wiring_lightning.tasks._saved import saved_description
+
+Which = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained task, the checkpoint of its weights, and the run if its config is known."""
+
+    task: LightningModule
+    checkpoint: Path
+    run: Run | None
+
+
+def load(path: str | Path, which: Which = "last", trust: bool = False) -> LightningModule:
+    """Load a trained task: the network with its weights and its wiring, in evaluation mode.
+
+    A folder that `wiring fit` wrote has a config, and a checkpoint of this package says what it is
+    of. Nothing but the task and its backbone is built, and only classes of this package. The task
+    has the default optimizer: it is for using and testing the network; `wiring fit --ckpt_path`
+    goes on with the training.
+
+    Args:
+        path: the folder of a run, such as `lightning_logs/version_0`, or a checkpoint.
+        which: of a folder the checkpoint after the most training steps, or the best one by what its
+            `ModelCheckpoint` monitors.
+        trust: whether a network that is not of this package may be imported and built.
+
+    Raises:
+        RunError: if a folder is no run, or has no such checkpoint.
+        CheckpointError: if a checkpoint cannot be read or is of another network, or if nothing says
+            which network it is of.
+        UntrustedError: if a class is not of this package, and not trusted.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from lightning.pytorch import Trainer
+        >>> from wiring_lightning.backbones import ResNeXt
+        >>> task = tasks.ClassificationTask(ResNeXt(depth=11, fan_in=1))
+        >>> trainer = Trainer(logger=False, barebones=True)
+        >>> trainer.strategy.connect(task)
+        >>> with TemporaryDirectory() as folder:
+        ...     trainer.save_checkpoint(f"{folder}/last.ckpt")
+        ...     type(load(f"{folder}/last.ckpt").backbone).__name__
+        'ResNeXt'
+    """
+    return find_trained(path, which, trust).task
+
+
+def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -> Trained:
+    """A trained task, with the checkpoint that it is from; arguments and errors as of `load`."""
+    path = Path(path)
+    if path.is_dir():
+        run = find_run(path, trust)
+        checkpoint = checkpoint_of(run, which)
+        return Trained(_weighted(run, checkpoint), checkpoint, run)
+    content = read_weights(path)
+    near = [folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()]
+    run_of = find_run(near[0], trust) if near else None
+    described = saved_description(content)
+    if described is not None and described["task"] in tasks.__all__:
+        task = getattr(tasks, described["task"]).load_from_checkpoint(path)
+        return Trained(task.eval(), path, run_of)
+    if run_of is None:
+        raise CheckpointError(
+            f"The checkpoint {path} does not say which network it is of, and there is no {CONFIG} "
+            "of its run in its folder or the one above: build the task yourself, and use "
+            "load_from_checkpoint(path, backbone=...)."
+        )
+    return Trained(_weighted(run_of, path), path, run_of)
+
+
+def checkpoint_of(run: Run, which: Which) -> Path:
+    """The last or the best checkpoint of a run.
+
+    Raises:
+        RunError: if there is none, or nobody has said what is best.
+        CheckpointError: if one cannot be read.
+    """
+    last = run.checkpoint()
+    if which == "last":
+        return last
+    callbacks = read_weights(last).get("callbacks")
+    states = list(callbacks.values()) if isinstance(callbacks, Mapping) else []
+    names = [Path(state["best_model_path"]).name for state in states if _says_best(state)]
+    paths = [path for path in sorted(run.folder.rglob("*.ckpt")) if path.name in names]
+    if not paths:
+        raise RunError(
+            f"The run {run.folder} has no best checkpoint: train with a ModelCheckpoint that "
+            "monitors a number, such as val/acc, or take the last one."
+        )
+    return paths[-1]
+
+
+def _says_best(state: Any) -> bool:
+    """Whether a callback's state is that of a `ModelCheckpoint` which compares checkpoints."""
+    return (
+        isinstance(state, Mapping)
+        and isinstance(state.get("best_model_path"), str)
+        and state.get("monitor") is not None
+    )
+
+
+def _weighted(run: Run, path: Path) -> LightningModule:
+    task = run.build()
+    load_weights(task, path)
+    return task.eval()

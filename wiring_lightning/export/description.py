@@ -1,0 +1,173 @@
+"""A traced network as JSON and named weights.
+
+The JSON lists operators and what they are applied to. Whoever reads it runs no code that the file
+brings: every operator must be a pure one of PyTorch's core set, or one of the few named here.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Graph, GraphModule, Node
+
+from wiring_lightning import __version__
+from wiring_lightning.export.errors import ExportError
+from wiring_lightning.export.tracing import OWN
+
+FORMAT, VERSION = "wiring_lightning.network", 1
+LOOP = "while_loop"
+# Arithmetic of sizes, and parts of several results.
+PYTHON: dict[str, Callable[..., Any]] = {
+    f"operator.{name}": getattr(operator, name)
+    for name in ("add", "floordiv", "getitem", "mod", "mul", "neg", "sub")
+}
+# Beside what PyTorch tags as its core set.
+ALLOWED = ("aten.sym_size.int", "aten.var_mean.correction", str(OWN))
+_WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_CHECK = "aten._assert_tensor_metadata.default"
+_ROOT = "network."
+
+
+def describe(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON and the weights of a traced network.
+
+    Args:
+        program: of `trace`.
+
+    Returns:
+        Plain values for JSON, and the tensors that they name.
+
+    Raises:
+        ExportError: if an operator or a value has no place in a description.
+
+    Example:
+        >>> from wiring_lightning.export import trace
+        >>> description, weights = describe(trace(torch.nn.ReLU(), torch.zeros(1, 4, 4)))
+        >>> description["image"], description["graphs"]["main"]["steps"]
+        ([1, 4, 4], [{'op': 'aten.relu.default', 'args': [{'value': 0}]}])
+    """
+    names, weights, buffers = {}, dict[str, Tensor](), []
+    images = None
+    for spec, node in zip(program.graph_signature.input_specs, _inputs(program.graph), strict=True):
+        if spec.kind == InputKind.USER_INPUT:
+            images = node
+        elif spec.kind in _WEIGHTS and spec.target is not None:
+            if not node.users:
+                continue  # such as a batch norm's number of batches
+            name = names[node] = spec.target.removeprefix(_ROOT)
+            home = program.state_dict if spec.target in program.state_dict else program.constants
+            weights[name] = home[spec.target].detach()
+            if spec.kind != InputKind.PARAMETER:
+                buffers.append(name)
+        else:
+            raise ExportError(f"a network with inputs of the kind {spec.kind} cannot be described.")
+    assert images is not None
+    shape = [int(size) for size in images.meta["val"].shape[1:]]
+    graphs = {"main": _graph(program.graph, [images], names)}
+    for name, module in program.graph_module.named_children():
+        if isinstance(module, GraphModule):
+            graphs[name] = _graph(module.graph, _inputs(module.graph), {})
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "written_by": f"wiring_lightning {__version__}, torch {torch.__version__}",
+        "image": shape,
+        "buffers": buffers,
+        "graphs": graphs,
+    }
+    return description, weights
+
+
+def operator_named(name: str) -> Callable[..., Any]:
+    """The operator of a name such as `"aten.relu.default"`, if a description may hold it.
+
+    Raises:
+        ExportError: if not; nothing of that name is called.
+
+    Example:
+        >>> operator_named("aten.relu.default")(torch.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
+        >>> operator_named("aten.from_file.default")
+        Traceback (most recent call last):
+        ...
+        wiring_lightning.export.errors.ExportError: the operator aten.from_file.default is none ...
+    """
+    if name in PYTHON:
+        return PYTHON[name]
+    space, *path = name.split(".")
+    if space in ("aten", "wiring_lightning") and len(path) == 2:
+        packet = getattr(getattr(torch.ops, space), path[0], None)
+        found = getattr(packet, path[1], None)
+        if isinstance(found, type(OWN)) and (torch.Tag.core in found.tags or name in ALLOWED):
+            return found
+    raise ExportError(f"the operator {name} is none of PyTorch's core set, and is not run.")
+
+
+def _inputs(graph: Graph) -> list[Node]:
+    return list(graph.find_nodes(op="placeholder"))
+
+
+def _graph(graph: Graph, inputs: Iterable[Node], weights: Mapping[Node, str]) -> dict[str, Any]:
+    """Inputs are the first values, and every step gives the next one."""
+    refers: dict[Node, dict[str, Any]] = {node: {"weight": name} for node, name in weights.items()}
+    for node in inputs:
+        refers[node] = {"value": len(refers) - len(weights)}
+    count, steps, outputs = len(refers) - len(weights), list[dict[str, Any]](), None
+    width = count
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            refers[node] = {"graph": node.target}
+        elif node.op == "output":
+            (outputs,) = node.args
+        elif node.op == "call_function" and _name(node.target) != _CHECK:
+            name = _name(node.target)
+            if name != LOOP:
+                operator_named(name)
+            step: dict[str, Any] = {"op": name, "args": [_plain(a, refers) for a in node.args]}
+            options = {key: _plain(value, refers) for key, value in node.kwargs.items()}
+            options.pop("layout", None)  # always strided
+            if options:
+                step["kwargs"] = options
+            refers[node] = {"value": width}
+            width += 1
+            steps.append(step)
+    flat = outputs if isinstance(outputs, tuple | list) else (outputs,)
+    return {"inputs": count, "steps": steps, "outputs": [_plain(value, refers) for value in flat]}
+
+
+def _name(target: Any) -> str:
+    for name, function in PYTHON.items():
+        if target is function:
+            return name
+    text = str(target)
+    return LOOP if text == LOOP else text
+
+
+def _plain(value: Any, refers: Mapping[Node, dict[str, Any]]) -> Any:
+    """An argument as JSON; what is no plain value is a mapping with one key."""
+    if isinstance(value, Node):
+        return refers[value]
+    if isinstance(value, list | tuple):
+        return [_plain(part, refers) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.dtype):
+        return {"dtype": _word(value)}
+    if isinstance(value, torch.memory_format):
+        return {"memory_format": _word(value)}
+    if isinstance(value, torch.device):
+        return {"device": None}  # that of the images
+    if isinstance(value, torch.layout):
+        return None
+    raise ExportError(f"a value of type {type(value).__name__} has no place in a description.")
+
+
+def _word(value: torch.dtype | torch.memory_format) -> str:
+    return str(value).removeprefix("torch.")

@@ -1,0 +1,28 @@
+"""The error of this floor."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class ExportError(RuntimeError):
+    """A network cannot be exported, or an exported file cannot be read or is wrong."""
+
+
+@contextmanager
+def needs_extra(what: str) -> Iterator[None]:
+    """Turn a missing package into a sentence that names the pip command.
+
+    Example:
+        >>> with needs_extra("Writing .onnx"):
+        ...     import no_such_package
+        Traceback (most recent call last):
+        ...
+        wiring_lightning.export.errors.ExportError: Writing .onnx needs no_such_package: pip install
+        'wiring_lightning[export]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"{what} needs {error.name}: pip install 'wiring_lightning[export]'"
+        ) from error

@@ -1,0 +1,110 @@
+"""A network as a list of operators, for any number of images."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+from typing_extensions import override
+
+from wiring_lightning.export.errors import ExportError
+from wiring_lightning.functional import sparse_product
+from wiring_lightning.wiring import Wired
+
+assert sparse_product  # imported, so that torch has the operator
+OWN = torch.ops.wiring_lightning.sparse_product.default
+_IMAGES = 2  # of the batch that is traced; a batch of one would be taken for a constant
+
+
+class _Root(nn.Module):
+    """Holds a network, whose attributes then cannot collide with those of torch's own graphs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """A copy on the CPU in evaluation mode; networks with a `wiring()` become compact ones.
+
+    Args:
+        network: any module, such as a backbone of this package or one that holds such a backbone.
+
+    Example:
+        >>> from wiring_lightning.backbones import ResNeXt
+        >>> from wiring_lightning.nn import Gate
+        >>> plain = plain_network(ResNeXt(depth=11, fan_in=1))
+        >>> any(isinstance(module, Gate) for module in plain.modules())
+        False
+    """
+    if isinstance(network, Wired):
+        # A compact network may share tensors with the network that it was made of.
+        return deepcopy(network.compact()).cpu().eval()
+    plain = deepcopy(network)
+    outermost: list[str] = []
+    for name, module in network.named_modules():
+        if isinstance(module, Wired) and not name.startswith(tuple(f"{n}." for n in outermost)):
+            outermost.append(name)
+            plain.set_submodule(name, module.compact())
+    return plain.cpu().eval()
+
+
+def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedProgram:
+    """Trace a network in evaluation mode as core ATen operators; the batch stays free.
+
+    Args:
+        network: such as one of `plain_network`, on the CPU.
+        image: `[channels, height, width]` an image of the right size; its values do not matter.
+        sparse: whether products of sparse matrices stay one operator of this package. Otherwise
+            they become dense products, which every program can read.
+
+    Raises:
+        ExportError: if the network cannot be traced, or only for one number of images.
+
+    Example:
+        >>> program = trace(nn.Conv2d(3, 2, 3), torch.zeros(3, 8, 8))
+        >>> program.module()(torch.zeros(5, 3, 8, 8)).shape
+        torch.Size([5, 2, 6, 6])
+    """
+    images = torch.stack([image] * _IMAGES)
+    shapes = {"images": {0: Dim("batch", min=1)}}
+    table = torch.export.default_decompositions()
+    if not sparse:
+        table[OWN] = _dense_product
+    training = network.training
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                _Root(network).eval(), (images,), dynamic_shapes=shapes, strict=False
+            )
+            program = program.run_decompositions(table)
+    except Exception as error:  # a tracer fails in any way on code that it does not understand
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(
+            f"{type(network).__name__} cannot be exported: torch.export cannot trace it for any "
+            f"number of images ({reason})."
+        ) from error
+    finally:
+        network.train(training)
+    _forget_source(program)
+    return program
+
+
+def _forget_source(program: ExportedProgram) -> None:
+    """Remove lines of code and paths of this machine, which torch would write into files."""
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+                node.meta.pop("from_node", None)
+
+
+def _dense_product(values: Tensor, row: Tensor, column: Tensor, dense: Tensor, rows: int) -> Tensor:
+    matrix = values.new_zeros(rows, dense.shape[0]).index_put((row, column), values)
+    return matrix @ dense

@@ -1,0 +1,169 @@
+"""Writing a network into a file that is run, and compared, before it gets its name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from wiring_lightning.backbones import NeuralGraph
+from wiring_lightning.export.errors import ExportError
+from wiring_lightning.export.formats import onnx_bytes, pt2_bytes, safetensors_bytes
+from wiring_lightning.export.reading import load_exported
+from wiring_lightning.export.tracing import plain_network, trace
+from wiring_lightning.files import write_file
+
+_WRITERS: dict[str, Callable[[ExportedProgram], bytes]] = {
+    ".onnx": onnx_bytes,
+    ".pt2": pt2_bytes,
+    ".safetensors": safetensors_bytes,
+}
+SUFFIXES = tuple(_WRITERS)
+_BATCHES = (1, 2, 5)  # besides all images at once
+# Largest difference as a share of the largest logit. Operators round in another order.
+_ROUNDING = 1e-4
+_SOLVER = 10  # tolerances by which solutions of other steps may differ
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and how it compares.
+
+    Args:
+        path: the file.
+        plain: the compact network that it computes.
+        program: the same as operators.
+        network: what is in the file, as `load_exported` gives it.
+        images: number of images that were compared.
+        difference: largest difference between a logit of the file and of the compact network.
+        from_source: the same between the file and the network that was given.
+        agreement: share of predictions that are those of the network that was given.
+    """
+
+    path: Path
+    plain: nn.Module
+    program: ExportedProgram
+    network: nn.Module
+    images: int
+    difference: float
+    from_source: float
+    agreement: float
+
+
+def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Exported:
+    """Write the compact form of a trained network into a file, and run it.
+
+    The file is written under another name first, read again and run, with 1, 2, 5 and all images at
+    a time. It gets its name only if all logits are those of the network; otherwise an earlier file
+    of that name stays as it was.
+
+    Args:
+        network: a backbone of this package, or any other module from images to logits. It is used
+            in evaluation mode and left as it is.
+        path: where to write; `.onnx`, `.pt2` or `.safetensors`. An existing file is replaced.
+        images: `[batch, channels, height, width]` images to compare with, best of real ones, as the
+            network was trained with. Their size is that of all images to come; the batch is free.
+
+    Raises:
+        ExportError: if the network cannot be exported, or the file computes something else.
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from wiring_lightning.backbones import ResNeXt
+        >>> with TemporaryDirectory() as folder:
+        ...     images = torch.randn(8, 3, 8, 8)
+        ...     done = export_network(ResNeXt(depth=11), f"{folder}/net.pt2", images)
+        >>> done.images, done.agreement, done.difference < 1e-5
+        (8, 1.0, True)
+    """
+    path = Path(path)
+    if path.suffix not in _WRITERS:
+        raise ExportError(f"{path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+    if images.dim() != 4 or len(images) == 0:
+        raise ExportError(
+            f"images must be [batch, channels, height, width], got {list(images.shape)}."
+        )
+    images = images.detach().cpu()
+    plain = plain_network(network)
+    source = _logits(network, images)
+    # A reader of .safetensors has this package, and with it the product of sparse matrices.
+    program = trace(plain, images[0], sparse=path.suffix == ".safetensors")
+    content = _WRITERS[path.suffix](program)
+    unverified = path.with_name(f".{uuid4().hex}{path.suffix}")
+    try:
+        write_file(unverified, content)
+        loaded = load_exported(unverified, trust=True)
+        found, difference = _compare(loaded, plain, images, path)
+        from_source = _check_source(network, found, source, path)
+        unverified.replace(path)
+    finally:
+        unverified.unlink(missing_ok=True)
+    agreement = float((found.argmax(1) == source.argmax(1)).double().mean())
+    return Exported(path, plain, program, loaded, len(images), difference, from_source, agreement)
+
+
+def _compare(
+    loaded: nn.Module, plain: nn.Module, images: Tensor, path: Path
+) -> tuple[Tensor, float]:
+    """The logits of all images, and the largest difference over batches of several sizes.
+
+    What a solver does depends on its whole batch, so both networks see the same batches.
+    """
+    worst = 0.0
+    for size in [size for size in _BATCHES if size < len(images)] + [len(images)]:
+        found, expected = _logits(loaded, images[:size]), _logits(plain, images[:size])
+        if found.shape != expected.shape:
+            raise ExportError(
+                f"{path} was not written: for {size} images it gives logits of shape "
+                f"{list(found.shape)}, and the network {list(expected.shape)}."
+            )
+        difference = _difference(found, expected)
+        if not difference <= _ROUNDING * _largest(expected):  # also if it is no number
+            raise ExportError(
+                f"{path} was not written: for {size} images its logits differ by {difference:g} "
+                "from those of the network; please report this as a fault of the exporter."
+            )
+        worst = max(worst, difference)
+    return found, worst
+
+
+def _check_source(network: nn.Module, found: Tensor, source: Tensor, path: Path) -> float:
+    """The largest difference from the network that was given; an error if it is not rounding."""
+    # A solver that sees fewer states takes other steps, within its tolerance.
+    solvers = [
+        float(module.tolerance)
+        for module in network.modules()
+        if isinstance(module, NeuralGraph) and module.dynamics == "continuous"
+    ]
+    difference = _difference(found, source)
+    if not difference <= max([_ROUNDING, *(_SOLVER * t for t in solvers)]) * _largest(source):
+        raise ExportError(
+            f"{path} was not written: its logits differ by {difference:g} from those of the "
+            f"{type(network).__name__}, whose compact() is not the same function."
+        )
+    return difference
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits in evaluation mode; every module is in its own mode again afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    device = next((weight.device for weight in network.parameters()), images.device)
+    try:
+        logits: Tensor = network.eval()(images.to(device))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return logits.cpu()
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((one.double() - other.double()).abs().max())
+
+
+def _largest(logits: Tensor) -> float:
+    return max(1.0, float(logits.abs().max()))

@@ -1,0 +1,93 @@
+"""What a checkpoint says about its task and backbone, in plain values, to build them again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wiring_lightning import backbones
+from wiring_lightning.checkpoints import CheckpointError
+
+KEY = "network"  # in a checkpoint
+_PLAIN = (bool, int, float, str)
+
+
+def describe_task(task: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The task's class and arguments, and those of its backbone; `None` if it cannot be told.
+
+    Only backbones of this package can: of others it is not known what they were built with.
+    """
+    backbone = task.get_submodule("backbone")
+    name, built_with = type(backbone).__name__, getattr(backbone, "built_with", {})
+    if not built_with or getattr(backbones, name, None) is not type(backbone):
+        return None
+    network = {"class": name, "arguments": dict(built_with)}
+    return {"task": type(task).__name__, "arguments": dict(arguments), "backbone": network}
+
+
+def saved_description(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a checkpoint says about its task; `None` if it says nothing that can be used."""
+    found = content.get(KEY)
+    backbone = found.get("backbone") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping) or not isinstance(backbone, Mapping):
+        return None
+    arguments = (found.get("arguments"), backbone.get("arguments"))
+    names = (found.get("task"), backbone.get("class"))
+    whole = all(isinstance(part, Mapping) for part in arguments)
+    return found if whole and all(isinstance(name, str) for name in names) else None
+
+
+def described_for(cls: type, content: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
+    """What a checkpoint says about a task of a class.
+
+    Raises:
+        CheckpointError: if it says nothing, or is of another task.
+    """
+    described = saved_description(content)
+    if described is None:
+        raise CheckpointError(
+            f"The checkpoint {path} does not say which network it is of: load it with "
+            "wl.load(path) if config.yaml is in its folder, or give backbone=..."
+        )
+    if described["task"] not in [kind.__name__ for kind in cls.__mro__]:
+        raise CheckpointError(
+            f"The checkpoint {path} is of a {described['task']}, not of a {cls.__name__}: load it "
+            "with that class, or give backbone=..."
+        )
+    return described
+
+
+def build_backbone(description: Mapping[str, Any], path: str | Path) -> nn.Module:
+    """The backbone of a description, with new weights; only a class of this package is built.
+
+    Raises:
+        CheckpointError: if it names another class, or arguments that the class does not take.
+
+    Example:
+        >>> network = {"class": "ResNeXt", "arguments": {"depth": 11, "fan_in": 1}}
+        >>> type(build_backbone({"backbone": network}, "last.ckpt")).__name__
+        'ResNeXt'
+    """
+    name, arguments = (description["backbone"][key] for key in ("class", "arguments"))
+    if name not in backbones.__all__:
+        raise CheckpointError(
+            f"The checkpoint {path} names the network {name}, which is no backbone of this "
+            "package: build it yourself and give it as backbone=..."
+        )
+    try:
+        if not all(map(_is_plain, arguments.values())):
+            raise TypeError("its arguments are no plain values")
+        network: nn.Module = getattr(backbones, name)(**arguments)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The checkpoint {path} describes a {name} that cannot be built ({error}): give the "
+            "network as backbone=..."
+        ) from error
+    return network
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, _PLAIN)
