@@ -22,7 +22,7 @@ import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks import PredictionWriter, SparseLayers, WiringCallback
+from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLayers, WiringCallback
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
@@ -172,6 +172,8 @@ class WiringCLI(LightningCLI):
         given = self.config_init[self.subcommand].trainer
         _check_learners(given.callbacks)
         _say_what_is_misread(given)
+        if given.max_epochs is None:
+            kwargs |= _epochs_of(given.callbacks, self.subcommand)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (AttributeError, KeyError, TypeError) as error:
@@ -304,6 +306,15 @@ def _say_what_is_misread(given: Namespace) -> None:
         note("log_every_n_steps: 0 logs no step, only whole epochs")
     if given.barebones:
         note("barebones: true logs and saves nothing, so the report has no accuracy")
+
+
+def _epochs_of(callbacks: Any, subcommand: str) -> dict[str, int]:
+    """`max_epochs` where a config need not say it: then Lightning would warn about its own 1000."""
+    if subcommand != "fit":
+        return {"max_epochs": 1}  # not used
+    given = callbacks if isinstance(callbacks, list) else [callbacks]
+    schedules = [callback for callback in given if isinstance(callback, PhaseSchedule)]
+    return {"max_epochs": schedules[0].max_epochs} if schedules else {}
 
 
 def _check_learners(callbacks: Any) -> None:

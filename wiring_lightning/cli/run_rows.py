@@ -13,7 +13,7 @@ from wiring_lightning.checkpoints import load_weights
 from wiring_lightning.cli.code_version import version_in
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.report import summarize, summarize_weights
-from wiring_lightning.cli.run_keys import differing, flat, in_words, setting, value_of
+from wiring_lightning.cli.run_keys import differing, epochs_of, flat, in_words, setting, value_of
 from wiring_lightning.cli.runs import (
     Run,
     RunError,
@@ -257,13 +257,8 @@ _LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batc
 
 def _length(config: Mapping[str, Any]) -> str:
     """How long a config trains."""
-    values = flat(config)
-    phases = "trainer.callbacks.PhaseSchedule.phases."
-    epochs = sum(
-        value for key, value in values.items() if key.startswith(phases) and key.endswith(".epochs")
-    )
-    name, steps, batches = _LENGTHS
-    text = str(epochs or values.get(name))
+    values, text = flat(config), str(epochs_of(config))
+    _, steps, batches = _LENGTHS
     if (limit := values.get(steps)) not in (None, -1):
         text += f" or {limit} steps"
     if (limit := values.get(batches)) not in (None, 1.0):
