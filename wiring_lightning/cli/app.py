@@ -27,6 +27,7 @@ from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
 from wiring_lightning.cli.found import write_found
+from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
 from wiring_lightning.cli.messages import fail, has_foreign_code, note
@@ -92,6 +93,9 @@ class WiringCLI(LightningCLI):
         if subcommand == "inspect":
             kwargs["description"] += UNUSED
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        assert isinstance(parser, WiringParser)
+        parser.subcommand = subcommand
+        parser._action_groups = in_order(parser._action_groups)
         for action in parser._actions:
             if action.dest == "weights_only" and subcommand != "inspect":
                 action.help = _WEIGHTS_ONLY
