@@ -111,7 +111,7 @@ class Notes(Callback):
                 self.gate_rates.append(callback.optimizer.group["lr"])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.bar.append(trainer.progress_bar_metrics.get("phase"))
+        self.bar.append(trainer.progress_bar_metrics.get("wiring/phase"))
 
 
 class EpochOf(Callback):

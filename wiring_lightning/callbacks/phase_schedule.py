@@ -161,7 +161,9 @@ class PhaseSchedule(Callback):
     ) -> None:
         # A tensor of the CPU, because Lightning would copy a number to the device and back.
         phase = torch.tensor(float(self.index(trainer.current_epoch) + 1), device="cpu")
-        pl_module.log("phase", phase, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        pl_module.log(
+            "wiring/phase", phase, prog_bar=True, on_step=True, on_epoch=False, batch_size=1
+        )
 
     def _enter(self, trainer: Trainer) -> None:
         number = self.index(trainer.current_epoch)

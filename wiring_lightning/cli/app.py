@@ -26,6 +26,7 @@ from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLa
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
+from wiring_lightning.cli.curves import default_logger
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
@@ -186,6 +187,11 @@ class WiringCLI(LightningCLI):
             raise MisconfigurationException(
                 f"The trainer cannot be built from its options: {error}"
             ) from error
+        if given.logger in (None, True):
+            trainer.loggers = [
+                default_logger(one) if type(one) is TensorBoardLogger else one
+                for one in trainer.loggers
+            ]
         callbacks = [type(callback) for callback in trainer.callbacks]
         if self.subcommand == "predict" and not any(
             issubclass(kind, BasePredictionWriter) for kind in callbacks
