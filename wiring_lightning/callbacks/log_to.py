@@ -45,9 +45,8 @@ def send_picture(logger: Logger, name: str, figure: "Figure", step: int) -> None
     if not takes_pictures(logger):
         return
     figure.set_dpi(_DPI)
-    experiment: Any = logger.experiment
     if isinstance(logger, TensorBoardLogger):
-        experiment.add_figure(name, figure, step)
+        logger.experiment.add_figure(name, figure, step)
         return
     from PIL import Image
 
@@ -55,7 +54,7 @@ def send_picture(logger: Logger, name: str, figure: "Figure", step: int) -> None
     figure.savefig(file, format="png")
     image = Image.open(file).convert("RGB")
     if isinstance(logger, MLFlowLogger):
-        experiment.log_image(logger.run_id, image, key=name, step=step)
+        logger.experiment.log_image(logger.run_id, image, key=name, step=step)
     else:
         other: Any = logger  # W&B's, and others with its method
         other.log_image(key=name, images=[image], step=step)
@@ -77,13 +76,12 @@ def send_table(
     """
     if not takes_tables(logger):
         return
-    experiment: Any = logger.experiment
     if isinstance(logger, TensorBoardLogger):
-        experiment.add_text(name, _markdown(columns, rows), step)
+        logger.experiment.add_text(name, _markdown(columns, rows), step)
     elif isinstance(logger, MLFlowLogger):
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-        experiment.log_text(logger.run_id, text.getvalue(), f"{name}.csv")
+        logger.experiment.log_text(logger.run_id, text.getvalue(), f"{name}.csv")
     else:
         other: Any = logger
         other.log_table(key=name, columns=list(columns), data=[list(row) for row in rows])

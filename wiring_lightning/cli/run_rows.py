@@ -169,7 +169,8 @@ def read_scored(folders: Sequence[Path], tag: str, trust: bool) -> list[Scored]:
     if left_out and not runs:
         raise RunError(
             f"None of the {len(left_out)} runs is finished ({left_out[0]} has no test/... in a "
-            "TensorBoard event file): give folders that `wiring fit` has written to its end."
+            "TensorBoard event file or metrics.csv): give folders that `wiring fit` has written to "
+            "its end."
         )
     if left_out:
         count = "1 run" if len(left_out) == 1 else f"{len(left_out)} runs"
