@@ -1,11 +1,15 @@
 """What is wrong on the command line is refused in one sentence."""
 
+from inspect import isabstract, isclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from lightning.pytorch import loggers
 
 from tests.bad_input.configs import config_with
 from tests.cli.commands import refused, write
+from wiring_lightning import backbones, callbacks, data, tasks
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,43 @@ def test_a_bad_argument_is_refused_in_one_sentence(
     said = refused("fit", "--config", write(config_with(), tmp_path / "good.yaml"), *arguments)
     assert expected in said
     assert "wiring fit --help" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "package"),
+    [("--model.backbone", backbones), ("--model", tasks), ("--data", data),
+     ("--trainer.callbacks", callbacks), ("--trainer.callbacks+", callbacks),
+     ("--trainer.logger", loggers)],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["Nosuch", "Phase", "Identity42"])
+def test_a_class_that_is_not_there_lists_those_that_are(
+    option: str, package: ModuleType, name: str, tmp_path: Path
+) -> None:
+    said = refused("fit", "--config", write(config_with(), tmp_path / "good.yaml"), option, name)
+    _, _, listed = said.partition(f"there is no class '{name}'; there are ")
+    names = listed.partition(", or give an import path")[0].split(", ")
+    assert len(names) >= 3
+    for one in names:
+        assert one in package.__all__
+        if package is not loggers:  # some loggers need a package that may not be there
+            assert isclass(found := getattr(package, one))
+            assert not isabstract(found)
+
+
+@pytest.mark.parametrize(
+    ("option", "example"),
+    [
+        ("--model.optimizer", "torch.optim.SGD"),
+        ("--model.lr_scheduler", "torch.optim.lr_scheduler"),
+    ],
+)
+def test_a_class_of_torch_that_is_not_there_gets_an_example(
+    option: str, example: str, tmp_path: Path
+) -> None:
+    said = refused(
+        "fit", "--config", write(config_with(), tmp_path / "good.yaml"), option, "Nosuch"
+    )
+    assert f"give its import path, package.module.Class, such as {example}" in said
 
 
 def test_an_unknown_subcommand_is_refused() -> None:

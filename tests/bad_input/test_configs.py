@@ -121,7 +121,10 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
     ),
     "unknown callback": (
         callbacks(("Quux", {})),
-        ["trainer.callbacks: there is no class 'Quux'; give its import path, package.module.Class"],
+        [
+            "trainer.callbacks: there is no class 'Quux'; there are BudgetedSearch, DNW,",
+            "WiringMonitor, or give an import path, package.module.Class",
+        ],
     ),
     "module that is not there": (
         unknown_class("model.init_args.backbone", "nowhere.Net"),

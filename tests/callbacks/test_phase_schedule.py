@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import DNW, MaskConnect, Phase, PhaseSchedule, WiringCallback
+from wiring_lightning.callbacks.phase_schedule import shares
 from wiring_lightning.nn import Gate
 
 
@@ -108,7 +111,7 @@ class Notes(Callback):
                 self.gate_rates.append(callback.optimizer.group["lr"])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.bar.append(trainer.progress_bar_metrics.get("phase"))
+        self.bar.append(trainer.progress_bar_metrics.get("wiring/phase"))
 
 
 class EpochOf(Callback):
@@ -189,20 +192,56 @@ def test_every_learner_is_steered_and_a_frozen_one_stays_frozen() -> None:
     assert learner.by_epoch == {0: {("lr", 0.5)}, 1: frozen, 2: frozen, 3: frozen}
 
 
-@pytest.mark.parametrize(
-    ("given", "warned"), [(None, False), (-1, False), (5, False), (4, True), (9, True)]
-)
-def test_the_phases_set_max_epochs_and_say_so_if_the_trainer_was_told_otherwise(
-    given: int | None, warned: bool
-) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+@pytest.mark.parametrize("given", [None, -1, 5])
+def test_the_phases_set_max_epochs(given: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
         trainer = fit(Net(), PhaseSchedule(PHASES), batches=1, max_epochs=given)
-    said = [str(w.message) for w in caught if "PhaseSchedule" in str(w.message)]
-    assert len(said) == warned
-    if warned:
-        assert f"last 5 epochs, but the trainer was given max_epochs={given}" in said[0]
     assert trainer.max_epochs == trainer.current_epoch == 5
+    assert "PhaseSchedule: with" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"), [(3, [1, 1, 1]), (4, [2, 1, 1]), (10, [4, 2, 4]), (25, [10, 5, 10])]
+)
+def test_phases_become_shorter_or_longer_in_proportion_to_max_epochs(
+    given: int, lengths: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    notes, learner = Notes(), Learner()
+    phases = [Phase(2, lr=0.5), Phase(1, lr=0.25), Phase(2, lr=0.125, freeze=True)]
+    schedule = PhaseSchedule(phases)
+    with caplog.at_level("INFO"):
+        trainer = fit(
+            Net(), EpochOf(learner), learner, schedule, notes, batches=1, max_epochs=given
+        )
+    assert trainer.max_epochs == trainer.current_epoch == given
+    rates = [[rate] * 2 for rate, n in zip([0.5, 0.25, 0.125], lengths, strict=True)
+             for _ in range(n)]  # fmt: skip
+    assert notes.rates == rates
+    assert min(learner.by_epoch) == lengths[0] + lengths[1]  # frozen from here on
+    text = f"with max_epochs={given} the phases last {lengths[0]}, {lengths[1]} and {lengths[2]}"
+    assert text in caplog.text
+    assert [phase.epochs for phase in schedule.phases] == [2, 1, 2]  # as they were given
+    assert fit(Net(), learner, schedule, batches=1).current_epoch == 5  # the next fit
+
+
+def test_shares_are_whole_positive_and_nearly_in_proportion() -> None:
+    for parts in product([1, 2, 5, 14], repeat=3):
+        for total in range(3, 3 * sum(parts) + 1):
+            found = shares(total, parts)
+            assert sum(found) == total
+            assert min(found) >= 1
+            exact = [Fraction(part * total, sum(parts)) for part in parts]
+            if all(share.denominator == 1 for share in exact):
+                assert found == exact
+            if min(exact) >= 1:
+                gaps = [abs(a - b) for a, b in zip(found, exact, strict=True)]
+                assert max(gaps) <= 1
+
+
+@pytest.mark.parametrize("given", [0, 1, 2])
+def test_fewer_epochs_than_phases_are_refused(given: int) -> None:
+    with pytest.raises(MisconfigurationException, match=f"3 phases need .* max_epochs={given}"):
+        fit(Net(), PhaseSchedule(PHASES), max_epochs=given)
 
 
 def test_max_steps_still_ends_the_run_early() -> None:

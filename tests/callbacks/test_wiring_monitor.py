@@ -4,21 +4,29 @@ import csv
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor, nn
 
-from tests.callbacks.monitored_fit import BATCHES, backbone, events, fit, numbers
+from tests.callbacks.monitored_fit import BATCHES, Module, Noise, backbone, events, fit, numbers
+from tests.trainers import quiet_trainer
 from wiring_lightning import costs
-from wiring_lightning.callbacks import MaskConnect, WiringMonitor
+from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule, WiringMonitor
 from wiring_lightning.nn import Gate, find_gates
 
 
@@ -52,12 +60,6 @@ class TwoGates(nn.Module):
         return self.last(self.second(self.first(sources)).squeeze(1))
 
 
-def unrepeated(values: list[float]) -> list[float]:
-    """Without the last one, which the table of hyper-parameters repeats."""
-    assert values[-1] == values[-2]
-    return values[:-1]
-
-
 def test_numbers_agree_with_the_wiring(tmp_path):
     module = fit(tmp_path, backbone(), MaskConnect(lr=50.0), WiringMonitor(pictures=False))
     wiring = module.backbone.wiring()
@@ -81,9 +83,9 @@ def test_numbers_stand_beside_the_metrics_of_their_epoch(tmp_path):
     fit(tmp_path, backbone(), MaskConnect(), WiringMonitor(pictures=False))
     read = events(tmp_path)
     steps = [event.step for event in read.Scalars("each_epoch")]
-    assert steps == [2, 5, 5]
+    assert steps == [2, 5]
     for tag in ("wiring/live_nodes", "wiring/module2/entropy"):
-        assert [event.step for event in read.Scalars(tag)][:2] == [2, 5]
+        assert [event.step for event in read.Scalars(tag)] == [2, 5]
 
 
 def test_uniform_scores_have_entropy_one(tmp_path):
@@ -146,7 +148,7 @@ def test_changed_edges_are_those_of_brute_force(
         assert read[f"wiring/{name.rpartition('.')[2]}/edges_changed"] == new
         total = [sum(pair) for pair in zip(total, new, strict=True)]
     assert sum(total) > 0
-    assert unrepeated(read["wiring/edges_changed"]) == total
+    assert read["wiring/edges_changed"] == total
 
 
 def test_the_last_epoch_is_logged_even_if_it_is_not_due(tmp_path):
@@ -222,18 +224,35 @@ def test_the_sanity_check_is_not_logged(tmp_path):
     assert [event.step for event in events(tmp_path).Scalars("wiring/module2/entropy")] == [2]
 
 
-def hparams(read: EventAccumulator, tag: str) -> HParamsPluginData:
-    content = read.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content
-    return HParamsPluginData.FromString(content)
+def test_the_rates_of_weights_and_scores_are_curves(tmp_path):
+    phases = [Phase(2, lr=0.25, gate_lr=0.5), Phase(1, lr=0.125), Phase(1, lr=0.5, freeze=True)]
+    callbacks = MaskConnect(lr=3.0), PhaseSchedule(phases), WiringMonitor(pictures=False)
+    fit(tmp_path, backbone(), *callbacks, epochs=4)
+    read = events(tmp_path)
+    curves = {
+        tag: [event.value for event in read.Scalars(tag)][::BATCHES]
+        for tag in ("weights/lr", "wiring/lr", "wiring/phase")
+    }
+    assert curves["weights/lr"] == [0.25, 0.25, 0.125, 0.5]
+    assert curves["wiring/lr"] == [0.5, 0.5, 0.5, 0.0]  # a frozen wiring learns no more
+    assert curves["wiring/phase"] == [1, 1, 2, 3]
 
 
-def test_the_table_of_hyper_parameters_has_one_row_with_the_final_metrics(tmp_path, monkeypatch):
+def row_of(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / "run/hparams")).Reload()
+
+
+def settings_in(read: EventAccumulator) -> dict[str, Any]:
+    content = read.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    start = HParamsPluginData.FromString(content).session_start_info.hparams
+    return {name: value.string_value or value.number_value for name, value in start.items()}
+
+
+def test_the_row_of_hyper_parameters_has_the_settings_and_the_final_metrics(tmp_path, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     learner = MaskConnect(lr=0.3, seed=5)
     module = fit(tmp_path, backbone(), learner, WiringMonitor(pictures=False))
-    read = events(tmp_path)
-    start = hparams(read, "session_start_info").session_start_info.hparams
-    values = {name: value.string_value or value.number_value for name, value in start.items()}
+    read = row_of(tmp_path)
     wiring = module.backbone.wiring()
     expected = {
         "backbone": "ResNeXt",
@@ -253,16 +272,60 @@ def test_the_table_of_hyper_parameters_has_one_row_with_the_final_metrics(tmp_pa
         "max_epochs": 2,
         "seed": 7,
     }
-    assert expected.items() <= values.items()
-    metrics = {info.name.tag for info in hparams(read, "experiment").experiment.metric_infos}
-    network = {"live_nodes", "live_edges", "active_edges", "edges_changed", "parameters_live",
-               "multiply_adds_live"}  # fmt: skip
-    assert metrics == {"each_epoch", "both_epoch", "val", *(f"wiring/{name}" for name in network)}
-    # The tab shows the last value under the metric's tag.
-    last = {tag: read.Scalars(tag)[-1].value for tag in metrics}
-    assert (last["each_epoch"], last["both_epoch"], last["val"]) == (11.0, 1.0, 21.0)
-    assert last["wiring/live_nodes"] == int(wiring.live_nodes.sum())
-    assert "hp_metric" not in read.Tags()["scalars"]
+    assert expected.items() <= settings_in(read).items()
+    last = {tag: [event.value for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+    assert last == {
+        "each_epoch": [11.0],
+        "both_epoch": [1.0],
+        "val": [21.0],
+        "wiring/parameters_live": [int(costs.parameters(wiring))],
+        "wiring/multiply_adds_live": [int(costs.multiply_adds(wiring))],
+        "wiring/active_edges": [int(wiring.active.sum())],
+    }
+    assert "hp_metric" not in events(tmp_path).Tags()["scalars"]
+
+
+def test_the_page_opens_with_what_was_varied_and_the_accuracies(tmp_path):
+    """What TensorBoard's own backend makes of the folders of three runs."""
+
+    class Tested(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.log("train/acc", 1.0, on_epoch=True, on_step=False)
+            return self.backbone(batch[0]).square().mean()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log_dict({"val/acc": 0.5, "val/acc_top5": 0.75, "val/loss": 1.0})
+
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.log_dict({"test/acc": 0.25, "test/acc_top5": 0.5, "test/loss": 2.0})
+
+    for number, (fan_in, lr) in enumerate([(1, 0.5), (2, 0.5), (2, 0.25)]):
+        logger = TensorBoardLogger(tmp_path, name="", version=f"run{number}")
+        callbacks = [MaskConnect(lr=lr), WiringMonitor(pictures=False)]
+        trainer = quiet_trainer(max_epochs=1, limit_val_batches=1, callbacks=callbacks,
+                                logger=logger)  # fmt: skip
+        module = Tested(backbone(fan_in=fan_in))
+        trainer.fit(module, Noise())
+        trainer.test(module, Noise().train_dataloader(), verbose=False)
+    page = hparams_page(tmp_path)
+    assert [info.name for info in page.hparam_infos if info.differs] == ["fan_in", "learner/lr"]
+    assert [info.name for info in page.hparam_infos][:2] == ["fan_in", "learner/lr"]
+    shown_first = [info.name.tag for info in page.metric_infos][:5]
+    assert shown_first[:4] == ["test/acc", "test/loss", "val/acc", "val/loss"]
+
+
+def hparams_page(folder: Path) -> Any:
+    """What the HPARAMS page asks TensorBoard for."""
+    flags = SimpleNamespace(purge_orphaned_data=False, reload_multifile=False,
+                            max_reload_threads=1, samples_per_plugin={}, generic_data="auto",
+                            reload_interval=5, path_prefix="", window_title="",
+                            reload_multifile_inactive_secs=0)  # fmt: skip
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(folder))
+    backend = Context(TBContext(data_provider=provider, flags=flags))
+    context = RequestContext()
+    found = backend.hparams_metadata(context, "")
+    return backend.experiment_from_metadata(context, "", True, found, [])
 
 
 @pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"every_n_epochs": -2}])

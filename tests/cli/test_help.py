@@ -74,6 +74,35 @@ def test_every_subcommand_has_help(subcommand: str) -> None:
         assert (f"wiring_lightning.callbacks.{name}" in "".join(out.split())) == builds_callbacks
 
 
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_help_leads_with_what_matters(subcommand: str) -> None:
+    out = succeed(subcommand, "--help")
+    first, _, rest = out.partition("\nall options:\n")
+    assert len(first.splitlines()) < 40
+    assert max(map(len, first.splitlines())) <= 100
+    assert "--config" in first
+    assert "--ckpt_path" in first
+    assert (subcommand == "fit") == ("--trainer.max_epochs" in first)
+    titles = [line for line in rest.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles == ["checkpoint and output:", "network and its training:", "data:",
+                      "Lightning's Trainer:"]  # fmt: skip
+    for option in re.findall(r"--trainer\.\w+|--(?!model|data|KEY)\w+", first):
+        assert re.search(rf"^  (-c CONFIG, )?{option}\b", rest, re.MULTILINE), option
+
+
+def test_the_changes_that_the_help_names_are_accepted(base: str) -> None:
+    changes = ["--trainer.max_epochs=7", f"{BACKBONE}depth=20", "--model.optimizer=torch.optim.SGD",
+               "--model.optimizer.lr=0.3", "--data=Digits", "--data.batch_size=16",
+               "--trainer.callbacks+=WiringMonitor", "--trainer.callbacks.every_n_epochs=4",
+               "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=there",
+               "--trainer.accelerator=cpu", "--trainer.devices=2",
+               "--trainer.fast_dev_run=true", "--seed_everything=5"]  # fmt: skip
+    config = yaml.safe_load(succeed("fit", "--config", base, *changes, "--print_config"))
+    assert config["trainer"]["callbacks"][-1]["init_args"]["every_n_epochs"] == 4
+    assert config["trainer"]["logger"]["init_args"]["save_dir"] == "there"
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.3
+
+
 def squeezed(text: str) -> str:
     return "".join(text.split())
 

@@ -61,7 +61,7 @@ def test_a_run_of_a_row_gets_its_number(
     "change",
     ["--model.backbone.rank_all=true", "--data.val_size=100",
      "--model.optimizer.lr=0.2", "--model.label_smoothing=0.1", "--trainer.limit_train_batches=5",
-     "--trainer.callbacks+=L1Anneal"],
+     "--trainer.callbacks+=L1Anneal", "--trainer.max_epochs=20"],
 )  # fmt: skip
 def test_a_run_that_does_anything_else_gets_none(
     change: str, monkeypatch: pytest.MonkeyPatch

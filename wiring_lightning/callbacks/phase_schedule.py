@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
 
-# What Lightning sets when a trainer is given neither max_epochs nor max_steps.
-_LIGHTNING_DEFAULT_EPOCHS = 1000
+# A `max_epochs` that nobody chose: Lightning's default, and no limit.
+NOT_GIVEN = (1000, -1)
 
 
 @dataclass
@@ -37,8 +38,10 @@ class Phase:
 class PhaseSchedule(Callback):
     """Run the phases of MaskConnect and GateConnect (their implementation details) from a config.
 
-    Sets the trainer's `max_epochs` to the sum of the phases, and warns if the config has another
-    number. The phase depends on the current epoch only, so a resumed run needs no state.
+    A fit lasts as long as the phases together. If the trainer is given another `max_epochs`, the
+    phases become shorter or longer in proportion, in whole epochs, and a line says so; 1000, which
+    Lightning sets if nothing is given, and -1 do not count. The phase depends on the current epoch
+    only, so a resumed run needs no state.
 
     Args:
         phases: the phases in order, each a `Phase` or a mapping with its keys: epochs, and
@@ -46,8 +49,9 @@ class PhaseSchedule(Callback):
 
     Raises:
         MisconfigurationException: if there is no phase, a phase is shorter than one epoch or has a
-            negative rate, a phase freezes or sets `gate_lr` but no callback learns a wiring, or a
-            learning rate scheduler would overwrite the phases' rates.
+            negative rate, a phase freezes or sets `gate_lr` but no callback learns a wiring,
+            `max_epochs` is smaller than the number of phases, or a learning rate scheduler would
+            overwrite the phases' rates.
 
     Example:
         >>> schedule = PhaseSchedule([Phase(120, lr=0.1, gate_lr=0.2), Phase(100, 0.1, freeze=True),
@@ -64,15 +68,16 @@ class PhaseSchedule(Callback):
             )
         for number, phase in enumerate(self.phases, start=1):
             _check(number, phase)
+        self._running = self.phases  # with the lengths that they have in the present fit
 
     @property
     def max_epochs(self) -> int:
-        """Length of all phases together."""
-        return sum(phase.epochs for phase in self.phases)
+        """Length of all phases together; once a fit has begun, in this fit."""
+        return sum(phase.epochs for phase in self._running)
 
     def index(self, epoch: int) -> int:
         """Number of the phase, from 0, that an epoch belongs to; the last one after the end."""
-        for number, phase in enumerate(self.phases):
+        for number, phase in enumerate(self._running):
             if epoch < phase.epochs:
                 return number
             epoch -= phase.epochs
@@ -89,16 +94,31 @@ class PhaseSchedule(Callback):
                 "PhaseSchedule has a phase with `freeze` or `gate_lr`, but no callback learns a "
                 "wiring: add MaskConnect to the trainer's callbacks, or remove these keys."
             )
+        self._running = self.phases
         if trainer.fast_dev_run:
             return
         wanted = trainer.max_epochs
-        if wanted not in (self.max_epochs, _LIGHTNING_DEFAULT_EPOCHS, -1):
-            rank_zero_warn(
-                f"PhaseSchedule: the phases last {self.max_epochs} epochs, but the trainer was "
-                f"given max_epochs={wanted}; training for {self.max_epochs}. Remove max_epochs, or "
-                "change the phases."
-            )
+        if wanted not in (None, self.max_epochs, *NOT_GIVEN):
+            self._last(wanted)
         trainer.fit_loop.max_epochs = self.max_epochs
+
+    def _last(self, epochs: int) -> None:
+        """Let the phases last so many epochs, in proportion."""
+        if epochs < len(self.phases):
+            raise MisconfigurationException(
+                f"PhaseSchedule: {len(self.phases)} phases need at least as many epochs, but the "
+                f"trainer was given max_epochs={epochs}: give it more, or use fast_dev_run for a "
+                "quick check."
+            )
+        before = [phase.epochs for phase in self.phases]
+        after = shares(epochs, before)
+        self._running = [
+            replace(phase, epochs=length) for phase, length in zip(self.phases, after, strict=True)
+        ]
+        rank_zero_info(
+            f"PhaseSchedule: with max_epochs={epochs} the phases last {_listed(after)} epochs; "
+            f"without max_epochs they last {_listed(before)}."
+        )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,7 +136,7 @@ class PhaseSchedule(Callback):
                     f"{own}, is not used."
                 )
         begin = 0
-        for phase in self.phases:
+        for phase in self._running:
             if phase.freeze:
                 for learner in _learners(trainer):
                     learner.check_freeze(begin)
@@ -132,8 +152,8 @@ class PhaseSchedule(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._enter(trainer)
         number = self.index(trainer.current_epoch)
-        if trainer.current_epoch == sum(phase.epochs for phase in self.phases[:number]):
-            rank_zero_info(f"Phase {number + 1} of {len(self.phases)}: {self.phases[number]}")
+        if trainer.current_epoch == sum(phase.epochs for phase in self._running[:number]):
+            rank_zero_info(f"Phase {number + 1} of {len(self._running)}: {self._running[number]}")
 
     @override
     def on_train_batch_start(
@@ -141,7 +161,9 @@ class PhaseSchedule(Callback):
     ) -> None:
         # A tensor of the CPU, because Lightning would copy a number to the device and back.
         phase = torch.tensor(float(self.index(trainer.current_epoch) + 1), device="cpu")
-        pl_module.log("phase", phase, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        pl_module.log(
+            "wiring/phase", phase, prog_bar=True, on_step=True, on_epoch=False, batch_size=1
+        )
 
     def _enter(self, trainer: Trainer) -> None:
         number = self.index(trainer.current_epoch)
@@ -158,6 +180,31 @@ class PhaseSchedule(Callback):
                 learner.set_lr(phase.gate_lr)
             if any(earlier.freeze for earlier in self.phases[: number + 1]):
                 learner.freeze()
+
+
+def shares(total: int, parts: Sequence[int]) -> list[int]:
+    """Divide a whole number in proportion to others, at least 1 for each.
+
+    Args:
+        total: at least as many as there are parts.
+        parts: positive.
+
+    Example:
+        >>> shares(15, [14, 10, 6]), shares(4, [14, 10, 6]), shares(3, [98, 1, 1])
+        ([7, 5, 3], [2, 1, 1], [1, 1, 1])
+    """
+    ends = [0]
+    for number in range(len(parts)):
+        # The nearest whole number, with halves upward, so that it does not depend on rounding.
+        exact = (2 * total * sum(parts[: number + 1]) + sum(parts)) // (2 * sum(parts))
+        latest = total - (len(parts) - number - 1)
+        ends.append(min(max(exact, ends[-1] + 1), latest))
+    return [end - begin for begin, end in pairwise(ends)]
+
+
+def _listed(lengths: Sequence[int]) -> str:
+    *before, last = map(str, lengths)
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _set_rate(group: dict[str, Any], lr: float) -> None:

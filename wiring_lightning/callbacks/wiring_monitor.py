@@ -1,29 +1,42 @@
 """Numbers and pictures of a wiring while it learns."""
 
-from itertools import takewhile
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning import costs
+from wiring_lightning.callbacks.hparams_page import add_to_row, write_row
+from wiring_lightning.callbacks.log_to import (
+    send_hyperparameters,
+    send_picture,
+    send_table,
+    takes_pictures,
+    takes_tables,
+)
 from wiring_lightning.callbacks.pictures import draw_pictures
+from wiring_lightning.callbacks.rates import learning_rates
 from wiring_lightning.callbacks.run_facts import run_facts
 from wiring_lightning.callbacks.wiring_callback import refuse_a_second
-from wiring_lightning.functional import score_entropy
+from wiring_lightning.callbacks.wiring_numbers import score_numbers, short_names, wiring_table
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.wiring import Wiring, find_wired
 
 # Key of the whole network's edges; the other keys are the names of gates, which are not empty.
 _NETWORK = ""
+# Numbers of the network on the HPARAMS page of TensorBoard.
+_SIZES = ("wiring/parameters_live", "wiring/multiply_adds_live", "wiring/active_edges")
+_ABILITIES = {"pictures": takes_pictures, "tables": takes_tables}
 
 
 class WiringMonitor(Callback):
-    """Log how a wiring develops, with pictures and a row of hyper-parameters for TensorBoard.
+    """Log how a wiring develops: numbers, pictures, a table, learning rates and hyper-parameters.
 
     Works with every LightningModule that contains an `nn.Gate` or a network with a wiring
     (`wiring.Wired`). Logs after every n-th epoch and after the last one, to all loggers. For every
@@ -43,15 +56,22 @@ class WiringMonitor(Callback):
     - `live_nodes`, `live_edges`, `parameters_live`, `multiply_adds_live`: number and cost (see
       `costs`) of what is on an active path from the input to the output.
 
-    A `TensorBoardLogger` also gets the pictures of `callbacks.pictures`, such as `wiring/graph` and
-    `wiring/scores`, and at the end of the fit a row in the HPARAMS tab with the settings of the run
-    and its final metrics. TensorBoard keeps ten pictures per tag unless it is started with
-    `--samples_per_plugin images=1000`.
+    In the steps that the trainer logs, `weights/lr` and `wiring/lr` are the learning rates of the
+    weights and of the scores.
+
+    Loggers of TensorBoard, W&B and MLflow, and others with a `log_image` as W&B's has, get the
+    pictures of `callbacks.pictures`, such as `wiring/graph` and `wiring/scores`; those with a
+    `log_table`, at the end of the fit, the table `wiring/modules`. Every logger gets the settings
+    of the run as hyper-parameters. A line says which logger takes no pictures or tables.
+
+    TensorBoard keeps ten pictures per tag unless it is started with
+    `--samples_per_plugin images=1000`. Its HPARAMS page has a row for each run, with what the runs
+    differ in first, and with the last metrics of validation and of a test after the fit.
 
     Args:
         every_n_epochs: how often to log.
         pictures: whether to draw, which takes one second for a small network and a few seconds for
-            a large one, each time.
+            a large one, each time. A logger that takes none costs nothing.
 
     Raises:
         MisconfigurationException: if `every_n_epochs` is below 1, or the LightningModule has
@@ -74,12 +94,15 @@ class WiringMonitor(Callback):
         self._numbers: dict[str, float] = {}
         self._step_metrics: set[str] | None = None
         self._epoch: int | None = None  # the last epoch, if it is not logged yet
+        self._facts: dict[str, bool | int | float | str] = {}
+        self._has_row = False  # on the HPARAMS page of TensorBoard
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_a_second(self, trainer)
             self._edges, self._numbers, self._epoch = {}, {}, None  # of an earlier fit
+            self._facts, self._has_row = {}, False
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,9 +121,32 @@ class WiringMonitor(Callback):
         self._step_metrics = None
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                # TensorBoard shows only the first row of a run. Without this, Lightning would
-                # write a row now, with -1 as its only metric, and hide that of `on_fit_end`.
+                # Without this, Lightning would write a row with -1 as its only metric.
                 logger._default_hp_metric = False
+            missing = [what for what, takes in _ABILITIES.items() if not takes(logger)]
+            if self.pictures and missing and not isinstance(logger, DummyLogger):
+                rank_zero_info(
+                    f"WiringMonitor: {type(logger).__name__} takes numbers and hyper-parameters, "
+                    f"but no {' and no '.join(missing)}."
+                )
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not before: Lightning has sent the hyper-parameters of module and data by now.
+        if trainer.loggers and trainer.is_global_zero:
+            self._facts = run_facts(trainer, pl_module, find_wired(pl_module))
+            for logger in trainer.loggers:
+                send_hyperparameters(logger, self._facts)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.loggers:
+            for name, rate in learning_rates(trainer).items():
+                # As in `PhaseSchedule`: a tensor of the CPU is not copied to the device and back.
+                value = torch.as_tensor(rate, dtype=torch.float32)
+                pl_module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
 
     @override
     def on_train_batch_end(
@@ -127,17 +173,24 @@ class WiringMonitor(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name not in (self._step_metrics or ()) and value.numel() == 1
-        }
-        metrics |= {name: value for name, value in self._numbers.items() if name.count("/") == 1}
+        metrics = self._last_metrics(trainer)
+        if not trainer.is_global_zero or not metrics:
+            return
+        columns, rows = wiring_table(find_gates(pl_module), find_wired(pl_module))
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and metrics:
-                facts = run_facts(trainer, pl_module, find_wired(pl_module))
-                logger.log_hyperparams(facts, metrics, step=_step(trainer))
-                logger.save()
+            send_table(logger, "wiring/modules", columns, rows, _step(trainer))
+            if isinstance(logger, TensorBoardLogger):
+                write_row(logger, self._facts, metrics, _step(trainer))
+            logger.save()
+        self._has_row = True
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._has_row or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                add_to_row(logger, self._last_metrics(trainer), _step(trainer))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -158,21 +211,40 @@ class WiringMonitor(Callback):
         self._edges = edges
         numbers = _network_numbers(edges, changed, wiring)
         live = {} if wiring is None else wiring.live_per_group()
-        for name, short in _short_names(list(gates)).items():
+        for name, short in short_names(list(gates)).items():
             used, *_ = live.get(name.rpartition(".")[2], [int(edges[name].any(0).sum())])
-            own = _score_numbers(gates[name])
+            own = score_numbers(gates[name])
             own |= {"edges_changed": changed[name], "live_branches": used}
             numbers |= {f"{short}/{key}": value for key, value in own.items()}
         self._numbers = {f"wiring/{name}": float(value) for name, value in numbers.items()}
         step = _step(trainer)
         for logger in trainer.loggers:
             logger.log_metrics({**self._numbers, "epoch": epoch}, step=step)
-            if self.pictures and wiring is not None and isinstance(logger, TensorBoardLogger):
-                assert network is not None
-                for name, figure in draw_pictures(network, wiring):
-                    figure.set_dpi(100)  # TensorBoard shows pictures pixel by pixel
-                    logger.experiment.add_figure(f"wiring/{name}", figure, step)
+        showing = [logger for logger in trainer.loggers if takes_pictures(logger)]
+        if self.pictures and network is not None and wiring is not None and showing:
+            for name, figure in draw_pictures(network, wiring):
+                for logger in showing:
+                    send_picture(logger, f"wiring/{name}", figure, step)
+        for logger in trainer.loggers:
             logger.save()
+
+    def _last_metrics(self, trainer: Trainer) -> dict[str, float]:
+        """The last metrics of whole epochs, except those of training, and of the network."""
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name not in (self._step_metrics or ())
+            and not name.startswith("train")
+            and value.numel() == 1
+        }
+        # TensorBoard shows five at first: no details such as test/acc_random beside test/acc.
+        short = {
+            name: value
+            for name, value in metrics.items()
+            if name.count("/") < 2 and name.rpartition("_")[0] not in metrics
+        }
+        sizes = {name: value for name, value in self._numbers.items() if name in _SIZES}
+        return short | sizes
 
 
 def _step(trainer: Trainer) -> int:
@@ -217,33 +289,4 @@ def _network_numbers(
         "multiply_adds_live": int(costs.multiply_adds(wiring)),
         "active_edges": int(wiring.active.sum()),
         "edges_changed": changed[_NETWORK],
-    }
-
-
-def _score_numbers(gate: Gate) -> dict[str, float]:
-    """Statistics of the scores of a gate."""
-    scores = gate.scores.detach().cpu().float()
-    choice = (scores >= 0).sum(-1) > gate.fan_in
-    if choice.any():  # leave out targets that take all of their candidates
-        scores = scores[choice]
-    candidate = scores >= 0
-    return {
-        "entropy": float(score_entropy(scores).mean()),
-        "share_at_0": float((scores[candidate] == 0).float().mean()),
-        "share_at_1": float((scores[candidate] == 1).float().mean()),
-    }
-
-
-def _short_names(names: list[str]) -> dict[str, str]:
-    """Names without their common first parts.
-
-    Example:
-        >>> _short_names(["backbone.connections.module2", "backbone.connections.module3"])
-        {'backbone.connections.module2': 'module2', 'backbone.connections.module3': 'module3'}
-    """
-    paths = [name.split(".") for name in names]
-    shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))))
-    return {
-        name: ".".join(path[min(shared, len(path) - 1) :])
-        for name, path in zip(names, paths, strict=True)
     }

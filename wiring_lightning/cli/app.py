@@ -22,11 +22,13 @@ import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks import PredictionWriter, SparseLayers, WiringCallback
+from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLayers, WiringCallback
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
+from wiring_lightning.cli.curves import default_logger
 from wiring_lightning.cli.found import write_found
+from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
 from wiring_lightning.cli.messages import fail, has_foreign_code, note
@@ -92,6 +94,9 @@ class WiringCLI(LightningCLI):
         if subcommand == "inspect":
             kwargs["description"] += UNUSED
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        assert isinstance(parser, WiringParser)
+        parser.subcommand = subcommand
+        parser._action_groups = in_order(parser._action_groups)
         for action in parser._actions:
             if action.dest == "weights_only" and subcommand != "inspect":
                 action.help = _WEIGHTS_ONLY
@@ -172,6 +177,8 @@ class WiringCLI(LightningCLI):
         given = self.config_init[self.subcommand].trainer
         _check_learners(given.callbacks)
         _say_what_is_misread(given)
+        if given.max_epochs is None:
+            kwargs |= _epochs_of(given.callbacks, self.subcommand)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (AttributeError, KeyError, TypeError) as error:
@@ -180,6 +187,11 @@ class WiringCLI(LightningCLI):
             raise MisconfigurationException(
                 f"The trainer cannot be built from its options: {error}"
             ) from error
+        if given.logger in (None, True):
+            trainer.loggers = [
+                default_logger(one) if type(one) is TensorBoardLogger else one
+                for one in trainer.loggers
+            ]
         callbacks = [type(callback) for callback in trainer.callbacks]
         if self.subcommand == "predict" and not any(
             issubclass(kind, BasePredictionWriter) for kind in callbacks
@@ -304,6 +316,15 @@ def _say_what_is_misread(given: Namespace) -> None:
         note("log_every_n_steps: 0 logs no step, only whole epochs")
     if given.barebones:
         note("barebones: true logs and saves nothing, so the report has no accuracy")
+
+
+def _epochs_of(callbacks: Any, subcommand: str) -> dict[str, int]:
+    """`max_epochs` where a config need not say it: then Lightning would warn about its own 1000."""
+    if subcommand != "fit":
+        return {"max_epochs": 1}  # not used
+    given = callbacks if isinstance(callbacks, list) else [callbacks]
+    schedules = [callback for callback in given if isinstance(callback, PhaseSchedule)]
+    return {"max_epochs": schedules[0].max_epochs} if schedules else {}
 
 
 def _check_learners(callbacks: Any) -> None:

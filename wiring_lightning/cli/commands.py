@@ -11,6 +11,7 @@ from importlib import import_module
 
 from wiring_lightning import __version__
 from wiring_lightning.cli.messages import fail, one_sentence
+from wiring_lightning.cli.quiet import quiet
 
 # Subcommands in `app.py`.
 LIGHTNING = {
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> None:
     """Run a subcommand; an error that the user can solve is one sentence and exit code 2."""
     name, *rest = arguments
-    with one_sentence():
+    with one_sentence(), quiet():
         if name in FILES:
             import_module(f"wiring_lightning.cli.{name}").run(rest)
         else:

@@ -24,7 +24,7 @@ kinds:
 {kinds}
 
 {run} connectivity, active, graph, degrees, efficiency and reuse read its
-last checkpoint, accuracy and efficiency the test accuracy in its event files. Runs that
+last checkpoint, accuracy and efficiency the test accuracy that it logged. Runs that
 differ only in their seed become a mean with the standard deviation; full and previous wirings
 become horizontal lines. Of several runs, those that are not finished are left out with a note, and
 a checkpoint that was tested twice counts once. scaling takes no run: it measures untrained networks

@@ -19,6 +19,7 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 from lightning.pytorch import Trainer
 
 from wiring_lightning import backbones, callbacks, data, tasks
+from wiring_lightning.cli.run_keys import epochs_of
 from wiring_lightning.cli.run_rows import learners
 from wiring_lightning.cli.runs import class_name
 from wiring_lightning.cli.yaml_text import read_yaml
@@ -113,12 +114,13 @@ def _same(row: Any, run: Any) -> bool:
     """Whether a run trained what a row's config trains."""
     ours, theirs = run.get("trainer") or {}, row["trainer"]
     names = [*learners(row), *([_SCHEDULE] if _callback(row, _SCHEDULE) else [])]
-    # A schedule sets the number of epochs itself.
+    # With a schedule, `max_epochs` need not be said.
     checked = [key for key in _OF_TRAINER if key != "max_epochs" or _SCHEDULE not in names]
     return (
         sorted(learners(row)) == sorted(learners(run))
         and bool(_callback(row, _SCHEDULE)) == bool(_callback(run, _SCHEDULE))
         and all(_equal(_callback(row, name), _callback(run, name)) for name in names)
+        and (_SCHEDULE not in names or epochs_of(row) == epochs_of(run))
         and _equal(row["model"], run.get("model"))
         and _equal({**row["data"], "init_args": _without_batch(row)},
                    {**(run.get("data") or {}), "init_args": _without_batch(run)})

@@ -23,7 +23,7 @@ validation images. What is reported is the accuracy of the selected networks on 
 which had no part in the choice. Searched and given architectures are kinds of their own.
 
 {RUN} Costs are those of the network in its last checkpoint, accuracies the
-last val/acc and test/acc in its event files. Of several runs, those that are not finished are left
+last val/acc and test/acc that it logged. Of several runs, those that are not finished are left
 out with a note, and a checkpoint that was tested twice counts once.
 
 Prints the selected networks as a Markdown table, and writes the picture, the same table (.md)

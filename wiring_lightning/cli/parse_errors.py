@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib import import_module
+from inspect import isabstract, isclass
 
 from wiring_lightning.cli.text import shorten
 
@@ -110,11 +112,13 @@ class _Findings:
         if not self.keys:
             return " ".join(self.reasons[:1] if tried else self.reasons)
         plain = any(word in _NOUNS.values() or word[:7] == "one of " for word in self.wanted)
-        lists_only = plain and set(self.wanted) <= {"a list"}
+        # A class was meant if nothing but lists and switches could stand in its place.
+        lists_only = plain and set(self.wanted) <= {"a list", "true or false"}
+        lists_only &= "true or false" not in self.wanted or (self.unknown or "")[:1].isupper()
         if self.reasons:
             reason = self.reasons[0]
         elif self.unknown is not None and (not plain or lists_only):
-            reason = unknown_class(self.unknown)
+            reason = unknown_class(self.unknown, self.keys[-1])
         elif self.wanted:
             got = "" if self.value is None else f", got {shorten(self.value, 60)}"
             reason = f"must be {' or '.join(dict.fromkeys(self.wanted))}{got}"
@@ -155,14 +159,58 @@ class _Findings:
         return text
 
 
-def unknown_class(name: str) -> str:
-    """What to say about a name that no class has."""
-    from wiring_lightning import backbones, callbacks, data, tasks
+def unknown_class(name: str, key: str = "") -> str:
+    """What to say about a name that no class has.
 
-    packages = (backbones, callbacks, data, tasks)
-    known = {known.lower(): known for package in packages for known in package.__all__}
+    Args:
+        name: as it was given.
+        key: where, such as `model.backbone`; then the classes for this place are listed.
+
+    Example:
+        >>> unknown_class("Nosuch", "model")
+        "there is no class 'Nosuch'; there are ClassificationTask, SegmentationTask, \
+WiringComparison, or give an import path, package.module.Class"
+        >>> unknown_class("resnet", "model.backbone")
+        "there is no class 'resnet'; did you mean ResNet?"
+    """
+    named = shorten(repr(name), 60)
+    place = key.rpartition(".")[2]
+    known = {known.lower(): known for known in _classes_for(place)}
     close = [known[match] for match in get_close_matches(name.lower(), known)]
-    hint = "give its import path, package.module.Class"
+    hint = f"give its import path, {_PATH}"
     if close and close[0] != name:
         hint = f"did you mean {close[0]}?"
-    return f"there is no class {shorten(repr(name), 60)}; {hint}"
+    elif place in _EXAMPLES:
+        hint = f"{hint}, such as {_EXAMPLES[place]}"
+    elif place in ("logger", *_BASES):
+        hint = f"there are {', '.join(known.values())}, or give an import path, {_PATH}"
+    return f"there is no class {named}; {hint}"
+
+
+_PATH = "package.module.Class"
+_BASES = {
+    "backbone": ("backbones", "torch.nn.Module"),
+    "model": ("tasks", "lightning.pytorch.LightningModule"),
+    "data": ("data", "lightning.pytorch.LightningDataModule"),
+    "callbacks": ("callbacks", "lightning.pytorch.Callback"),
+}
+_EXAMPLES = {
+    "optimizer": "torch.optim.SGD",
+    "lr_scheduler": "torch.optim.lr_scheduler.CosineAnnealingLR",
+}
+
+
+def _classes_for(place: str) -> list[str]:
+    """The classes of this package that can stand at a place of a config; all for other places."""
+    if place == "logger":  # importing them all would take seconds
+        return ["CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"]
+    names: list[str] = []
+    for package, base in [_BASES[place]] if place in _BASES else _BASES.values():
+        floor = import_module(f"wiring_lightning.{package}")
+        module, _, kind = base.rpartition(".")
+        wanted = getattr(import_module(module), kind)
+        for name in floor.__all__:
+            found = getattr(floor, name)
+            if isclass(found) and issubclass(found, wanted) and not isabstract(found):
+                names.append(name)
+    return sorted(names)

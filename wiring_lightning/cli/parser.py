@@ -13,6 +13,7 @@ from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
+from wiring_lightning.cli.help import lead
 from wiring_lightning.cli.messages import fail
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.yaml_text import check_yaml, read_yaml, where_and_why
@@ -38,7 +39,12 @@ class WiringParser(LightningArgumentParser):
 
     Args:
         arguments: those of Lightning's parser.
+
+    Attributes:
+        subcommand: the one that the parser is for; empty for parsers of parts.
     """
+
+    subcommand = ""
 
     def __init__(self, *args: Any, **arguments: Any) -> None:
         super().__init__(*args, **{**arguments, "parser_mode": _MODE})
@@ -51,6 +57,10 @@ class WiringParser(LightningArgumentParser):
         *_, command = parser.prog.split()
         command = "wiring" if command == "wiring" else f"wiring {command}"
         fail(f"{one_line(message)} (see {command} --help)")
+
+    @override
+    def format_help(self, *args: Any, **settings: Any) -> str:
+        return lead(self.subcommand, super().format_help(*args, **settings))
 
     @override
     def parse_path(self, path: Any, *args: Any, **settings: Any) -> Namespace:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from wiring_lightning.callbacks.phase_schedule import NOT_GIVEN
 from wiring_lightning.cli.runs import RunError, class_name
 
 MISSING = "-"
@@ -90,6 +91,23 @@ def setting(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flat(config).items()
         if key.rpartition(".")[2] not in _STARTS + _PLACES and not key.startswith(_WRITES)
     }
+
+
+def epochs_of(config: Mapping[str, Any]) -> Any:
+    """How many epochs a config trains: `max_epochs`, or the sum of the phases where it is not set.
+
+    Example:
+        >>> phases = {"class_path": "PhaseSchedule", "init_args": {"phases": [{"epochs": 3}]}}
+        >>> epochs_of({"trainer": {"callbacks": [phases]}})
+        3
+        >>> epochs_of({"trainer": {"callbacks": [phases], "max_epochs": 6}})
+        6
+    """
+    values = flat(config)
+    given = values.get("trainer.max_epochs")
+    begin = "trainer.callbacks.PhaseSchedule.phases."
+    ours = [v for key, v in values.items() if key.startswith(begin) and key.endswith(".epochs")]
+    return sum(ours) if ours and given in (None, *NOT_GIVEN) else given
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ from wiring_lightning.checkpoints import load_weights
 from wiring_lightning.cli.code_version import version_in
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.report import summarize, summarize_weights
-from wiring_lightning.cli.run_keys import differing, flat, in_words, setting, value_of
+from wiring_lightning.cli.run_keys import differing, epochs_of, flat, in_words, setting, value_of
 from wiring_lightning.cli.runs import (
     Run,
     RunError,
@@ -169,7 +169,8 @@ def read_scored(folders: Sequence[Path], tag: str, trust: bool) -> list[Scored]:
     if left_out and not runs:
         raise RunError(
             f"None of the {len(left_out)} runs is finished ({left_out[0]} has no test/... in a "
-            "TensorBoard event file): give folders that `wiring fit` has written to its end."
+            "TensorBoard event file or metrics.csv): give folders that `wiring fit` has written to "
+            "its end."
         )
     if left_out:
         count = "1 run" if len(left_out) == 1 else f"{len(left_out)} runs"
@@ -257,13 +258,8 @@ _LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batc
 
 def _length(config: Mapping[str, Any]) -> str:
     """How long a config trains."""
-    values = flat(config)
-    phases = "trainer.callbacks.PhaseSchedule.phases."
-    epochs = sum(
-        value for key, value in values.items() if key.startswith(phases) and key.endswith(".epochs")
-    )
-    name, steps, batches = _LENGTHS
-    text = str(epochs or values.get(name))
+    values, text = flat(config), str(epochs_of(config))
+    _, steps, batches = _LENGTHS
     if (limit := values.get(steps)) not in (None, -1):
         text += f" or {limit} steps"
     if (limit := values.get(batches)) not in (None, 1.0):

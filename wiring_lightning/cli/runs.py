@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeVar
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.pytorch import LightningModule
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.run_scalars import Scalar, read_scalars
 from wiring_lightning.cli.short_names import prefer_own_classes
 from wiring_lightning.cli.trust import network_config, only_known_kinds
 from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
@@ -47,7 +47,7 @@ class Run:
     """A finished run: its config, its trained network and its accuracies.
 
     Args:
-        folder: the folder that holds `config.yaml`, event files and checkpoints.
+        folder: the folder that holds `config.yaml`, logged numbers and checkpoints.
         config: content of `config.yaml`.
         trust: whether a network that is not of this package is built.
     """
@@ -152,24 +152,22 @@ class Run:
 
     @property
     def tags(self) -> list[str]:
-        """Names of all numbers in the event files, such as `test/acc`."""
-        return list(self._events.Tags()["scalars"])
+        """Names of all numbers that the run logged, such as `test/acc`."""
+        return list(self._scalars)
 
     def last_number(self, tag: str) -> float | None:
-        """The last value of a tag such as `test/acc` in the event files; `None` without any."""
-        if tag not in self.tags:
-            return None
-        return float(self._events.Scalars(tag)[-1].value)
+        """The last value of a tag such as `test/acc`; `None` without any."""
+        return self._scalars[tag][-1].value if tag in self._scalars else None
 
     def accuracy(self, split: Literal["val", "test"]) -> float:
-        """The last accuracy on the validation or the test images in the event files, 0 to 1.
+        """The last accuracy on the validation or the test images that was logged, 0 to 1.
 
         Raises:
             RunError: if there is none.
         """
         accuracy = self.last_number(f"{split}/acc")
         if accuracy is None:
-            missing = f"no {split}/acc in a TensorBoard event file"
+            missing = f"no {split}/acc in a TensorBoard event file or metrics.csv"
             if split == "val":
                 raise UnfinishedError(
                     f"The run {self.folder} has no validation accuracy ({missing}): train with "
@@ -191,13 +189,8 @@ class Run:
         return Path(path).resolve()
 
     @cached_property
-    def _events(self) -> EventAccumulator:
-        keep_all, keep_few = 0, 1
-        events = EventAccumulator(
-            str(self.folder), {"scalars": keep_all, "images": keep_few, "tensors": keep_few}
-        )
-        events.Reload()
-        return events
+    def _scalars(self) -> dict[str, list[Scalar]]:
+        return read_scalars(self.folder)
 
     @cached_property
     def _architecture(self) -> Mapping[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from typing_extensions import override
 
+from wiring_lightning.cli.run_scalars import read_scalars
 from wiring_lightning.cli.sweep_state import Planned
 
 _WAIT = 1.0  # seconds between two looks at a run
@@ -65,13 +65,11 @@ class FitTrial(tune.Trainable):  # type: ignore[misc]  # ray is not typed where 
         """The number of validations and the last value; empty before the first."""
         if not self.run.folder.is_dir():
             return {}
-        events = EventAccumulator(str(self.run.folder), {"scalars": 0})
-        events.Reload()
-        if self.metric not in events.Tags()["scalars"]:
+        values = read_scalars(self.run.folder).get(self.metric, [])
+        if not values:
             return {}
-        values = events.Scalars(self.metric)
         # A run that went on may have measured after one step twice.
         return {
             "epoch": len({value.step for value in values}),
-            self.metric: float(values[-1].value),
+            self.metric: values[-1].value,
         }

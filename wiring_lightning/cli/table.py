@@ -16,7 +16,7 @@ Compare methods: a row for each, or for each value of any key of the config.
 
 {RUN} Runs with the same name in the rows' keys are one row.
 Each row has the number of runs, the best, the mean and the sample standard deviation of the last
-test/acc in the event files, and what the trained network costs, as `wiring inspect` counts it: all
+logged test/acc, and what the trained network costs, as `wiring inspect` counts it: all
 of it → what is live. Accuracies are in percent.
 
 Differences are paired: for every seed_everything that both rows have, the difference of the two
@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--by", action="append", metavar="KEY", help=what)
     what = "the row that the others are compared with, by its name (default: the first)"
     parser.add_argument("--against", metavar="ROW", help=what)
-    what = "the number that counts, by its name in the event files (default: test/acc)"
+    what = "the number that counts, by its name in the logs (default: test/acc)"
     parser.add_argument("--score", default="test/acc", metavar="NAME", help=what)
     what = "go on if the runs differ in data, epochs or code version, and say so below the table"
     parser.add_argument("--mix", action="store_true", help=what)

@@ -225,7 +225,7 @@ def _own(path: str, package: ModuleType) -> str | None:
 
 def _refuse_unless(trust: bool, path: str, where: str, kind: str) -> None:
     if "." not in path and not trust:
-        raise UntrustedError(f"{where}: {unknown_class(path)}")
+        raise UntrustedError(f"{where}: {unknown_class(path, where)}")
     if not trust:
         raise UntrustedError(
             f"{where} names {path}, which is no {kind} of this package and is not built: {_ALLOW}."

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
+from wiring_lightning.callbacks.log_to import send_picture, takes_pictures
 from wiring_lightning.tasks._compiling import Compile
 from wiring_lightning.tasks._metrics import NO_LABEL, LabelAccuracy
 from wiring_lightning.tasks._pixel_losses import pixel_losses
@@ -29,8 +29,8 @@ class SegmentationTask(SupervisedTask):
     those in at least one) and `miou`, the mean over the classes. Classes that are in no mask and no
     prediction of an epoch are left out.
 
-    A `TensorBoardLogger` also gets the picture `val/masks`: images of the first validation batch,
-    their true masks and the predicted ones.
+    Loggers that take pictures (TensorBoard, W&B, MLflow) also get `val/masks`: images of the first
+    validation batch, their true masks and the predicted ones.
 
     Args:
         backbone: the network, from images to logits for each pixel.
@@ -157,7 +157,7 @@ class SegmentationTask(SupervisedTask):
             self.log(f"{stage}/{name}", value, prog_bar="/" not in name, sync_dist=True)
 
     def _draw(self, images: Tensor, labels: Tensor, prediction: Tensor) -> None:
-        loggers = [one for one in self.trainer.loggers if isinstance(one, TensorBoardLogger)]
+        loggers = [one for one in self.trainer.loggers if takes_pictures(one)]
         if not loggers:
             return
         from wiring_lightning.plots import draw_masks  # imports matplotlib, which is slow
@@ -167,7 +167,7 @@ class SegmentationTask(SupervisedTask):
         )
         figure = draw_masks(images, labels, prediction, self.class_names, self.ignore_index)
         for logger in loggers:
-            logger.experiment.add_figure("val/masks", figure, self.trainer.global_step)
+            send_picture(logger, "val/masks", figure, self.trainer.global_step)
 
     def _check(self, logits: Tensor, labels: Tensor, stage: Stage) -> None:
         batch, *sizes = labels.shape

@@ -1,0 +1,116 @@
+"""A new user sees no line that is not about their run: real commands, in processes of their own."""
+
+import logging
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import process
+from wiring_lightning.cli import commands
+from wiring_lightning.cli.quiet import quiet
+
+# Every subcommand, a resumed run, data without validation images, and phases without `max_epochs`.
+SCRIPT = """
+import contextlib, sys
+from pathlib import Path
+from tests.cli.commands import BASE, checkpoint_in, write
+from wiring_lightning.cli import commands, main
+
+if sys.argv[1] == "loud":
+    commands.quiet = contextlib.nullcontext
+trainer = {**BASE["trainer"], "limit_train_batches": 2, "limit_val_batches": 1.0}
+del trainer["max_epochs"]
+phases = [{"epochs": 1}, {"epochs": 1, "freeze": True}]
+trainer["callbacks"] = [
+    *trainer["callbacks"],
+    {"class_path": "PhaseSchedule", "init_args": {"phases": phases}},
+    {"class_path": "WiringMonitor"},
+]
+data = {**BASE["data"], "init_args": {**BASE["data"]["init_args"], "val_size": 0}}
+write({**BASE, "trainer": trainer}, Path("base.yaml"))
+write({**BASE, "trainer": trainer, "data": data}, Path("no_validation.yaml"))
+
+base = ["--config", "base.yaml"]
+main(["fit", *base])
+checkpoint = ["--ckpt_path", str(checkpoint_in(Path.cwd()))]
+main(["fit", *base, *checkpoint, "--trainer.max_epochs=4"])
+for name in ("validate", "test", "predict", "inspect"):
+    main([name, *base, *checkpoint])
+main(["fit", "--config", "no_validation.yaml"])
+"""
+LOGGER = "lightning.pytorch.utilities.rank_zero"
+NOISE = {
+    "1000 epochs": r"`max_epochs` was not set",
+    "advertisement": r"litlogger|litmodels",
+    "folder of checkpoints": r"dirpath has changed",
+    "no validation": r"[Tt]otal length of `list`",
+    "batch indices": r"infer the batch indices",
+    "device": r"TPU available",
+}
+
+
+def run(how: str, folder: Path) -> str:
+    out, err = (running := process("-c", SCRIPT, how, folder=folder)).communicate()
+    assert running.returncode == 0, err
+    return out + err
+
+
+@pytest.mark.slow
+def test_no_command_says_what_is_not_about_the_run(tmp_path: Path) -> None:
+    said = run("as a user", tmp_path)
+    for what, line in NOISE.items():
+        assert not re.search(line, said), what
+    assert "LeafSpec" not in said  # torch 2.11 does not warn of it yet
+    # Warnings stand behind a file and a line, or behind the name of their class.
+    assert not re.findall(r"^.*(?:\.py:\d+: |Warning|deprecated).*$", said, re.MULTILINE)
+    assert "MaskConnect: 2 gates" in said  # what is about the run is there
+    assert "Phase 2 of 2" in said
+
+
+@pytest.mark.slow
+def test_what_is_left_out_would_be_said(tmp_path: Path) -> None:
+    """So that no filter stays longer than its reason."""
+    said = run("loud", tmp_path)
+    # Without an entry of its own in `quiet`: the command gives the trainer a number of epochs.
+    for what, line in NOISE.items():
+        assert what == "1000 epochs" or re.search(line, said), what
+
+
+def test_other_warnings_are_shown_and_nothing_stays_silent_afterwards() -> None:
+    noise = "The dirpath has changed from 'a' to 'b'."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with quiet():
+            warnings.warn(noise, stacklevel=1)
+            warnings.warn(f"I say: {noise}", stacklevel=1)
+            warnings.warn("Total length of `DataLoader` across ranks is zero.", stacklevel=1)
+        warnings.warn(noise, stacklevel=1)
+    assert [str(one.message)[:9] for one in caught] == ["I say: Th", "Total len", "The dirpa"]
+
+
+@pytest.mark.parametrize("name", ["lightning.pytorch", "lightning.fabric"])
+def test_other_lines_are_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger(f"{name}.utilities.rank_zero")
+    tip = "💡 Tip: For seamless cloud logging, try installing [litlogger](https://...)."
+    with caplog.at_level("INFO", logger=logger.name):
+        logger.addHandler(caplog.handler)  # Lightning's loggers hand nothing on
+        try:
+            with quiet():
+                logger.info(tip)
+                logger.info("TPU available: False, using: 0 TPU cores")
+                logger.info("GPU available: True (cuda), used: True")
+            logger.info(tip)
+        finally:
+            logger.removeHandler(caplog.handler)
+    assert list(dict.fromkeys(caplog.messages)) == ["GPU available: True (cuda), used: True", tip]
+
+
+def test_the_command_line_is_quiet_and_the_library_is_not() -> None:
+    assert commands.quiet is quiet
+    before, after = list(warnings.filters), logging.getLogger(LOGGER).filters
+    with pytest.raises(KeyboardInterrupt), quiet():
+        raise KeyboardInterrupt
+    assert list(warnings.filters) == before
+    assert logging.getLogger(LOGGER).filters == after == []

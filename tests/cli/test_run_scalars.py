@@ -1,0 +1,74 @@
+"""The numbers of a run are the same from event files and from `metrics.csv`."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from tests.cli.commands import refused, succeed
+from wiring_lightning.cli.run_scalars import read_scalars
+
+ROWS = [
+    ({"train/loss": 2.0}, 4),
+    ({"val/acc": 0.25, "val/loss": 1.5}, 9),
+    ({"train/loss": 1.0}, 14),
+    ({"val/acc": 0.5, "val/loss": 0.75}, 19),
+    ({"test/acc": 0.375}, 20),
+]
+
+
+@pytest.mark.parametrize(
+    "kinds", [[TensorBoardLogger], [CSVLogger], [TensorBoardLogger, CSVLogger]]
+)
+def test_numbers_are_those_that_were_logged(kinds: list[type], tmp_path: Path) -> None:
+    for kind in kinds:
+        logger = kind(tmp_path, name="", version="run")
+        for metrics, step in ROWS:
+            logger.log_metrics(metrics, step)
+        logger.save()
+        logger.finalize("success")
+    expected = {
+        name: [(step, metrics[name]) for metrics, step in ROWS if name in metrics]
+        for name in ("train/loss", "val/acc", "val/loss", "test/acc")
+    }
+    read = read_scalars(tmp_path / "run")
+    assert {name: read[name] for name in expected} == expected
+    assert read.keys() - expected.keys() <= {"hp_metric"}
+
+
+def test_a_folder_without_numbers_has_none(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,test/acc\n")
+    assert read_scalars(tmp_path) == {}
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "metrics.csv").write_text("step,a\n1,2\n")
+    assert read_scalars(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["step,a\n1,many\n", "step,a\nx,1\n", "step,a\n1,2,3\n", 'step,a\n1,"2\n', "step,a\n1,\ufffe"],
+)
+def test_damage_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"metrics.csv is no table of numbers .* log the run again"
+    ):
+        read_scalars(tmp_path)
+    (tmp_path / "metrics.csv").write_bytes(b"step,a\n1,\xff\n")
+    with pytest.raises(ValueError, match=r"metrics.csv is no table of numbers"):
+        read_scalars(tmp_path)
+
+
+def test_the_table_reads_a_run_of_a_csv_logger(base: str, tmp_path: Path) -> None:
+    where = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=there"]
+    report = succeed("fit", "--config", base, *where, "--trainer.limit_test_batches=2")
+    folder = tmp_path / "there/lightning_logs/version_0"
+    assert not list(folder.glob("events*"))
+    with (folder / "metrics.csv").open() as file:
+        (accuracy,) = [float(row["test/acc"]) for row in csv.DictReader(file) if row["test/acc"]]
+    assert f"test acc             {accuracy:.4f}" in report
+    table = succeed("table", str(folder))
+    assert f" {100 * accuracy:.2f} |" in table
+    (folder / "metrics.csv").write_text("step,test/acc\n1,many\n")
+    assert "is no table of numbers" in refused("table", str(folder))
