@@ -96,7 +96,7 @@ class WiringCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         assert isinstance(parser, WiringParser)
         parser.subcommand = subcommand
-        parser._action_groups = in_order(parser._action_groups)
+        parser.__dict__["_action_groups"] = in_order(parser._action_groups)
         for action in parser._actions:
             if action.dest == "weights_only" and subcommand != "inspect":
                 action.help = _WEIGHTS_ONLY
