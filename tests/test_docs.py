@@ -180,6 +180,7 @@ LIBRARIES = (
     "torch.utils.data",
     "lightning.pytorch",
     "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
 )
 
 
