@@ -11,6 +11,7 @@ from wiring_lightning.optim.dnw import (
 )
 from wiring_lightning.optim.mask_connect import GateSGD
 from wiring_lightning.optim.masked_weights import MaskedWeights as MaskedWeights, PrunedWeights
+from wiring_lightning.optim.scheduled_masks import ScheduledMasks
 from wiring_lightning.optim.targeted_dropout import DroppedEdgeSet as DroppedEdgeSet, WeightDropout
 from wiring_lightning.optim.warmup_cosine import WarmupCosine
 
@@ -20,6 +21,7 @@ __all__ = [
     "GateSGD",
     "PrunedWeights",
     "Reinforce",
+    "ScheduledMasks",
     "StraightThrough",
     "WarmupCosine",
     "WeightDropout",

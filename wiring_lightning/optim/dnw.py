@@ -23,6 +23,7 @@ class EdgeSet:
         usable: for each parameter a mask of the entries that can be an edge, or `None` for all.
         absent: for each parameter that is already sparse, the initial latent weights of its absent
             entries, zeros elsewhere; otherwise `None`.
+        least: how many entries of every parameter are edges in any case, its own largest.
 
     Raises:
         ValueError: if there are fewer usable entries than `k`, or a mask has another shape.
@@ -32,6 +33,7 @@ class EdgeSet:
     k: int
     usable: Sequence[Tensor | None] = ()
     absent: Sequence[Tensor | None] = ()
+    least: int = 0
     largest: LargestMagnitudes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,8 +61,14 @@ class EdgeSet:
             for weight, absent in zip(self.weights, self.absent, strict=True)
         ]
 
+    @torch.no_grad()
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
+        if self.least and len(self.weights) > 1:
+            masks = mask_largest(latent, self.k, self.usable, self.least)
+            for weight, own, mask in zip(self.weights, latent, masks, strict=True):
+                weight.copy_(torch.where(mask, own, 0))
+            return
         self.largest.keep(latent, self.weights, self.usable)
 
 
@@ -71,7 +79,8 @@ def keep_largest_together(
     """Call `keep_largest` of several sets; on accelerators sets of one size share their kernels."""
     groups: dict[Any, list[int]] = {}
     for number, (edges, latent) in enumerate(zip(edge_sets, latents, strict=True)):
-        together = type(edges) is EdgeSet and latent[0].device.type != "cpu"
+        alike = type(edges) is EdgeSet and (edges.least == 0 or len(edges.weights) == 1)
+        together = alike and latent[0].device.type != "cpu"
         if not together or latent[0].dtype == torch.float64:
             edges.keep_largest(latent)
             continue
@@ -203,7 +212,7 @@ class StraightThrough:
         edges = self._set_at(first)
         if sum(int(value.count_nonzero()) for value in values) <= edges.k:
             return values
-        return keep_masked(values, mask_largest(values, edges.k, edges.usable))
+        return keep_masked(values, mask_largest(values, edges.k, edges.usable, edges.least))
 
     def _set_at(self, first: int) -> EdgeSet:
         """The edge set whose first parameter has this index among all parameters of this rule."""
