@@ -24,6 +24,7 @@ from wiring_lightning.backbones import (
     SparseResNet,
 )
 from wiring_lightning.callbacks import (
+    ACDC,
     DNW,
     SET,
     SNIP,
@@ -133,8 +134,8 @@ _SOLVER: dict[Suite, str] = {
     "compile": "the solver chooses its steps by the data",
     "cut batches": "the solver chooses its steps by the whole batch",
 }
-# Of convolutions, because a classifier's weight of a dead channel stays zero.
-_SPARSE: dict[str, Any] = {"density": 0.3, "layers": ["Conv2d"], "total_steps": 12}
+# Few steps, so that the masks of every run that a suite cuts short have the same times.
+_SPARSE: dict[str, Any] = {"density": 0.3, "layers": ["backbone.second"], "total_steps": 12}
 
 METHODS = [
     Method("resnext-learned", ResNeXt, _RESNEXT, [(MaskConnect, {"lr": 0.5})], "scores"),
@@ -220,7 +221,7 @@ METHODS = [
         "rigl",
         TwoLayers,
         {},
-        [(RigL, _SPARSE | {"distribution": "erk", "every": 2})],
+        [(RigL, {"density": 0.3, "distribution": "erk", "every": 2, "total_steps": 12})],
         "weights",
     ),
     Method(
@@ -229,7 +230,6 @@ METHODS = [
         {},
         [(SET, _SPARSE | {"every": 2, "unit": "step"})],
         "weights",
-        optimizer=(AdamW, {"lr": 0.01, "weight_decay": 0.1}),
         slow=True,
     ),
     Method(
@@ -251,6 +251,14 @@ METHODS = [
         _GRAPH,
         [(GradualPruning, {"every": 1, "total_steps": 12})],
         "weights",
+    ),
+    Method(
+        "ac-dc",
+        TwoLayers,
+        {},
+        [(ACDC, _SPARSE | {"every": 2, "unit": "step"})],
+        "weights",
+        slow=True,
     ),
     Method("prune-at-start", NeuralGraph, _GRAPH, [(PruneAtStart, {})], slow=True),
     Method("snip", NeuralGraph, _GRAPH, [(SNIP, {})], slow=True),

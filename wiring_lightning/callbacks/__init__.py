@@ -1,5 +1,6 @@
 """Callbacks that learn, schedule and show a wiring in any Lightning project."""
 
+from wiring_lightning.callbacks.acdc import ACDC
 from wiring_lightning.callbacks.budgeted_search import BudgetedSearch
 from wiring_lightning.callbacks.dnw import DNW
 from wiring_lightning.callbacks.gradual_pruning import GradualPruning
@@ -21,6 +22,7 @@ from wiring_lightning.callbacks.wiring_callback import WiringCallback, WiringErr
 from wiring_lightning.callbacks.wiring_monitor import WiringMonitor
 
 __all__ = [
+    "ACDC",
     "DNW",
     "SET",
     "SNIP",

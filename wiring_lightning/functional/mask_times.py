@@ -109,3 +109,38 @@ class MaskTimes:
     def _last(self) -> int:
         """The step of the last change."""
         return self.start + (self.end - self.start) // self._period * self._period
+
+
+@dataclass(frozen=True)
+class AlternatingTimes(MaskTimes):
+    """Sparse and dense phases by turns (AC/DC).
+
+    The network is dense up to the step `start`. Then sparse and dense phases of `every` steps
+    follow each other, sparse ones first. After the step `end` it is sparse for good. The density of
+    dense phases is `initial_density`.
+
+    Example:
+        >>> times = AlternatingTimes(start=10, every=10, end=35, initial_density=1.0)
+        >>> [step for step in range(50) if times.changes(step)]
+        [10, 20, 30, 35]
+        >>> [times.edges(step, final=1, count=9) for step in (0, 10, 20, 30, 35)]
+        [9, 1, 9, 1, 1]
+    """
+
+    @property
+    def final_step(self) -> int:
+        """The step after which the network is sparse for good."""
+        return self.end
+
+    def changes(self, step: int) -> bool:
+        """Whether a phase begins after this step."""
+        if not self.start <= step <= self.end:
+            return False
+        return step == self.end or (step - self.start) % self.every == 0
+
+    def edges(self, step: int, final: int, count: int) -> int:
+        """How many weights the present phase has."""
+        phase = (step - self.start) // self.every  # below 0 before the first one
+        if step >= self.end or (phase >= 0 and phase % 2 == 0):
+            return final
+        return max(final, round((self.initial_density or 1.0) * count))
