@@ -33,6 +33,7 @@ from wiring_lightning.callbacks import (
     L1Anneal,
     MaskConnect,
     MaskSchedule,
+    NMSparsity,
     NoUpdateRule,
     PruneAndRetrain,
     PruneAtStart,
@@ -260,6 +261,7 @@ METHODS = [
         "weights",
         slow=True,
     ),
+    Method("n-of-m", TwoLayers, {}, [(NMSparsity, {})], "weights"),
     Method("prune-at-start", NeuralGraph, _GRAPH, [(PruneAtStart, {})], slow=True),
     Method("snip", NeuralGraph, _GRAPH, [(SNIP, {})], slow=True),
     Method(

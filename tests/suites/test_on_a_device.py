@@ -42,6 +42,7 @@ KERNELS = {
     "mask-schedule": (90, 90),
     "gradual-pruning": (240, 240),
     "ac-dc": (90, 80),
+    "n-of-m": (140, 70),
     "prune-at-start": (220, 220),
     "snip": (220, 220),
     "mobilenet-dnw": (430, 320),

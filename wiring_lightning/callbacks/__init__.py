@@ -6,6 +6,7 @@ from wiring_lightning.callbacks.dnw import DNW
 from wiring_lightning.callbacks.gradual_pruning import GradualPruning
 from wiring_lightning.callbacks.l1_anneal import L1Anneal
 from wiring_lightning.callbacks.mask_connect import MaskConnect
+from wiring_lightning.callbacks.n_of_m import NMSparsity
 from wiring_lightning.callbacks.no_update_rule import NoUpdateRule
 from wiring_lightning.callbacks.phase_schedule import Phase, PhaseSchedule
 from wiring_lightning.callbacks.prediction_writer import PredictionWriter
@@ -31,6 +32,7 @@ __all__ = [
     "L1Anneal",
     "MaskConnect",
     "MaskSchedule",
+    "NMSparsity",
     "NoUpdateRule",
     "Phase",
     "PhaseSchedule",

@@ -40,6 +40,7 @@ from wiring_lightning.functional.mask_connect import (
     topk_mask,
 )
 from wiring_lightning.functional.mask_times import MaskTimes
+from wiring_lightning.functional.n_of_m import mask_n_of_m
 from wiring_lightning.functional.planted import (
     planted_edges as planted_edges,
     planted_sources as planted_sources,
@@ -81,6 +82,7 @@ __all__ = [
     "leave_one_out",
     "log_probability",
     "mask_largest",
+    "mask_n_of_m",
     "most_probable_edges",
     "normalize_scores",
     "offsets",
