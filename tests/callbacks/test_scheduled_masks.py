@@ -135,6 +135,19 @@ def test_ac_dc_is_dense_and_sparse_by_turns() -> None:
     assert numbers(watch) == [1152] * 2 + [288] * 3 + [1152] * 1 + [288] * 2
 
 
+def test_the_density_of_dnw_falls_step_by_step_and_resumes(tmp_path: Path) -> None:
+    learner = DNW(density=0.25, initial_density=1.0, until=0.5)
+    _, watch = fit(learner, steps=8)
+    cubic = [round(288 + 864 * (1 - min(step / 4, 1)) ** 3) for step in range(8)]
+    assert numbers(watch) == cubic
+    check_resuming(partial(DNW, density=0.3, initial_density=0.9), tmp_path, at=3)
+    early = DNW(density=0.25, initial_density=1.0, freeze_epoch=1)
+    _, watch = fit(early, steps=3, max_epochs=2, limit_val_batches=1)
+    assert numbers(watch)[:1] + numbers(watch)[3:] == [1152, 288, 288, 288]
+    with pytest.warns(UserWarning, match="only after step 75, but"):
+        fit(DNW(density=0.5, initial_density=1.0, total_steps=100))
+
+
 def test_snip_is_the_sensitivity_of_the_first_batch_in_all_layers_together() -> None:
     data = batches(2)
     _, watch = fit(SNIP(density=0.1), Reader(PLAIN), data=data)

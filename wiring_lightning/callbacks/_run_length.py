@@ -1,10 +1,13 @@
-"""How many optimizer steps a training has."""
+"""How many optimizer steps a training has, and shares of it."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from lightning.pytorch import Trainer
+
+from wiring_lightning.functional.mask_times import DECAYS, Decay
 
 
 @dataclass(frozen=True)
@@ -52,3 +55,41 @@ class RunLength:
     def step_at(self, share: float) -> int:
         """The number of steps after a share of the training."""
         return round(share * self.total)
+
+
+class Timed(Protocol):
+    """A callback whose density falls while it trains."""
+
+    every: int
+    start: float
+    until: float
+    total_steps: int | None
+    initial_density: float | None
+    density_decay: Decay
+
+    def mistake(self, text: str) -> Exception:
+        """The exception for wrong use of this callback."""
+        ...
+
+
+def check_times(callback: Timed) -> None:
+    """Raise an error if an argument of a callback's times is out of range."""
+    fail = callback.mistake
+    if callback.every < 1:
+        raise fail(f"every must be at least 1, got {callback.every}.")
+    if callback.total_steps is not None and callback.total_steps < 1:
+        raise fail(f"total_steps must be at least 1, got {callback.total_steps}.")
+    if not 0 <= callback.start <= callback.until <= 1:
+        raise fail(
+            "start and until are shares of the training, with 0 <= start <= until <= 1, got "
+            f"start={callback.start} and until={callback.until}."
+        )
+    if callback.initial_density is not None and not 0 < callback.initial_density <= 1:
+        raise fail(
+            f"initial_density must be above 0 and at most 1, got {callback.initial_density}."
+        )
+    falling = [name for name in DECAYS if name != "constant"]
+    if callback.density_decay not in falling:
+        raise fail(
+            f"density_decay must be one of {', '.join(falling)}, got {callback.density_decay}."
+        )

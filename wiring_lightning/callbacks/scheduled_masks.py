@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._run_length import RunLength
+from wiring_lightning.callbacks._run_length import RunLength, check_times
 from wiring_lightning.callbacks._weight_choice import listed
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
@@ -175,29 +175,15 @@ class MaskSchedule(SparseLayers[ScheduledMasks]):
 
     def _check(self) -> None:
         """Raise an error if an argument is out of range."""
-        if self.every < 1:
-            raise self.mistake(f"every must be at least 1, got {self.every}.")
-        if self.total_steps is not None and self.total_steps < 1:
-            raise self.mistake(f"total_steps must be at least 1, got {self.total_steps}.")
-        if not 0 <= self.start <= self.until <= 1:
-            raise self.mistake(
-                "start and until are shares of the training, with 0 <= start <= until <= 1, got "
-                f"start={self.start} and until={self.until}."
-            )
+        check_times(self)
         for name in ("fraction", "average"):
             value = getattr(self, name)
             if not 0 <= value <= 1 or (name == "average" and value == 1):
                 most = "below" if name == "average" else "at most"
                 raise self.mistake(f"{name} must be at least 0 and {most} 1, got {value}.")
-        if self.initial_density is not None and not 0 < self.initial_density <= 1:
-            raise self.mistake(
-                f"initial_density must be above 0 and at most 1, got {self.initial_density}."
-            )
-        falling = tuple(name for name in DECAYS if name != "constant")
         words: dict[str, Sequence[str]] = {
             "unit": UNITS,
             "fraction_decay": DECAYS,
-            "density_decay": falling,
             "first": FIRSTS,
             "drop": DROPS,
             "grow": GROWS,

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.dnw import keep_largest_of_rows
+from wiring_lightning.functional.mask_times import MaskTimes
+from wiring_lightning.optim._skipped import step_was_skipped
 
 
 @dataclass(eq=False)
@@ -148,6 +150,8 @@ class StraightThrough:
     Args:
         optimizer: the optimizer that holds the parameters.
         edge_sets: the sparse parameters; each set has its own number of edges.
+        times: how the numbers of edges fall to those of the sets, step by step; by default they
+            are the same from the start. Only its steps and densities count.
 
     Raises:
         ValueError: if a parameter is not in the optimizer, or is in two sets.
@@ -164,8 +168,19 @@ class StraightThrough:
         [0.0, -0.9, 0.0]
     """
 
-    def __init__(self, optimizer: Optimizer, edge_sets: Sequence[EdgeSet]) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        edge_sets: Sequence[EdgeSet],
+        times: MaskTimes | None = None,
+    ) -> None:
         self.edge_sets = list(edge_sets)
+        self.times = times
+        self.steps = 0  # real steps so far, if the numbers of edges depend on them
+        sizes = [] if times is None else self.edge_sets
+        # The final number of edges of every set, and how many there could be.
+        self._range = [(e.k, count_usable(e.weights, e.usable)) for e in sizes]
+        self._set_numbers()
         self.optimizer = optimizer
         self.frozen = False
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -219,8 +234,23 @@ class StraightThrough:
         starts = accumulate((len(edges.weights) for edges in self.edge_sets), initial=0)
         return next(e for e, start in zip(self.edge_sets, starts, strict=False) if start == first)
 
+    @property
+    def due(self) -> bool:
+        """Whether the sets have their final numbers of edges."""
+        return self.times is None or self.frozen or self.steps >= self.times.final_step
+
+    def _set_numbers(self, final: bool = False) -> None:
+        """Give every set the number of edges that it has after so many steps."""
+        for edges, (k, count) in zip(self.edge_sets, self._range, strict=False):
+            assert self.times is not None
+            edges.k = k if final else self.times.edges(self.steps, k, count)
+            edges.largest.k = edges.k
+
     def freeze(self) -> None:
-        """Fix the present edges; from now on only their weights learn."""
+        """Fix the edges, the final number of them; from now on only their weights learn."""
+        if not self.due:
+            self._set_numbers(final=True)
+            self._write_sparse()
         self._fixed = self.masks
         self.frozen = True
 
@@ -232,7 +262,8 @@ class StraightThrough:
 
     def state_dict(self) -> dict[str, Any]:
         """The latent weights, and the masks of the edges if they are frozen."""
-        return {"latent": self.latent, "masks": self._fixed, "frozen": self.frozen}
+        state = {"latent": self.latent, "masks": self._fixed, "frozen": self.frozen}
+        return state if self.times is None else {**state, "steps": self.steps}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -248,6 +279,8 @@ class StraightThrough:
         masks = zip(state["masks"], self.latent, strict=False)  # no masks before the freeze
         self._fixed = [mask.to(latent.device) for mask, latent in masks]
         self.frozen = state["frozen"]
+        self.steps = state.get("steps", 0)
+        self._set_numbers(final=self.frozen)
         self._write_sparse()
 
     def _before_step(
@@ -272,6 +305,9 @@ class StraightThrough:
         return wrapped
 
     def _after_step(self, *_: Any) -> None:
+        if not self.due and not step_was_skipped(self.optimizer):
+            self.steps += 1
+            self._set_numbers()
         self._swap_out()
 
     def _swap_in(self) -> None:
