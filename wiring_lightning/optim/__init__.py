@@ -10,6 +10,7 @@ from wiring_lightning.optim.dnw import (
     mask_gradients as mask_gradients,
 )
 from wiring_lightning.optim.mask_connect import GateSGD
+from wiring_lightning.optim.mask_scores import Seen as Seen
 from wiring_lightning.optim.masked_weights import MaskedWeights as MaskedWeights, PrunedWeights
 from wiring_lightning.optim.n_of_m import BlockEdgeSet, SparseRefined
 from wiring_lightning.optim.scheduled_masks import ScheduledMasks
