@@ -24,13 +24,21 @@ from wiring_lightning.backbones import (
     SparseResNet,
 )
 from wiring_lightning.callbacks import (
+    ACDC,
     DNW,
+    SET,
+    SNIP,
     BudgetedSearch,
+    GradualPruning,
     L1Anneal,
     MaskConnect,
+    MaskSchedule,
+    NMSparsity,
     NoUpdateRule,
     PruneAndRetrain,
+    PruneAtStart,
     RandomEdges,
+    RigL,
     TargetedDropout,
 )
 from wiring_lightning.data import Digits
@@ -61,6 +69,7 @@ class Method:
         without: suites that make no sense for it, each with the reason.
         epochs: how many epochs show all that it does.
         optimizer: class and arguments of the user's optimizer.
+        slow: its code is that of another row with other arguments: its tests are slow ones.
     """
 
     name: str
@@ -71,6 +80,7 @@ class Method:
     without: Mapping[Suite, str] = field(default_factory=dict)
     epochs: int = 1
     optimizer: Made = (SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4})
+    slow: bool = False
 
     @property
     def lr(self) -> float:
@@ -125,6 +135,8 @@ _SOLVER: dict[Suite, str] = {
     "compile": "the solver chooses its steps by the data",
     "cut batches": "the solver chooses its steps by the whole batch",
 }
+# Few steps, so that the masks of every run that a suite cuts short have the same times.
+_SPARSE: dict[str, Any] = {"density": 0.3, "layers": ["backbone.second"], "total_steps": 12}
 
 METHODS = [
     Method("resnext-learned", ResNeXt, _RESNEXT, [(MaskConnect, {"lr": 0.5})], "scores"),
@@ -207,6 +219,52 @@ METHODS = [
         "weights",
     ),
     Method(
+        "rigl",
+        TwoLayers,
+        {},
+        [(RigL, {"density": 0.3, "distribution": "erk", "every": 2, "total_steps": 12})],
+        "weights",
+    ),
+    Method(
+        "set",
+        TwoLayers,
+        {},
+        [(SET, _SPARSE | {"every": 2, "unit": "step"})],
+        "weights",
+        slow=True,
+    ),
+    Method(
+        "mask-schedule",
+        TwoLayers,
+        {},
+        [
+            (
+                MaskSchedule,
+                _SPARSE | {"every": 2, "fraction": 0.2, "drop": "sensitivity", "grow": "momentum"},
+            )
+        ],
+        "weights",
+        slow=True,
+    ),
+    Method(
+        "gradual-pruning",
+        NeuralGraph,
+        _GRAPH,
+        [(GradualPruning, {"every": 1, "total_steps": 12})],
+        "weights",
+    ),
+    Method(
+        "ac-dc",
+        TwoLayers,
+        {},
+        [(ACDC, _SPARSE | {"every": 2, "unit": "step"})],
+        "weights",
+        slow=True,
+    ),
+    Method("n-of-m", TwoLayers, {}, [(NMSparsity, {})], "weights"),
+    Method("prune-at-start", NeuralGraph, _GRAPH, [(PruneAtStart, {})], slow=True),
+    Method("snip", NeuralGraph, _GRAPH, [(SNIP, {})], slow=True),
+    Method(
         "mobilenet-dnw",
         MobileNetV1DNW,
         {"width": 0.5, "stem_channels": 2} | _DIGITS,
@@ -253,6 +311,7 @@ SCORED = [method for method in METHODS if method.learns == "scores"]
 
 def over(methods: Sequence[Method], suite: Suite | None = None) -> pytest.MarkDecorator:
     """Run a test for each of some methods; where the suite makes no sense, skip and say why."""
+    slow = {method.name: [pytest.mark.slow] if method.slow else [] for method in methods}
     return pytest.mark.parametrize(
         "method",
         [
@@ -261,7 +320,7 @@ def over(methods: Sequence[Method], suite: Suite | None = None) -> pytest.MarkDe
                 id=method.name,
                 marks=[pytest.mark.skip(reason=f"{method.name}: {method.without[suite]}")]
                 if suite in method.without
-                else [],
+                else slow[method.name],
             )
             for method in methods
         ],

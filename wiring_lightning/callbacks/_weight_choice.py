@@ -23,7 +23,7 @@ _DEFAULT_LAYERS = (
 
 @dataclass(frozen=True, eq=False)
 class SparseWeight:
-    """A parameter with at least two axes, which connects inputs to outputs.
+    """A parameter that can be sparse: with two axes or more, or of one axis if asked for.
 
     Args:
         name: its name without parametrizations, such as `"body.1.weight"`.
@@ -46,6 +46,11 @@ class SparseWeight:
     def layer_name(self) -> str:
         """The qualified name of its layer."""
         return self.name.rpartition(".")[0]
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the parameter has one axis, as biases and the scales of norms have."""
+        return not isinstance(self.parameter, UninitializedParameter) and self.parameter.dim() == 1
 
     @property
     def usable(self) -> Tensor | None:
@@ -76,11 +81,13 @@ class SparseGroup:
         name: name of the group, or of its only layer or parameter.
         members: the weights.
         k: the number of edges.
+        least: how many of them every member has at least.
     """
 
     name: str
     members: Sequence[SparseWeight]
     k: int
+    least: int = 0
 
     @property
     def weights(self) -> list[Tensor]:
@@ -112,7 +119,7 @@ class SparseGroup:
 
     def edge_set(self) -> EdgeSet:
         """The group as an `optim.EdgeSet`."""
-        return EdgeSet(self.weights, self.k, self.usable, self.take_absent())
+        return EdgeSet(self.weights, self.k, self.usable, self.take_absent(), self.least)
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,9 @@ class WeightChoice:
         first_dense: whether the first of the chosen layers stays dense.
         groups: patterns by the name of a group; the weights of a group share a number of edges.
         fail: makes an exception from a message.
+        last_dense: whether the last of the chosen layers stays dense.
+        vectors: patterns of parameters of one axis, such as biases, that are sparse, too.
+        together: whether all that is chosen shares one number of edges, as the group `all`.
     """
 
     layers: tuple[str, ...] | None
@@ -137,18 +147,24 @@ class WeightChoice:
     first_dense: bool
     groups: dict[str, list[str]]
     fail: Callable[[str], Exception]
+    last_dense: bool = False
+    vectors: tuple[str, ...] = ()
+    together: bool = False
 
     def find(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> "Chosen":
         """The chosen weights of a module, without those of submodules that copy others."""
-        matrices = list(_matrices(module, copies))
-        self._check_patterns(module, matrices)
+        both = list(_parameters(module, copies))
+        matrices = [weight for weight in both if not weight.is_vector]
+        vectors = [weight for weight in both if weight.is_vector]
+        self._check_patterns(module, matrices, vectors)
         layers = self.layers
         if layers is None:
             layers = ("Adjacency",) if find_adjacencies(module) else _DEFAULT_LAYERS
         wanted = [*layers, *chain(*self.groups.values())]
         chosen = [w for w in matrices if w.matches(*wanted) and not w.matches(*self.exclude)]
-        if self.first_dense and chosen:
-            chosen = [weight for weight in chosen if weight.layer is not chosen[0].layer]
+        ends = chosen[:1] * self.first_dense + chosen[-1:] * self.last_dense
+        chosen = [w for w in chosen if all(w.layer is not end.layer for end in ends)]
+        chosen += [w for w in vectors if w.matches(*self.vectors) and not w.matches(*self.exclude)]
         sparse = [weight for weight in chosen if weight.parameter.requires_grad]
         frozen = [weight.name for weight in chosen if weight not in sparse]
         self._check_layers(sparse)
@@ -160,23 +176,42 @@ class WeightChoice:
             single = weights_in_layer[weight.layer_name] == 1
             own_name = weight.layer_name if single else weight.name
             fitting = (name for name, own in self.groups.items() if weight.matches(*own))
-            groups.setdefault(next(fitting, own_name), []).append(weight)
+            name = "all" if self.together else next(fitting, own_name)
+            groups.setdefault(name, []).append(weight)
         dense = dict.fromkeys(weight.layer_name for weight in matrices if weight not in sparse)
         return Chosen(groups, list(dense), frozen)
 
-    def _check_patterns(self, module: nn.Module, matrices: Sequence[SparseWeight]) -> None:
+    def _check_patterns(
+        self,
+        module: nn.Module,
+        matrices: Sequence[SparseWeight],
+        vectors: Sequence[SparseWeight],
+    ) -> None:
         """Raise an error if a pattern matches nothing."""
         grouped = list(chain(*self.groups.values()))
-        given = {"layers": self.layers or (), "exclude": self.exclude, "groups": grouped}
-        for option, patterns in given.items():
+        either = [*matrices, *(w for w in vectors if w.matches(*self.vectors))]
+        given = {
+            "layers": (self.layers or (), matrices),
+            "exclude": (self.exclude, either),
+            "groups": (grouped, matrices),
+        }
+        for option, (patterns, weights) in given.items():
             for pattern in patterns:
-                if not any(weight.matches(pattern) for weight in matrices):
+                if not any(weight.matches(pattern) for weight in weights):
                     examples = ", ".join(weight.layer_name for weight in matrices[:3])
                     raise self.fail(
                         f"found no layer to make sparse in {type(module).__name__}: no layer with "
                         f"a weight matrix has a class or name that matches {pattern} (in "
                         f"`{option}`); there are {examples or 'none'}."
                     )
+        for pattern in self.vectors:
+            if not any(weight.matches(pattern) for weight in vectors):
+                examples = ", ".join(weight.name for weight in vectors[:3])
+                raise self.fail(
+                    f"no parameter of one axis in {type(module).__name__} has a name, or a layer "
+                    f"of a class or name, that matches {pattern} (in `vectors`); there are "
+                    f"{examples or 'none'}."
+                )
 
     def _check_layers(self, sparse: Sequence[SparseWeight]) -> None:
         """Raise an error for layers without weights, or whose weights cannot be replaced."""
@@ -197,8 +232,10 @@ class WeightChoice:
         reason = "it has no such layer"
         if frozen:
             reason = f"{listed(frozen)} do not learn (requires_grad is false)"
-        elif self.first_dense:
-            reason = "beside the first layer, which stays dense, there is none"
+        elif self.first_dense or self.last_dense:
+            end = "first" if self.first_dense else "last"
+            end = "first and the last" if self.first_dense and self.last_dense else end
+            reason = f"beside the {end} layer, which stays dense, there is none"
         raise self.fail(f"found no layer to make sparse in {type(module).__name__}: {reason}.")
 
 
@@ -217,8 +254,8 @@ class Chosen:
     frozen: list[str]
 
 
-def _matrices(module: nn.Module, copies: Sequence[nn.Module]) -> Iterator[SparseWeight]:
-    """Every parameter with at least two axes, once, even if several modules share it."""
+def _parameters(module: nn.Module, copies: Sequence[nn.Module]) -> Iterator[SparseWeight]:
+    """Every parameter that can be sparse, once, even if several modules share it."""
     seen = {id(parameter) for copy in copies for parameter in copy.parameters()}
     modules = dict(module.named_modules())
     for path, owner in modules.items():
@@ -226,8 +263,9 @@ def _matrices(module: nn.Module, copies: Sequence[nn.Module]) -> Iterator[Sparse
             continue
         for key, parameter in owner.named_parameters(recurse=False):
             lazy = isinstance(parameter, UninitializedParameter)
-            matrix = lazy or parameter.dim() >= 2
-            if id(parameter) in seen or not matrix or key.startswith("bias"):
+            if id(parameter) in seen or not (lazy or parameter.dim()):
+                continue
+            if key.startswith("bias") and (lazy or parameter.dim() >= 2):
                 continue
             layer_path, name = _layer_and_name(path, key)
             layer = modules[layer_path]

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning.callbacks._scaled import gradient_scale
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import PrunedWeights
 
@@ -91,9 +92,7 @@ class L1Anneal(SparseLayers[PrunedWeights]):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        strength, scaler = self.penalty, getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            strength *= scaler.get_scale()  # by which a fused optimizer divides its gradients later
+        strength = self.penalty * gradient_scale(trainer, optimizer)
         for rule in self._rules:
             if rule.optimizer is optimizer:
                 rule.penalize(strength)

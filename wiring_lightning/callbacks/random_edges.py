@@ -60,4 +60,4 @@ class RandomEdges(SparseLayers[MaskedWeights]):
             torch.rand(weight.shape, generator=generator).to(weight.device)
             for weight in group.weights
         ]
-        return mask_largest(ranks, group.k, group.usable)
+        return mask_largest(ranks, group.k, group.usable, group.least)

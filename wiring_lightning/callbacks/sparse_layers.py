@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._averages import Group, Place, copies_inside
+from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._weight_choice import (
     Chosen,
     SparseGroup,
@@ -21,6 +22,7 @@ from wiring_lightning.callbacks._weight_choice import (
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.functional.densities import Distribution
 from wiring_lightning.nn import Adjacency
 from wiring_lightning.optim import MaskedWeights, StraightThrough, count_usable
 
@@ -32,7 +34,9 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     """A callback that makes layers sparse; a subclass decides which weights stay, and when.
 
     Args:
-        density: share of the weights to keep in every layer or group, above 0 and up to 1. Graphs
+        density: share of the weights to keep in every layer or group, above 0 and up to 1; or
+            shares by pattern, as in `layers`, of which the first that matches a layer counts.
+            Layers that no pattern matches then stay dense, unless `layers` names them. Graphs
             keep their own number of edges if neither `density` nor `edges` is given.
         edges: number of weights to keep in every layer or group, instead of a density.
         layers: the sparse weights, as names of classes such as `Conv2d` (subclasses included), or
@@ -46,6 +50,14 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         exclude: patterns as in `layers` of weights that stay dense in any case.
         log_density: whether to log the share of non-zero weights after every epoch, as
             `learner/density`, and for each layer or group as `learner/density/<name>`.
+        distribution: how the density is shared out among layers. `uniform`: each has it. `erk` and
+            `erdos_renyi`: small layers are denser, with or without regard to the size of kernels,
+            and all together have the density (`functional.erdos_renyi_densities`). `global`: all
+            layers share one number of edges, as one group.
+        last_dense: whether the last of these layers stays dense.
+        min_edges: how many weights every layer keeps at least, inside of a group, too.
+        vectors: patterns of parameters of one axis that are sparse, too, by the name of the
+            parameter or the class or name of its layer, such as `*.bias` or `BatchNorm2d`.
 
     Raises:
         MisconfigurationException: if a number is out of range, a pattern matches nothing, a layer
@@ -58,7 +70,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     def __init__(
         self,
-        density: float | None = None,
+        density: float | dict[str, float] | None = None,
         edges: int | None = None,
         layers: Sequence[str] | None = None,
         first_dense: bool = False,
@@ -66,14 +78,17 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         freeze_epoch: int | None = None,
         exclude: Sequence[str] = (),
         log_density: bool = False,
+        distribution: Distribution = "uniform",
+        last_dense: bool = False,
+        min_edges: int = 0,
+        vectors: Sequence[str] = (),
     ) -> None:
         super().__init__(freeze_epoch)
-        if density is not None and edges is not None:
-            raise self.mistake("give a density or a number of edges, not both.")
-        if density is not None and not 0 < density <= 1:
-            raise self.mistake(f"density must be above 0 and at most 1, got {density}.")
-        if edges is not None and edges < 1:
-            raise self.mistake(f"edges must be at least 1, got {edges}.")
+        self._edge_counts = EdgeCounts(density, edges, distribution, min_edges, self.mistake)
+        if distribution == "global" and groups:
+            raise self.mistake("distribution=global is one group of all layers; remove `groups`.")
+        if layers is None and isinstance(density, dict):
+            layers = tuple(density)
         self.density = density
         self.edges = edges
         self.layers = None if layers is None else tuple(layers)
@@ -81,6 +96,10 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         self.groups = dict(groups or {})
         self.exclude = tuple(exclude)
         self.log_density = log_density
+        self.distribution = distribution
+        self.last_dense = last_dense
+        self.min_edges = min_edges
+        self.vectors = tuple(vectors)
         self._rules: list[SomeRule] = []
         # Every group with its rule, and the index of its first parameter in that rule.
         self._ruled_groups: list[tuple[SomeRule, SparseGroup, int]] = []
@@ -139,10 +158,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
                 f"{type(self).__name__}: {listed(chosen.frozen)} stay as they are, because they do "
                 "not learn (requires_grad is false)."
             )
-        groups = [
-            SparseGroup(name, members, self._number_of_edges(name, members))
-            for name, members in chosen.groups.items()
-        ]
+        groups = self._edge_counts.group(chosen.groups)
         for group in groups:
             for graph in group.graphs:
                 if graph.absent is not None:
@@ -289,7 +305,14 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     def _choose(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> Chosen:
         return WeightChoice(
-            self.layers, self.exclude, self.first_dense, self.groups, self.mistake
+            self.layers,
+            self.exclude,
+            self.first_dense,
+            self.groups,
+            self.mistake,
+            self.last_dense,
+            self.vectors,
+            together=self.distribution == "global",
         ).find(module, copies)
 
     def _check_restored(self, groups: Sequence[SparseGroup]) -> None:
@@ -303,26 +326,6 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
                 f"but {wanted.get(names[0], 0):,} are asked for now; resume with the same choice "
                 "of layers and edges."
             )
-
-    def _number_of_edges(self, name: str, members: Sequence[SparseWeight]) -> int:
-        group = SparseGroup(name, members, k=0)
-        count = count_usable(group.weights, group.usable)
-        if self.edges is not None:
-            k = self.edges
-        elif self.density is not None:
-            k = max(1, round(self.density * count))
-        elif len(group.graphs) == len(members):
-            k = sum(graph.edges for graph in group.graphs)
-        else:
-            raise self.mistake(
-                f"the number of edges of {name} is not known; give either a density or a number "
-                "of edges."
-            )
-        if k > count:
-            raise self.mistake(
-                f"{k} edges were asked for in {name}, but it has only {count} weights."
-            )
-        return k
 
 
 def _count(group: SparseGroup) -> tuple[int, int]:

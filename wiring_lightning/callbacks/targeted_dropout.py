@@ -56,6 +56,7 @@ class TargetedDropout(SparseLayers[WeightDropout]):
                 group.k,
                 group.usable,
                 group.take_absent(),
+                group.least,
                 rho=self.rho,
                 per_row=self.per_row,
                 seed=self.seed,

@@ -31,7 +31,9 @@ from wiring_lightning.functional.budgeted_search import (
     most_probable_edges,
     policy_gradient,
 )
+from wiring_lightning.functional.densities import erdos_renyi_densities
 from wiring_lightning.functional.dnw import LargestMagnitudes, mask_largest
+from wiring_lightning.functional.mask_change import change_masks
 from wiring_lightning.functional.mask_connect import (
     normalize_scores,
     project_scores,
@@ -41,6 +43,8 @@ from wiring_lightning.functional.mask_connect import (
     swap_worst,
     topk_mask,
 )
+from wiring_lightning.functional.mask_times import MaskTimes
+from wiring_lightning.functional.n_of_m import mask_n_of_m
 from wiring_lightning.functional.planted import (
     planted_edges as planted_edges,
     planted_sources as planted_sources,
@@ -68,17 +72,21 @@ from wiring_lightning.functional.sparsenet import (
 # Names imported `as` themselves can be imported from here, but are not in `__all__`.
 __all__ = [
     "LargestMagnitudes",
+    "MaskTimes",
     "Pattern",
     "Topology",
     "balance_scores",
     "balanced_mask",
     "budgeted_objective",
+    "change_masks",
     "draw_edges",
+    "erdos_renyi_densities",
     "fold_batch_norm",
     "gated_sum",
     "leave_one_out",
     "log_probability",
     "mask_largest",
+    "mask_n_of_m",
     "most_probable_edges",
     "normalize_scores",
     "offsets",

@@ -17,7 +17,9 @@ _SMALLEST = 1e-30  # below this threshold the ends of the band would be rounded 
 
 
 @torch.no_grad()
-def mask_largest(weights: Sequence[Tensor], k: int, usable: Usable = ()) -> list[Tensor]:
+def mask_largest(
+    weights: Sequence[Tensor], k: int, usable: Usable = (), least: int = 0
+) -> list[Tensor]:
     """Mark the k entries of largest magnitude among all entries of several tensors.
 
     Of equal magnitudes the one with the lower index wins. Indices count through all tensors in
@@ -27,6 +29,7 @@ def mask_largest(weights: Sequence[Tensor], k: int, usable: Usable = ()) -> list
         weights: tensors of any shape. NaN entries are never marked.
         k: how many to mark.
         usable: for each tensor a mask of the entries that can be marked, or `None` for all.
+        least: how many entries of every tensor are marked in any case, its own largest.
 
     Raises:
         ValueError: if fewer than `k` entries can be marked. Only the CPU checks for NaN entries;
@@ -40,9 +43,19 @@ def mask_largest(weights: Sequence[Tensor], k: int, usable: Usable = ()) -> list
         (weight if mask is None else weight.masked_fill(~mask, torch.nan)).reshape(-1).abs()
         for weight, mask in zip(weights, usable or repeat(None, len(weights)), strict=True)
     ]
+    if least and len(magnitudes) > 1:
+        magnitudes = [_favour(part, least) for part in magnitudes]
     chosen, _ = _choose(torch.cat(magnitudes).nan_to_num_(nan=-1.0, posinf=math.inf), k)
     parts = chosen.split([len(part) for part in magnitudes])
     return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+
+
+def _favour(magnitudes: Tensor, least: int) -> Tensor:
+    """Make the largest of `[n]` magnitudes infinite, so that they are marked first."""
+    best = magnitudes.nan_to_num(nan=-1.0, posinf=math.inf).topk(min(least, len(magnitudes)))
+    # Entries that cannot be marked stay what they are.
+    found = torch.where(best.values >= 0, math.inf, torch.nan)
+    return magnitudes.scatter(0, best.indices, found.to(magnitudes.dtype))
 
 
 @torch.no_grad()

@@ -10,16 +10,22 @@ from wiring_lightning.optim.dnw import (
     mask_gradients as mask_gradients,
 )
 from wiring_lightning.optim.mask_connect import GateSGD
+from wiring_lightning.optim.mask_scores import Seen as Seen
 from wiring_lightning.optim.masked_weights import MaskedWeights as MaskedWeights, PrunedWeights
+from wiring_lightning.optim.n_of_m import BlockEdgeSet, SparseRefined
+from wiring_lightning.optim.scheduled_masks import ScheduledMasks
 from wiring_lightning.optim.targeted_dropout import DroppedEdgeSet as DroppedEdgeSet, WeightDropout
 from wiring_lightning.optim.warmup_cosine import WarmupCosine
 
 # Names imported `as` themselves can be imported from here, but are not in `__all__`.
 __all__ = [
+    "BlockEdgeSet",
     "EdgeSet",
     "GateSGD",
     "PrunedWeights",
     "Reinforce",
+    "ScheduledMasks",
+    "SparseRefined",
     "StraightThrough",
     "WarmupCosine",
     "WeightDropout",

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.dnw import keep_largest_of_rows
+from wiring_lightning.functional.mask_times import MaskTimes
+from wiring_lightning.optim._skipped import step_was_skipped
 
 
 @dataclass(eq=False)
@@ -23,6 +25,7 @@ class EdgeSet:
         usable: for each parameter a mask of the entries that can be an edge, or `None` for all.
         absent: for each parameter that is already sparse, the initial latent weights of its absent
             entries, zeros elsewhere; otherwise `None`.
+        least: how many entries of every parameter are edges in any case, its own largest.
 
     Raises:
         ValueError: if there are fewer usable entries than `k`, or a mask has another shape.
@@ -32,6 +35,7 @@ class EdgeSet:
     k: int
     usable: Sequence[Tensor | None] = ()
     absent: Sequence[Tensor | None] = ()
+    least: int = 0
     largest: LargestMagnitudes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,8 +63,14 @@ class EdgeSet:
             for weight, absent in zip(self.weights, self.absent, strict=True)
         ]
 
+    @torch.no_grad()
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the `k` largest of the latent weights into the parameters, and zeros elsewhere."""
+        if self.least and len(self.weights) > 1:
+            masks = mask_largest(latent, self.k, self.usable, self.least)
+            for weight, own, mask in zip(self.weights, latent, masks, strict=True):
+                weight.copy_(torch.where(mask, own, 0))
+            return
         self.largest.keep(latent, self.weights, self.usable)
 
 
@@ -71,7 +81,8 @@ def keep_largest_together(
     """Call `keep_largest` of several sets; on accelerators sets of one size share their kernels."""
     groups: dict[Any, list[int]] = {}
     for number, (edges, latent) in enumerate(zip(edge_sets, latents, strict=True)):
-        together = type(edges) is EdgeSet and latent[0].device.type != "cpu"
+        alike = type(edges) is EdgeSet and (edges.least == 0 or len(edges.weights) == 1)
+        together = alike and latent[0].device.type != "cpu"
         if not together or latent[0].dtype == torch.float64:
             edges.keep_largest(latent)
             continue
@@ -139,6 +150,8 @@ class StraightThrough:
     Args:
         optimizer: the optimizer that holds the parameters.
         edge_sets: the sparse parameters; each set has its own number of edges.
+        times: how the numbers of edges fall to those of the sets, step by step; by default they
+            are the same from the start. Only its steps and densities count.
 
     Raises:
         ValueError: if a parameter is not in the optimizer, or is in two sets.
@@ -155,8 +168,19 @@ class StraightThrough:
         [0.0, -0.9, 0.0]
     """
 
-    def __init__(self, optimizer: Optimizer, edge_sets: Sequence[EdgeSet]) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        edge_sets: Sequence[EdgeSet],
+        times: MaskTimes | None = None,
+    ) -> None:
         self.edge_sets = list(edge_sets)
+        self.times = times
+        self.steps = 0  # real steps so far, if the numbers of edges depend on them
+        sizes = [] if times is None else self.edge_sets
+        # The final number of edges of every set, and how many there could be.
+        self._range = [(e.k, count_usable(e.weights, e.usable)) for e in sizes]
+        self._set_numbers()
         self.optimizer = optimizer
         self.frozen = False
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -203,15 +227,30 @@ class StraightThrough:
         edges = self._set_at(first)
         if sum(int(value.count_nonzero()) for value in values) <= edges.k:
             return values
-        return keep_masked(values, mask_largest(values, edges.k, edges.usable))
+        return keep_masked(values, mask_largest(values, edges.k, edges.usable, edges.least))
 
     def _set_at(self, first: int) -> EdgeSet:
         """The edge set whose first parameter has this index among all parameters of this rule."""
         starts = accumulate((len(edges.weights) for edges in self.edge_sets), initial=0)
         return next(e for e, start in zip(self.edge_sets, starts, strict=False) if start == first)
 
+    @property
+    def due(self) -> bool:
+        """Whether the sets have their final numbers of edges."""
+        return self.times is None or self.frozen or self.steps >= self.times.final_step
+
+    def _set_numbers(self, final: bool = False) -> None:
+        """Give every set the number of edges that it has after so many steps."""
+        for edges, (k, count) in zip(self.edge_sets, self._range, strict=False):
+            assert self.times is not None
+            edges.k = k if final else self.times.edges(self.steps, k, count)
+            edges.largest.k = edges.k
+
     def freeze(self) -> None:
-        """Fix the present edges; from now on only their weights learn."""
+        """Fix the edges, the final number of them; from now on only their weights learn."""
+        if not self.due:
+            self._set_numbers(final=True)
+            self._write_sparse()
         self._fixed = self.masks
         self.frozen = True
 
@@ -223,7 +262,8 @@ class StraightThrough:
 
     def state_dict(self) -> dict[str, Any]:
         """The latent weights, and the masks of the edges if they are frozen."""
-        return {"latent": self.latent, "masks": self._fixed, "frozen": self.frozen}
+        state = {"latent": self.latent, "masks": self._fixed, "frozen": self.frozen}
+        return state if self.times is None else {**state, "steps": self.steps}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -239,6 +279,8 @@ class StraightThrough:
         masks = zip(state["masks"], self.latent, strict=False)  # no masks before the freeze
         self._fixed = [mask.to(latent.device) for mask, latent in masks]
         self.frozen = state["frozen"]
+        self.steps = state.get("steps", 0)
+        self._set_numbers(final=self.frozen)
         self._write_sparse()
 
     def _before_step(
@@ -263,6 +305,9 @@ class StraightThrough:
         return wrapped
 
     def _after_step(self, *_: Any) -> None:
+        if not self.due and not step_was_skipped(self.optimizer):
+            self.steps += 1
+            self._set_numbers()
         self._swap_out()
 
     def _swap_in(self) -> None:

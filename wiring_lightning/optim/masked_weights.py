@@ -42,7 +42,7 @@ class MaskedWeights:
         self.weights = list(weights)
         self.masks: list[Tensor | None] = []
         self.keep(masks)
-        self._hook = optimizer.register_step_post_hook(lambda *_: self._mask())
+        self._hook = optimizer.register_step_post_hook(self._after_step)
 
     def keep(self, masks: Sequence[Tensor | None]) -> None:
         """Replace the masks; entries that become present start from zero.
@@ -94,6 +94,9 @@ class MaskedWeights:
         """Restore the masks of a state."""
         self.keep(state["masks"])
 
+    def _after_step(self, *_: Any) -> None:
+        self._mask()
+
     @torch.no_grad()
     def _mask(self) -> None:
         for weight, mask in zip(self.weights, self.masks, strict=True):
@@ -138,5 +141,5 @@ class PrunedWeights(MaskedWeights):
             count = count_usable(edges.weights, edges.usable)
             wanted = count - round((count - edges.k) * progress)
             present = count_usable(edges.weights, own)
-            masks += mask_largest(edges.weights, min(wanted, present), own)
+            masks += mask_largest(edges.weights, min(wanted, present), own, edges.least)
         self.keep(masks)

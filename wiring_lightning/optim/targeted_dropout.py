@@ -19,7 +19,7 @@ from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable
 class DroppedEdgeSet(EdgeSet):
     """Weights of which all but the k largest can be dropped.
 
-    The first four arguments are those of `EdgeSet`.
+    The first five arguments are those of `EdgeSet`.
 
     Args:
         rho: probability that each of the other weights is dropped, from 0 to 1.
@@ -77,7 +77,7 @@ class DroppedEdgeSet(EdgeSet):
                 weight * _largest_in_rows(weight, mask, share)
                 for weight, mask in zip(latent, self.usable, strict=True)
             ]
-        masks = mask_largest(latent, self.k, self.usable)
+        masks = mask_largest(latent, self.k, self.usable, self.least)
         return [torch.where(mask, own, 0) for mask, own in zip(masks, latent, strict=True)]
 
 

@@ -1,0 +1,65 @@
+"""When masks change and by how much, against the papers' formulas."""
+
+from math import cos, pi
+
+import pytest
+
+from wiring_lightning.functional import MaskTimes
+from wiring_lightning.functional.mask_times import AlternatingTimes, decay
+
+
+def test_the_share_that_moves_is_rigls() -> None:
+    times = MaskTimes(end=750, every=100, fraction=0.3, fraction_decay="cosine")
+    assert [t for t in range(1000) if times.changes(t)] == [100, 200, 300, 400, 500, 600, 700]
+    for t in range(100, 800, 100):
+        expected = round(0.3 / 2 * (1 + cos(pi * t / 750)) * 10_000) if t < 750 else 0
+        assert times.moved(t, edges=10_000) == expected
+
+
+@pytest.mark.parametrize(("initial", "final"), [(1000, 100), (500, 50), (1000, 999)])
+def test_the_number_of_weights_is_that_of_gradual_pruning(initial: int, final: int) -> None:
+    start, span, count = 40, 20, 1000
+    times = MaskTimes(end=40 + 5 * 20, every=span, start=start, initial_density=initial / count)
+    s_i, s_f = 1 - initial / count, 1 - final / count
+    for n in range(6):
+        sparsity = s_f + (s_i - s_f) * (1 - n / 5) ** 3
+        expected = (1 - sparsity) * count
+        assert abs(times.edges(start + n * span, final, count) - expected) <= 0.5 + 1e-9
+    assert times.edges(39, final, count) == times.edges(59, final, count) == initial
+    assert times.edges(140, final, count) == times.edges(10**6, final, count) == final
+    assert times.final_step == 140
+
+
+def test_the_last_change_has_the_final_number_if_the_span_is_no_multiple() -> None:
+    times = MaskTimes(end=95, every=20, initial_density=1.0)
+    assert [t for t in range(200) if times.changes(t)] == [20, 40, 60, 80]
+    assert times.final_step == 80
+    assert times.edges(80, 10, 100) == 10 < times.edges(79, 10, 100)
+
+
+@pytest.mark.parametrize("end", [1, 3, 99])
+def test_a_short_run_changes_once(end: int) -> None:
+    times = MaskTimes(end=end, every=100, initial_density=1.0)
+    assert [t for t in range(200) if times.changes(t)] == [end]
+    assert times.edges(end - 1, 10, 100) == 100
+    assert times.edges(end, 10, 100) == 10
+
+
+def test_without_an_end_nothing_changes() -> None:
+    times = MaskTimes(end=0, fraction=0.5)
+    assert not any(times.changes(t) for t in range(300))
+    assert times.edges(7, 10, 100) == 10
+
+
+def test_an_unknown_decay_is_refused() -> None:
+    with pytest.raises(ValueError, match="no decay square; there are constant, linear"):
+        decay("square", 0.5)  # type: ignore[arg-type]
+
+
+def test_phases_alternate_and_end_sparse() -> None:
+    times = AlternatingTimes(start=3, every=4, end=17, initial_density=1.0)
+    dense = [times.edges(t, 1, 9) == 9 for t in range(25)]
+    phases = [True] * 3 + [False] * 4 + [True] * 4 + [False] * 4 + [True] * 2 + [False] * 8
+    assert dense == phases
+    assert [t for t in range(25) if times.changes(t)] == [3, 7, 11, 15, 17]
+    assert not any(times.moved(t, 5) for t in range(25))

@@ -1,0 +1,102 @@
+"""N:M sparse weights: blocks against a sort, SR-STE by hand, and what the callback leaves dense."""
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.optim import SGD
+
+from tests.callbacks.reader import Reader, fit
+from wiring_lightning.callbacks import NMSparsity
+from wiring_lightning.functional import mask_n_of_m
+from wiring_lightning.optim import BlockEdgeSet, SparseRefined
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "m", "axis"),
+    [((5, 8), 2, 4, 1), ((3, 8, 3, 3), 1, 4, 1), ((8, 3, 2), 2, 8, 0), ((2, 6), 2, 3, 1)],
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_blocks_are_chosen_as_a_stable_sort_would(
+    shape: tuple[int, ...], n: int, m: int, axis: int, ties: bool
+) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight = weight.round() if ties else weight
+    found = mask_n_of_m(weight, n, m, axis).movedim(axis, -1).reshape(-1, m)
+    for block, marked in zip(weight.movedim(axis, -1).reshape(-1, m), found, strict=True):
+        order = sorted(range(m), key=lambda i: (-abs(float(block[i])), i))
+        assert sorted(order[:n]) == marked.nonzero().flatten().tolist()
+
+
+def test_sr_ste_is_the_papers_equation_with_momentum_too() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(3, 8, dtype=torch.float64))
+    optimizer = SGD([weight], lr=0.1, momentum=0.9)
+    dense, velocity = weight.detach().clone(), torch.zeros(3, 8, dtype=torch.float64)
+    rule = SparseRefined(optimizer, [BlockEdgeSet([weight], k=12)], decay=0.3)
+    images = torch.randn(4, 3, 8, dtype=torch.float64)
+    for image in images:
+        mask = mask_n_of_m(dense, 2, 4)
+        twin = (dense * mask).requires_grad_()
+        (gradient,) = torch.autograd.grad((twin * image).sum().square(), twin)
+        velocity = 0.9 * velocity + gradient + 0.3 * dense * ~mask
+        dense = dense - 0.1 * velocity
+        optimizer.zero_grad()
+        (weight * image).sum().square().backward()
+        rule.decay_absent()
+        optimizer.step()
+        torch.testing.assert_close(rule.latent[0], dense, rtol=1e-12, atol=1e-12)
+        assert torch.equal(weight != 0, mask_n_of_m(dense, 2, 4))
+
+
+def test_averages_get_blocks_too() -> None:
+    weight = nn.Parameter(torch.randn(2, 8))
+    rule = SparseRefined(SGD([weight], lr=0.1), [BlockEdgeSet([weight], k=8)])
+    (settled,) = rule.settled(0, [torch.randn(2, 8)])
+    assert settled.view(-1, 4).count_nonzero(1).tolist() == [2] * 4
+    values = [weight.detach()]
+    assert rule.settled(0, values) is values
+
+
+def test_layers_without_blocks_stay_dense_and_are_named() -> None:
+    learner = NMSparsity(2, 4)
+    _, watch = fit(learner)
+    assert "first" in learner.summary()
+    for weights in watch.before:
+        assert int(weights["first.weight"].count_nonzero()) == 72
+        blocks = weights["body.1.weight"].movedim(1, -1).reshape(-1, 4)
+        assert int(blocks.count_nonzero(1).max()) == 2
+        assert int(weights["head.weight"].count_nonzero()) == 80
+
+
+def test_transposed_convolutions_have_their_inputs_first() -> None:
+    class Upward(Reader):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body[1] = nn.ConvTranspose2d(8, 6, 1)
+            self.body[2] = nn.Identity()
+            self.head = nn.Linear(6, 10)
+
+    _, watch = fit(NMSparsity(2, 4), Upward())
+    blocks = watch.after["body.1.weight"].movedim(0, -1).reshape(-1, 4)
+    assert blocks.count_nonzero(1).tolist() == [2] * 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 4}, "1 <= n < m <= 64, got n=4 and m=4"),
+        ({"n": 0}, "1 <= n < m <= 64, got n=0 and m=4"),
+        ({"decay": -1.0}, "decay must be a number from 0 up"),
+        ({"m": 7}, "no layer of Reader has a number of inputs that is a multiple of 7"),
+    ],
+)
+def test_bad_arguments_get_one_clear_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(NMSparsity(**arguments))
+    with pytest.raises(ValueError, match="n must be between 1 and m"):
+        mask_n_of_m(torch.ones(2, 4), 5, 4)
+    with pytest.raises(ValueError, match="has no blocks of 4"):
+        mask_n_of_m(torch.ones(2, 6), 2, 4)

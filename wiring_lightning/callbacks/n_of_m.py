@@ -1,0 +1,129 @@
+"""N:M sparse weights with SR-STE as a callback for any LightningModule."""
+
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from wiring_lightning.callbacks._scaled import gradient_scale
+from wiring_lightning.callbacks._weight_choice import Chosen, SparseWeight, listed
+from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
+from wiring_lightning.functional.n_of_m import mask_n_of_m
+from wiring_lightning.optim.n_of_m import BlockEdgeSet, SparseRefined
+
+# Layers whose inputs are the first axis of their weight. `Conv1D` is that of some transformers.
+_INPUTS_FIRST = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Conv1D")
+
+
+class NMSparsity(SparseLayers[SparseRefined]):
+    """Keep n of every m consecutive weights, such as 2 of 4, and learn which (SR-STE).
+
+    The n weights of largest magnitude in every block of m inputs are the network. The gradient
+    flows to all weights, and absent ones decay: `w - lr (g(w~) + decay (1 - mask) w)`. Sparse
+    tensor cores compute 2:4 along the inputs of a linear layer, or the input channels of a
+    convolution. A layer whose number of inputs is no multiple of m stays dense, such as the first
+    convolution of images; so does a graph (`nn.Adjacency`).
+
+    Args:
+        n: weights of a block that are there.
+        m: length of a block.
+        decay: the paper's lambda_w, by which absent weights decay.
+        layers: as for `SparseLayers`.
+        exclude: as for `SparseLayers`.
+        first_dense: as for `SparseLayers`.
+        last_dense: as for `SparseLayers`.
+        freeze_epoch: as for `SparseLayers`.
+        log_density: as for `SparseLayers`.
+
+    Raises:
+        MisconfigurationException: as for `SparseLayers`; if a number is out of range; or if no
+            layer has such blocks.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[NMSparsity(2, 4)], logger=False,
+        ...                   enable_checkpointing=False, accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        n: int = 2,
+        m: int = 4,
+        decay: float = 2e-4,
+        layers: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        first_dense: bool = False,
+        last_dense: bool = False,
+        freeze_epoch: int | None = None,
+        log_density: bool = False,
+    ) -> None:
+        if not 1 <= n < m <= 64:
+            raise self.mistake(f"n and m must be 1 <= n < m <= 64, got n={n} and m={m}.")
+        if not 0 <= decay < float("inf"):
+            raise self.mistake(f"decay must be a number from 0 up, got {decay}.")
+        super().__init__(
+            density=n / m,
+            layers=layers,
+            exclude=exclude,
+            first_dense=first_dense,
+            last_dense=last_dense,
+            freeze_epoch=freeze_epoch,
+            log_density=log_density,
+        )
+        self.n, self.m, self.decay = n, m, decay
+
+    @override
+    def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> SparseRefined:
+        sets = [
+            BlockEdgeSet(group.weights, group.k, n=self.n, m=self.m, axis=_axis(group.members[0]))
+            for group in groups
+        ]
+        return SparseRefined(optimizer, sets, self.decay)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        for rule in self._rules:
+            if rule.optimizer is optimizer:
+                rule.decay_absent(gradient_scale(trainer, optimizer))
+
+    @override
+    def broken(self) -> str | None:
+        wrong = [
+            f"{group.name} has more than {self.n} of {self.m} weights in a block"
+            for group in self._groups
+            for member in group.members
+            if (
+                member.parameter.detach().ne(0)
+                & ~mask_n_of_m(member.parameter, self.n, self.m, _axis(member))
+            ).any()
+        ]
+        return listed(wrong) if wrong else None
+
+    @override
+    def _choose(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> Chosen:
+        """Without the layers that have no such blocks."""
+        chosen = super()._choose(module, copies)
+        groups = {
+            name: members
+            for name, members in chosen.groups.items()
+            if all(self._has_blocks(member) for member in members)
+        }
+        if not groups:
+            raise self.mistake(
+                f"no layer of {type(module).__name__} has a number of inputs that is a multiple of "
+                f"{self.m}: choose other layers, or another m."
+            )
+        left = [name for name in chosen.groups if name not in groups]
+        return Chosen(groups, [*chosen.dense, *left], chosen.frozen)
+
+    def _has_blocks(self, weight: SparseWeight) -> bool:
+        return weight.graph is None and weight.parameter.shape[_axis(weight)] % self.m == 0
+
+
+def _axis(weight: SparseWeight) -> int:
+    """The axis of a weight's inputs."""
+    return 0 if weight.matches(*_INPUTS_FIRST) else 1

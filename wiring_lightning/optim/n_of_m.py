@@ -1,0 +1,97 @@
+"""The sparse-refined straight-through estimator for N:M sparse weights (SR-STE)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from wiring_lightning.functional.n_of_m import mask_n_of_m
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, keep_masked
+
+
+@dataclass(eq=False)
+class BlockEdgeSet(EdgeSet):
+    """Weights of which the n largest of every m consecutive inputs are edges.
+
+    The first arguments are those of `EdgeSet`; `k` is n / m of all weights.
+
+    Args:
+        n: edges of a block.
+        m: length of a block.
+        axis: the axis of the inputs.
+
+    Raises:
+        ValueError: if an axis cannot be cut into such blocks, or as for `EdgeSet`.
+    """
+
+    n: int = 2
+    m: int = 4
+    axis: int = 1
+
+    def masks(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """For each of the values a mask of the n largest of every block."""
+        return [mask_n_of_m(value, self.n, self.m, self.axis) for value in values]
+
+    @override
+    @torch.no_grad()
+    def keep_largest(self, latent: Sequence[Tensor]) -> None:
+        """Write the n largest of every block into the parameters, and zeros elsewhere."""
+        for weight, own, mask in zip(self.weights, latent, self.masks(latent), strict=True):
+            torch.mul(own, mask, out=weight)
+
+
+class SparseRefined(StraightThrough):
+    """Lets an optimizer train N:M sparse weights with SR-STE (Zhou et al., Equation 9).
+
+    The optimizer updates dense latent weights with the gradient `g(w) + decay (1 - mask) w`: that
+    of the sparse weights, and a decay of those that are absent, so that the choice settles. Call
+    `decay_absent` before every step.
+
+    Args:
+        optimizer: the optimizer that holds the parameters.
+        edge_sets: the sparse parameters.
+        decay: the paper's lambda_w.
+
+    Raises:
+        ValueError: as for `StraightThrough`.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([[0.5, -0.4, 0.1, 0.3]]))
+        >>> sgd = torch.optim.SGD([weight], lr=1.0)
+        >>> rule = SparseRefined(sgd, [BlockEdgeSet([weight], k=2)], decay=0.5)
+        >>> weight.grad = torch.tensor([[0.0, 0.2, 0.0, 0.0]])
+        >>> rule.decay_absent()
+        >>> sgd.step()
+        >>> [round(value, 4) for value in rule.latent[0][0].tolist()]
+        [0.5, -0.6, 0.05, 0.15]
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, edge_sets: Sequence[BlockEdgeSet], decay: float = 2e-4
+    ) -> None:
+        self.block_sets = list(edge_sets)
+        self.decay = decay
+        super().__init__(optimizer, edge_sets)
+
+    @torch.no_grad()
+    def decay_absent(self, scale: float = 1.0) -> None:
+        """Add the decay of absent weights to the gradients.
+
+        Args:
+            scale: by what the optimizer divides the gradients later.
+        """
+        for weight, latent, mask in zip(self._weights, self.latent, self.masks, strict=True):
+            if weight.grad is not None:
+                weight.grad.add_(latent.masked_fill(mask, 0), alpha=self.decay * scale)
+
+    @override
+    def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:
+        """Make other values N:M sparse, such as averages; see `StraightThrough`."""
+        if self.frozen:
+            return super().settled(first, values)
+        edges = self._set_at(first)
+        assert isinstance(edges, BlockEdgeSet)
+        return keep_masked(values, edges.masks(values))

@@ -1,0 +1,266 @@
+"""Masks of sparse weights that change by rule, with any optimizer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from wiring_lightning.functional import derived_seed, mask_largest
+from wiring_lightning.functional.mask_change import change_masks
+from wiring_lightning.functional.mask_times import MaskTimes
+from wiring_lightning.functional.transfer import send
+from wiring_lightning.optim._skipped import step_was_skipped
+from wiring_lightning.optim.dnw import EdgeSet, count_usable
+from wiring_lightning.optim.mask_scores import Score, Seen, gradient, magnitude, random, sensitivity
+from wiring_lightning.optim.masked_weights import MaskedWeights
+
+# How the first mask is chosen, if it leaves out anything.
+First = Literal["random", "magnitude", "sensitivity"]
+FIRSTS = get_args(First)
+
+
+class ScheduledMasks(MaskedWeights):
+    """Changes the masks of sparse weights by rule: when, how many, what goes and what comes.
+
+    Call `mask_gradients` before every step: it keeps the dense gradients where a change needs
+    them, and then sets those of absent weights to zero. A change comes after the optimizer's step.
+    Weights that come start at zero, and the optimizer's state of weights that go or come is set to
+    zero. A weight that is dropped and chosen again at once stays as it is.
+
+    Args:
+        optimizer: the optimizer that holds the parameters.
+        edge_sets: the weights, and how many of them there are in the end.
+        times: after which steps masks change, and by how much.
+        drop: score of present weights; those with the lowest go.
+        grow: score of the others; those with the highest come.
+        first: how the first mask is chosen: at random, by magnitude, or by sensitivity. The last
+            needs a gradient, so the network is dense until the first call of `mask_gradients`.
+            `None` if a state is loaded next: then all weights stay until it is.
+        seed: seed of random masks and scores.
+        average: factor by which the averaged gradient decays in a step; 0 without an average.
+        names: a name for each set, which is part of its seeds.
+
+    Raises:
+        ValueError: as for `EdgeSet`.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1, 0.3]))
+        >>> sgd = torch.optim.SGD([weight], lr=0.1)
+        >>> times = MaskTimes(end=10, every=1, fraction=0.5)
+        >>> rule = ScheduledMasks(sgd, [EdgeSet([weight], k=2)], times, first="magnitude")
+        >>> weight.tolist()
+        [0.5, -0.4000..., 0.0, 0.0]
+        >>> weight.grad = torch.tensor([0.0, 0.0, 0.5, 1.0])
+        >>> rule.mask_gradients()
+        >>> sgd.step()  # the smaller one goes, the one of the largest gradient comes
+        >>> rule.masks[0].tolist()
+        [True, False, False, True]
+    """
+
+    frozen = False
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        edge_sets: Sequence[EdgeSet],
+        times: MaskTimes,
+        drop: Score = magnitude,
+        grow: Score = gradient,
+        first: First | None = "random",
+        seed: int = 0,
+        average: float = 0.0,
+        names: Sequence[str] = (),
+    ) -> None:
+        self.edge_sets = list(edge_sets)
+        self.times = times
+        self.drop, self.grow = drop, grow
+        self.seed, self.average_decay = seed, average
+        self.names = list(names) or [""] * len(self.edge_sets)
+        self.steps = 0
+        self.counts = [count_usable(edges.weights, edges.usable) for edges in self.edge_sets]
+        self.present = self._wanted()  # number of present weights of every set
+        self.waiting = first == "sensitivity" and self.present != self.counts
+        self._dense: list[Tensor] = []  # gradients of a step after which masks change
+        weights = [weight for edges in self.edge_sets for weight in edges.weights]
+        self.averages = [torch.zeros_like(w.detach()) for w in weights] if average else []
+        super().__init__(optimizer, weights, self._first_masks(first))
+
+    @property
+    def due(self) -> bool:
+        """Whether the masks have their final number of weights for good."""
+        return not self.waiting and (self.frozen or self.steps >= self.times.final_step)
+
+    @property
+    def changes_next(self) -> bool:
+        """Whether the masks change in the next step."""
+        return self.waiting or (not self.frozen and self.times.changes(self.steps + 1))
+
+    def excess(self) -> list[str]:
+        """Sets that have more weights than their masks should leave, in words."""
+        wrong = []
+        for edges, name, present in zip(self.edge_sets, self.names, self.present, strict=True):
+            kept = sum(int(weight.count_nonzero()) for weight in edges.weights)
+            if kept > present and not self.waiting:
+                total = sum(weight.numel() for weight in edges.weights)
+                wrong.append(f"{name} has {kept:,} of {total:,} weights, not {present:,}")
+        return wrong
+
+    @override
+    def freeze(self) -> None:
+        """Fix the masks; what must still go for the final number goes now, by magnitude."""
+        if self.frozen:
+            return
+        self.frozen = True
+        if self.waiting:  # the first gradient chooses, and then nothing changes
+            return
+        final = [edges.k for edges in self.edge_sets]
+        if any(map(int.__gt__, self.present, final)):
+            self._change(magnitude, gradient, final, [0] * len(final))
+
+    @override
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Keep the dense gradients if they are needed, and set those of absent weights to zero."""
+        if self.waiting:
+            self._choose_by_sensitivity()
+        if not self.frozen and (self.averages or self.times.changes(self.steps + 1)):
+            self._dense = [gradient.clone() for gradient in self._gradients()]
+        super().mask_gradients()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, number of steps, averaged gradients, and whether the masks are fixed."""
+        return {
+            **super().state_dict(),
+            "steps": self.steps,
+            "present": self.present,
+            "waiting": self.waiting,
+            "frozen": self.frozen,
+            "averages": self.averages,
+        }
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state, and set absent weights to zero."""
+        self.steps, self.present = state["steps"], list(state["present"])
+        self.waiting, self.frozen = state["waiting"], state["frozen"]
+        for own, saved in zip(self.averages, state["averages"], strict=True):
+            own.copy_(saved)
+        super().load_state_dict(state)
+
+    @override
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        if step_was_skipped(self.optimizer):
+            return
+        self.steps += 1
+        dense, self._dense = self._dense or self._gradients(), []
+        # A fused optimizer divides by the scale of a gradient scaler itself.
+        scale = getattr(self.optimizer, "grad_scale", None)
+        for average, own in zip(self.averages, dense, strict=False):
+            true = own.to(average.dtype) if scale is None else own / scale
+            average.lerp_(true, 1 - self.average_decay)
+        if self.frozen or self.waiting or not self.times.changes(self.steps):
+            self._mask()
+            return
+        wanted = self._wanted()
+        moved = [
+            self.times.moved(self.steps, min(before, after))
+            for before, after in zip(self.present, wanted, strict=True)
+        ]
+        self._dense = dense
+        self._change(self.drop, self.grow, wanted, moved)
+        self._dense = []
+
+    def _wanted(self) -> list[int]:
+        """How many weights of every set are present after this number of steps."""
+        pairs = zip(self.edge_sets, self.counts, strict=True)
+        return [self.times.edges(self.steps, edges.k, count) for edges, count in pairs]
+
+    def _gradients(self) -> list[Tensor]:
+        """The gradients of all parameters, zeros where there is none."""
+        return [
+            torch.zeros_like(weight) if weight.grad is None else weight.grad
+            for weight in self.weights
+        ]
+
+    def _change(self, drop: Score, grow: Score, wanted: list[int], moved: list[int]) -> None:
+        """Drop and grow weights of every set."""
+        present, masks = iter(self.masks), list[Tensor]()
+        gradients, averages = iter(self._dense or self._gradients()), iter(self.averages)
+        for number, edges in enumerate(self.edge_sets):
+            seen = [
+                Seen(weight, next(gradients), self._noise(number, index), next(averages, None))
+                for index, weight in enumerate(edges.weights)
+            ]
+            kept = min(self.present[number], wanted[number]) - moved[number]
+            grown = wanted[number] - kept
+            masks += change_masks(
+                [mask for mask in (next(present) for _ in seen) if mask is not None],
+                [drop(one) for one in seen],
+                [grow(one) for one in seen] if grown else [],
+                kept,
+                grown,
+                edges.usable,
+                min(edges.least, kept),
+            )
+        self.present = wanted
+        self._replace(masks)
+
+    def _replace(self, masks: list[Tensor]) -> None:
+        """Put other masks in place, and clear the optimizer's state of what goes or comes."""
+        for weight, old, new in zip(self.weights, self.masks, masks, strict=True):
+            stays = new if old is None else old & new
+            for value in self.optimizer.state.get(weight, {}).values():
+                if isinstance(value, Tensor) and value.dim() and value.shape == weight.shape:
+                    value.masked_fill_(~stays, 0)
+        self.keep(masks)
+
+    def _noise(self, number: int, index: int) -> Callable[[], Tensor]:
+        """Draws random numbers for one parameter of a set."""
+        weight = self.edge_sets[number].weights[index]
+
+        def draw() -> Tensor:
+            name = self.names[number].encode()
+            seed = derived_seed(self.seed, self.steps, index, *name)
+            generator = torch.Generator().manual_seed(seed)
+            # On the CPU, so that they are the same for all devices.
+            return send(torch.rand(weight.shape, generator=generator), weight.device)
+
+        return draw
+
+    def _first_masks(self, first: First | None) -> list[Tensor]:
+        masks = list[Tensor]()
+        for number, edges in enumerate(self.edge_sets):
+            if first is None or self.waiting or self.present[number] == self.counts[number]:
+                pairs = zip(edges.weights, edges.usable, strict=True)
+                ones = torch.ones_like
+                masks += [ones(w, dtype=torch.bool) if m is None else m.clone() for w, m in pairs]
+                continue
+            score = random if first == "random" else magnitude
+            masks += self._best(number, score, [torch.zeros_like(w) for w in edges.weights])
+        return masks
+
+    @torch.no_grad()
+    def _best(self, number: int, score: Score, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Masks of the present number of weights of a set, those of highest score."""
+        edges = self.edge_sets[number]
+        scores = [
+            score(Seen(weight, own, self._noise(number, index)))
+            for index, (weight, own) in enumerate(zip(edges.weights, gradients, strict=True))
+        ]
+        return mask_largest(scores, self.present[number], edges.usable, edges.least)
+
+    def _choose_by_sensitivity(self) -> None:
+        """Choose the first masks by the first gradients that are numbers."""
+        gradients = self._gradients()
+        if not all(bool(own.isfinite().all()) for own in gradients):
+            return  # a gradient scaler will skip this step
+        own, masks = iter(gradients), list[Tensor]()
+        for number, edges in enumerate(self.edge_sets):
+            masks += self._best(number, sensitivity, [next(own) for _ in edges.weights])
+        self.waiting = False
+        self._replace(masks)
