@@ -20,13 +20,14 @@ from torch.optim import SGD
 from torchmetrics import Metric
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, check_finite
+from wiring_lightning._checks import check_counts, check_finite, check_number
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.checkpoints import check_optimizers, check_weights
 from wiring_lightning.nn import find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
+from wiring_lightning.tasks._outputs import find_outputs
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -58,6 +59,7 @@ class SupervisedTask(LightningModule, ABC):
         compile: whether to compile the backbone with `torch.compile`; or a mapping of its
             arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
         last_layer: class of the layer that computes the logits, the last one of its class.
+        auxiliary_weight: weight of the loss of each further output that a backbone has in training.
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
@@ -73,8 +75,11 @@ class SupervisedTask(LightningModule, ABC):
         lr_scheduler: LRSchedulerCallable | None,
         compile: Compile,
         last_layer: type[nn.Linear] | type[nn.Conv2d],
+        auxiliary_weight: float = 0.3,
     ) -> None:
         super().__init__()
+        check_number("auxiliary_weight", auxiliary_weight, error=MisconfigurationException)
+        self.auxiliary_weight = auxiliary_weight
         _check_connected(backbone)
         self.backbone = backbone
         self.optimizer = optimizer
@@ -84,6 +89,7 @@ class SupervisedTask(LightningModule, ABC):
         check_counts(2, error=MisconfigurationException, num_classes=self.num_classes)
         self.val_loss, self.test_loss = ExampleMean(), ExampleMean()
         self._last_loss: Tensor | None = None
+        self._auxiliary: tuple[Tensor, ...] = ()  # of the last training batch
 
     @abstractmethod
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
@@ -99,10 +105,17 @@ class SupervisedTask(LightningModule, ABC):
 
         Raises:
             ValueError: if the images are bytes, the backbone is made for another number of
-                channels, or its batch norm cannot learn from a batch of one image.
+                channels, its batch norm cannot learn from a batch of one image, or what it gives
+                holds no logits.
         """
+        logits, auxiliary = find_outputs(self._answer(images), type(self.backbone).__name__)
+        if self.training:
+            self._auxiliary = auxiliary
+        return logits
+
+    def _answer(self, images: Tensor) -> Any:
         try:
-            logits: Tensor = self.backbone(images)
+            return self.backbone(images)
         except (RuntimeError, ValueError) as error:  # torch.compile wraps the ValueError
             if images.dtype == torch.uint8:
                 raise ValueError(
@@ -119,10 +132,10 @@ class SupervisedTask(LightningModule, ABC):
             if wanted := re.search(rf"to have (\d+) channels, but got {channels} ", str(error)):
                 raise ValueError(
                     f"The images have {channels} channels, but the backbone takes {wanted[1]}: set "
-                    f"in_channels={channels} of the backbone."
+                    f"in_channels={channels} of the backbone (in_chans={channels} of one of timm "
+                    "or torchvision)."
                 ) from error
             raise
-        return logits
 
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
         """The parameters of the optimizer, or groups of them with their own options."""
@@ -216,6 +229,9 @@ class SupervisedTask(LightningModule, ABC):
         logits = self(images)
         losses = self.losses(logits, labels, stage)
         if stage == "train":
+            auxiliary, self._auxiliary = self._auxiliary, ()
+            for output in auxiliary if self.auxiliary_weight else ():
+                losses = losses + self.auxiliary_weight * self.losses(output, labels, stage)
             # With `prog_bar=True` the host would wait for this number in every step.
             self.log("train/loss", losses.detach().mean(), batch_size=len(labels))
         else:
@@ -278,9 +294,10 @@ def _check_image_size(backbone: nn.Module, datamodule: Any) -> None:
 
 def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
     """Number of classes: the backbone's `num_classes`, or the width of its last such layer."""
-    declared = getattr(backbone, "num_classes", None)
-    if isinstance(declared, int):
-        return declared
+    settings = getattr(backbone, "config", None)  # of the networks of transformers
+    for owner, name in ((backbone, "num_classes"), (settings, "num_labels")):
+        if isinstance(declared := getattr(owner, name, None), int):
+            return declared
     layers = [module for module in backbone.modules() if isinstance(module, last_layer)]
     if not layers:
         kind = "linear" if last_layer is nn.Linear else "convolution"

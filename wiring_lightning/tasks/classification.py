@@ -42,6 +42,9 @@ class ClassificationTask(SupervisedTask):
         compile: whether to compile the backbone with `torch.compile`; or a mapping of its
             arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
         decay_norms: whether weight decay applies to scales and shifts of norms.
+        auxiliary_weight: weight of the loss of each further output that a backbone has in training,
+            such as the two of GoogLeNet (0.3 in its paper; torchvision's scripts take 0.4 for
+            Inception); 0 leaves them out.
 
     Raises:
         MisconfigurationException: if the backbone's number of classes or size of images differs
@@ -64,8 +67,9 @@ class ClassificationTask(SupervisedTask):
         label_smoothing: float = 0.0,
         compile: Compile = False,
         decay_norms: bool = True,
+        auxiliary_weight: float = 0.3,
     ) -> None:
-        super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Linear)
+        super().__init__(backbone, optimizer, lr_scheduler, compile, nn.Linear, auxiliary_weight)
         check_number("label_smoothing", label_smoothing, below=1, error=MisconfigurationException)
         self.label_smoothing = label_smoothing
         self.decay_norms = decay_norms

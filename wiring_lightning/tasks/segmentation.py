@@ -43,6 +43,8 @@ class SegmentationTask(SupervisedTask):
         num_pictures: maximum number of examples in a picture.
         compile: whether to compile the backbone with `torch.compile`; or a mapping of its
             arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
+        auxiliary_weight: weight of the loss of each further output that a backbone has in training,
+            such as that of torchvision's FCN (its scripts take 0.5); 0 leaves them out.
 
     Raises:
         MisconfigurationException: if a number is out of range, the backbone's number of classes
@@ -64,8 +66,9 @@ class SegmentationTask(SupervisedTask):
         picture_every_n_epochs: int = 10,
         num_pictures: int = 4,
         compile: Compile = False,
+        auxiliary_weight: float = 0.3,
     ) -> None:
-        super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Conv2d)
+        super().__init__(backbone, optimizer, lr_scheduler, compile, nn.Conv2d, auxiliary_weight)
         if picture_every_n_epochs < 0 or num_pictures < 1:
             raise MisconfigurationException(
                 "picture_every_n_epochs must be at least 0 and num_pictures at least 1, got "
