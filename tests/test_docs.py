@@ -194,6 +194,7 @@ def test_commands_exist(page: Path) -> None:
 LIBRARIES = (
     "builtins",
     "torch.nn",
+    "torch.optim.lr_scheduler",
     "torch.utils.data",
     "lightning.pytorch",
     "lightning.pytorch.callbacks",

@@ -27,9 +27,9 @@ def _resolve_own(cls: Any, name: str) -> str:
         path: str = _resolve(cls, name)
     except ValueError:
         candidates = _typehints.get_all_subclass_paths(cls)
-        own = [path for path in candidates if path.startswith("wiring_lightning.")]
-        matching = [path for path in own if path.rpartition(".")[2] == name]
-        if len(matching) != 1:
-            raise
-        return matching[0]
+        named = [path for path in candidates if path.rpartition(".")[2] == name]
+        for package in ("wiring_lightning.", "torch."):  # ReduceLROnPlateau is also Lightning's
+            if len(matching := [path for path in named if path.startswith(package)]) == 1:
+                return matching[0]
+        raise
     return path

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
 from wiring_lightning.tasks._outputs import find_outputs
+from wiring_lightning.tasks._schedules import Schedule
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -55,7 +56,7 @@ class SupervisedTask(LightningModule, ABC):
     Args:
         backbone: the network, from images to logits.
         optimizer: optimizer of the weights.
-        lr_scheduler: learning rate schedule, one step per epoch.
+        schedule: learning rate schedule.
         compile: whether to compile the backbone with `torch.compile`; or a mapping of its
             arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
         last_layer: class of the layer that computes the logits, the last one of its class.
@@ -72,7 +73,7 @@ class SupervisedTask(LightningModule, ABC):
         self,
         backbone: nn.Module,
         optimizer: OptimizerCallable,
-        lr_scheduler: LRSchedulerCallable | None,
+        schedule: Schedule,
         compile: Compile,
         last_layer: type[nn.Linear] | type[nn.Conv2d],
         auxiliary_weight: float = 0.3,
@@ -83,7 +84,7 @@ class SupervisedTask(LightningModule, ABC):
         _check_connected(backbone)
         self.backbone = backbone
         self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
+        self.schedule = schedule
         self._compiled = compile_network(backbone, compile)
         self.num_classes = _output_width(backbone, last_layer)
         check_counts(2, error=MisconfigurationException, num_classes=self.num_classes)
@@ -137,6 +138,10 @@ class SupervisedTask(LightningModule, ABC):
                 ) from error
             raise
 
+    def counted(self, labels: Tensor) -> Tensor | None:  # noqa: ARG002
+        """`[batch]` which examples have a label, and count in a mean; `None` if all have one."""
+        return None
+
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
         """The parameters of the optimizer, or groups of them with their own options."""
         return self.parameters()
@@ -146,9 +151,7 @@ class SupervisedTask(LightningModule, ABC):
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             check_finite(type(optimizer).__name__, group, MisconfigurationException)
-        if self.lr_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        return self.schedule.configure(optimizer)
 
     @override
     def setup(self, stage: str) -> None:
@@ -190,7 +193,7 @@ class SupervisedTask(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The mean loss, and `[batch]` the loss of each example for `BudgetedSearch`."""
         losses = self._step(batch, "train")
-        loss = losses.mean()
+        loss = self._mean(losses, self.counted(batch[1]))
         self._last_loss = loss.detach()
         every = self.trainer.log_every_n_steps  # 0: no step is logged
         if every and self.trainer.global_step % every == 0:
@@ -233,13 +236,20 @@ class SupervisedTask(LightningModule, ABC):
             for output in auxiliary if self.auxiliary_weight else ():
                 losses = losses + self.auxiliary_weight * self.losses(output, labels, stage)
             # With `prog_bar=True` the host would wait for this number in every step.
-            self.log("train/loss", losses.detach().mean(), batch_size=len(labels))
+            mean_loss = self._mean(losses.detach(), self.counted(labels))
+            self.log("train/loss", mean_loss, batch_size=len(labels))
         else:
             mean = self.val_loss if stage == "val" else self.test_loss
-            mean.update(losses)
+            mean.update(losses, self.counted(labels))
             self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=len(labels))
         self.measure(batch, logits.detach(), stage)
         return losses
+
+    @staticmethod
+    def _mean(losses: Tensor, counted: Tensor | None) -> Tensor:
+        if counted is None:
+            return losses.mean()
+        return (losses * counted).sum() / counted.sum().clamp_min(1)
 
     def log_metrics(self, metrics: Mapping[str, Metric], stage: Stage, batch: int) -> None:
         """Log metrics at the end of the epoch, as `stage/name`; `batch` is the number of images."""
