@@ -17,6 +17,7 @@ from benchmarks.experiments import agreement, learn, make_data
 from benchmarks.images_per_second import main, time_passes, write_pictures
 from benchmarks.planted_networks import make_task, random_wiring
 from benchmarks.planted_wiring import recovered, train
+from benchmarks.sparse_layout import faster_up_to, random_weight
 from benchmarks.steps import ratio
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate
@@ -181,3 +182,11 @@ def test_the_planted_benchmark_writes_a_table(
     assert "| planted |" in text
     assert name.with_suffix(".png").exists()
     assert len(name.with_suffix(".csv").read_text().splitlines()) == 1 + 2 * 2 * len(learners)
+
+
+def test_a_sparse_layout_is_faster_up_to_the_first_density_where_it_is_not() -> None:
+    densities = [0.5, 0.01, 0.1, 0.2]
+    assert faster_up_to(densities, [0.9, 0.3, 0.8, 1.0]) == 0.1
+    assert faster_up_to(densities, [0.9, 1.1, 0.8, 0.7]) is None
+    assert faster_up_to(densities, [0.9] * 4) == 0.5
+    assert int(random_weight(32, 0.25).count_nonzero()) == 256

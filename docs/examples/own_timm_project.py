@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from wiring_lightning.callbacks import DNW
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 class DigitReader(LightningModule):

@@ -107,7 +107,7 @@ class MeanTwice(Searching):
 
 
 class Unpriced(TinySuperNetwork):
-    active_edges = None  # type: ignore[assignment]
+    wiring = None  # type: ignore[assignment]
 
 
 class TwoGates(TinySuperNetwork):
