@@ -107,7 +107,7 @@ class MeanTwice(Searching):
 
 
 class Unpriced(TinySuperNetwork):
-    active_edges = None  # type: ignore[assignment]
+    wiring = None  # type: ignore[assignment]
 
 
 class TwoGates(TinySuperNetwork):
@@ -121,7 +121,7 @@ class TwoGates(TinySuperNetwork):
     [
         (lambda: Searching(nn.Linear(5, 3)), "found no gate to learn in Searching"),
         (lambda: Searching(TwoGates()), "found 2 gates in Searching"),
-        (lambda: Searching(Unpriced()), "needs the methods `wiring`, `compact` and `active_ed"),
+        (lambda: Searching(Unpriced()), "needs a method `wiring` that adds every edge"),
         (lambda: OnlyLoss(), "needs the loss of each example: let `training_step` of OnlyLoss"),
         (lambda: MeanTwice(), r"for 16 examples, but the losses .* have the shape \(\)"),
     ],

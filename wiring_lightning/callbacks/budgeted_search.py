@@ -23,7 +23,7 @@ from wiring_lightning.costs.scheduling import Order
 from wiring_lightning.functional import budgeted_objective, derived_seed
 from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.optim import Reinforce, step_was_skipped
-from wiring_lightning.wiring import SuperNetwork, Wiring
+from wiring_lightning.wiring import Priced, SuperNetwork, Wiring
 
 
 class BudgetedSearch(GateLearner[Reinforce]):
@@ -314,7 +314,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
                 f'that training_step returned have the shape {tuple(losses.shape)}; "losses" must '
                 "hold one number per example."
             )
-        edges = self._searched.network.active_edges(gate.drawn)
+        edges = self._searched.active_edges(gate.drawn)
         prices = self._price(self._searched.wiring.with_active(edges))
         if prices.shape != losses.shape:
             raise MisconfigurationException(
@@ -330,10 +330,16 @@ class BudgetedSearch(GateLearner[Reinforce]):
 class _Searched:
     """The super-network of a module, its gate, and its wiring."""
 
-    network: SuperNetwork
+    network: Priced
     gate: BernoulliGate
     gate_name: str
     wiring: Wiring
+
+    def active_edges(self, drawn: Tensor) -> Tensor:
+        """`[batch, edges]` the active edges of the wiring for what the gate has drawn."""
+        if isinstance(self.network, SuperNetwork):
+            return self.network.active_edges(drawn)
+        return self.wiring.active_edges(drawn)
 
 
 def _find_searched(module: LightningModule) -> _Searched:
@@ -349,12 +355,22 @@ def _find_searched(module: LightningModule) -> _Searched:
         )
     ((gate_name, gate),) = gates.items()
     for child in module.modules():
-        if isinstance(child, SuperNetwork) and isinstance(child, nn.Module):
-            return _Searched(child, gate, gate_name, child.wiring())
+        if isinstance(child, Priced) and any(part is gate for part in child.modules()):
+            wiring = child.wiring()
+            if isinstance(child, SuperNetwork) or _draws_all(wiring, gate):
+                return _Searched(child, gate, gate_name, wiring)
     raise MisconfigurationException(
         f"BudgetedSearch cannot price the architectures of {name}: the network with the gate needs "
-        "the methods `wiring`, `compact` and `active_edges`."
+        "a method `wiring` that adds every edge of the gate with `WiringBuilder.draw`."
     )
+
+
+def _draws_all(wiring: Wiring, gate: BernoulliGate) -> bool:
+    """Whether a wiring has all edges of a gate that it could leave out."""
+    if wiring.drawn is None:
+        return False
+    learnable = gate.learnable_edges.cpu().nonzero().flatten().tolist()
+    return set(learnable) <= set(wiring.drawn.tolist())
 
 
 def _losses(outputs: Any, module: LightningModule) -> Tensor | None:

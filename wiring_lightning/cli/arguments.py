@@ -14,8 +14,8 @@ A RUN is a folder that `wiring fit` wrote, such as lightning_logs/version_0, or 
 it that holds no other run."""
 
 TRUST = (
-    "also build a network that is not of this package, which runs its code (by default only the "
-    "backbones of this package are built)"
+    "also build a network that is not of this package, timm or torchvision, which runs its code "
+    "(by default only the networks that these list are built)"
 )
 
 

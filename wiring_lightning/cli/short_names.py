@@ -4,11 +4,15 @@ from typing import Any
 
 from jsonargparse import _typehints
 
+from wiring_lightning.cli.library_networks import network_path
+
 _resolve = _typehints.resolve_class_path_by_name
 
 
 def prefer_own_classes() -> None:
     """Make `class_path: ResNet` this package's class, although torchvision has one too.
+
+    `timm:resnet18` and `torchvision:resnet18` are names as well, of networks of these libraries.
 
     jsonargparse raises an error if two imported libraries define a short name, and it has no public
     setting for a preference. Full paths are not affected.
@@ -17,13 +21,15 @@ def prefer_own_classes() -> None:
 
 
 def _resolve_own(cls: Any, name: str) -> str:
+    if (network := network_path(name)) is not None:
+        return network
     try:
         path: str = _resolve(cls, name)
     except ValueError:
         candidates = _typehints.get_all_subclass_paths(cls)
-        own = [path for path in candidates if path.startswith("wiring_lightning.")]
-        matching = [path for path in own if path.rpartition(".")[2] == name]
-        if len(matching) != 1:
-            raise
-        return matching[0]
+        named = [path for path in candidates if path.rpartition(".")[2] == name]
+        for package in ("wiring_lightning.", "torch."):  # ReduceLROnPlateau is also Lightning's
+            if len(matching := [path for path in named if path.startswith(package)]) == 1:
+                return matching[0]
+        raise
     return path

@@ -3,7 +3,8 @@
 A config is code: it names classes, and they are imported and called. Two rules limit this. A config
 that trains or tests builds classes of known kinds only (`only_known_kinds`). A config that is
 only looked at, by `inspect`, `figure` and `pareto`, has its backbone built and nothing else, and
-only one of this package, unless its user says `--trust` (`network_config`).
+only one of this package or a network that timm or torchvision lists, unless its user says `--trust`
+(`network_config`).
 """
 
 import inspect
@@ -27,6 +28,7 @@ from torch.utils.data import Dataset, Sampler
 
 from wiring_lightning import backbones, data as data_modules, tasks
 from wiring_lightning._checks import check_finite
+from wiring_lightning.cli.library_networks import network_path
 from wiring_lightning.cli.parse_errors import unknown_class
 from wiring_lightning.costs import ConfiguredCost
 
@@ -169,10 +171,17 @@ def network_config(model: Any, trust: bool, where: str) -> Any:
     network = arguments.get("backbone")
     path, arguments = _read(network, part)
     own = _own(path, backbones)
+    if own is None and (own := _listed(path, part)) is not None:
+        # Weights would be downloaded only to be replaced by those of the checkpoint.
+        arguments = {
+            key: value
+            for key, value in arguments.items()
+            if not key.startswith(("weights", "pretrained"))
+        }
     if own is None:
         _refuse_unless(trust, path, part, "backbone")
     else:
-        if any(isinstance(value, Mapping) for value in arguments.values()):
+        if not all(_is_plain(value) for value in arguments.values()):
             raise UntrustedError(f"{part}: {path} takes plain values only.")
         network = {"class_path": own, **({"init_args": dict(arguments)} if arguments else {})}
     return {"class_path": task, "init_args": {"backbone": network}}
@@ -202,6 +211,20 @@ def data_config(data: Any, trust: bool, where: str) -> Any:
     if any(isinstance(value, Mapping) for value in arguments.values()):
         raise UntrustedError(f"{part}: {path} takes plain values only.")
     return {"class_path": own, **({"init_args": dict(arguments)} if arguments else {})}
+
+
+def _listed(path: str, where: str) -> str | None:
+    """The full path of a network that timm or torchvision lists; `None` if it is none."""
+    try:
+        return network_path(path)
+    except ValueError as error:
+        raise UntrustedError(f"{where}: {error}.") from error
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _read(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from wiring_lightning.wiring import SuperNetwork, Wiring
+from wiring_lightning.wiring import Priced, Wiring
 
 
 class ConfiguredCost(ABC):
@@ -17,7 +17,7 @@ class ConfiguredCost(ABC):
     def __call__(self, wiring: Wiring) -> Tensor:
         """The cost of one architecture, or of each in a batch."""
 
-    def bind(self, network: SuperNetwork) -> None:  # noqa: B027  # most costs need no network
+    def bind(self, network: Priced) -> None:  # noqa: B027  # most costs need no network
         """Set the network whose architectures are measured."""
 
     def seed(self, seed: int) -> None:  # noqa: B027  # most costs are not random

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from wiring_lightning.costs.configured import ConfiguredCost
 from wiring_lightning.nn import find_bernoulli_gates
-from wiring_lightning.wiring import SuperNetwork, Wiring
+from wiring_lightning.wiring import Priced, SuperNetwork, Wiring
 
 
 def latency(
@@ -76,8 +76,17 @@ class Latency(ConfiguredCost):
         self._known: dict[bytes, float] = {}
 
     @override
-    def bind(self, network: SuperNetwork) -> None:
-        """Set the network whose architectures are measured."""
+    def bind(self, network: Priced) -> None:
+        """Set the network whose architectures are measured.
+
+        Raises:
+            ValueError: if the network cannot build them.
+        """
+        if not isinstance(network, SuperNetwork):
+            raise ValueError(
+                "Latency builds the architectures that it measures: "
+                f"{type(network).__name__} needs the methods `compact` and `active_edges`, too."
+            )
         self._network, self._architectures = network, None
         self._known.clear()
         if self.image_shape is None and self._watch is None and isinstance(network, nn.Module):

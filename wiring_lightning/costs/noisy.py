@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from wiring_lightning.costs.configured import ConfiguredCost
 from wiring_lightning.costs.named import Cost, CostName, named_cost
-from wiring_lightning.wiring import SuperNetwork, Wiring
+from wiring_lightning.wiring import Priced, Wiring
 
 
 class NoisyCost(ConfiguredCost):
@@ -49,7 +49,7 @@ class NoisyCost(ConfiguredCost):
             self.cost.seed(seed)
 
     @override
-    def bind(self, network: SuperNetwork) -> None:
+    def bind(self, network: Priced) -> None:
         """Set the network of the cost without noise."""
         if isinstance(self.cost, ConfiguredCost):
             self.cost.bind(network)

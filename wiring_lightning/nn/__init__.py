@@ -4,6 +4,7 @@ from wiring_lightning.nn.adjacency import Adjacency, AdjacencyMode, find_adjacen
 from wiring_lightning.nn.bernoulli_gate import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.nn.branches import Branches as Branches
 from wiring_lightning.nn.channels import select_channels
+from wiring_lightning.nn.dead_channels import remove_dead_channels
 from wiring_lightning.nn.dense import DenseLayer as DenseLayer
 from wiring_lightning.nn.described import (
     Described,
@@ -26,6 +27,7 @@ from wiring_lightning.nn.pre_activation import (
 from wiring_lightning.nn.residual import ResidualBlock as ResidualBlock
 from wiring_lightning.nn.shelf import Shelf as Shelf, StagePlan as StagePlan
 from wiring_lightning.nn.sparse_edges import SparseEdges
+from wiring_lightning.nn.sparse_linear import SparseLinear, store_sparse
 
 # Names imported `as` themselves can be imported from here, but are not in `__all__`.
 __all__ = [
@@ -39,9 +41,12 @@ __all__ = [
     "GroupedLinear",
     "PointwiseConv2d",
     "SparseEdges",
+    "SparseLinear",
     "find_adjacencies",
     "find_bernoulli_gates",
     "find_gates",
+    "remove_dead_channels",
     "select_channels",
+    "store_sparse",
     "with_descriptions",
 ]

@@ -11,6 +11,7 @@ from wiring_lightning.functional.budgeted_search import Topology, draw_edges, mo
 from wiring_lightning.functional.transfer import send
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
+from wiring_lightning.wiring import Choice
 
 
 class BernoulliGate(Described):
@@ -101,6 +102,11 @@ class BernoulliGate(Described):
     def probabilities(self) -> Tensor:
         """`[edges]` probability of each edge, given that its source is connected."""
         return self.logits.detach().sigmoid().masked_fill(~self.learnable_edges, 1.0)
+
+    def choice(self) -> Choice:
+        """The edges of evaluation mode, for `WiringBuilder.draw`."""
+        usable = torch.ones_like(self.learnable_edges)
+        return Choice(self.best, self.probabilities, self.learnable_edges, usable)
 
     @property
     def best(self) -> Tensor:

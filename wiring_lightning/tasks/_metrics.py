@@ -33,10 +33,14 @@ class ExampleMean(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     @override
-    def update(self, values: Tensor) -> None:
-        """Add one value per example."""
-        self.total += values.sum()
-        self.count += len(values)
+    def update(self, values: Tensor, counted: Tensor | None = None) -> None:
+        """Add one value per example; `counted` says which examples count, all if not given."""
+        if counted is None:
+            self.total += values.sum()
+            self.count += len(values)
+        else:
+            self.total += (values * counted).sum()
+            self.count += counted.sum()
 
     @override
     def compute(self) -> Tensor:

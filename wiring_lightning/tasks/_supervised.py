@@ -13,7 +13,7 @@ from typing import IO, Any, ClassVar, Literal, NoReturn, Self
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -21,14 +21,16 @@ from torch.optim import SGD
 from torchmetrics import Metric
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, check_finite
+from wiring_lightning._checks import check_counts, check_finite, check_number
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.checkpoints import check_optimizers, check_weights, read_weights
 from wiring_lightning.nn import find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
+from wiring_lightning.tasks._outputs import find_outputs
 from wiring_lightning.tasks._saved import KEY, build_backbone, describe_task, described_for
+from wiring_lightning.tasks._schedules import Schedule
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -56,10 +58,11 @@ class SupervisedTask(LightningModule, ABC):
     Args:
         backbone: the network, from images to logits.
         optimizer: optimizer of the weights.
-        lr_scheduler: learning rate schedule, one step per epoch.
+        schedule: learning rate schedule.
         compile: whether to compile the backbone with `torch.compile`; or a mapping of its
             arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
         last_layer: class of the layer that computes the logits, the last one of its class.
+        auxiliary_weight: weight of the loss of each further output that a backbone has in training.
 
     Raises:
         MisconfigurationException: if the backbone's number of classes is unknown or differs from
@@ -75,20 +78,24 @@ class SupervisedTask(LightningModule, ABC):
         self,
         backbone: nn.Module,
         optimizer: OptimizerCallable,
-        lr_scheduler: LRSchedulerCallable | None,
+        schedule: Schedule,
         compile: Compile,
         last_layer: type[nn.Linear] | type[nn.Conv2d],
+        auxiliary_weight: float = 0.3,
     ) -> None:
         super().__init__()
+        check_number("auxiliary_weight", auxiliary_weight, error=MisconfigurationException)
+        self.auxiliary_weight = auxiliary_weight
         _check_connected(backbone)
         self.backbone = backbone
         self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
+        self.schedule = schedule
         self._compiled = compile_network(backbone, compile)
         self.num_classes = _output_width(backbone, last_layer)
         check_counts(2, error=MisconfigurationException, num_classes=self.num_classes)
         self.val_loss, self.test_loss = ExampleMean(), ExampleMean()
         self._last_loss: Tensor | None = None
+        self._auxiliary: tuple[Tensor, ...] = ()  # of the last training batch
 
     @abstractmethod
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
@@ -104,10 +111,17 @@ class SupervisedTask(LightningModule, ABC):
 
         Raises:
             ValueError: if the images are bytes, the backbone is made for another number of
-                channels, or its batch norm cannot learn from a batch of one image.
+                channels, its batch norm cannot learn from a batch of one image, or what it gives
+                holds no logits.
         """
+        logits, auxiliary = find_outputs(self._answer(images), type(self.backbone).__name__)
+        if self.training:
+            self._auxiliary = auxiliary
+        return logits
+
+    def _answer(self, images: Tensor) -> Any:
         try:
-            logits: Tensor = self.backbone(images)
+            return self.backbone(images)
         except (RuntimeError, ValueError) as error:  # torch.compile wraps the ValueError
             if images.dtype == torch.uint8:
                 raise ValueError(
@@ -124,10 +138,14 @@ class SupervisedTask(LightningModule, ABC):
             if wanted := re.search(rf"to have (\d+) channels, but got {channels} ", str(error)):
                 raise ValueError(
                     f"The images have {channels} channels, but the backbone takes {wanted[1]}: set "
-                    f"in_channels={channels} of the backbone."
+                    f"in_channels={channels} of the backbone (in_chans={channels} of one of timm "
+                    "or torchvision)."
                 ) from error
             raise
-        return logits
+
+    def counted(self, labels: Tensor) -> Tensor | None:  # noqa: ARG002
+        """`[batch]` which examples have a label, and count in a mean; `None` if all have one."""
+        return None
 
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
         """The parameters of the optimizer, or groups of them with their own options."""
@@ -138,9 +156,7 @@ class SupervisedTask(LightningModule, ABC):
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             check_finite(type(optimizer).__name__, group, MisconfigurationException)
-        if self.lr_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        return self.schedule.configure(optimizer)
 
     @override
     def setup(self, stage: str) -> None:
@@ -182,7 +198,7 @@ class SupervisedTask(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The mean loss, and `[batch]` the loss of each example for `BudgetedSearch`."""
         losses = self._step(batch, "train")
-        loss = losses.mean()
+        loss = self._mean(losses, self.counted(batch[1]))
         self._last_loss = loss.detach()
         every = self.trainer.log_every_n_steps  # 0: no step is logged
         if every and self.trainer.global_step % every == 0:
@@ -267,14 +283,24 @@ class SupervisedTask(LightningModule, ABC):
         logits = self(images)
         losses = self.losses(logits, labels, stage)
         if stage == "train":
+            auxiliary, self._auxiliary = self._auxiliary, ()
+            for output in auxiliary if self.auxiliary_weight else ():
+                losses = losses + self.auxiliary_weight * self.losses(output, labels, stage)
             # With `prog_bar=True` the host would wait for this number in every step.
-            self.log("train/loss", losses.detach().mean(), batch_size=len(labels))
+            mean_loss = self._mean(losses.detach(), self.counted(labels))
+            self.log("train/loss", mean_loss, batch_size=len(labels))
         else:
             mean = self.val_loss if stage == "val" else self.test_loss
-            mean.update(losses)
+            mean.update(losses, self.counted(labels))
             self.log(f"{stage}/loss", mean, prog_bar=True, batch_size=len(labels))
         self.measure(batch, logits.detach(), stage)
         return losses
+
+    @staticmethod
+    def _mean(losses: Tensor, counted: Tensor | None) -> Tensor:
+        if counted is None:
+            return losses.mean()
+        return (losses * counted).sum() / counted.sum().clamp_min(1)
 
     def log_metrics(self, metrics: Mapping[str, Metric], stage: Stage, batch: int) -> None:
         """Log metrics at the end of the epoch, as `stage/name`; `batch` is the number of images."""
@@ -329,9 +355,10 @@ def _check_image_size(backbone: nn.Module, datamodule: Any) -> None:
 
 def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
     """Number of classes: the backbone's `num_classes`, or the width of its last such layer."""
-    declared = getattr(backbone, "num_classes", None)
-    if isinstance(declared, int):
-        return declared
+    settings = getattr(backbone, "config", None)  # of the networks of transformers
+    for owner, name in ((backbone, "num_classes"), (settings, "num_labels")):
+        if isinstance(declared := getattr(owner, name, None), int):
+            return declared
     layers = [module for module in backbone.modules() if isinstance(module, last_layer)]
     if not layers:
         kind = "linear" if last_layer is nn.Linear else "convolution"

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from wiring_lightning.tasks._compiling import Compile
 from wiring_lightning.tasks._metrics import LabelAccuracy, MostFrequent
+from wiring_lightning.tasks._schedules import Schedule
 from wiring_lightning.tasks._supervised import (
     Batch,
     Stage,
@@ -69,7 +70,7 @@ class WiringComparison(SupervisedTask):
                 f"GatedHeads; {type(backbone).__name__} has no `planted_wiring` and `rewired`: use "
                 "ClassificationTask."
             )
-        super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Linear)
+        super().__init__(backbone, optimizer, Schedule(lr_scheduler), compile, last_layer=nn.Linear)
         self.twins = nn.ModuleDict({name: backbone.rewired(name) for name in _TWINS})
         names = ("acc", *(f"acc_{name}" for name in _TWINS))
         self.train_metrics = nn.ModuleDict({"acc": LabelAccuracy(None)})

@@ -1,7 +1,7 @@
 """Semantic segmentation with any backbone."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,13 +12,14 @@ from typing_extensions import override
 
 from wiring_lightning.callbacks.log_to import send_picture, takes_pictures
 from wiring_lightning.tasks._compiling import Compile
+from wiring_lightning.tasks._losses import LabelLosses, PixelLossName, dice_losses
 from wiring_lightning.tasks._metrics import NO_LABEL, LabelAccuracy
-from wiring_lightning.tasks._pixel_losses import pixel_losses
+from wiring_lightning.tasks._schedules import Interval, Schedule
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
 
 
 class SegmentationTask(SupervisedTask):
-    """Train a backbone to classify each pixel with cross-entropy.
+    """Train a backbone to classify each pixel with cross-entropy, the focal or the Dice loss.
 
     The backbone maps images `[batch, channels, height, width]` to logits `[batch, classes, height,
     width]`; labels are masks `[batch, height, width]`. The loss of an example is the mean over its
@@ -36,7 +37,7 @@ class SegmentationTask(SupervisedTask):
         backbone: the network, from images to logits for each pixel.
         optimizer: optimizer of the weights. The callback that learns a wiring removes its scores
             from this optimizer.
-        lr_scheduler: learning rate schedule, one step per epoch. Do not combine it with a
+        lr_scheduler: learning rate schedule, one step per `lr_interval`. Do not combine it with a
             `PhaseSchedule` that sets learning rates.
         ignore_index: label of pixels without a class, which are left out; `None` if there are no
             such pixels. It can also be the number of a class.
@@ -44,6 +45,18 @@ class SegmentationTask(SupervisedTask):
         num_pictures: maximum number of examples in a picture.
         compile: whether to compile the backbone with `torch.compile`; or a mapping of its
             arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
+        auxiliary_weight: weight of the loss of each further output that a backbone has in training,
+            such as that of torchvision's FCN (its scripts take 0.5); 0 leaves them out.
+        loss: cross-entropy; the focal loss, which counts pixels less that are already right; the
+            Dice loss of each example (needs the extra `segmentation`); or its sum with the
+            cross-entropy.
+        class_weights: a weight for each class of the cross-entropy or the focal loss. The loss of
+            an example is the mean over its pixels; it is not divided by the weights.
+        focal_gamma: exponent of the focal loss; 2 if not given.
+        lr_interval: whether the schedule makes a step after each epoch or after each step of the
+            optimizer.
+        lr_warmup: for so many of these steps the learning rate first rises linearly.
+        lr_monitor: the logged number that a `ReduceLROnPlateau` looks at; `val/loss` if not given.
 
     Raises:
         MisconfigurationException: if a number is out of range, the backbone's number of classes
@@ -71,8 +84,31 @@ class SegmentationTask(SupervisedTask):
         picture_every_n_epochs: int = 10,
         num_pictures: int = 4,
         compile: Compile = False,
+        auxiliary_weight: float = 0.3,
+        loss: PixelLossName = "cross_entropy",
+        class_weights: list[float] | None = None,
+        focal_gamma: float | None = None,
+        lr_interval: Interval = "epoch",
+        lr_warmup: int = 0,
+        lr_monitor: str | None = None,
     ) -> None:
-        super().__init__(backbone, optimizer, lr_scheduler, compile, last_layer=nn.Conv2d)
+        schedule = Schedule(lr_scheduler, lr_interval, lr_warmup, lr_monitor)
+        super().__init__(backbone, optimizer, schedule, compile, nn.Conv2d, auxiliary_weight)
+        if loss == "dice" and class_weights is not None:
+            raise MisconfigurationException(
+                "class_weights are those of the cross-entropy, which loss=dice does not have: "
+                "leave them out, or take loss=dice_cross_entropy."
+            )
+        self.loss = loss
+        self.criterion = LabelLosses(
+            loss,
+            self.num_classes,
+            class_weights,
+            focal_gamma,
+            ignore_index,
+            get_args(PixelLossName),
+        )
+        self._dice = dice_losses(ignore_index) if "dice" in loss else None
         if picture_every_n_epochs < 0 or num_pictures < 1:
             raise MisconfigurationException(
                 "picture_every_n_epochs must be at least 0 and num_pictures at least 1, got "
@@ -105,12 +141,16 @@ class SegmentationTask(SupervisedTask):
 
     @override
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
-        """`[batch]` the mean cross-entropy of each example's pixels; 0 if none has a class."""
+        """`[batch]` the loss of each example, the mean over its pixels; 0 if none has a class."""
         self._check(logits, labels, stage)
         ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
-        losses = pixel_losses(logits, labels, ignored)
-        pixels = (labels != ignored).sum((1, 2))
-        return losses.sum((1, 2)) / pixels.clamp_min(1)
+        dice = 0.0 if self._dice is None else self._dice(logits, labels)
+        if self.loss == "dice":
+            assert isinstance(dice, Tensor)
+            return dice
+        pixels = (labels != ignored).sum((1, 2)).clamp_min(1)
+        losses: Tensor = self.criterion(logits, labels).sum((1, 2)) / pixels
+        return losses + dice
 
     @override
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:

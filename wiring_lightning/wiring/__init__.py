@@ -2,13 +2,14 @@
 
 from wiring_lightning.wiring.builder import Choice, WiringBuilder, make_wiring
 from wiring_lightning.wiring.counting import count_by_source, count_multiply_adds, count_parameters
-from wiring_lightning.wiring.protocols import Planted, SuperNetwork, Wired, find_wired
+from wiring_lightning.wiring.protocols import Planted, Priced, SuperNetwork, Wired, find_wired
 from wiring_lightning.wiring.snapshot import Nodes, Wiring
 
 __all__ = [
     "Choice",
     "Nodes",
     "Planted",
+    "Priced",
     "SuperNetwork",
     "Wired",
     "Wiring",

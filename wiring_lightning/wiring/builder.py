@@ -136,6 +136,7 @@ class WiringBuilder:
         usable: Values = True,
         parameters: Values = 0,
         multiply_adds: Values = 0,
+        drawn: Values = -1,
     ) -> None:
         """Add one edge for each entry of the arguments, which are broadcast against each other.
 
@@ -150,6 +151,7 @@ class WiringBuilder:
             usable: which entries can be an edge; the others are left out.
             parameters: of each edge.
             multiply_adds: of each edge.
+            drawn: number of the gate's edge that decides about it, if a gate draws it; see `draw`.
 
         Raises:
             ValueError: if the shapes do not fit together.
@@ -164,6 +166,7 @@ class WiringBuilder:
                 (learnable, torch.bool),
                 (parameters, torch.long),
                 (multiply_adds, torch.long),
+                (drawn, torch.long),
                 (usable, torch.bool),
             )
         ]
@@ -190,6 +193,45 @@ class WiringBuilder:
         rows = torch.as_tensor(targets)[:, None]
         self.connect(sources, rows, *choice, parameters=parameters, multiply_adds=multiply_adds)
 
+    def draw(
+        self,
+        sources: Numbers,
+        targets: Numbers,
+        choice: Choice,
+        parameters: Values = 0,
+        multiply_adds: Values = 0,
+    ) -> None:
+        """Add the edges of a gate that draws, one for each, from `nn.BernoulliGate.choice()`.
+
+        With them `callbacks.BudgetedSearch` can price what the gate draws.
+
+        Args:
+            sources: `[edges]` the node that each edge of the gate comes from.
+            targets: `[edges]` the node that it leads to.
+            choice: the edges.
+            parameters: of each edge.
+            multiply_adds: of each edge.
+
+        Raises:
+            ValueError: if the gate has another number of edges.
+
+        Example:
+            >>> graph = WiringBuilder()
+            >>> nodes = [graph.add_node(name) for name in ("image", "module", "logits")]
+            >>> graph.draw([0], [1], Choice(*map(torch.tensor, ([True], [0.9], [True], [True]))))
+            >>> graph.connect(1, 2)
+            >>> graph.wiring().active_edges(torch.tensor([[True], [False]])).tolist()
+            [[True, True], [False, True]]
+        """
+        count = len(choice.active)
+        if not len(sources) == len(targets) == count:
+            raise ValueError(
+                f"the gate has {count} edges, but there are {len(sources)} sources and "
+                f"{len(targets)} targets: give one of each for every edge."
+            )
+        self.connect(sources, targets, *choice, parameters=parameters, multiply_adds=multiply_adds,
+                     drawn=range(count))  # fmt: skip
+
     def wiring(self, unlisted: int = 0) -> Wiring:
         """The wiring of all nodes and edges so far; see `Wiring` for `unlisted`.
 
@@ -200,10 +242,10 @@ class WiringBuilder:
         ends = torch.stack([source, target])
         if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < len(self):
             raise ValueError(f"an edge leads to or from a node that is not below {len(self)}.")
-        active, score, learnable, parameters, multiply_adds = edges
+        active, score, learnable, parameters, multiply_adds, drawn = edges
         return Wiring(
             self._all_nodes(), source, target, active, score, learnable, parameters, multiply_adds,
-            unlisted,
+            unlisted, drawn if drawn.ge(0).any() else None,
         )  # fmt: skip
 
     def _all_nodes(self) -> Nodes:

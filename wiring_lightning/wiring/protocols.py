@@ -21,6 +21,15 @@ class Wired(Protocol):
 
 
 @runtime_checkable
+class Priced(Protocol):
+    """A network whose architectures have a cost; a search needs nothing else of it."""
+
+    def wiring(self) -> Wiring:
+        """The wiring that the network uses in evaluation mode."""
+        ...
+
+
+@runtime_checkable
 class SuperNetwork(Wired, Protocol):
     """A network that draws one of its architectures for every example (BSN)."""
 

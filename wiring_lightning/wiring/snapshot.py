@@ -70,6 +70,8 @@ class Wiring:
         multiply_adds: `[edges]` multiply-adds of an edge for one example.
         unlisted: number of candidates that are not listed. A graph of channels lists only the edges
             that it has, since there can be millions of candidates.
+        drawn: `[edges]` which edge of a gate that draws decides about each one; -1 for edges that
+            no draw changes. `None` if the network says it in another way, or draws nothing.
 
     Example:
         >>> from wiring_lightning.wiring import make_wiring
@@ -88,6 +90,19 @@ class Wiring:
     parameters: Tensor
     multiply_adds: Tensor
     unlisted: int = 0
+    drawn: Tensor | None = None
+
+    def active_edges(self, drawn: Tensor) -> Tensor:
+        """`[..., edges]` which edges are active, for what a gate has drawn, `[..., gate's edges]`.
+
+        Raises:
+            ValueError: if the wiring does not say which edges are drawn.
+        """
+        if self.drawn is None:
+            raise ValueError("the wiring has no drawn edges; WiringBuilder.draw adds them.")
+        fixed = self.drawn < 0
+        edges = drawn.cpu()[..., self.drawn.clamp_min(0)]
+        return torch.where(fixed, self.active.expand(edges.shape), edges)
 
     @property
     def candidates(self) -> int:

@@ -1,0 +1,91 @@
+"""Networks of timm and torchvision are those that the libraries build."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from tests.trainers import same_state
+from wiring_lightning.backbones import timm_models, torchvision_models
+from wiring_lightning.wiring import count_parameters
+
+
+def built(make: Any, **arguments: Any) -> dict[str, Any]:
+    torch.manual_seed(1)
+    return make(**arguments).state_dict()
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "efficientvit_m0"])
+def test_a_network_of_timm_is_that_of_timm(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    arguments = {"num_classes": 7, "in_chans": 1}
+    theirs = built(lambda **given: timm.create_model(name, **given), **arguments)
+    assert same_state(built(getattr(timm_models, name), **arguments), theirs)
+
+
+def test_a_tag_names_the_same_network() -> None:
+    pytest.importorskip("timm")
+    tagged, plain = timm_models.builder("resnet10t.c3_in1k"), timm_models.builder("resnet10t")
+    assert tagged is plain.c3_in1k  # type: ignore[attr-defined]
+    assert same_state(built(tagged, num_classes=3), built(plain, num_classes=3))
+
+
+def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"pip install 'wiring_lightning\[timm\]'"):
+        timm_models.builder("resnet18")
+
+
+def test_a_network_of_torchvision_is_that_of_torchvision() -> None:
+    arguments = {"num_classes": 7, "zero_init_residual": True}
+    theirs = built(torchvision.models.resnet18, **arguments)
+    assert same_state(built(torchvision_models.resnet18, **arguments), theirs)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "swin_t"])
+def test_in_chans_changes_the_first_layer_only(name: str) -> None:
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, num_classes=7)
+        ours = torchvision_models.builder(name)(num_classes=7, in_chans=1)
+    first = next(layer for layer in theirs.modules() if isinstance(layer, nn.Conv2d))
+    assert count_parameters(ours) == count_parameters(theirs) - first.weight[:, 1:].numel()
+    changed = next(layer for layer in ours.modules() if isinstance(layer, nn.Conv2d))
+    assert repr(changed) == repr(first).replace("Conv2d(3,", "Conv2d(1,")
+    assert [*ours.state_dict()] == [*theirs.state_dict()]
+
+
+def test_segmentation_downloads_no_weights_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
+    with torch.device("meta"):
+        network = torchvision_models.lraspp_mobilenet_v3_large(num_classes=2)
+        with pytest.raises(ValueError, match="a download"):
+            torchvision_models.resnet18(weights="DEFAULT")
+    assert network(torch.zeros(1, 3, 32, 32, device="meta"))["out"].shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "said"),
+    [
+        ("resnet18", {"chanels": 1}, "takes no argument 'chanels'"),
+        ("resnet18", {"weights": "NO_SUCH"}, r"cannot be built with \(weights='NO_SUCH'\)"),
+        ("vit_b_16", {"image_size": 30}, "Input shape indivisible by patch size"),
+        ("inception_v3", {"in_chans": 1, "transform_input": True}, "in_chans must be 3"),
+    ],
+)
+def test_wrong_arguments_are_named(make: str, arguments: dict[str, Any], said: str) -> None:
+    with torch.device("meta"), pytest.raises((TypeError, ValueError), match=said):
+        torchvision_models.builder(make)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet81", "resnet18"), ("fcn_resnet5", "fcn_resnet50")]
+)
+def test_a_wrong_name_lists_near_ones(name: str, near: str) -> None:
+    with pytest.raises(AttributeError, match=rf"no network '{name}'; near ones are .*{near}"):
+        torchvision_models.builder(name)

@@ -1,0 +1,108 @@
+"""`--model.backbone timm:resnet18`: built, saved, read again, and refused in one sentence."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torchvision
+import yaml
+
+from tests.cli.commands import BASE, checkpoint_in, refused, succeed, weights_in, write
+
+TIMM, TORCHVISION = "timm:resnet10t", "torchvision:squeezenet1_1"
+
+
+def config(path: str, **arguments: Any) -> dict[str, Any]:
+    changed = deepcopy(BASE)
+    backbone = {"class_path": path, "init_args": {"in_chans": 1, "num_classes": 10, **arguments}}
+    changed["model"]["init_args"]["backbone"] = backbone
+    changed["trainer"] |= {"callbacks": None, "limit_train_batches": 1}
+    return changed
+
+
+def test_a_run_can_be_read_again(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    file = write(config(TIMM, global_pool="max"), tmp_path / "c.yaml")
+    report = succeed("fit", "--config", file)
+    checkpoint = str(checkpoint_in(tmp_path))
+    saved = str(Path(checkpoint).parents[1] / "config.yaml")
+    assert weights_in(Path(checkpoint))["backbone.conv1.0.weight"].shape[1] == 1
+    shown = succeed("inspect", "--config", saved, "--ckpt_path", checkpoint)
+    assert shown.split()[:2] == ["parameters", "4,927,186"]
+    assert "parameters     4,927,186" in report
+    tested = succeed("test", "--config", saved, "--ckpt_path", checkpoint)
+    accuracy = float(re.findall(r"test acc +(\S+)", report)[0])
+    assert float(re.findall(r"test/acc\W+(\d\S+)", tested)[0]) == pytest.approx(accuracy, abs=1e-4)
+    more = ("--ckpt_path", checkpoint, "--trainer.max_epochs=2")
+    assert "steps          2" in succeed("fit", "--config", saved, *more)
+    assert "4,927,186" in succeed("table", str(Path(saved).parent))
+
+
+def test_arguments_on_the_command_line() -> None:
+    given = ("--model.backbone", TORCHVISION, "--model.backbone.in_chans=1",
+             "--model.backbone.num_classes", "7")  # fmt: skip
+    shown = succeed("inspect", "--model=ClassificationTask", *given)
+    theirs = torchvision.models.squeezenet1_1(num_classes=7)
+    lost = theirs.features[0].weight[:, 1:].numel()
+    expected = sum(parameter.numel() for parameter in theirs.parameters()) - lost
+    assert shown.split()[:2] == ["parameters", f"{expected:,}"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "torchvision:squeezenet1_1",
+        "torchvision.models.squeezenet1_1",
+        "wiring_lightning.backbones.torchvision_models.squeezenet1_1",
+    ],
+)
+def test_names_and_class_paths_mean_the_same(path: str, tmp_path: Path) -> None:
+    file = write(config(path), tmp_path / "c.yaml")
+    shown = yaml.safe_load(succeed("fit", "--config", file, "--print_config"))
+    backbone = shown["model"]["init_args"]["backbone"]
+    assert backbone["class_path"].endswith("backbones.torchvision_models.squeezenet1_1")
+    again = succeed("fit", "--config", write(shown, tmp_path / "d.yaml"), "--print_config")
+    assert yaml.safe_load(again) == shown
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "said"),
+    [
+        ("torchvision:squeezenet", {}, "near ones are squeezenet1_1"),
+        ("torchvision:", {}, "torchvision has no network ''"),
+        ("torchvision:os.system", {}, "torchvision has no network 'os.system'"),
+        (TORCHVISION, {"chanels": 3}, "squeezenet1_1 has no option 'chanels'"),
+        (TORCHVISION, {"in_chans": "one"}, "in_chans: must be a whole number (int), got 'one'"),
+        ("torchvision:resnet18", {"weights": "NO"}, "resnet18 cannot be built with"),
+        ("huggingface:resnet18", {}, "huggingface:resnet18"),
+        ("timm:resnet81", {}, "near ones are resnet18"),
+        ("timm:resnet10t.c9_in1k", {}, "near ones are resnet10t.c3_in1k"),
+        ("timm:hf-hub:someone/net", {}, "timm has no network 'hf-hub:someone/net'"),
+        (TIMM, {"chanels": 3}, "resnet10t has no option 'chanels'"),
+        (TIMM, {"checkpoint_path": "x.pt"}, "resnet10t has no option 'checkpoint_path'"),
+    ],
+)
+def test_a_wrong_name_or_argument_is_one_sentence(
+    path: str, arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    if path.startswith("timm"):
+        pytest.importorskip("timm")
+    file = write(config(path, **arguments), tmp_path / "c.yaml")
+    assert said in refused("fit", "--config", file)
+
+
+def test_a_stranger_s_run_gets_no_weights_and_no_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
+    good = write(config("torchvision.models.resnet18", weights="DEFAULT"), tmp_path / "c.yaml")
+    assert succeed("inspect", "--config", good).startswith("parameters")
+    evil = {"class_path": "evil.Net"}
+    for value in (evil, [evil], [[1, evil]]):
+        bad = write(config("torchvision:resnet18", norm_layer=value), tmp_path / "c.yaml")
+        assert "takes plain values only" in refused("inspect", "--config", bad)

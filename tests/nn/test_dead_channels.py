@@ -1,0 +1,132 @@
+"""Removing channels that nobody reads, against a count by hand and the answers of the network."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from wiring_lightning.nn import remove_dead_channels
+
+IMAGES = torch.randn(2, 3, 16, 16)
+
+
+@pytest.fixture(autouse=True)
+def library() -> None:
+    pytest.importorskip("torch_pruning")
+
+
+def ready(network: nn.Module) -> nn.Module:
+    """With statistics that are not those of a new network."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.bias)
+    return network.eval()
+
+
+def unread(layer: nn.Module, channels: list[int]) -> None:
+    layer.weight.data[:, channels] = 0
+
+
+class Skips(nn.Module):
+    """A sum, a concatenation and a flattened map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.block, self.side = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.last = nn.Conv2d(12, 5, 3, stride=4)
+        self.classifier = nn.Linear(5 * 4 * 4, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.norm(self.stem(images)).relu()
+        x = x + self.block(x)
+        x = torch.cat([x, self.side(x)], 1)
+        return self.classifier(self.last(x).relu().flatten(1))
+
+
+def sizes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape[:2]) for name, value in network.named_parameters()
+            if value.dim() > 1}  # fmt: skip
+
+
+def test_channels_of_sums_concatenations_and_flattened_maps() -> None:
+    network = ready(Skips())
+    for layer in (network.block, network.side, network.last):
+        unread(layer, [1, 6])  # the sum's channels, by all who read them
+    unread(network.last, [8])  # the first of the side's
+    network.classifier.weight.data.view(10, 5, 16)[:, 3] = 0  # the map of a channel
+    small = remove_dead_channels(network, IMAGES)
+    assert sizes(small) == {
+        "stem.weight": (6, 3), "block.weight": (6, 6), "side.weight": (3, 6),
+        "last.weight": (4, 9), "classifier.weight": (10, 64),
+    }  # fmt: skip
+    images = torch.randn(5, 3, 16, 16)
+    torch.testing.assert_close(small(images), network(images), atol=1e-5, rtol=1e-4)
+    assert sizes(network)["stem.weight"] == (8, 3)  # the first one is as it was
+
+
+def test_a_channel_that_one_layer_reads_stays() -> None:
+    network = ready(Skips())
+    for layer in (network.side, network.last):
+        unread(layer, [1])
+    assert sizes(remove_dead_channels(network, IMAGES)) == sizes(network)
+
+
+def test_what_only_removed_channels_read_is_removed_too() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.ReLU(),
+                            nn.Conv2d(5, 2, 1))  # fmt: skip
+    unread(network[4], [0, 1, 2])
+    network[2].weight.data[3:, :4] = 0  # channels 0 to 3 are read by the dead ones only
+    small = remove_dead_channels(network, IMAGES)
+    assert [*sizes(small).values()] == [(2, 3), (2, 2), (2, 2)]
+    torch.testing.assert_close(small(IMAGES), network(IMAGES))
+
+
+def test_a_layer_keeps_a_channel() -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    network[2].weight.data.zero_()
+    small = remove_dead_channels(network, torch.randn(2, 4))
+    assert [*sizes(small).values()] == [(1, 4), (2, 1)]
+    torch.testing.assert_close(small(torch.ones(1, 4)), network(torch.ones(1, 4)))
+
+
+def test_channels_of_norms_over_channels_and_groups_stay() -> None:
+    for inner in (nn.GroupNorm(2, 6), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 6, 3, groups=2)):
+        network = nn.Sequential(nn.Conv2d(3, 6, 1), inner, nn.Conv2d(6, 2, 1))
+        unread(network[2], [0, 4])
+        assert sizes(remove_dead_channels(network, IMAGES)) == sizes(network)
+
+
+def test_a_dependence_that_is_not_seen_is_an_error() -> None:
+    class Shares(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            return self[1](self[0](images).softmax(1))
+
+    network = Shares(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1))
+    unread(network[1], [0, 4])
+    with pytest.raises(ValueError, match="Shares does not give the same tensor for the example"):
+        remove_dead_channels(network, IMAGES)
+
+
+def test_a_network_of_torchvision() -> None:
+    network = ready(torchvision.models.resnet18(num_classes=10))
+    unread(network.layer1[0].conv2, [0, 5, 9])
+    unread(network.fc, [*range(100)])
+    small = remove_dead_channels(network, IMAGES)
+    assert small.layer1[0].conv1.out_channels == 61
+    assert small.fc.in_features <= 512
+    torch.testing.assert_close(small(IMAGES), network(IMAGES), atol=1e-3, rtol=1e-3)
+
+
+def test_without_the_library_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    network: Any = nn.Linear(2, 2)
+    with pytest.raises(ImportError, match=r"pip install 'wiring_lightning\[pruning\]'"):
+        remove_dead_channels(network, torch.ones(1, 2))

@@ -1,0 +1,146 @@
+"""Schedules by step and by epoch, with a warm-up, and by a number that is logged."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
+
+from tests.bad_input.configs import config_with, model, trainer
+from tests.cli.commands import refused, succeed, write
+from tests.trainers import quiet_trainer
+from wiring_lightning.data import Digits
+from wiring_lightning.optim import WarmupCosine
+from wiring_lightning.tasks import ClassificationTask
+
+
+class Rates(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def task(**options: Any) -> ClassificationTask:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    return ClassificationTask(network, lambda given: SGD(given, lr=0.8), **options)
+
+
+def rates(epochs: int = 4, batches: int = 3, **options: Any) -> list[float]:
+    seen = Rates()
+    fit = quiet_trainer(max_epochs=epochs, limit_train_batches=batches, callbacks=[seen],
+                        limit_val_batches=1)  # fmt: skip
+    fit.fit(task(**options), Digits(batch_size=16))
+    return seen.seen
+
+
+def cosine(total: int) -> Any:
+    return lambda optimizer: CosineAnnealingLR(optimizer, T_max=total)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_a_cosine_after_a_warm_up(warmup: int, interval: Any) -> None:
+    total = (4 if interval == "epoch" else 12) - warmup
+
+    def expected(step: int) -> float:
+        if step < warmup:
+            return 0.8 * (step + 1) / (warmup + 1)
+        return 0.4 * (1 + math.cos(math.pi * (step - warmup) / total))
+
+    seen = rates(lr_scheduler=cosine(total), lr_interval=interval, lr_warmup=warmup)
+    steps = [batch if interval == "step" else batch // 3 for batch in range(12)]
+    assert seen == pytest.approx([expected(step) for step in steps])
+
+
+def test_steps_of_a_schedule_are_steps_of_the_optimizer() -> None:
+    seen = Rates()
+    fit = quiet_trainer(accumulate_grad_batches=2, limit_train_batches=6, callbacks=[seen])
+    schedule = task(lr_scheduler=lambda given: StepLR(given, 1, 0.5), lr_interval="step")
+    fit.fit(schedule, Digits(batch_size=16))
+    assert seen.seen == pytest.approx([0.8, 0.8, 0.4, 0.4, 0.2, 0.2])
+
+
+def test_a_warm_up_alone() -> None:
+    seen = rates(epochs=1, batches=6, lr_warmup=3, lr_interval="step")
+    assert seen == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+
+
+def test_a_warm_up_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    options = {"lr_scheduler": cosine(9), "lr_interval": "step", "lr_warmup": 5}
+    whole, first, rest = Rates(), Rates(), Rates()
+    for seen, epochs, path in ((whole, 4, None), (first, 1, None), (rest, 4, tmp_path / "x.ckpt")):
+        fit = quiet_trainer(max_epochs=epochs, limit_train_batches=3, callbacks=[seen])
+        fit.fit(task(**options), Digits(batch_size=16), ckpt_path=path)
+        fit.save_checkpoint(tmp_path / "x.ckpt")
+    assert first.seen + rest.seen == pytest.approx(whole.seen)
+
+
+@pytest.mark.parametrize("monitor", [None, "val/acc"])
+def test_a_plateau_lowers_the_rate(monitor: str | None) -> None:
+    """An accuracy that is to rise and never does, and a loss that never falls by so much."""
+
+    def never_better(optimizer: Any) -> ReduceLROnPlateau:
+        mode = "min" if monitor is None else "max"
+        return ReduceLROnPlateau(
+            optimizer, mode, 0.5, patience=0, threshold=1e3, threshold_mode="abs"
+        )
+
+    seen = rates(batches=1, lr_scheduler=never_better, lr_monitor=monitor)
+    assert seen == pytest.approx([0.8, 0.8, 0.4, 0.2])
+
+
+PLATEAU: Any = ReduceLROnPlateau
+WRONG = {
+    "a number below 0": ({"lr_warmup": -1}, "lr_warmup must be at least 0, got -1"),
+    "an interval": ({"lr_interval": "day", "lr_warmup": 1}, "lr_interval must be epoch or step"),
+    "an interval of nothing": ({"lr_interval": "step"}, "lr_interval has no effect without"),
+    "a monitor of nothing": ({"lr_monitor": "val/acc"}, "lr_monitor is what ReduceLROnPlateau"),
+    "a monitor of a cosine": (
+        {"lr_scheduler": cosine(3), "lr_monitor": "val/acc"},
+        "CosineAnnealingLR looks at no number",
+    ),
+    "two warm-ups": (
+        {"lr_scheduler": lambda given: WarmupCosine(given, 9), "lr_warmup": 2},
+        "WarmupCosine has a warm-up of its own",
+    ),
+    "a plateau by step": (
+        {"lr_scheduler": PLATEAU, "lr_interval": "step"},
+        "leave lr_interval=step out",
+    ),
+    "a plateau after a warm-up": ({"lr_scheduler": PLATEAU, "lr_warmup": 2}, "leave lr_warmup out"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_options_that_do_not_fit_are_refused(name: str) -> None:
+    options, said = WRONG[name]
+    with pytest.raises(MisconfigurationException, match=said):
+        rates(epochs=1, batches=1, **options)
+
+
+def test_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = trainer(limit_train_batches=2, max_epochs=2, logger=True, limit_test_batches=1)
+    plateau = {"class_path": "ReduceLROnPlateau", "init_args": {"factor": 0.5, "patience": 0}}
+    steps = {"class_path": "CosineAnnealingLR", "init_args": {"T_max": 3}}
+    by_step = model(lr_scheduler=steps, lr_interval="step", lr_warmup=1, loss="focal",
+                    class_weights=[1.0] * 10)  # fmt: skip
+    for change in (model(lr_scheduler=plateau, lr_monitor="val/acc"), by_step):
+        succeed("fit", "--config", write(config_with(change, short), tmp_path / "c.yaml"))
+    # Lightning saves after a validation, before the plateau looks at it.
+    first, second = (
+        torch.load(path, weights_only=True)["lr_schedulers"][0]
+        for path in sorted(tmp_path.rglob("*.ckpt"))
+    )
+    assert (first["factor"], first["num_bad_epochs"], first["last_epoch"]) == (0.5, 0, 1)
+    assert (second["_milestones"], second["last_epoch"]) == ([1], 4)
+    missing = config_with(model(lr_scheduler=plateau, lr_monitor="val/accuracy"), short)
+    assert "val/accuracy" in refused("fit", "--config", write(missing, tmp_path / "c.yaml"))

@@ -1,0 +1,108 @@
+"""Removing channels that nobody reads from a plain network with sparse weights."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CHANNELWISE = (nn.modules.batchnorm._BatchNorm, nn.PReLU)
+_TOLERANCE = 1e-4  # between float32 sums of fewer and of more terms, as a share of the largest
+
+
+@torch.no_grad()
+def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of a network without the channels that no weight reads; its answers are the same.
+
+    A channel is dead if all weights of all layers that read it are zero, as sparse training can
+    leave it. Without it, other channels can become dead, too. Which layers share a channel, also
+    over sums and concatenations, is found by torch-pruning (extra `pruning`) from one forward pass.
+    Every layer keeps at least one channel. Channels that pass a layer norm or a grouped convolution
+    stay, since there others depend on them.
+
+    Args:
+        model: convolutions and linear layers, such as a network of torchvision or timm.
+        example: `[batch, ...]` an input of the network.
+
+    Returns:
+        The smaller network, in evaluation mode.
+
+    Raises:
+        ImportError: if torch-pruning is not installed.
+        ValueError: if the smaller network does not give the same answer for the example.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> _ = model[2].weight.data[:, 5:].zero_()
+        >>> small = remove_dead_channels(model, torch.randn(1, 3, 8, 8))  # doctest: +SKIP
+        >>> small[0].out_channels  # doctest: +SKIP
+        5
+    """
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise ImportError(
+            "torch-pruning is not installed: pip install 'wiring_lightning[pruning]'"
+        ) from error
+    small = deepcopy(model).eval()
+    wanted = small(example)
+    with torch.enable_grad():  # it follows the graph of the backward pass
+        graph: Any = torch_pruning.DependencyGraph()
+        graph.build_dependency(small, example_inputs=example)
+    kinds = [nn.Conv2d, nn.Linear]
+    changed = True
+    while changed:
+        changed = False
+        for group in graph.get_all_groups(root_module_types=kinds):
+            changed |= _prune(group)
+    _compare(wanted, small(example), type(model).__name__)
+    return small
+
+
+def _prune(group: Any) -> bool:
+    """Remove the dead channels of layers that share them; whether there were any."""
+    dead = _dead_channels(group)
+    if dead is None or not dead.any():
+        return False
+    if dead.all():
+        dead[0] = False  # a layer without channels cannot be computed
+        if not dead.any():
+            return False
+    group.prune(dead.nonzero().flatten().tolist())
+    return True
+
+
+def _dead_channels(group: Any) -> Tensor | None:
+    """`[channels]` which channels of a group nobody reads; `None` if that cannot be said."""
+    unread = torch.ones(len(group[0].idxs), dtype=torch.bool)
+    readers = 0
+    for module, reads, channels, owners in _parts(group):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if getattr(module, "groups", 1) != 1:
+                return None
+            if reads:
+                weights = module.weight.transpose(0, 1)[channels].flatten(1)
+                unread[owners[weights.cpu().any(1)]] = False
+                readers += 1
+        elif any(True for _ in module.parameters()) and not isinstance(module, _CHANNELWISE):
+            return None
+    return unread if readers else None  # the network's own answer is read by nobody in it
+
+
+def _parts(group: Any) -> Iterator[tuple[nn.Module, bool, Tensor, Tensor]]:
+    """Each module, whether it reads the channels, its own numbers of them, and the group's."""
+    for item in group:
+        reads = "in_channels" in item.dep.handler.__name__
+        yield item.dep.target.module, reads, torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+
+
+def _compare(wanted: Any, found: Any, name: str) -> None:
+    if isinstance(wanted, Tensor) and wanted.shape == found.shape:
+        largest = float(wanted.abs().max())
+        if float((wanted - found).abs().max()) <= _TOLERANCE * max(largest, 1e-6):
+            return
+    raise ValueError(
+        f"Without its dead channels {name} does not give the same tensor for the example, so they "
+        "are not removed: its layers depend on each other in a way that is not seen."
+    )

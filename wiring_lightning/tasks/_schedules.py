@@ -1,0 +1,97 @@
+"""When a learning rate schedule steps, its warm-up, and the number that it looks at."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+
+from wiring_lightning._checks import check_counts
+from wiring_lightning.optim import WarmupCosine
+
+Interval = Literal["epoch", "step"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate schedule, from the options of a task.
+
+    Args:
+        make: builds the schedule of an optimizer; `None` for a constant rate.
+        interval: whether it makes a step after each epoch or after each step of the optimizer.
+        warmup: for so many of these steps the rate rises linearly: in step e (from 0) of w it is
+            `lr * (e + 1) / (w + 1)`. The schedule begins after them.
+        monitor: the logged number that `ReduceLROnPlateau` looks at; `val/loss` if not given.
+
+    Raises:
+        MisconfigurationException: if an option is out of range, or would do nothing.
+    """
+
+    make: LRSchedulerCallable | None = None
+    interval: Interval = "epoch"
+    warmup: int = 0
+    monitor: str | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(0, error=MisconfigurationException, lr_warmup=self.warmup)
+        if self.interval not in ("epoch", "step"):
+            raise MisconfigurationException(
+                f"lr_interval must be epoch or step, got {self.interval!r}."
+            )
+        if self.make is None and self.warmup == 0 and self.interval != "epoch":
+            raise MisconfigurationException(
+                "lr_interval has no effect without a schedule: give an lr_scheduler or an "
+                "lr_warmup, or leave it out."
+            )
+        if self.make is None and self.monitor is not None:
+            raise MisconfigurationException(
+                "lr_monitor is what ReduceLROnPlateau looks at: give it as lr_scheduler, or leave "
+                "lr_monitor out."
+            )
+
+    def configure(self, optimizer: Optimizer) -> OptimizerLRScheduler:
+        """What `configure_optimizers` returns.
+
+        Raises:
+            MisconfigurationException: if the options do not go together.
+        """
+        main = None if self.make is None else self.make(optimizer)
+        if main is None and self.warmup == 0:
+            return optimizer
+        if isinstance(main, ReduceLROnPlateau):
+            return self._on_plateau(optimizer, main)
+        if self.monitor is not None:
+            raise MisconfigurationException(
+                f"lr_monitor={self.monitor} has no effect: {type(main).__name__} looks at no "
+                "number; only ReduceLROnPlateau does."
+            )
+        if self.warmup and isinstance(main, WarmupCosine):
+            raise MisconfigurationException(
+                "WarmupCosine has a warm-up of its own, warmup_epochs: leave lr_warmup out."
+            )
+        scheduler = self._warmed_up(optimizer, main)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.interval},
+        }
+
+    def _on_plateau(self, optimizer: Optimizer, main: ReduceLROnPlateau) -> OptimizerLRScheduler:
+        if self.warmup or self.interval == "step":
+            option = "lr_warmup" if self.warmup else "lr_interval=step"
+            raise MisconfigurationException(
+                "ReduceLROnPlateau steps after an epoch of validation, by what it has seen before: "
+                f"leave {option} out, or take another schedule."
+            )
+        monitor = self.monitor or getattr(main, "monitor", "val/loss")  # Lightning's own has one
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": main, "monitor": monitor}}
+
+    def _warmed_up(self, optimizer: Optimizer, main: LRScheduler | None) -> LRScheduler:
+        if self.warmup == 0:
+            assert main is not None
+            return main
+        # `main` was made first, so it knows the whole rates, and the optimizer has them.
+        rise = LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
+        return rise if main is None else SequentialLR(optimizer, [rise, main], [self.warmup])
