@@ -185,6 +185,7 @@ LIBRARIES = (
     "lightning.pytorch.callbacks",
     "lightning.pytorch.loggers",
 )
+METRICS = ("wiring/", "weights/", "train/", "val/", "test/")
 
 
 @pages
@@ -195,7 +196,7 @@ def test_names_exist(page: Path) -> None:
         name = span.partition("(")[0]
         if re.fullmatch(r"[\w./-]+\.(py|yaml|md|ipynb)|[\w.]+(/[\w.]+)+/?", name):
             roots = (ROOT, PACKAGE)
-            known = any((root / name).exists() for root in roots) or name.startswith("wiring/")
+            known = any((root / name).exists() for root in roots) or name.startswith(METRICS)
             assert known, name
         elif re.fullmatch(r"[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*", name):
             assert any(hasattr(module, name) for module in public), name

@@ -95,14 +95,14 @@ class WiringMonitor(Callback):
         self._step_metrics: set[str] | None = None
         self._epoch: int | None = None  # the last epoch, if it is not logged yet
         self._facts: dict[str, bool | int | float | str] = {}
-        self._has_row = False  # on the HPARAMS page of TensorBoard
+        self._row: dict[str, float] = {}  # metrics on the HPARAMS page of TensorBoard
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_a_second(self, trainer)
             self._edges, self._numbers, self._epoch = {}, {}, None  # of an earlier fit
-            self._facts, self._has_row = {}, False
+            self._facts, self._row = {}, {}
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -182,15 +182,17 @@ class WiringMonitor(Callback):
             if isinstance(logger, TensorBoardLogger):
                 write_row(logger, self._facts, metrics, _step(trainer))
             logger.save()
-        self._has_row = True
+        self._row = metrics
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._has_row or not trainer.is_global_zero:
-            return
+        if not self._row or not trainer.is_global_zero:
+            return  # this run has only tested
+        measured = self._last_metrics(trainer).items()
+        new = {name: value for name, value in measured if name not in self._row}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                add_to_row(logger, self._last_metrics(trainer), _step(trainer))
+                add_to_row(logger, new, trainer.global_step)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -31,4 +31,4 @@ _NAMES = {"epoch": "wiring/epoch"}
 
 def default_logger(logger: TensorBoardLogger) -> Curves:
     """`Curves` for the folder that Lightning has chosen."""
-    return Curves(logger._root_dir, logger.name, logger._version)
+    return Curves(logger.save_dir, logger.name, logger._version)

@@ -1,6 +1,5 @@
 """What `wiring fit --help` says first, and the order of what follows."""
 
-from argparse import _ArgumentGroup
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,7 +77,7 @@ def lead(subcommand: str, text: str) -> str:
     return f"{usage}\n\n{_LEADS[subcommand]}\nall options:\n{everything}"
 
 
-def in_order(groups: Sequence[_ArgumentGroup]) -> list[_ArgumentGroup]:
+def in_order(groups: Sequence[Any]) -> Any:
     """Groups of options with titles for people, those of the trainer last.
 
     Args:
@@ -87,7 +86,7 @@ def in_order(groups: Sequence[_ArgumentGroup]) -> list[_ArgumentGroup]:
     return sorted(map(_with_title, groups), key=_place)
 
 
-def _with_title(group: _ArgumentGroup) -> _ArgumentGroup:
+def _with_title(group: Any) -> Any:
     kind = _kind(group)
     if kind in _TITLES:
         group.title = _TITLES[kind]
@@ -96,12 +95,12 @@ def _with_title(group: _ArgumentGroup) -> _ArgumentGroup:
     return group
 
 
-def _place(group: _ArgumentGroup) -> int:
+def _place(group: Any) -> int:
     order = [*_TITLES]
     kind = _kind(group)
     return order.index(kind) if kind in order else -1
 
 
-def _kind(group: _ArgumentGroup) -> str:
+def _kind(group: Any) -> str:
     actions: Sequence[Any] = group._group_actions
     return str(actions[0].dest).partition(".")[0] if actions else ""
