@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tests.methods import METHODS, SCORED, Method, freeze_batch_norm, named, over
 from tests.trainers import Recorder
+from wiring_lightning.callbacks import MaskSchedule
 from wiring_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +125,10 @@ def _compare(method: Method, folder: Path, start: Callable[[Path], None]) -> Non
     assert len(both[0]["scores"]) == len(alone["scores"]) == 10
     if method.callbacks:  # five learning steps, and five after the freeze
         assert not torch.equal(alone["scores"][0], alone["scores"][4])
-        assert torch.equal(alone["active"][5], alone["active"][9])
+        first, last = alone["active"][5], alone["active"][9]
+        # A weight that came just before the freeze is zero until it gets a gradient.
+        came = issubclass(method.callbacks[0][0], MaskSchedule)
+        assert torch.equal(first & last, first) if came else torch.equal(first, last)
     if method in SCORED:
         assert torch.equal(alone["scores"][5], alone["scores"][9])
         kept = torch.equal(alone["scores"][4], alone["scores"][5])
