@@ -28,7 +28,13 @@ def oldest(requirement: str) -> str:
 def constraints(pyproject: Path = PYPROJECT) -> list[str]:
     """The constraints for everything that the package and its tests need."""
     project = tomllib.loads(pyproject.read_text())["project"]
-    needed = project["dependencies"] + project["optional-dependencies"]["test"]
+    extras = project["optional-dependencies"]
+    needed = []
+    for requirement in [*project["dependencies"], *extras["test"]]:
+        own = re.fullmatch(project["name"] + r"\[([\w,]+)\]", requirement)
+        needed += (
+            [part for name in own[1].split(",") for part in extras[name]] if own else [requirement]
+        )
     return [oldest(requirement) for requirement in needed]
 
 
