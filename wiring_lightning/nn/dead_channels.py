@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CHANNELWISE = (nn.modules.batchnorm._BatchNorm, nn.PReLU)
+_CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU)
 _TOLERANCE = 1e-4  # between float32 sums of fewer and of more terms, as a share of the largest
 
 
