@@ -1,7 +1,6 @@
 """Discovering Neural Wirings as a callback for any LightningModule."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
@@ -9,6 +8,7 @@ from typing_extensions import override
 
 from wiring_lightning.callbacks._run_length import RunLength, check_times
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
+from wiring_lightning.functional.densities import Distribution
 from wiring_lightning.functional.mask_times import Decay, MaskTimes
 from wiring_lightning.optim import StraightThrough
 
@@ -28,13 +28,36 @@ class DNW(SparseLayers[StraightThrough]):
     The density can fall step by step, from `initial_density` at the beginning to its final value.
 
     Args:
+        density: share of the weights to keep in every layer or group, above 0 and up to 1; or
+            shares by pattern, as in `layers`, of which the first that matches a layer counts.
+            Layers that no pattern matches then stay dense, unless `layers` names them. Graphs
+            keep their own number of edges if neither `density` nor `edges` is given.
+        edges: number of weights to keep in every layer or group, instead of a density.
+        layers: the sparse weights, as names of classes such as `Conv2d` (subclasses included), or
+            patterns for the qualified names of modules such as `backbone.layer4.*`, or of
+            parameters such as `encoder.lstm.weight_*`. Biases and norms stay dense. By default the
+            graphs of the network, or all convolutions and linear layers if it has no graph.
+        first_dense: whether the first of these layers stays dense.
+        groups: patterns as in `layers` by the name of a group. The layers of a group share one
+            number of edges, so edges can move between them. Layers in no group have their own.
+        freeze_epoch: from the start of this epoch the edges stay, and only their weights learn.
+        exclude: patterns as in `layers` of weights that stay dense in any case.
+        log_density: whether to log the share of non-zero weights after every epoch, as
+            `learner/density`, and for each layer or group as `learner/density/<name>`.
+        distribution: how the density is shared out among layers. `uniform`: each has it. `erk` and
+            `erdos_renyi`: small layers are denser, with or without regard to the size of kernels,
+            and all together have the density (`functional.erdos_renyi_densities`). `global`: all
+            layers share one number of edges, as one group.
+        last_dense: whether the last of these layers stays dense.
+        min_edges: how many weights every layer keeps at least, inside of a group, too.
+        vectors: patterns of parameters of one axis that are sparse, too, by the name of the
+            parameter or the class or name of its layer, such as `*.bias` or `BatchNorm2d`.
         initial_density: density at the beginning of all layers; the final one if not given.
         density_decay: how the density falls: `linear`, `cosine` or `cubic`.
         every: number of optimizer steps from one density to the next.
         start: the share of the training after which the density begins to fall.
         until: the share of the training after which it has its final value.
         total_steps: number of optimizer steps of the training; by default what the trainer says.
-        choice: the arguments of `SparseLayers`, such as density and layers.
 
     Raises:
         MisconfigurationException: as for `SparseLayers`; if a number or a name is out of range; or
@@ -50,15 +73,27 @@ class DNW(SparseLayers[StraightThrough]):
         self,
         density: float | dict[str, float] | None = None,
         edges: int | None = None,
+        layers: Sequence[str] | None = None,
+        first_dense: bool = False,
+        groups: dict[str, list[str]] | None = None,
+        freeze_epoch: int | None = None,
+        exclude: Sequence[str] = (),
+        log_density: bool = False,
+        distribution: Distribution = "uniform",
+        last_dense: bool = False,
+        min_edges: int = 0,
+        vectors: Sequence[str] = (),
         initial_density: float | None = None,
         density_decay: Decay = "cubic",
         every: int = 1,
         start: float = 0.0,
         until: float = 0.75,
         total_steps: int | None = None,
-        **choice: Any,
     ) -> None:
-        super().__init__(density, edges, **choice)
+        super().__init__(
+            density, edges, layers, first_dense, groups, freeze_epoch, exclude, log_density,
+            distribution, last_dense, min_edges, vectors,
+        )  # fmt: skip
         self.initial_density, self.density_decay = initial_density, density_decay
         self.every, self.start, self.until = every, start, until
         self.total_steps = total_steps
