@@ -69,7 +69,7 @@ class Method:
         without: suites that make no sense for it, each with the reason.
         epochs: how many epochs show all that it does.
         optimizer: class and arguments of the user's optimizer.
-        slow: its code is that of another row with other arguments: its tests are slow ones.
+        slow: its tests are slow ones, because most of its code is that of another row.
     """
 
     name: str
@@ -252,6 +252,7 @@ METHODS = [
         _GRAPH,
         [(GradualPruning, {"every": 1, "total_steps": 12})],
         "weights",
+        slow=True,
     ),
     Method(
         "ac-dc",
@@ -261,7 +262,7 @@ METHODS = [
         "weights",
         slow=True,
     ),
-    Method("n-of-m", TwoLayers, {}, [(NMSparsity, {})], "weights"),
+    Method("n-of-m", TwoLayers, {}, [(NMSparsity, {})], "weights", slow=True),
     Method("prune-at-start", NeuralGraph, _GRAPH, [(PruneAtStart, {})], slow=True),
     Method("snip", NeuralGraph, _GRAPH, [(SNIP, {})], slow=True),
     Method(

@@ -66,7 +66,13 @@ def test_the_rules_of_the_papers_are_where_the_page_says() -> None:
 # What runs
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(file, marks=[pytest.mark.slow] if "timm" in file.stem else [], id=file.stem)
+        for file in EXAMPLES
+    ],
+)
 def test_example_runs(example: Path) -> None:
     if "import timm" in example.read_text():
         pytest.importorskip("timm")

@@ -33,9 +33,7 @@ def test_every_requirement_of_package_and_tests_is_there() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     extras = project["optional-dependencies"]
-    names = [
-        re.match(r"[\w.-]+", line)[0] for line in project["dependencies"] + extras.pop("test")
-    ]
+    names = [re.match(r"[\w.-]+", line)[0] for line in project["dependencies"] + extras.pop("test")]
     found = [line.partition("==")[0] for line in SCRIPT["constraints"]()]
     assert names[-1] == "wiring_lightning"  # extras that the tests need; they come last
     assert found[: len(names) - 1] == names[:-1]
