@@ -6,10 +6,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from wiring_lightning.callbacks import PhaseSchedule
 from wiring_lightning.nn import Adjacency, find_bernoulli_gates, find_gates
 
 
 def quiet_trainer(**kwargs: Any) -> Trainer:
+    # Phases say themselves how long a fit is; a number of epochs would change their lengths.
+    phases = any(isinstance(one, PhaseSchedule) for one in kwargs.get("callbacks", []))
     defaults = {
         "accelerator": "cpu",
         "devices": 1,
@@ -20,7 +23,7 @@ def quiet_trainer(**kwargs: Any) -> Trainer:
         "num_sanity_val_steps": 0,
         "limit_val_batches": 0,
         "deterministic": True,
-        "max_epochs": 1,
+        "max_epochs": -1 if phases else 1,
     }
     return Trainer(**{**defaults, **kwargs})
 

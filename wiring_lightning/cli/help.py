@@ -90,7 +90,11 @@ def _with_title(group: Any) -> Any:
     kind = _kind(group)
     if kind in _TITLES:
         group.title = _TITLES[kind]
-    elif kind in ("ckpt_path", "weights_only"):
+    elif kind in (
+        "ckpt_path",
+        "return_predictions",
+        "verbose",
+    ):  # the first of the subcommand's own
         group.title = "checkpoint and output"
     return group
 
