@@ -13,7 +13,7 @@ from typing import IO, Any, ClassVar, Literal, NoReturn, Self
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -150,6 +150,11 @@ class SupervisedTask(LightningModule, ABC):
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
         """The parameters of the optimizer, or groups of them with their own options."""
         return self.parameters()
+
+    @property
+    def lr_scheduler(self) -> LRSchedulerCallable | None:
+        """What builds the learning rate schedule of an optimizer; `None` for a constant rate."""
+        return self.schedule.make
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
