@@ -66,6 +66,7 @@ def test_the_search_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(image_wirings, "load", noise)
+    monkeypatch.setattr(image_wirings, "keep_freed_memory", lambda: None)  # starts anew
     name, rule = tmp_path / "out", "MaskConnect"
     command = ["x", "--steps", "3", "2", "--batch", "4", "--name", str(name), "--only", COVERED]
     main = partial(monkeypatch.setattr, sys, "argv")

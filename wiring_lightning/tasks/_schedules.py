@@ -73,6 +73,8 @@ class Schedule:
                 "WarmupCosine has a warm-up of its own, warmup_epochs: leave lr_warmup out."
             )
         scheduler = self._warmed_up(optimizer, main)
+        if self.interval == "epoch":
+            return {"optimizer": optimizer, "lr_scheduler": scheduler}
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self.interval},
