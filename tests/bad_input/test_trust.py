@@ -13,6 +13,7 @@ from torch import nn
 from tests.bad_input.configs import Change, callbacks, config_with, model, trainer
 from tests.cli.commands import refused, succeed, wiring, write
 from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.cli.trust import UntrustedError, data_config
 from wiring_lightning.tasks import ClassificationTask
 
 RUN = {"class_path": "os.system", "init_args": {"command": "touch it_ran"}}
@@ -278,3 +279,13 @@ def test_other_parsers_of_the_process_stay_as_they_were(tmp_path: Path) -> None:
     refused("fit", "--config", write(config_with(model(optimizer=RUN)), tmp_path / "bad.yaml"))
     succeed("inspect", "--config", write(config_with(), tmp_path / "good.yaml"))
     assert (_typehints.adapt_typehints, _typehints.adapt_classes_any) == before
+
+
+@pytest.mark.parametrize("value", [{"class_path": "os.system"}, [1, [{"class_path": "os.system"}]]])
+def test_data_of_this_package_take_plain_values_only(value: object) -> None:
+    data = {"class_path": "ImageFolder", "init_args": {"root": "pictures", "class_names": value}}
+    with pytest.raises(UntrustedError, match="takes plain values only"):
+        data_config(data, False, "config.yaml")
+    data["init_args"]["class_names"] = ["cat", "dog"]
+    built = data_config(data, False, "config.yaml")
+    assert built["class_path"] == "wiring_lightning.data.ImageFolder"

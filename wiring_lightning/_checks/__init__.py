@@ -1,4 +1,4 @@
-"""Whether numbers are ones that make sense, said in one sentence."""
+"""Whether numbers and values from files are ones that make sense, said in one sentence."""
 
 from wiring_lightning._checks.numbers import (
     MOST,
@@ -7,5 +7,6 @@ from wiring_lightning._checks.numbers import (
     check_finite,
     check_number,
 )
+from wiring_lightning._checks.plain import is_plain
 
-__all__ = ["MOST", "MOST_LAYERS", "check_counts", "check_finite", "check_number"]
+__all__ = ["MOST", "MOST_LAYERS", "check_counts", "check_finite", "check_number", "is_plain"]

@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 
 from wiring_lightning import backbones, data as data_modules, tasks
-from wiring_lightning._checks import check_finite
+from wiring_lightning._checks import check_finite, is_plain
 from wiring_lightning.cli.library_networks import network_path
 from wiring_lightning.cli.parse_errors import unknown_class
 from wiring_lightning.costs import ConfiguredCost
@@ -181,7 +181,7 @@ def network_config(model: Any, trust: bool, where: str) -> Any:
     if own is None:
         _refuse_unless(trust, path, part, "backbone")
     else:
-        if not all(_is_plain(value) for value in arguments.values()):
+        if not all(map(is_plain, arguments.values())):
             raise UntrustedError(f"{part}: {path} takes plain values only.")
         network = {"class_path": own, **({"init_args": dict(arguments)} if arguments else {})}
     return {"class_path": task, "init_args": {"backbone": network}}
@@ -208,7 +208,7 @@ def data_config(data: Any, trust: bool, where: str) -> Any:
     if own is None:
         _refuse_unless(trust, path, part, "data module")
         return data
-    if any(isinstance(value, Mapping) for value in arguments.values()):
+    if not all(map(is_plain, arguments.values())):
         raise UntrustedError(f"{part}: {path} takes plain values only.")
     return {"class_path": own, **({"init_args": dict(arguments)} if arguments else {})}
 
@@ -219,12 +219,6 @@ def _listed(path: str, where: str) -> str | None:
         return network_path(path)
     except ValueError as error:
         raise UntrustedError(f"{where}: {error}.") from error
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _read(spec: Any, where: str) -> tuple[str, Mapping[str, Any]]:

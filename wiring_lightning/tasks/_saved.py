@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from wiring_lightning import backbones
+from wiring_lightning._checks import is_plain
 from wiring_lightning.checkpoints import CheckpointError
 
 KEY = "network"  # in a checkpoint
-_PLAIN = (bool, int, float, str)
 
 
 def describe_task(task: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -76,7 +76,7 @@ def build_backbone(description: Mapping[str, Any], path: str | Path) -> nn.Modul
             "package: build it yourself and give it as backbone=..."
         )
     try:
-        if not all(map(_is_plain, arguments.values())):
+        if not all(map(is_plain, arguments.values())):
             raise TypeError("its arguments are no plain values")
         network: nn.Module = getattr(backbones, name)(**arguments)
     except (AttributeError, TypeError, ValueError) as error:
@@ -85,9 +85,3 @@ def build_backbone(description: Mapping[str, Any], path: str | Path) -> nn.Modul
             "network as backbone=..."
         ) from error
     return network
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, _PLAIN)
