@@ -129,16 +129,17 @@ def test_gates_have_the_multiply_adds_that_torch_counts(stem: str) -> None:
 
 def test_the_compact_network_runs_the_live_multiply_adds() -> None:
     network = ResNeXt(20, 2, 6, 1, image_size=16).eval()
+    scores = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for gate in network.connections.values():
-            gate.scores.uniform_()
+            gate.scores.uniform_(generator=scores)
     live, total = (int(costs.multiply_adds(network.wiring(), live=x)) for x in (True, False))
     assert live < total
     counter = FlopCounterMode(display=False)
     with counter:
         network.compact()(torch.randn(1, 3, 16, 16))
-    # The sums of branches, which are products with a small matrix, come on top.
-    assert live <= counter.get_total_flops() / 2 <= 1.02 * live
+    # The biases of folded norms, one more input of each expansion, come on top.
+    assert live <= counter.get_total_flops() / 2 <= 1.05 * live
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
     "unknown callback": (
         callbacks(("Quux", {})),
         [
-            "trainer.callbacks: there is no class 'Quux'; there are BudgetedSearch, DNW,",
+            "trainer.callbacks: there is no class 'Quux'; there are ACDC, BudgetedSearch, DNW,",
             "WiringMonitor, or give an import path, package.module.Class",
         ],
     ),

@@ -283,5 +283,5 @@ def test_help_teaches_every_kind() -> None:
 
 
 def test_a_misspelt_subcommand_is_told_about_figure() -> None:
-    assert "'inspect', 'figure'" in refused("figures", "active")
+    assert "'export', 'figure'" in refused("figures", "active")
     assert wiring("--help").out.count("figure") >= 2

@@ -95,6 +95,7 @@ def test_the_command_line_refuses_it_too(choice: Any, said: str, tmp_path: Path)
                                                                              "dynamic": False}),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_the_command_line_trains_the_same_network(
     options: list[str], saved: Any, tmp_path: Path, compiled: list[dict[str, Any]]
 ) -> None:
