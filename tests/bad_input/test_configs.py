@@ -123,7 +123,7 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
         callbacks(("Quux", {})),
         [
             "trainer.callbacks: there is no class 'Quux'; there are ACDC, BudgetedSearch, DNW,",
-            "WiringMonitor, or give an import path, package.module.Class",
+            " more, or give an import path, package.module.Class",
         ],
     ),
     "module that is not there": (

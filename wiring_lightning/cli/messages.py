@@ -13,7 +13,7 @@ from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.text import shorten
 
 # A sentence that is longer is cut: it holds a value that is.
-_LONGEST = 560
+_LONGEST = 360
 # What libraries say when memory is asked for that is not there.
 _NO_MEMORY = (
     "can't allocate memory",

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from inspect import isabstract, isclass
 
-from wiring_lightning.cli.text import shorten
+from wiring_lightning.cli.text import name_some, shorten
 
 # What a value had to be, in words; what is not here is called by its name.
 _NOUNS = {
@@ -183,7 +183,7 @@ WiringComparison, or give an import path, package.module.Class"
     elif place in _EXAMPLES:
         hint = f"{hint}, such as {_EXAMPLES[place]}"
     elif place in ("logger", *_BASES):
-        hint = f"there are {', '.join(known.values())}, or give an import path, {_PATH}"
+        hint = f"there are {name_some([*known.values()], 190)}, or give an import path, {_PATH}"
     return f"there is no class {named}; {hint}"
 
 

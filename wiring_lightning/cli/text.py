@@ -1,5 +1,7 @@
 """Text that goes on one line."""
 
+from collections.abc import Sequence
+
 
 def shorten(text: str, most: int) -> str:
     """A text on one line, cut in the middle if it is long.
@@ -16,3 +18,19 @@ def shorten(text: str, most: int) -> str:
         return text
     end = most // 4
     return f"{text[: most - end - 3]}...{text[-end:]}"
+
+
+def name_some(names: Sequence[str], most: int) -> str:
+    """Names with commas, and how many more there are than fit into so many characters.
+
+    Example:
+        >>> name_some(["DNW", "SET", "RigL"], 100)
+        'DNW, SET, RigL'
+        >>> name_some(["DNW", "SET", "RigL"], 10)
+        'DNW, SET and 1 more'
+    """
+    shown = list(names)
+    while len(", ".join(shown)) > most and len(shown) > 1:
+        shown.pop()
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
