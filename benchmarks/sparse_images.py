@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,10 @@ _METHODS: dict[str, Callable[..., Callback]] = {
 }
 _SEEDED = ("random", "SET", "RigL")
 _DENSE = "dense"
-# Test accuracy in % of WRN-22-2 on CIFAR-10 with 10 % of the weights, 250 epochs (Sundar and
-# Dwaraknath, reproducibility report of RigL, 2021, Table 2; ERK but for pruning).
-_REPORTED: dict[str, float] = {}
+# Test accuracy in % of WRN-22-2 on CIFAR-10 with 20 % of the weights: the main results of RigL's
+# reproducibility report (Sundar and Dwaraknath, 2021); ERK for SET and RigL.
+_REPORTED = {"random": "91.2 ± 0.2", "SET": "92.9 ± 0.2", "RigL": "93.1 ± 0.1",
+             "gradual pruning": "93.2 ± 0.3"}  # fmt: skip
 
 
 def main() -> None:
@@ -69,7 +71,12 @@ def main() -> None:
                      "seed": seed, **_run(options, images, name, density, seed)})  # fmt: skip
         spent = time.perf_counter() - start
         print(name, density, seed, rows[-1]["accuracy"], f"{spent:.0f} s", flush=True)
-        write_results(options.name, list(_table(options, rows)), rows, _figure(rows))
+        _write(options, rows)
+    _write(options, rows)  # with the words of today, if all runs were finished before
+
+
+def _write(options: argparse.Namespace, rows: list[Row]) -> None:
+    write_results(options.name, list(_table(options, rows)), rows, _figure(rows))
 
 
 def _options() -> argparse.Namespace:
@@ -111,7 +118,7 @@ class ResNet20(nn.Sequential):
 
     def __init__(self, width: int = 16) -> None:
         widths = [width] * 4 + [2 * width] * 3 + [4 * width] * 3
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = pairwise(widths)
         super().__init__(
             nn.Conv2d(3, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
@@ -185,9 +192,7 @@ class _Batches(IterableDataset[tuple[Tensor, Tensor]]):
             yield torch.where(mirrored, batch.flip(-1), batch), self.labels[chosen]
 
 
-def _run(
-    options: argparse.Namespace, images: Images, name: str, density: float, seed: int
-) -> Row:
+def _run(options: argparse.Namespace, images: Images, name: str, density: float, seed: int) -> Row:
     """Test accuracy of one run, and what is left of the weights."""
     torch.manual_seed(seed)
     network = ResNet20(options.width)
@@ -255,10 +260,11 @@ def _table(options: argparse.Namespace, rows: list[Row]) -> Iterator[str]:
     yield (
         "Test accuracy in %, mean ± standard deviation; the difference to the random choice of the "
         "same seed, mean ± standard error. All sparse networks have the same number of weights in "
-        "each layer (ERK)."
+        "each layer (ERK). Reported: WRN-22-2 at 32 x 32 pixels with 20 % of its weights, about a "
+        "hundred times as many steps (reproducibility report of RigL); only the order compares."
     )
     yield ""
-    yield "| method | density | weights | n | accuracy | minus random | in the literature |"
+    yield "| method | density | weights | n | accuracy | minus random | reported |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, density in _shown(rows):
         values = _accuracies(rows, name, density)
@@ -266,7 +272,6 @@ def _table(options: argparse.Namespace, rows: list[Row]) -> Iterator[str]:
         paired = [values[seed] - reference[seed] for seed in values if seed in reference]
         weights = {f"{row['weights']:,}" for row in rows
                    if (row["method"], row["density"]) == (name, density)}  # fmt: skip
-        reported = _REPORTED.get(name) if density in (0.1, 1.0) else None
         yield " | ".join(
             [
                 f"| {name}",
@@ -275,7 +280,7 @@ def _table(options: argparse.Namespace, rows: list[Row]) -> Iterator[str]:
                 str(len(values)),
                 _mean(list(values.values())),
                 "-" if name in ("random", _DENSE) else _mean(paired, error=True),
-                f"{'-' if reported is None else reported} |",
+                f"{_REPORTED.get(name, '-')} |",
             ]
         )
 
