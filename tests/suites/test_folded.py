@@ -13,7 +13,7 @@ from wiring_lightning.nn import Adjacency, BernoulliGate, Gate
 from wiring_lightning.nn.folding import fold_batch_norms
 
 # One method for each network: what learns makes no difference here.
-_NETWORKS = list({str((m.backbone, m.arguments)): m for m in METHODS}.values())
+_NETWORKS = list({str((m.backbone, m.arguments)): m for m in reversed(METHODS)}.values())
 _OWN = [m for m in _NETWORKS if m.backbone.__module__.startswith("wiring_lightning.")]
 
 
