@@ -2,9 +2,16 @@
 
 A wiring with a batch of sampled architectures gets one cost per sample. You can use a function of
 your own, or a `ConfiguredCost`.
+
+Networks without a wiring have their weights counted: `sparse_multiply_adds`.
 """
 
 from wiring_lightning.costs.additive import multiply_adds, parameters
+from wiring_lightning.costs.by_weight import (
+    SparseCost as SparseCost,
+    multiply_adds_by_weight,
+    sparse_multiply_adds,
+)
 from wiring_lightning.costs.configured import ConfiguredCost
 from wiring_lightning.costs.measured import Latency, latency
 from wiring_lightning.costs.named import Cost, CostName, named_cost
@@ -21,7 +28,9 @@ __all__ = [
     "SequentialSteps",
     "latency",
     "multiply_adds",
+    "multiply_adds_by_weight",
     "named_cost",
     "parameters",
     "sequential_steps",
+    "sparse_multiply_adds",
 ]
