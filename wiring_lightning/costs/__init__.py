@@ -3,7 +3,7 @@
 A wiring with a batch of sampled architectures gets one cost per sample. You can use a function of
 your own, or a `ConfiguredCost`.
 
-Networks without a wiring have their weights counted: `sparse_multiply_adds`.
+Networks without a wiring have their weights counted: `layer_costs`, `sparse_multiply_adds`.
 """
 
 from wiring_lightning.costs.additive import multiply_adds, parameters
@@ -13,6 +13,7 @@ from wiring_lightning.costs.by_weight import (
     sparse_multiply_adds,
 )
 from wiring_lightning.costs.configured import ConfiguredCost
+from wiring_lightning.costs.layers import LayerCost, layer_costs
 from wiring_lightning.costs.measured import Latency, latency
 from wiring_lightning.costs.named import Cost, CostName, named_cost
 from wiring_lightning.costs.noisy import NoisyCost
@@ -23,10 +24,12 @@ __all__ = [
     "Cost",
     "CostName",
     "Latency",
+    "LayerCost",
     "NoisyCost",
     "Order",
     "SequentialSteps",
     "latency",
+    "layer_costs",
     "multiply_adds",
     "multiply_adds_by_weight",
     "named_cost",

@@ -1,7 +1,7 @@
 """Multiply-adds of each weight of any network, counted in one forward pass."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
 
     Args:
         network: any network.
-        example: its input; a tuple if it takes several. Give a batch of one.
+        example: its input, a batch of one; a tuple of several, or a mapping of them by name.
 
     Raises:
         Exception: of the network, if it does not take the example.
@@ -65,7 +65,8 @@ def multiply_adds_by_weight(network: nn.Module, example: Any) -> dict[nn.Paramet
     """
     weights = [weight for weight in find_weights(network) if not weight.is_vector]
     counter = _Counter()
-    inputs = example if isinstance(example, tuple) else (example,)
+    by_name = dict(example) if isinstance(example, Mapping) else {}
+    inputs = () if by_name else example if isinstance(example, tuple) else (example,)
     devices = {one.device for one in network.parameters()} - {torch.device("cpu")}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -80,7 +81,7 @@ def multiply_adds_by_weight(network: nn.Module, example: Any) -> dict[nn.Paramet
             hook = weight.layer.register_forward_pre_hook(lambda *_, w=weight: counter.watch(w))
             stack.callback(hook.remove)
         stack.enter_context(counter)
-        network(*inputs)
+        network(*inputs, **by_name)
     return dict(counter.counts)
 
 
