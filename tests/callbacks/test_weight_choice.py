@@ -247,7 +247,10 @@ def test_densities_are_logged_on_request() -> None:
     trainer = quiet_trainer(callbacks=[callback], precision="64-true")
     trainer.fit(Reader(), data)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert logged == dict.fromkeys(
-        ["learner/density", "learner/density/first", "learner/density/body",
-         "learner/density/head"], DENSITY
-    )  # fmt: skip
+    names = ["", "/first", "/body", "/head"]
+    assert logged.keys() == {
+        f"learner/{kind}{name}"
+        for kind in ("density", "changed", "dead_rows", "dead_columns")
+        for name in names
+    }
+    assert [logged[f"learner/density{name}"] for name in names] == [DENSITY] * 4

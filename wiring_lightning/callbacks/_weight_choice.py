@@ -1,17 +1,16 @@
 """Choose the sparse weights of a network by class, or by the name of a module or parameter."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import chain
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from wiring_lightning.nn import Adjacency, Gate, find_adjacencies
+from wiring_lightning.nn import Adjacency, find_adjacencies
+from wiring_lightning.nn.weights import SparseWeight as SparseWeight, find_weights, own_names
 from wiring_lightning.optim import EdgeSet
 
 # The default choice, with subclasses. `Conv1D` is the linear layer of some transformers.
@@ -19,58 +18,6 @@ _DEFAULT_LAYERS = (
     "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
     "Linear", "Conv1D",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class SparseWeight:
-    """A parameter that can be sparse: with two axes or more, or of one axis if asked for.
-
-    Args:
-        name: its name without parametrizations, such as `"body.1.weight"`.
-        layer: the layer that it belongs to.
-        owner: the module that holds the parameter; not the layer if that is parametrized.
-        key: name of the parameter in `owner`.
-    """
-
-    name: str
-    layer: nn.Module
-    owner: nn.Module
-    key: str
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """The parameter that the optimizer updates."""
-        return cast(nn.Parameter, getattr(self.owner, self.key))
-
-    @property
-    def layer_name(self) -> str:
-        """The qualified name of its layer."""
-        return self.name.rpartition(".")[0]
-
-    @property
-    def is_vector(self) -> bool:
-        """Whether the parameter has one axis, as biases and the scales of norms have."""
-        return not isinstance(self.parameter, UninitializedParameter) and self.parameter.dim() == 1
-
-    @property
-    def usable(self) -> Tensor | None:
-        """A mask of the entries that can be an edge, or `None` for all."""
-        graph = self.graph
-        return None if graph is None or graph.rank_all else graph.usable
-
-    @property
-    def graph(self) -> Adjacency | None:
-        """The layer, if it is a graph."""
-        return self.layer if isinstance(self.layer, Adjacency) else None
-
-    def matches(self, *patterns: str) -> bool:
-        """Whether a pattern is a class of the layer, or matches the layer's or parameter's name."""
-        classes = {kind.__name__ for kind in type(self.layer).__mro__}
-        names = (self.layer_name, self.name)
-        return any(
-            pattern in classes or any(fnmatchcase(name, pattern) for name in names)
-            for pattern in patterns
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +100,7 @@ class WeightChoice:
 
     def find(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> "Chosen":
         """The chosen weights of a module, without those of submodules that copy others."""
-        both = list(_parameters(module, copies))
+        both = list(find_weights(module, copies))
         matrices = [weight for weight in both if not weight.is_vector]
         vectors = [weight for weight in both if weight.is_vector]
         self._check_patterns(module, matrices, vectors)
@@ -171,10 +118,7 @@ class WeightChoice:
         if not sparse:
             self._raise_none_left(module, frozen)
         groups: dict[str, list[SparseWeight]] = {}
-        weights_in_layer = Counter(weight.layer_name for weight in sparse)
-        for weight in sparse:
-            single = weights_in_layer[weight.layer_name] == 1
-            own_name = weight.layer_name if single else weight.name
+        for weight, own_name in zip(sparse, own_names(sparse), strict=True):
             fitting = (name for name, own in self.groups.items() if weight.matches(*own))
             name = "all" if self.together else next(fitting, own_name)
             groups.setdefault(name, []).append(weight)
@@ -252,47 +196,6 @@ class Chosen:
     groups: dict[str, list[SparseWeight]]
     dense: list[str]
     frozen: list[str]
-
-
-def _parameters(module: nn.Module, copies: Sequence[nn.Module]) -> Iterator[SparseWeight]:
-    """Every parameter that can be sparse, once, even if several modules share it."""
-    seen = {id(parameter) for copy in copies for parameter in copy.parameters()}
-    modules = dict(module.named_modules())
-    for path, owner in modules.items():
-        if isinstance(owner, Gate):
-            continue
-        for key, parameter in owner.named_parameters(recurse=False):
-            lazy = isinstance(parameter, UninitializedParameter)
-            if id(parameter) in seen or not (lazy or parameter.dim()):
-                continue
-            if key.startswith("bias") and (lazy or parameter.dim() >= 2):
-                continue
-            layer_path, name = _layer_and_name(path, key)
-            layer = modules[layer_path]
-            if not lazy and not _has_shape_of_weight(layer, name, parameter):
-                continue
-            seen.add(id(parameter))
-            clean = ".".join(part for part in layer_path.split(".") if part != "_orig_mod")
-            yield SparseWeight(f"{clean}.{name}" if clean else name, layer, owner, key)
-
-
-def _layer_and_name(path: str, key: str) -> tuple[str, str]:
-    """The path of a parameter's layer and its name there, without parametrizations."""
-    layer, parametrized, name = path.rpartition(".parametrizations.")
-    if parametrized:
-        return layer, name
-    if path.startswith("parametrizations."):
-        return "", path.removeprefix("parametrizations.")
-    for suffix in ("_v", "_g", "_orig"):  # of torch's older weight norm and spectral norm
-        if key.endswith(f"weight{suffix}"):
-            return path, key.removesuffix(suffix)
-    return path, key
-
-
-def _has_shape_of_weight(layer: nn.Module, name: str, parameter: Tensor) -> bool:
-    """Whether a parameter has an entry for every weight, unlike the magnitudes of weight norm."""
-    weight = getattr(layer, name, parameter)
-    return isinstance(weight, Tensor) and weight.shape == parameter.shape
 
 
 def listed(names: Sequence[str]) -> str:

@@ -13,9 +13,6 @@ from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional.n_of_m import mask_n_of_m
 from wiring_lightning.optim.n_of_m import BlockEdgeSet, SparseRefined
 
-# Layers whose inputs are the first axis of their weight. `Conv1D` is that of some transformers.
-_INPUTS_FIRST = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Conv1D")
-
 
 class NMSparsity(SparseLayers[SparseRefined]):
     """Keep n of every m consecutive weights, such as 2 of 4, and learn which (SR-STE).
@@ -126,4 +123,4 @@ class NMSparsity(SparseLayers[SparseRefined]):
 
 def _axis(weight: SparseWeight) -> int:
     """The axis of a weight's inputs."""
-    return 0 if weight.matches(*_INPUTS_FIRST) else 1
+    return 0 if weight.inputs_first else 1

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
@@ -12,7 +11,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._averages import Group, Place, copies_inside
+from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
+from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
 from wiring_lightning.callbacks._weight_choice import (
     Chosen,
     SparseGroup,
@@ -22,6 +23,7 @@ from wiring_lightning.callbacks._weight_choice import (
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.costs import LayerCost
 from wiring_lightning.functional.densities import Distribution
 from wiring_lightning.nn import Adjacency
 from wiring_lightning.optim import MaskedWeights, StraightThrough, count_usable
@@ -32,6 +34,8 @@ SomeRule = TypeVar("SomeRule", bound=StraightThrough | MaskedWeights)
 
 class SparseLayers(WiringCallback, Generic[SomeRule]):
     """A callback that makes layers sparse; a subclass decides which weights stay, and when.
+
+    At the start and at the end of a fit it prints a table of the layers: `layer_costs`.
 
     Args:
         density: share of the weights to keep in every layer or group, above 0 and up to 1; or
@@ -48,8 +52,11 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             number of edges, so edges can move between them. Layers in no group have their own.
         freeze_epoch: from the start of this epoch the edges stay, and only their weights learn.
         exclude: patterns as in `layers` of weights that stay dense in any case.
-        log_density: whether to log the share of non-zero weights after every epoch, as
-            `learner/density`, and for each layer or group as `learner/density/<name>`.
+        log_density: whether to log, after every epoch, the share of the weights that are there as
+            `learner/density`, the share of them that were not there at the last logging (or at the
+            start of the fit) as `learner/changed`, and the numbers of outputs that read nothing and
+            of inputs that nobody reads as `learner/dead_rows` and `learner/dead_columns`; and each
+            of them for every layer or group, such as `learner/density/<name>`.
         distribution: how the density is shared out among layers. `uniform`: each has it. `erk` and
             `erdos_renyi`: small layers are denser, with or without regard to the size of kernels,
             and all together have the density (`functional.erdos_renyi_densities`). `global`: all
@@ -106,6 +113,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         self._dense: list[str] = []
         self._restored: dict[str, Any] | None = None
         self._best_before: list[tuple[str, float]] = []
+        self._report = LayerReport(type(self).__name__)
 
     @property
     @override
@@ -166,6 +174,28 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
                     graph.absent = from_first_rank(graph.absent, trainer)
         return groups
 
+    def present_edges(self) -> dict[nn.Parameter, Tensor]:
+        """For every sparse parameter a mask of its edges; empty before a fit."""
+        return edges_of(self._ruled_groups)
+
+    def layer_costs(
+        self, trainer: Trainer, module: LightningModule, saved: bool = False
+    ) -> list[LayerCost]:
+        """What each layer of a network keeps, the dense ones included; see `costs.layer_costs`.
+
+        Args:
+            trainer: the trainer of the fit.
+            module: the module that it trains.
+            saved: whether weights that are zero count as absent, as in a checkpoint. Otherwise an
+                edge that starts at zero counts.
+        """
+        edges: dict[nn.Parameter, Tensor] = {}
+        for learner in find_sparse_learners(trainer):
+            edges |= learner.present_edges()
+        if saved:
+            edges = {parameter: parameter != 0 for parameter in edges}
+        return self._report.rows(trainer, module, edges)
+
     def make_rules(self, trainer: Trainer, groups: Sequence[SparseGroup]) -> None:
         """Make a rule for every optimizer that holds the weights of a group."""
         owners = [
@@ -200,7 +230,9 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self._rules, self._ruled_groups, self._best_before = [], [], []  # from an earlier fit
+            # What is from an earlier fit.
+            self._rules, self._ruled_groups, self._best_before = [], [], []
+            self._report = LayerReport(type(self).__name__)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -212,24 +244,30 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
                 rule.load_state_dict(state)
             self._restored = None
         super().on_fit_start(trainer, pl_module)
+        if self.log_density:
+            self._report.memory.start(by_name(self._groups, self.present_edges()))
+        self._show_layers(trainer, pl_module, "at the start")
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._report.keep_example(batch)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.log_density:
-            counts = {f"/{group.name}": _count(group) for group in self._groups}
-            kept, weights = zip(*counts.values(), strict=True)
-            counts[""] = sum(kept), sum(weights)
-            shares = {f"learner/density{name}": one / of for name, (one, of) in counts.items()}
-            pl_module.log_dict(shares)
+            pl_module.log_dict(self._report.numbers(self._groups, self.present_edges()))
 
     def remember_checkpoints(self, trainer: Trainer) -> None:
         """Save which checkpoints are the best so far, while the network is not yet sparse."""
-        self._best_before = _best_checkpoints(trainer)
+        self._best_before = best_checkpoints(trainer)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)
-        for best in _best_checkpoints(trainer):
+        self._show_layers(trainer, pl_module, "at the end", saved=True)
+        for best in best_checkpoints(trainer):
             if best in self._best_before:
                 rank_zero_warn(
                     f"{type(self).__name__}: the best checkpoint, {best[0]}, was saved before all "
@@ -280,13 +318,17 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def state_dict(self) -> dict[str, Any]:
         if self._rules:
             numbers = {group.name: group.k for group in self._groups}
-            return {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers}
+            state = {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers}
+            return (
+                {**state, "seen": self._report.memory.state_dict()} if self.log_density else state
+            )
         return self._restored or {}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The optimizers do not exist yet, so `on_fit_start` loads the state.
         self._restored = state_dict if "rules" in state_dict else None
+        self._report.memory.load_state_dict(state_dict.get("seen", {}))
 
     @override
     def let_go(self) -> None:
@@ -302,6 +344,14 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def _graphs(self) -> list[Adjacency]:
         """The sparse layers that are graphs."""
         return [graph for group in self._groups for graph in group.graphs]
+
+    def _show_layers(
+        self, trainer: Trainer, module: LightningModule, when: str, saved: bool = False
+    ) -> None:
+        """Print the table of the layers, once for all learners."""
+        if self is find_sparse_learners(trainer)[-1]:
+            self._report.count(trainer, module)
+            self._report.show(self.layer_costs(trainer, module, saved), when)
 
     def _choose(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> Chosen:
         return WeightChoice(
@@ -328,16 +378,16 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             )
 
 
+def find_sparse_learners(trainer: Trainer) -> list[SparseLayers[Any]]:
+    """The callbacks of a trainer that make layers sparse."""
+    callbacks: Sequence[Any] = trainer.callbacks
+    return [callback for callback in callbacks if isinstance(callback, SparseLayers)]
+
+
 def _count(group: SparseGroup) -> tuple[int, int]:
     """The number of non-zero weights of a group, and of all its weights."""
     kept = sum(int(weight.count_nonzero()) for weight in group.weights)
     return kept, sum(weight.numel() for weight in group.weights)
-
-
-def _best_checkpoints(trainer: Trainer) -> list[tuple[str, float]]:
-    """Path and modification time of the best checkpoints so far."""
-    paths = [getattr(each, "best_model_path", "") for each in trainer.checkpoint_callbacks]
-    return [(path, Path(path).stat().st_mtime) for path in paths if path and Path(path).is_file()]
 
 
 def _holds(optimizer: Optimizer, group: SparseGroup) -> bool:

@@ -1,0 +1,188 @@
+"""Multiply-adds by weight: against sums by hand, and against what was published for ResNet-50."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, weight_norm
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import mobilenet_v3_small, resnet50
+
+from tests.functional.test_densities import layers
+from wiring_lightning.costs import multiply_adds_by_weight, sparse_multiply_adds
+from wiring_lightning.functional import erdos_renyi_densities
+from wiring_lightning.functional.densities import round_counts
+
+# RigL's README: operations at inference as a share of the dense network's, for ERK and for a
+# uniform density with a dense first layer.
+PUBLISHED = {0.2: (0.42, 0.23), 0.1: (0.24, 0.13), 0.05: (0.12, 0.08), 0.035: (0.09, 0.07)}
+
+
+@pytest.fixture(scope="module")
+def counted() -> tuple[nn.Module, dict[nn.Parameter, int]]:
+    network = resnet50()
+    return network, multiply_adds_by_weight(network, torch.zeros(1, 3, 224, 224))
+
+
+def share(counts: dict[nn.Parameter, int], densities: list[float]) -> float:
+    kept = sum(d * count for d, count in zip(densities, counts.values(), strict=True))
+    return kept / sum(counts.values())
+
+
+def test_resnet_50_costs_what_its_maps_say(
+    counted: tuple[nn.Module, dict[nn.Parameter, int]],
+) -> None:
+    network, counts = counted
+    by_hand = [layer.weight.numel() * pixels for layer, pixels in layers()]
+    names = dict(network.named_parameters())
+    in_order = [w for name, w in names.items() if w.dim() >= 2]
+    assert [counts[weight] for weight in in_order] == by_hand
+    assert sum(counts.values()) == 4_089_184_256  # printed as 4.1 billion
+
+
+@pytest.mark.parametrize("density", PUBLISHED)
+def test_sparse_resnet_50_costs_what_rigl_says(
+    counted: tuple[nn.Module, dict[nn.Parameter, int]], density: float
+) -> None:
+    network, counts = counted
+    shapes = [weight.shape for weight in counts]
+    erk = erdos_renyi_densities(shapes, density)
+    uniform = [1.0, *[density] * (len(counts) - 1)]
+    erk_share, uniform_share = PUBLISHED[density]
+    assert next(iter(counts)) is network.conv1.weight
+    assert share(counts, erk) == pytest.approx(erk_share, abs=0.01)
+    assert share(counts, uniform) == pytest.approx(uniform_share, abs=0.01)
+
+
+def test_zeros_save_their_multiply_adds(counted: tuple[nn.Module, dict[nn.Parameter, int]]) -> None:
+    network, counts = counted
+    sizes = [weight.numel() for weight in counts]
+    shares = erdos_renyi_densities([weight.shape for weight in counts], 0.1)
+    kept = round_counts(shares, sizes, exact=True)
+    with torch.no_grad():
+        for weight, k in zip(counts, kept, strict=True):
+            weight.fill_(1.0).view(-1)[k:] = 0
+    cost = sparse_multiply_adds(network, torch.zeros(1, 3, 224, 224))
+    assert cost.dense == 4_089_184_256
+    pairs = zip(counts.values(), kept, sizes, strict=True)
+    assert cost.sparse == sum(count // size * k for count, k, size in pairs)
+
+
+class Functional(nn.Module):
+    """Uses its weights by functions, and one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 6))
+        self.other_weight = nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = nn.functional.linear(inputs, self.weight)
+        return (hidden @ self.other_weight.t()) @ self.weight.t()
+
+
+class Crossed(nn.Module):
+    """Attention that reads its keys elsewhere: three products with parts of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        answer, _ = self.layer(queries, keys, keys)
+        return answer
+
+
+def conv(**arguments: Any) -> nn.Conv2d:
+    return nn.Conv2d(4, 6, 3, **arguments)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Any, list[int]]] = {
+    "strides": (lambda: conv(stride=2), torch.zeros(1, 4, 9, 7), [216 * 4 * 3]),
+    "padding": (lambda: conv(padding=1), torch.zeros(1, 4, 9, 7), [216 * 9 * 7]),
+    "dilation": (lambda: conv(dilation=2), torch.zeros(1, 4, 9, 7), [216 * 5 * 3]),
+    "groups": (lambda: conv(groups=2), torch.zeros(1, 4, 9, 7), [108 * 7 * 5]),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2),
+        torch.zeros(1, 4, 5, 5),
+        [108 * 25],
+    ),
+    "volumes": (lambda: nn.Conv3d(2, 3, 2), torch.zeros(1, 2, 3, 4, 5), [48 * 2 * 3 * 4]),
+    "sequences": (lambda: nn.Linear(5, 7, bias=False), torch.zeros(1, 11, 5), [35 * 11]),
+    "embedding": (
+        lambda: nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 7)),
+        torch.zeros(1, 3, dtype=torch.long),
+        [35 * 3],
+    ),
+    "functions": (Functional, torch.zeros(1, 6), [48, 24]),
+    "attention": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        torch.zeros(1, 3, 8),
+        [192 * 3, 64 * 3, 128 * 3, 128 * 3],
+    ),
+    "cross attention": (
+        Crossed,
+        (torch.zeros(1, 3, 8), torch.zeros(1, 5, 8)),
+        [64 * 3 + 128 * 5, 64 * 3],
+    ),
+    "recurrent": (lambda: nn.GRU(3, 4), torch.zeros(5, 1, 3), [36 * 5, 48 * 5]),
+    "parametrized": (lambda: parametrizations.weight_norm(conv()), torch.zeros(1, 4, 3, 3), [216]),
+    "spectral": (lambda: parametrizations.spectral_norm(conv()), torch.zeros(1, 4, 3, 3), [216]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_kinds_of_layers_are_counted_as_by_hand(case: str) -> None:
+    make, example, expected = CASES[case]
+    assert list(multiply_adds_by_weight(make(), example).values()) == expected
+
+
+def test_weights_of_the_older_weight_norm_are_counted() -> None:
+    with pytest.warns(FutureWarning):
+        layer = weight_norm(conv())
+    counts = multiply_adds_by_weight(layer, torch.zeros(1, 4, 4, 4))
+    assert counts == {layer.weight_v: 216 * 4}
+
+
+def test_tied_weights_count_each_time() -> None:
+    network = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5))
+    network[2].weight = network[0].weight
+    assert multiply_adds_by_weight(network, torch.zeros(1, 5)) == {network[0].weight: 50}
+
+
+def test_nothing_of_the_network_changes() -> None:
+    network = nn.Sequential(conv(), nn.BatchNorm2d(6), nn.Dropout(), nn.Conv2d(6, 2, 1))
+    network[1].eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    with torch.inference_mode():
+        in_inference = sparse_multiply_adds(network, torch.ones(1, 4, 5, 5))
+    assert sparse_multiply_adds(network, torch.ones(1, 4, 5, 5)) == in_inference
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(hooks for m in network.modules() for hooks in [m._forward_pre_hooks])
+    with pytest.raises(RuntimeError, match="channels"):
+        multiply_adds_by_weight(network, torch.ones(1, 3, 5, 5))
+    assert [module.training for module in network.modules()] == modes
+    assert not any(hooks for m in network.modules() for hooks in [m._forward_pre_hooks])
+
+
+def test_random_numbers_of_the_run_are_left_alone() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs + torch.randn_like(inputs))
+
+    layer = Noisy(3, 3)
+    before = torch.random.get_rng_state()
+    multiply_adds_by_weight(layer, torch.ones(1, 3))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_networks_without_attention_agree_with_the_counter_of_torch() -> None:
+    network, image = mobilenet_v3_small().eval(), torch.zeros(1, 3, 64, 64)
+    dense, sparse = sparse_multiply_adds(network, image)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    assert dense == sparse == counter.get_total_flops() // 2

@@ -1,0 +1,149 @@
+"""What each layer of a network with sparse weights keeps and costs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wiring_lightning.costs.by_weight import multiply_adds_by_weight
+from wiring_lightning.nn.weights import SparseWeight, find_dead, find_weights, own_names
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """The weight of a layer: how much of it is there, and what it costs.
+
+    Args:
+        name: of the layer, or of the parameter if the layer has several.
+        shape: of the weight; empty for a sum of layers.
+        kept: number of weights that are there.
+        weights: number of all weights. Of a graph, those that can be an edge.
+        dead_rows: number of outputs that read nothing; `None` for a vector.
+        dead_columns: number of inputs that nobody reads; `None` for a vector.
+        multiply_adds: those of the dense weight; `None` if they are not known.
+        kept_multiply_adds: those of the weights that are there.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    weights: int
+    dead_rows: int | None
+    dead_columns: int | None
+    multiply_adds: int | None = None
+    kept_multiply_adds: int | None = None
+
+    @property
+    def density(self) -> float:
+        """The share of the weights that are there."""
+        return self.kept / max(self.weights, 1)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a weight is absent."""
+        return self.kept < self.weights
+
+
+def layer_costs(network: nn.Module, example: Any = None) -> list[LayerCost]:
+    """What each layer with a weight matrix keeps, in the order of the network.
+
+    Args:
+        network: any network; weights that are zero count as absent.
+        example: its input, a batch of one. Without it, multiply-adds are not counted.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(128, 10))
+        >>> network[0].weight.data[2:] = 0
+        >>> first, last = layer_costs(network, torch.zeros(1, 3, 6, 6))
+        >>> first.kept, first.weights, first.density, first.dead_rows
+        (54, 216, 0.25, 6)
+        >>> first.multiply_adds, first.kept_multiply_adds, last.kept_multiply_adds
+        (3456, 864, 1280)
+    """
+    counts = None if example is None else multiply_adds_by_weight(network, example)
+    return costs_of(find_matrices(network), {}, counts)
+
+
+def find_matrices(
+    network: nn.Module, copies: Sequence[nn.Module] = (), also: Iterable[nn.Parameter] = ()
+) -> list[SparseWeight]:
+    """The weights of a network's layers, without biases, norms and learned positions.
+
+    Args:
+        network: any network.
+        copies: submodules that copy others, such as an average; theirs are left out.
+        also: other parameters that are wanted, too.
+    """
+    wanted = {id(parameter) for parameter in also}
+    return [
+        weight
+        for weight in find_weights(network, copies)
+        if id(weight.parameter) in wanted
+        or (not weight.is_vector and "weight" in weight.name.rpartition(".")[2])
+    ]
+
+
+@torch.no_grad()
+def costs_of(
+    weights: Sequence[SparseWeight],
+    edges: Mapping[nn.Parameter, Tensor],
+    counts: Mapping[nn.Parameter, int] | None,
+) -> list[LayerCost]:
+    """What some weights keep.
+
+    Args:
+        weights: the weights.
+        edges: for some of their parameters, masks of what is there; of the others, what is not
+            zero.
+        counts: multiply-adds by parameter, as of `multiply_adds_by_weight`; `None` if not known.
+    """
+    rows = []
+    for name, weight in zip(own_names(weights), weights, strict=True):
+        parameter = weight.parameter
+        own = edges.get(parameter)
+        own = parameter != 0 if own is None else own
+        usable = weight.usable
+        kept = int(own.sum())
+        dense = None if counts is None else counts.get(parameter, 0)
+        dead_rows, dead_columns = (None, None) if weight.is_vector else find_dead(weight, own)
+        rows.append(
+            LayerCost(
+                name,
+                tuple(parameter.shape),
+                kept,
+                parameter.numel() if usable is None else int(usable.sum()),
+                None if dead_rows is None else int(dead_rows.sum()),
+                None if dead_columns is None else int(dead_columns.sum()),
+                dense,
+                None if dense is None else dense * kept // max(parameter.numel(), 1),
+            )
+        )
+    return rows
+
+
+def sum_of(rows: Sequence[LayerCost], name: str = "all layers") -> LayerCost:
+    """The sum of some layers; what is not known of one is not known of all.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        >>> sum_of(layer_costs(network)).weights
+        18
+    """
+
+    def total(values: Iterable[int | None]) -> int | None:
+        known = list(values)
+        return None if None in known else sum(value or 0 for value in known)
+
+    matrices = [row for row in rows if row.dead_rows is not None]
+    return LayerCost(
+        name,
+        (),
+        sum(row.kept for row in rows),
+        sum(row.weights for row in rows),
+        total(row.dead_rows for row in matrices),
+        total(row.dead_columns for row in matrices),
+        total(row.multiply_adds for row in rows),
+        total(row.kept_multiply_adds for row in rows),
+    )
