@@ -44,7 +44,7 @@ _METHODS: dict[str, Callable[..., Callback]] = {
     "random": RandomEdges,
     "one-shot at the start": PruneAtStart,
     "SET": partial(SET, every=_EVERY, unit="step", until=0.75, fraction_decay="cosine"),
-    "RigL": partial(RigL, every=_EVERY),
+    "RigL": partial(RigL, delta_t=_EVERY),
     "DNW": DNW,
     "gradual pruning": partial(GradualPruning, every=_EVERY),
 }

@@ -227,7 +227,7 @@ METHODS = [
         "rigl",
         TwoLayers,
         {},
-        [(RigL, {"density": 0.3, "distribution": "erk", "every": 2, "total_steps": 12})],
+        [(RigL, {"density": 0.3, "distribution": "erk", "delta_t": 2, "total_steps": 12})],
         "weights",
     ),
     Method(

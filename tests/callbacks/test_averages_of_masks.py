@@ -40,7 +40,7 @@ from wiring_lightning.callbacks import (
 FAST = partial(SGD, lr=0.3, momentum=0.9)
 # Of 15 steps in three epochs. Nothing comes after step 11, so all that is there has learned.
 SCHEDULED: dict[str, Callable[[], MaskSchedule]] = {
-    "RigL": lambda: RigL(density=0.25, every=2),
+    "RigL": lambda: RigL(density=0.25, delta_t=2),
     "SET": lambda: SET(density=0.25, until=0.7),
     "GradualPruning": lambda: GradualPruning(density=0.25, every=2),
     "ACDC": lambda: ACDC(density=0.25, every=5, unit="step"),  # validated sparse, dense, sparse
@@ -172,7 +172,7 @@ def test_a_copy_inside_of_the_module_has_the_last_masks(name: str) -> None:
 
 
 FALLING: dict[str, Callable[[], Callback]] = {
-    "RigL": lambda: RigL(density=0.25, every=2),
+    "RigL": lambda: RigL(density=0.25, delta_t=2),
     "GradualPruning": lambda: GradualPruning(density=0.25, every=2, until=1.0),
     "ACDC": lambda: ACDC(density=0.25, every=2, unit="step", until=1.0),
     "DNW": lambda: DNW(density=0.25, initial_density=1.0, until=1.0),
