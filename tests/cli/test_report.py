@@ -142,7 +142,13 @@ def test_sparse_layers_of_a_network_with_a_wiring_are_shown(tmp_path: Path) -> N
     assert report(out).reported("kept by layer") == "backbone.classifier 25.0%"
     assert "after pruning" in out
     shown = succeed("inspect", "--config", file, "--ckpt_path", str(checkpoint_in(tmp_path)))
-    assert all(line in out for line in shown.splitlines())
+    totals, table = shown.split("\n\n")
+    assert all(line in out for line in totals.splitlines())
+    assert [line.split()[0] for line in table.splitlines()] == [
+        "layer",
+        "backbone.classifier",
+        "all",
+    ]
 
 
 def test_graphs_are_told_by_the_wiring_only() -> None:

@@ -41,8 +41,8 @@ class DNW(TimedLayers[StraightThrough]):
             number of edges, so edges can move between them. Layers in no group have their own.
         freeze_epoch: from the start of this epoch the edges stay, and only their weights learn.
         exclude: patterns as in `layers` of weights that stay dense in any case.
-        log_density: whether to log the share of non-zero weights after every epoch, as
-            `learner/density`, and for each layer or group as `learner/density/<name>`.
+        log_density: whether to log, after every epoch, the share of the weights that are there,
+            the share of them that is new, and dead rows and columns; see `SparseLayers`.
         distribution: how the density is shared out among layers. `uniform`: each has it. `erk` and
             `erdos_renyi`: small layers are denser, with or without regard to the size of kernels,
             and all together have the density (`functional.erdos_renyi_densities`). `global`: all

@@ -1,8 +1,9 @@
 """The pictures of `WiringMonitor`: their names, and the networks that each applies to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from wiring_lightning.costs import LayerCost
 from wiring_lightning.wiring import Wired, Wiring
 
 if TYPE_CHECKING:
@@ -37,3 +38,15 @@ def draw_pictures(network: Wired, wiring: Wiring) -> Iterator[tuple[str, "Figure
         yield "degrees", plots.draw_degrees(wiring)
     if isinstance(network, plots.ReusesFeatures):
         yield "feature_reuse", plots.draw_feature_reuse(network.feature_reuse())
+
+
+def draw_layers(rows: Sequence[LayerCost]) -> Iterator[tuple[str, "Figure"]]:
+    """Name and figure of the picture of a plain network's layers; none without layers.
+
+    Args:
+        rows: the layers, as of `costs.layer_costs`.
+    """
+    from wiring_lightning import plots
+
+    if rows:
+        yield "densities", plots.draw_densities(rows)

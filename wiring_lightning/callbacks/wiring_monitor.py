@@ -12,7 +12,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning import costs
+from wiring_lightning.callbacks._layer_monitor import LayerMonitor
 from wiring_lightning.callbacks.hparams_page import add_to_row, write_row
+from wiring_lightning.callbacks.layer_table import layer_table
 from wiring_lightning.callbacks.log_to import (
     send_hyperparameters,
     send_picture,
@@ -20,9 +22,10 @@ from wiring_lightning.callbacks.log_to import (
     takes_pictures,
     takes_tables,
 )
-from wiring_lightning.callbacks.pictures import draw_pictures
+from wiring_lightning.callbacks.pictures import draw_layers, draw_pictures
 from wiring_lightning.callbacks.rates import learning_rates
 from wiring_lightning.callbacks.run_facts import run_facts
+from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.callbacks.wiring_callback import refuse_a_second
 from wiring_lightning.callbacks.wiring_numbers import score_numbers, short_names, wiring_table
 from wiring_lightning.nn import Gate, find_gates
@@ -39,8 +42,9 @@ class WiringMonitor(Callback):
     """Log how a wiring develops: numbers, pictures, a table, learning rates and hyper-parameters.
 
     Works with every LightningModule that contains an `nn.Gate` or a network with a wiring
-    (`wiring.Wired`). Logs after every n-th epoch and after the last one, to all loggers. For every
-    gate, under `wiring/<name of the gate>/`:
+    (`wiring.Wired`), and with plain networks that a `SparseLayers` makes sparse. Logs after every
+    n-th epoch and after the last one, to all loggers. For every gate, under
+    `wiring/<name of the gate>/`:
 
     - `entropy`: mean over the targets of the entropy of their normalised scores, divided by the
       logarithm of the number of candidates: 1 if all scores are equal, 0 if only one is positive;
@@ -56,12 +60,22 @@ class WiringMonitor(Callback):
     - `live_nodes`, `live_edges`, `parameters_live`, `multiply_adds_live`: number and cost (see
       `costs`) of what is on an active path from the input to the output.
 
+    For a plain network with sparse layers, under `wiring/` and, for each of these layers, under
+    `wiring/<name of the layer>/`:
+
+    - `density` and `edges_changed`: share of the weights that are there, and how many of them were
+      not at the last logging (or at the start of the fit);
+    - `dead_rows`, `dead_columns`: outputs that read nothing, and inputs that nobody reads;
+    - for the network only, `active_edges`, `parameters_live` and, if they are known (see
+      `SparseLayers.layer_costs`), `multiply_adds_live`: without the absent weights.
+
     In the steps that the trainer logs, `weights/lr` and `wiring/lr` are the learning rates of the
     weights and of the scores.
 
     Loggers of TensorBoard, W&B and MLflow, and others with a `log_image` as W&B's has, get the
     pictures of `callbacks.pictures`, such as `wiring/graph` and `wiring/scores`; those with a
-    `log_table`, at the end of the fit, the table `wiring/modules`. Every logger gets the settings
+    `log_table`, at the end of the fit, the table `wiring/modules`. Of a plain network they are
+    `wiring/densities` and `wiring/layers`. Every logger gets the settings
     of the run as hyper-parameters. A line says which logger takes no pictures or tables.
 
     TensorBoard keeps ten pictures per tag unless it is started with
@@ -75,7 +89,7 @@ class WiringMonitor(Callback):
 
     Raises:
         MisconfigurationException: if `every_n_epochs` is below 1, or the LightningModule has
-            neither a gate nor a network with a wiring.
+            neither a gate nor a network with a wiring, and no callback makes its layers sparse.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -95,6 +109,8 @@ class WiringMonitor(Callback):
         self._step_metrics: set[str] | None = None
         self._epoch: int | None = None  # the last epoch, if it is not logged yet
         self._facts: dict[str, bool | int | float | str] = {}
+        self._layers: LayerMonitor | None = None  # of a plain network
+        self._seen: dict[str, Tensor] = {}  # what a resumed run has seen of them
         self._row: dict[str, float] = {}  # metrics on the HPARAMS page of TensorBoard
 
     @override
@@ -103,16 +119,21 @@ class WiringMonitor(Callback):
             refuse_a_second(self, trainer)
             self._edges, self._numbers, self._epoch = {}, {}, None  # of an earlier fit
             self._facts, self._row = {}, {}
+            self._layers, self._seen = None, {}
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network, gates = find_wired(pl_module), find_gates(pl_module)
         if network is None and not gates:
-            raise MisconfigurationException(
-                f"WiringMonitor found nothing to watch in {type(pl_module).__name__}: it needs a "
-                "`wiring_lightning.nn.Gate` or a submodule with the methods `wiring` and "
-                "`compact`; use one of the backbones, or remove the callback."
-            )
+            if not find_sparse_learners(trainer):
+                raise MisconfigurationException(
+                    f"WiringMonitor found nothing to watch in {type(pl_module).__name__}: it needs "
+                    "a `wiring_lightning.nn.Gate`, a submodule with the methods `wiring` and "
+                    "`compact`, or a callback that makes layers sparse, such as DNW; use one of "
+                    "the backbones, add such a callback, or remove this one."
+                )
+            self._layers = LayerMonitor()
+            self._layers.memory.load_state_dict(self._seen)
         now = _edges(gates, None if network is None else network.wiring())
         self._edges = {
             name: self._edges[name] if _fits(self._edges.get(name), edges) else edges
@@ -132,6 +153,8 @@ class WiringMonitor(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._layers is not None:
+            self._layers.start(trainer, pl_module)
         # Not before: Lightning has sent the hyper-parameters of module and data by now.
         if trainer.loggers and trainer.is_global_zero:
             self._facts = run_facts(trainer, pl_module, find_wired(pl_module))
@@ -176,9 +199,14 @@ class WiringMonitor(Callback):
         metrics = self._last_metrics(trainer)
         if not trainer.is_global_zero or not metrics:
             return
-        columns, rows = wiring_table(find_gates(pl_module), find_wired(pl_module))
+        if self._layers is None:
+            name = "wiring/modules"
+            columns, rows = wiring_table(find_gates(pl_module), find_wired(pl_module))
+        else:
+            name = "wiring/layers"
+            columns, rows = layer_table(self._layers.rows(trainer, pl_module, saved=True))
         for logger in trainer.loggers:
-            send_table(logger, "wiring/modules", columns, rows, _step(trainer))
+            send_table(logger, name, columns, rows, _step(trainer))
             if isinstance(logger, TensorBoardLogger):
                 write_row(logger, self._facts, metrics, _step(trainer))
             logger.save()
@@ -196,11 +224,14 @@ class WiringMonitor(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"edges": dict(self._edges)}
+        edges = {"edges": dict(self._edges)}
+        seen = self._seen if self._layers is None else self._layers.memory.state_dict()
+        return {**edges, "layers": seen} if seen else edges
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._edges = dict(state_dict["edges"])
+        self._seen = state_dict.get("layers", {})
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         self._epoch = None
@@ -218,13 +249,20 @@ class WiringMonitor(Callback):
             own = score_numbers(gates[name])
             own |= {"edges_changed": changed[name], "live_branches": used}
             numbers |= {f"{short}/{key}": value for key, value in own.items()}
+        rows = []
+        if self._layers is not None:
+            rows = self._layers.rows(trainer, pl_module, saved=False)
+            numbers |= self._layers.numbers(trainer, pl_module, rows)
         self._numbers = {f"wiring/{name}": float(value) for name, value in numbers.items()}
         step = _step(trainer)
         for logger in trainer.loggers:
             logger.log_metrics({**self._numbers, "epoch": epoch}, step=step)
         showing = [logger for logger in trainer.loggers if takes_pictures(logger)]
-        if self.pictures and network is not None and wiring is not None and showing:
-            for name, figure in draw_pictures(network, wiring):
+        if self.pictures and showing:
+            drawn = draw_layers(rows)
+            if network is not None and wiring is not None:
+                drawn = draw_pictures(network, wiring)
+            for name, figure in drawn:
                 for logger in showing:
                     send_picture(logger, f"wiring/{name}", figure, step)
         for logger in trainer.loggers:

@@ -24,6 +24,7 @@ import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLayers, WiringCallback
 from wiring_lightning.callbacks._gate_learner import GateLearner
+from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
 from wiring_lightning.cli.curves import default_logger
@@ -171,9 +172,13 @@ class WiringCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.subcommand == "inspect":  # needs none of the devices and loggers of the config
-            return WiringTrainer(
+            inspecting = WiringTrainer(
                 accelerator="cpu", devices=1, logger=False, enable_checkpointing=False
             )
+            parser = self._parser("inspect")
+            assert isinstance(parser, InspectParser)
+            inspecting.data = parser.given.get("data")
+            return inspecting
         given = self.config_init[self.subcommand].trainer
         _check_learners(given.callbacks)
         _say_what_is_misread(given)
@@ -269,7 +274,9 @@ class WiringCLI(LightningCLI):
         """Print first, then draw: a full disk must not lose what was measured."""
         rows = [(name.replace("/", " "), f"{value:.4f}") for name, value in tested.items()]
         rows += [("steps", self._steps())]
-        rows += [*network_rows(self.model), *score_rows(self.model)]
+        learners = find_sparse_learners(self.trainer)
+        layers = learners[-1].layer_costs(self.trainer, self.model, saved=True) if learners else []
+        rows += [*network_rows(self.model, layers), *score_rows(self.model)]
         if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
             rows.append(("curves", f"tensorboard --logdir {folder}"))
         width = max(len(label) for label, _ in rows)

@@ -12,18 +12,26 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from typing_extensions import override
 
+from wiring_lightning.callbacks.layer_table import layer_text
 from wiring_lightning.checkpoints import load_weights
+from wiring_lightning.cli.example import costs_with, example_image
 from wiring_lightning.cli.found import found_files
 from wiring_lightning.cli.messages import fail
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.picture import draw_network
-from wiring_lightning.cli.report import format_table, network_rows, summarize, summarize_weights
+from wiring_lightning.cli.report import (
+    BY_LAYER,
+    format_table,
+    network_rows,
+    summarize,
+    summarize_weights,
+)
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
 from wiring_lightning.cli.yaml_text import read_yaml
 from wiring_lightning.files import picture_path, refuse_existing
-from wiring_lightning.nn import find_bernoulli_gates
-from wiring_lightning.plots import save_figure
+from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
+from wiring_lightning.plots import draw_densities, save_figure
 from wiring_lightning.wiring import find_wired
 
 # What a config may say here beside its model: nothing that writes a file.
@@ -114,10 +122,12 @@ class WiringTrainer(Trainer):
     Attributes:
         folder: where a run writes whose loggers have no folder for every run.
         claimed: folders that were made for this run and nobody else.
+        data: what the config says about the data, for `inspect`.
     """
 
     folder: Path | None = None
     claimed: tuple[Path, ...] = ()
+    data: Any = None
 
     @property
     @override
@@ -137,21 +147,26 @@ class WiringTrainer(Trainer):
         found: str | None = None,
         overwrite: bool = False,
         weights_only: bool | None = None,  # noqa: ARG002
+        image_size: int | tuple[int, int] | None = None,
     ) -> None:
         """Show what a network's wiring costs, all candidates against what is live.
 
-        Of a network that does not tell a wiring, show which share of its weights is not zero.
+        Of a network that does not tell a wiring, show which weights of its layers are not zero.
 
         Args:
             model: the model of the config.
             datamodule: not used; a config for training may name one.
             ckpt_path: checkpoint whose weights and wiring are shown; a fresh network if not given.
             format: a table for people or JSON for programs.
-            figure: file to draw the wiring into, such as wiring.png or wiring.svg.
+            figure: file to draw the wiring into, such as wiring.png or wiring.svg; of a network
+                without one, the densities of its layers.
             found: folder to write the architecture into that a search has found in a fabric: a
                 config and a checkpoint of its own.
             overwrite: whether these files may replace others that are there.
             weights_only: not used; the config that a run saves names it.
+            image_size: side of the images, or their height and width, to count the multiply-adds of
+                a network that does not tell its wiring; by default that of the config's data or of
+                the network, if it is known.
         """
         if not overwrite:
             refuse_existing([picture_path(figure)] if figure else [], "--figure")
@@ -159,26 +174,33 @@ class WiringTrainer(Trainer):
         if ckpt_path is not None:
             load_weights(model, ckpt_path)
         network = find_wired(model)
-        if network is None and figure is not None:
+        if network is not None and image_size is not None:
             raise MisconfigurationException(
-                f"{type(model).__name__} holds no network with a `wiring()`, so there is no "
-                "picture of one; leave --figure out, or use one of wiring_lightning.backbones or "
-                "your own with that method."
+                f"{type(network).__name__} tells its wiring, and costs itself: leave --image_size "
+                "out, and set image_size of the backbone."
             )
+        example = example_image(model, image_size, self.data) if network is None else None
+        layers = costs_with(model, example, image_size is not None)
         if format == "json":
             searched = bool(find_bernoulli_gates(model))
             summary = (
-                summarize_weights(model)
+                summarize_weights(model, layers)
                 if network is None
                 else summarize(network.wiring(), searched)
             )
             print(json.dumps(summary, indent=2))
         else:
-            rows = network_rows(model)
+            graphs = find_adjacencies(model)
+            shown = [layer for layer in layers if network is None or layer.sparse]
+            shown = [layer for layer in shown if layer.name not in graphs]
+            rows = network_rows(model, layers)
             if ckpt_path is not None:  # the scores of a fresh network say nothing
                 rows += score_rows(model)
-            print(format_table(rows))
+            print(format_table([row for row in rows if row[0] != BY_LAYER]))
+            if any(layer.sparse for layer in shown):
+                print(f"\n{layer_text(shown)}")
             if ckpt_path is not None and close_to_chance(model):
                 print(CHANCE)
-        if network is not None and figure is not None:
-            save_figure(draw_network(network), Path(figure))
+        if figure is not None:
+            drawn = draw_densities(layers) if network is None else draw_network(network)
+            save_figure(drawn, Path(figure))

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from wiring_lightning import costs
+from wiring_lightning.costs.layers import LayerCost, sum_of
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
 from wiring_lightning.wiring import Planted, Wiring, find_wired
+
+BY_LAYER = "kept by layer"  # label of the row about single layers
 
 
 def summarize(wiring: Wiring, searched: bool = False) -> dict[str, Any]:
@@ -67,11 +70,17 @@ def live_per_group(wiring: Wiring) -> dict[str, list[int]]:
     return {name: counts for name, counts in wiring.live_per_group().items() if name not in alone}
 
 
-def network_rows(module: nn.Module) -> list[tuple[str, str]]:
-    """The rows of the table that a person reads about a network: its wiring, or its weights."""
+def network_rows(module: nn.Module, layers: Sequence[LayerCost] = ()) -> list[tuple[str, str]]:
+    """The rows of the table that a person reads about a network: its wiring, or its weights.
+
+    Args:
+        module: the network, or a module that holds it.
+        layers: those of a network without a wiring, for its multiply-adds if they are known.
+    """
     network = find_wired(module)
     if network is None:
-        return weight_rows(module)
+        first, *others = weight_rows(module)
+        return [first, *multiply_add_rows(layers), *others]
     searched, wiring = bool(find_bernoulli_gates(module)), network.wiring()
     rows = [*summary_rows(wiring, searched), *sparse_rows(module)]
     if isinstance(network, Planted):
@@ -131,34 +140,80 @@ def summary_rows(wiring: Wiring, searched: bool = False) -> list[tuple[str, str]
     return rows
 
 
-def summarize_weights(module: nn.Module) -> dict[str, Any]:
-    """Total and nonzero parameters of a network, and weights of each layer.
+def summarize_weights(
+    module: nn.Module, layers: Sequence[LayerCost] | None = None
+) -> dict[str, Any]:
+    """Total and nonzero parameters of a network, and what each layer keeps.
 
-    A layer is a module with a `weight` of at least two dimensions.
+    Args:
+        module: the network, or a module that holds it.
+        layers: its layers, as of `costs.layer_costs`; looked at here if not given.
 
     Example:
         >>> layer = nn.Linear(4, 2)
         >>> layer.weight.data[0] = 0
         >>> summary = summarize_weights(nn.Sequential(layer))
-        >>> summary["params"]["total"], summary["layers"]
-        (10, {'0': {'total': 8, 'nonzero': 4}})
+        >>> summary["params"], summary["weights"]
+        ({'total': 10, 'nonzero': 6}, {'total': 8, 'nonzero': 4})
+        >>> summary["layers"]["0"]["density"], summary["layers"]["0"]["dead_rows"]
+        (0.5, 1)
     """
-    layers = {}
-    for name, layer in module.named_modules():
-        weight = getattr(layer, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() >= 2:
-            layers[name] = {"total": weight.numel(), "nonzero": int(weight.count_nonzero())}
+    layers = costs.layer_costs(module) if layers is None else layers
+    everything = sum_of(layers)
     parameters = list(module.parameters())
-    return {
+    summary = {
         "params": {
             "total": sum(parameter.numel() for parameter in parameters),
             "nonzero": sum(int(parameter.count_nonzero()) for parameter in parameters),
         },
-        "weights": {
-            key: sum(layer[key] for layer in layers.values()) for key in ("total", "nonzero")
-        },
-        "layers": layers,
+        "weights": {"total": everything.weights, "nonzero": everything.kept},
     }
+    if layers and everything.multiply_adds is not None:
+        summary["multiply_adds"] = _multiply_adds(everything)
+    return {**summary, "layers": {layer.name: _layer(layer) for layer in layers}}
+
+
+def _multiply_adds(layer: LayerCost) -> dict[str, int]:
+    assert layer.multiply_adds is not None
+    assert layer.kept_multiply_adds is not None
+    return {"total": layer.multiply_adds, "nonzero": layer.kept_multiply_adds}
+
+
+def _layer(layer: LayerCost) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "shape": list(layer.shape),
+        "total": layer.weights,
+        "nonzero": layer.kept,
+        "density": layer.density,
+        "dead_rows": layer.dead_rows,
+        "dead_columns": layer.dead_columns,
+    }
+    return (
+        values
+        if layer.multiply_adds is None
+        else {**values, "multiply_adds": _multiply_adds(layer)}
+    )
+
+
+def multiply_add_rows(layers: Sequence[LayerCost]) -> list[tuple[str, str]]:
+    """The row about the multiply-adds of some layers; none if they are not known.
+
+    Example:
+        >>> layer = nn.Linear(4, 2)
+        >>> layer.weight.data[0] = 0
+        >>> multiply_add_rows(costs.layer_costs(layer, torch.zeros(1, 4)))
+        [('multiply-adds', '8 -> 4 without weights that are zero (50.0%)')]
+    """
+    everything = sum_of(layers)
+    dense, kept = everything.multiply_adds, everything.kept_multiply_adds
+    if not dense or kept is None:
+        return []
+    return [
+        (
+            "multiply-adds",
+            f"{dense:,} -> {kept:,} without weights that are zero ({kept / dense:.1%})",
+        )
+    ]
 
 
 def sparse_rows(module: nn.Module) -> list[tuple[str, str]]:
@@ -183,7 +238,7 @@ def sparse_rows(module: nn.Module) -> list[tuple[str, str]]:
     total, kept = (sum(layer[key] for layer in layers.values()) for key in ("total", "nonzero"))
     return [
         ("weights kept", f"{kept:,} of {total:,} in sparse layers ({kept / total:.1%})"),
-        ("kept by layer", _shares(layers)),
+        (BY_LAYER, _shares(layers)),
     ]
 
 
@@ -204,7 +259,7 @@ def weight_rows(module: nn.Module) -> list[tuple[str, str]]:
         text = f"{weights['total']:,}, {weights['nonzero']:,} of them not zero ({share:.1%})"
         rows.append(("weights", text))
     if weights["nonzero"] < weights["total"]:
-        rows.append(("kept by layer", _shares(summary["layers"])))
+        rows.append((BY_LAYER, _shares(summary["layers"])))
     return rows
 
 

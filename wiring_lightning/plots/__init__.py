@@ -11,6 +11,7 @@ from wiring_lightning.plots.channels import (
     draw_degrees,
     is_channel_graph as is_channel_graph,
 )
+from wiring_lightning.plots.densities import draw_densities
 from wiring_lightning.plots.fabric import draw_fabric, is_fabric as is_fabric
 from wiring_lightning.plots.graph import (
     draw_architecture,
@@ -45,6 +46,7 @@ __all__ = [
     "draw_channels",
     "draw_connectivity",
     "draw_degrees",
+    "draw_densities",
     "draw_efficiency",
     "draw_fabric",
     "draw_feature_reuse",
