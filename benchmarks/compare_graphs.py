@@ -91,8 +91,8 @@ class Edges(Callback):
 def _edges(module: LightningModule) -> Tensor:
     network = module.backbone
     assert isinstance(network, NeuralGraph)
-    assert isinstance(network.graph, Adjacency)
-    return network.graph.matrix().detach() != 0
+    assert isinstance(network.adjacency, Adjacency)
+    return network.adjacency.matrix().detach() != 0
 
 
 def _run(

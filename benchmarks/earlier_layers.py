@@ -8,10 +8,15 @@ residual sum, or beside it. A learned wiring is frozen after 60 % of the steps. 
 learned wiring from the first weights again, so that it never changes. "Latest" reads the K layers
 right before. Writes NAME.md (the table), NAME.csv (all runs) and NAME.png after every run. What is
 in NAME.csv already is not run again.
+
+`--matched` trains a control for the depth of what was found, and nothing else: for every found
+wiring in NAME.csv a random one with the same distances between blocks and what they read, and with
+the same longest path.
 """
 
 import argparse
 import csv
+import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -23,7 +28,7 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import OneCycleLR
 
-from benchmarks.earlier_layers_report import write
+from benchmarks.earlier_layers_report import read_edges, write
 from benchmarks.experiments import Row
 from benchmarks.machine import keep_freed_memory
 from docs.examples.language_model import LanguageModel, NextByte, read_text
@@ -34,7 +39,8 @@ from wiring_lightning.optim import GateSGD
 class Case(NamedTuple):
     """One network, and where its wiring comes from."""
 
-    wiring: str  # all, weighted, random, latest, found, learned, or learned by the paper's rule
+    # all, weighted, random, latest, found, matched, learned, or learned by the paper's rule
+    wiring: str
     fan_in: int
     beside: bool = False
     layers: int = 12
@@ -59,7 +65,8 @@ def main() -> None:
     options = _options()
     rows = _read(Path(options.name).with_suffix(".csv"))
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        waiting = [pool.submit(_run, options, *todo) for todo in _todo(options.seeds, rows)]
+        find = _todo_matched if options.matched else _todo
+        waiting = [pool.submit(_run, options, *todo) for todo in find(options.seeds, rows)]
         for done in as_completed(waiting):
             rows += done.result()
             print({key: value for key, value in rows[-1].items() if key != "edges"}, flush=True)
@@ -76,6 +83,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gate-lr", type=float, nargs=2, default=[2.0, 50.0],
                         help="of edges instead of the sum, and beside it")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    what = "train only random wirings with the distances and the depth of the found ones"
+    parser.add_argument("--matched", action="store_true", help=what)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--name", default="results/earlier_layers")
     return parser.parse_args()
@@ -88,10 +97,22 @@ def _todo(seeds: list[int], rows: list[Row]) -> Iterator[tuple[Case, int]]:
         yield from ((case, seed) for seed in seeds for case in group if (*case, seed) not in done)
 
 
-def _run(options: argparse.Namespace, case: Case, seed: int) -> list[Row]:
+def _todo_matched(seeds: list[int], rows: list[Row]) -> Iterator[tuple[Case, int, Tensor]]:
+    """What `--matched` trains: for every found wiring a random one that is like it."""
+    done = {(row["fan_in"], row["seed"]) for row in rows if row["wiring"] == "matched"}
+    for row in rows:
+        fan_in, layers, seed = row["fan_in"], row["layers"], row["seed"]
+        if row["wiring"] == "found" and seed in seeds and (fan_in, seed) not in done:
+            edges = matched(read_edges(row["edges"], layers), seed)
+            yield Case("matched", fan_in, layers=layers), seed, edges
+
+
+def _run(
+    options: argparse.Namespace, case: Case, seed: int, edges: Tensor | None = None
+) -> list[Row]:
     """The row of a case, and for a learned wiring that of the same wiring from scratch."""
     torch.set_num_threads(1)
-    nats, network = train(case, seed, options)
+    nats, network = train(case, seed, options, edges)
     rows = [_row(case, seed, nats, network)]
     if case.wiring == "learned" and not case.beside and case.layers == 12:
         again = case._replace(wiring="found")
@@ -108,12 +129,12 @@ def train(
         case: the network.
         seed: of the first weights, the batches and the draws.
         options: steps and rates, see `--help`.
-        edges: `[blocks, layers]` the wiring of a `"found"` case.
+        edges: `[blocks, layers]` the wiring of a `"found"` or `"matched"` case.
     """
     training, validation = read_text()
     torch.manual_seed(seed)
     kind: Any = case.wiring.split()[0]
-    kind = {"latest": "random", "found": "random"}.get(kind, kind)
+    kind = "random" if kind in ("latest", "found", "matched") else kind
     network = LanguageModel(kind, case.fan_in, case.beside, case.layers, options.width)
     task = NextByte(network)
     if case.wiring == "latest":
@@ -154,6 +175,39 @@ def latest(layers: int, fan_in: int) -> Tensor:
     """
     before = torch.ones(layers, layers).tril()
     return (before - before.tril(-fan_in)).bool()
+
+
+def matched(edges: Tensor, seed: int) -> Tensor:
+    """A random wiring with the distances and the depth of a given one.
+
+    Every block reads as many layers as before. Every distance, in layers between a block and what
+    it reads, occurs as often as before, and the longest path is as long. Two random edges exchange
+    their distances, many times, unless that leads before the first layer or gives a block an edge
+    that it has. So all wirings that this can reach are equally likely.
+
+    Args:
+        edges: `[blocks, layers]` the given wiring; block i may read the layers 0 to i.
+        seed: of the draw.
+
+    Example:
+        >>> given = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 0, 1]]).bool()
+        >>> {str(matched(given, seed).int().tolist()) for seed in range(9)}
+        {'[[1, 0, 0], [1, 0, 0], [0, 0, 1]]', '[[1, 0, 0], [0, 1, 0], [0, 1, 0]]'}
+    """
+    draws = random.Random(seed)
+    pairs = [(block, block - layer) for block, layer in edges.nonzero().tolist()]
+    while True:
+        for _ in range(40 * len(pairs)):
+            one, other = draws.randrange(len(pairs)), draws.randrange(len(pairs))
+            (block, distance), (another, length) = pairs[one], pairs[other]
+            new = (block, length), (another, distance)
+            if length <= block and distance <= another and not set(new) & set(pairs):
+                pairs[one], pairs[other] = new
+        drawn = torch.zeros_like(edges)
+        for block, distance in pairs:
+            drawn[block, block - distance] = True
+        if longest_path(drawn) == longest_path(edges):
+            return drawn
 
 
 def longest_path(edges: Tensor) -> int:

@@ -15,8 +15,11 @@ from benchmarks.experiments import Row, write_results
 from benchmarks.machine import describe
 
 Key = tuple[int, bool, int, str]  # layers, beside, K, wiring
-_WIRINGS = ("all", "weighted", "latest", "random", "found", "learned")  # the order in the table
-_COLORS = {"learned": "#D55E00", "found": "#CC79A7", "random": "#0072B2", "latest": "#009E73"}
+_WIRINGS = ("all", "weighted", "latest", "random", "matched", "found", "learned")  # their order
+_COLORS = {
+    "learned": "#D55E00", "found": "#CC79A7", "matched": "#56B4E9", "random": "#0072B2",
+    "latest": "#009E73",
+}  # fmt: skip
 
 
 def write(options: argparse.Namespace, rows: Sequence[Row]) -> None:
@@ -57,9 +60,9 @@ def _table(options: argparse.Namespace, groups: Mapping[Key, list[Row]]) -> Iter
     yield ""
     yield (
         "| blocks | a block reads | wiring | nats, mean ± sd (n) | minus random of this K | "
-        "minus the plain network | layers read | longest path |"
+        "minus random of the found depth | minus the plain network | layers read | longest path |"
     )
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for key, found in groups.items():
         layers, beside, fan_in, wiring = key
         nats = [row["nats"] for row in found]
@@ -69,6 +72,7 @@ def _table(options: argparse.Namespace, groups: Mapping[Key, list[Row]]) -> Iter
         yield (
             f"| {layers} | {_reads(key)} | {_name(wiring)} | {statistics.mean(nats):.3f} ± "
             f"{spread:.3f} ({len(nats)}) | {difference(found, random)} | "
+            f"{difference(found, groups.get((layers, beside, fan_in, 'matched')))} | "
             f"{difference(found, groups.get((layers, False, layers, 'all')))} | {read} | {path} |"
         )
 
@@ -81,7 +85,10 @@ def _reads(key: Key) -> str:
 
 
 def _name(wiring: str) -> str:
-    names = {"all": "plain sum", "weighted": "sum with learned weights", "found": "found, again"}
+    names = {
+        "all": "plain sum", "weighted": "sum with learned weights", "found": "found, again",
+        "matched": "random of the found depth",
+    }  # fmt: skip
     return names.get(wiring, wiring)
 
 

@@ -101,13 +101,13 @@ def _plan(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
         yield from (("other draws", name, seed) for name in drawing)
 
 
-def load(root: str, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training and test images `[n, 3, 8, 8]`, averaged down and normalised, and labels."""
+def load(root: str, count: int, pixels: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training and test images `[n, 3, pixels, pixels]`, averaged and normalised, and labels."""
     data = CIFAR10(root=root)
     parts = []
     for train in (True, False):
         images, labels = data.read(train)
-        size = images.shape[-1] // 8
+        size = images.shape[-1] // pixels
         parts += [functional.avg_pool2d(images.float() / 255, size), labels]
     train, labels, test, wanted = parts
     mean, deviation = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)

@@ -49,9 +49,10 @@ Made = tuple[Callable[..., Any], dict[str, Any]]
 
 Learns = Literal["nothing", "scores", "weights"]
 # What a row can be without: training to a good accuracy; one graph for torch.compile; the same
-# result however batches are cut, for ranks or accumulation; the same after a skipped step; and
-# scores that a freeze leaves as they are.
-Suite = Literal["accuracy", "compile", "cut batches", "skipped steps", "frozen scores"]
+# result however batches are cut, for ranks or accumulation; the same after a skipped step; scores
+# that a freeze leaves as they are; and what tests a network with masks, whatever changes them:
+# compiling, exporting, mixed precision, memory formats, addresses, resuming on another device.
+Suite = Literal["accuracy", "compile", "cut batches", "skipped steps", "frozen scores", "network"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,10 @@ _PER_EXAMPLE: dict[Suite, str] = {
 _SOLVER: dict[Suite, str] = {
     "compile": "the solver chooses its steps by the data",
     "cut batches": "the solver chooses its steps by the whole batch",
+}
+_LIKE_RIGL: dict[Suite, str] = {"network": "the network, the hooks and the rule are those of rigl"}
+_PRUNED: dict[Suite, str] = {
+    "network": "the network is that of neural-graph, the rule that of rigl"
 }
 # Few steps, so that the masks of every run that a suite cuts short have the same times.
 _SPARSE: dict[str, Any] = {"density": 0.3, "layers": ["backbone.second"], "total_steps": 12}
@@ -222,7 +227,7 @@ METHODS = [
         "rigl",
         TwoLayers,
         {},
-        [(RigL, {"density": 0.3, "distribution": "erk", "every": 2, "total_steps": 12})],
+        [(RigL, {"density": 0.3, "distribution": "erk", "delta_t": 2, "total_steps": 12})],
         "weights",
     ),
     Method(
@@ -231,6 +236,7 @@ METHODS = [
         {},
         [(SET, _SPARSE | {"every": 2, "unit": "step"})],
         "weights",
+        without=_LIKE_RIGL,
         slow=True,
     ),
     Method(
@@ -252,6 +258,7 @@ METHODS = [
         _GRAPH,
         [(GradualPruning, {"every": 1, "total_steps": 12})],
         "weights",
+        without=_PRUNED,
         slow=True,
     ),
     Method(
@@ -260,11 +267,12 @@ METHODS = [
         {},
         [(ACDC, _SPARSE | {"every": 2, "unit": "step"})],
         "weights",
+        without=_LIKE_RIGL,
         slow=True,
     ),
     Method("n-of-m", TwoLayers, {}, [(NMSparsity, {})], "weights", slow=True),
-    Method("prune-at-start", NeuralGraph, _GRAPH, [(PruneAtStart, {})], slow=True),
-    Method("snip", NeuralGraph, _GRAPH, [(SNIP, {})], slow=True),
+    Method("prune-at-start", NeuralGraph, _GRAPH, [(PruneAtStart, {})], without=_PRUNED, slow=True),
+    Method("snip", NeuralGraph, _GRAPH, [(SNIP, {})], without=_PRUNED, slow=True),
     Method(
         "mobilenet-dnw",
         MobileNetV1DNW,
@@ -310,22 +318,16 @@ LEARNING = [method for method in METHODS if method.learns != "nothing"]
 SCORED = [method for method in METHODS if method.learns == "scores"]
 
 
-def over(methods: Sequence[Method], suite: Suite | None = None) -> pytest.MarkDecorator:
-    """Run a test for each of some methods; where the suite makes no sense, skip and say why."""
-    slow = {method.name: [pytest.mark.slow] if method.slow else [] for method in methods}
-    return pytest.mark.parametrize(
-        "method",
-        [
-            pytest.param(
-                method,
-                id=method.name,
-                marks=[pytest.mark.skip(reason=f"{method.name}: {method.without[suite]}")]
-                if suite in method.without
-                else slow[method.name],
-            )
-            for method in methods
-        ],
-    )
+def over(methods: Sequence[Method], *suites: Suite) -> pytest.MarkDecorator:
+    """Run a test for each of some methods; where a suite makes no sense, skip and say why."""
+    rows = []
+    for method in methods:
+        reasons = [reason for suite, reason in method.without.items() if suite in suites]
+        marks = [pytest.mark.slow] if method.slow else []
+        if reasons:
+            marks.append(pytest.mark.skip(reason=f"{method.name}: {reasons[0]}"))
+        rows.append(pytest.param(method, id=method.name, marks=marks))
+    return pytest.mark.parametrize("method", rows)
 
 
 def named(name: str) -> Method:

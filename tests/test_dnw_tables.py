@@ -116,8 +116,8 @@ def tiny_graph(cells: dict[str, str], cli: Built) -> None:
     assert isinstance(network, NeuralGraph)
     assert network.dynamics == cells["dynamics"]
     learned = cells["edges"] == "DNW"
-    assert network.graph.mode == ("learned" if learned else "random")
-    assert network.graph.edges == 32_000
+    assert network.adjacency.mode == ("learned" if learned else "random")
+    assert network.adjacency.edges == 32_000
     assert type(learner(cli)) is (DNW if learned else type(None))
     assert training(cli, 512, 0.1, 1e-4) is None
     (schedule,) = callbacks(cli, PhaseSchedule)

@@ -265,3 +265,29 @@ def test_a_page_of_a_method_follows_the_template(method: str) -> None:
     use = page.read_text().partition("## Suggested settings")[0]
     for language in ("python", "yaml", "bash"):
         assert f"```{language}\n" in use
+
+
+SHORT_TEMPLATE = """
+## How to use it
+### In Lightning
+### On the command line
+## The rule
+## Suggested settings
+## Technical details
+## Limits
+## Credit
+"""
+
+
+@pytest.mark.parametrize("method", ["sparse_training", "rigl", "pruning", "acdc", "n_of_m"])
+def test_a_page_of_sparse_training_follows_its_template(method: str) -> None:
+    page = ROOT / "docs" / "methods" / f"{method}.md"
+    headings = re.findall(r"^#{2,3} .+$", prose(page), re.MULTILINE)
+    wanted = SHORT_TEMPLATE.strip().splitlines()
+    assert [heading for heading in headings if heading in wanted] == wanted
+    assert [heading for heading in headings if heading.startswith("## ")] == [
+        heading for heading in wanted if heading.startswith("## ")
+    ]
+    assert "```python\n" in page.read_text()
+    assert "```yaml\n" in page.read_text()
+    assert ("```math\n" in page.read_text()) == (method != "sparse_training")

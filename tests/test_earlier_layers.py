@@ -2,6 +2,8 @@
 
 import argparse
 import csv
+from collections import Counter
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ import networkx as nx
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from scipy.stats import chi2
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks import earlier_layers
-from benchmarks.earlier_layers import Case, latest, longest_path, train
+from benchmarks.earlier_layers import Case, latest, longest_path, matched, train
 from benchmarks.earlier_layers_report import difference, read_edges, write
 from docs.examples.language_model import CONTEXT, LanguageModel, NextByte, read_text
 from wiring_lightning.callbacks import MaskConnect
@@ -178,6 +181,73 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert "| 3 | 1 instead of the sum | random |" in (tmp_path / "results.md").read_text()
     with (tmp_path / "results.csv").open() as file:
         assert {row["wiring"] for row in csv.DictReader(file)} == {"all", "random"}
+
+
+def distances(edges: Tensor) -> Counter[int]:
+    """How often a block reads a layer so far before it."""
+    return Counter(block - layer for block, layer in edges.nonzero().tolist())
+
+
+# Blocks that read one layer or two each, with short and with long paths
+GIVEN = [
+    "0-0 1-0 2-0 3-2 4-4",
+    "0-0 1-0 2-0 3-0 4-3",
+    "0-0 1-0 1-1 2-0 3-2 3-3 4-1",
+    "0-0 1-0 1-1 2-0 2-1 3-0 3-3 4-3 4-4",
+]
+
+
+@pytest.mark.parametrize("text", GIVEN)
+def test_matched_wirings_are_drawn_evenly_from_all_that_are_like_the_given_one(text: str) -> None:
+    given = read_edges(text, 5)
+    rows = [combinations(range(block + 1), int(row.sum())) for block, row in enumerate(given)]
+    alike = set()
+    for chosen in product(*rows):
+        edges = torch.zeros_like(given)
+        for block, layers in enumerate(chosen):
+            edges[block, list(layers)] = True
+        if distances(edges) == distances(given) and longest_path(edges) == longest_path(given):
+            alike.add(tuple(edges.flatten().tolist()))
+    assert len(alike) > 2
+    draws = 20 * len(alike)
+    seen = Counter(tuple(matched(given, seed).flatten().tolist()) for seed in range(draws))
+    assert set(seen) <= alike
+    statistic = sum((seen[one] - 20) ** 2 / 20 for one in alike)
+    assert chi2.sf(statistic, len(alike) - 1) > 0.01
+
+
+@pytest.mark.parametrize("fan_in", [1, 2, 4])
+def test_a_matched_wiring_has_the_distances_and_the_depth_of_the_given_one(fan_in: int) -> None:
+    for seed in range(3):
+        given = LanguageModel("random", fan_in, layers=12, width=8).gate.best
+        drawn = matched(given, seed)
+        assert distances(drawn) == distances(given)
+        assert torch.equal(drawn.sum(1), given.sum(1))  # so no edge came twice
+        assert not drawn.triu(1).any()  # no block reads itself or what comes later
+        assert longest_path(drawn) == longest_path(given)
+        assert torch.equal(drawn, matched(given, seed))
+        assert not torch.equal(drawn, given)
+
+
+def test_found_wirings_get_their_matched_ones_once(tmp_path: Path) -> None:
+    setting = options(tmp_path, seeds=[1, 2])
+    edges = latest(4, 1)
+    case = Case("found", 1, layers=4)
+    rows = [
+        earlier_layers._row(case, seed, *train(case, seed, setting, edges)) for seed in (1, 2, 3)
+    ]
+    todo = list(earlier_layers._todo_matched([1, 2], rows))
+    assert [(case, seed) for case, seed, _ in todo] == [
+        (Case("matched", 1, layers=4), seed) for seed in (1, 2)
+    ]
+    rows += earlier_layers._run(setting, *todo[0])
+    assert rows[-1]["edges"] == "0-0 1-1 2-2 3-3"  # of a chain there is one only
+    assert rows[-1]["nats"] == rows[0]["nats"]  # the same first weights and batches
+    write(setting, rows)
+    again = earlier_layers._read(tmp_path / "results.csv")
+    left = list(earlier_layers._todo_matched([1, 2], again))
+    assert [seed for _, seed, _ in left] == [2]
+    assert "| random of the found depth |" in (tmp_path / "results.md").read_text()
 
 
 def test_a_difference_is_paired_by_seed_and_noise_is_called_so() -> None:

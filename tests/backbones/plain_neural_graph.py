@@ -11,7 +11,7 @@ from wiring_lightning.backbones import NeuralGraph
 
 def static_outputs(network: NeuralGraph, inputs: Tensor) -> Tensor:
     """`[batch, inputs, h, w]` -> what the output nodes received, `[batch, outputs, h, w]`."""
-    weight, sizes = network.graph.matrix(), network.sizes
+    weight, sizes = network.adjacency.matrix(), network.sizes
     block = [number for number, size in enumerate(sizes) for _ in range(size)]
     count, last = len(block), len(sizes) - 1
     received = {v: inputs[:, v] if v < sizes[0] else torch.zeros_like(inputs[:, 0])
@@ -34,7 +34,7 @@ def static_outputs(network: NeuralGraph, inputs: Tensor) -> Tensor:
 
 def change(network: NeuralGraph, states: list[Tensor]) -> list[Tensor]:
     """Of all nodes: what they would be a step later (Equation 12), or the derivative (13)."""
-    weight = network.graph.matrix()
+    weight = network.adjacency.matrix()
     sent = [_filter(network, v, state.relu()) for v, state in enumerate(states)]
     return [
         _normalize(network, v, sum(weight[v, u] * sent[u] for u in range(len(states))))

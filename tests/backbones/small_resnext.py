@@ -8,7 +8,7 @@ from tests.backbones.plain_resnext import scramble_statistics
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate
 
-WIRINGS = ("learned", "full", "random", "real")
+WIRINGS = ("learned", "full", "random", "covered", "real")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 DEPTH, WIDTH, C = 11, 2, 4
 LAYOUT = ((1, 1, 1), 16, 64, WIDTH, C, 10)  # the same in the words of the plain twins
@@ -20,7 +20,7 @@ def small(fan_in: int, **options: object) -> ResNeXt:
     scramble_statistics(network)
     with torch.no_grad():
         for gate in network.connections.values():
-            if gate.mode != "random":
+            if not gate.fixed:
                 gate.scores.copy_(torch.rand(C, C).softmax(1))
     return network
 

@@ -113,7 +113,7 @@ def test_multiply_adds_are_those_of_torchs_counter() -> None:
     [
         ({"depth": 41}, r"3n \+ 4 .* got 41"),
         ({"fan_in": 13}, "between 1 and 12, .* got 13"),
-        ({"wiring": "full"}, '"learned", "dense" or "random", got "full"'),
+        ({"wiring": "full"}, '"learned", "dense", "random" or "covered", got "full"'),
         ({"stem": "imagenet"}, 'got "imagenet"'),
         ({"growth": 0}, "growth must be at least 1, got 0"),
     ],

@@ -65,8 +65,8 @@ def test_static_graph_equals_a_twin_that_goes_node_by_node() -> None:
     ours = gradients(network, network(batch).square().sum())
     theirs = gradients(network, twin.square().sum())
     torch.testing.assert_close(ours, theirs)
-    position = [name for name, _ in network.named_parameters()].index("graph.weight")
-    usable = network.graph.usable
+    position = [name for name, _ in network.named_parameters()].index("adjacency.weight")
+    usable = network.adjacency.usable
     assert int((ours[position] != 0).sum()) > TINY["edges"]  # absent edges have gradients, too,
     assert not ours[position][~usable].any()  # but not those that can never be
 
@@ -125,7 +125,7 @@ def test_adjoint_gradients_equal_direct_ones() -> None:
     direct, adjoint = (tiny("continuous", adjoint=a, **small) for a in (False, True))
     with torch.no_grad():  # states that start at zero send nothing: all is smooth, but for ReLU
         for network in (direct, adjoint):
-            network.graph.weight[:, -2:] = 0
+            network.adjacency.weight[:, -2:] = 0
     batch = images(1)
     expected, actual = (
         torch.cat([g.flatten() for g in gradients(network, network(batch).square().sum())])
@@ -151,7 +151,7 @@ def test_the_papers_41k_parameters(dynamics: str) -> None:
     network = NeuralGraph(dynamics)
     norms = network.operations.scale.numel() + network.operations.shift.numel()
     assert norms == 1_600
-    dense = network.graph.weight.numel()
+    dense = network.adjacency.weight.numel()
     by_hand = sum(p.numel() for p in network.parameters()) - dense + 32_000
     assert by_hand - norms == 41_458 == 32_000 + 448 + 32 + 160 + 544 + 64 + 9 * 800 + 1_010
     wiring = network.wiring()
@@ -170,7 +170,7 @@ def test_multiply_adds_by_hand() -> None:
         wiring = NeuralGraph(dynamics).wiring()
         assert int(costs.multiply_adds(wiring, live=False)) == stem + work + 1_000
     network = NeuralGraph("discrete")
-    edges = network.graph.weight != 0
+    edges = network.adjacency.weight != 0
     # Three steps of everything, one from the inputs only, one to the outputs only.
     products = 3 * 32_000 + int(edges[:, :32].sum()) + int(edges[-100:].sum())
     total = stem + 64 * (9 * (800 * 4 + 32) + products) + 1_000
@@ -179,7 +179,7 @@ def test_multiply_adds_by_hand() -> None:
 
 def test_edges_lead_to_later_blocks_only() -> None:
     network = tiny()
-    wiring, weight = network.wiring(), network.graph.weight.detach()
+    wiring, weight = network.wiring(), network.adjacency.weight.detach()
     group = wiring.nodes.group
     assert (group[wiring.source] < group[wiring.target]).all()
     named = {  # weight by the names of the nodes: 3, 7 and 7 in blocks, outputs are the last 4
@@ -211,7 +211,7 @@ def test_ranking_all_weights_wastes_most_of_them_at_first() -> None:
     torch.manual_seed(0)
     network = NeuralGraph(rank_all=True)
     share = 264_960 / 640_000  # of the weights that can be an edge
-    carried = int((network.graph.weight != 0)[network.graph.usable].sum())
+    carried = int((network.adjacency.weight != 0)[network.adjacency.usable].sum())
     spread = (32_000 * share * (1 - share) * (1 - 32_000 / 640_000)) ** 0.5
     assert abs(carried - 32_000 * share) < 4 * spread  # the authors' code: 13,040
     wiring = network.wiring()
@@ -222,13 +222,13 @@ def test_ranking_all_weights_wastes_most_of_them_at_first() -> None:
 @pytest.mark.parametrize("optimizer", [AdamW, SGD])
 def test_random_edges_stay_while_their_weights_learn(optimizer: Any) -> None:
     network = tiny(wiring="random").train()
-    before = network.graph.matrix().detach().clone()
+    before = network.adjacency.matrix().detach().clone()
     steps = optimizer(network.parameters(), lr=0.05, weight_decay=0.2)
     for _ in range(5):
         steps.zero_grad()
         functional.cross_entropy(network(images(8)), torch.arange(8) % 5).backward()
         steps.step()
-    after = network.graph.matrix().detach()
+    after = network.adjacency.matrix().detach()
     assert torch.equal(before != 0, after != 0)
     assert not torch.equal(before, after)
 
@@ -245,15 +245,15 @@ class Watch(Callback):
         self.latent = self.rule._rules[0].latent[0].clone()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.edges.append(pl_module.backbone.graph.weight.detach() != 0)
+        self.edges.append(pl_module.backbone.adjacency.weight.detach() != 0)
 
 
 @pytest.mark.parametrize("rank_all", [False, True])
 def test_the_callback_keeps_k_edges_and_exchanges_them(rank_all: bool) -> None:
     torch.manual_seed(0)
     network = NeuralGraph(**{**TINY, "num_classes": 10}, rank_all=rank_all)
-    assert network.graph.absent is not None
-    dense = network.graph.weight.detach() + network.graph.absent
+    assert network.adjacency.absent is not None
+    dense = network.adjacency.weight.detach() + network.adjacency.absent
     rule = DNW()
     watch = Watch(rule)
     task = ClassificationTask(network, optimizer=partial(SGD, lr=0.5, momentum=0.9))
@@ -262,7 +262,7 @@ def test_the_callback_keeps_k_edges_and_exchanges_them(rank_all: bool) -> None:
     assert [int(edges.sum()) for edges in watch.edges] == [TINY["edges"]] * 12
     assert not torch.equal(watch.edges[0], watch.edges[-1])
     if not rank_all:
-        assert not (watch.edges[-1] & ~network.graph.usable).any()
+        assert not (watch.edges[-1] & ~network.adjacency.usable).any()
 
 
 @pytest.mark.parametrize("rank_all", [False, True])
@@ -286,8 +286,8 @@ def test_compact_computes_the_same_without_dead_nodes(dynamics: str, rank_all: b
 def test_a_node_that_no_input_reaches_is_live_if_it_is_read() -> None:
     network = tiny(edges=1)
     with torch.no_grad():  # one edge from a hidden node, which receives nothing, to an output
-        network.graph.weight.zero_()
-        network.graph.weight[15, 5] = 1.0
+        network.adjacency.weight.zero_()
+        network.adjacency.weight[15, 5] = 1.0
     wiring = network.wiring()
     live = [name for name, alive in zip(wiring.nodes.names, wiring.live_nodes, strict=True)
             if alive and "block2" in name]  # fmt: skip
@@ -309,7 +309,7 @@ def test_a_swap_lowers_the_loss_for_a_small_enough_step() -> None:
     swaps = 0
     for seed in range(60):
         network = tiny(seed=seed, edges=60)
-        graph, batch, labels = network.graph, images(6), torch.randint(5, (6,))
+        graph, batch, labels = network.adjacency, images(6), torch.randint(5, (6,))
         node = int(torch.randint(TINY["inputs"], TINY["nodes"], ()))
         usable = graph.usable[node]
         count = int(usable.sum())
@@ -332,7 +332,7 @@ def test_a_swap_lowers_the_loss_for_a_small_enough_step() -> None:
             labels: Tensor = labels,
         ) -> Tensor:
             with torch.no_grad():
-                network.graph.weight[node] = weights
+                network.adjacency.weight[node] = weights
             return functional.cross_entropy(network(batch), labels)
 
         network.zero_grad()

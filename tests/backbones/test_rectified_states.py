@@ -18,7 +18,7 @@ def in_place(network: NeuralGraph, batch: Tensor) -> Tensor:
     def derivative(_time: Tensor, states: Tensor) -> Tensor:
         states = functional.relu(states, inplace=True)
         sent = functional.conv2d(states, operations.filters[:, None], padding=1, groups=nodes)
-        received = torch.einsum("rs,bshw->brhw", network.graph.matrix(), sent)
+        received = torch.einsum("rs,bshw->brhw", network.adjacency.matrix(), sent)
         return functional.instance_norm(
             received, weight=operations.scale, bias=operations.shift, eps=1e-5
         )

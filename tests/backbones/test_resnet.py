@@ -287,7 +287,7 @@ def test_frozen_gates_and_frozen_layers_train_the_rest(network: ResNet) -> None:
         ({"depth": 51, "stem": "imagenet"}, "18, 34, 50, 101, 152 .* got 51"),
         ({"depth": 20, "fan_in": 9}, "between 1 and 8, .* got 9"),
         ({"depth": 20, "fan_in": 0}, "between 1 and 8, .* got 0"),
-        ({"wiring": "full"}, '"learned", "previous" or "random", got "full"'),
+        ({"wiring": "full"}, '"learned", "previous", "random" or "covered", got "full"'),
         ({"identity": "median"}, '"mean" or "sum", got "median"'),
         ({"stem": "mnist"}, 'no stem "mnist"'),
     ],

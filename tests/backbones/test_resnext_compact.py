@@ -40,7 +40,7 @@ def trained(request: pytest.FixtureRequest) -> Iterator[ResNeXt]:
                     elif gate.mode == "real":  # some sources that nobody listens to
                         gate.scores.uniform_()[:, torch.randperm(C)[: C - fan_in]] = 0
                     else:
-                        gate.load_state_dict(Gate(C, C, fan_in, mode="random").state_dict())
+                        gate.load_state_dict(Gate(C, C, fan_in, mode=gate.mode).state_dict())
             yield network
 
     return rewired()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.imports import RequirementCache
 
 from tests.bad_input.configs import Config, config_with, trainer
 from tests.cli.commands import refused, wiring, write
@@ -43,6 +44,18 @@ class Spoils(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == 3:
             pl_module.backbone.classifier.bias.data[4] = torch.nan
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_that_is_not_installed_says_how_to_install_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = RequirementCache("no-such-logger>=1.0")
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE", missing)
+    logger = {"wandb": "WandbLogger", "mlflow": "MLFlowLogger"}[name]
+    file = write(config_with(), tmp_path / "c.yaml")
+    said = refused("fit", "--config", file, "--trainer.logger", logger)
+    assert "pip install -U 'no-such-logger>=1.0'" in said
 
 
 def explosion(folder: Path) -> Config:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,20 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
-from torch import Tensor, nn
-from torch.optim import SGD
+from torch import Tensor
 
-from tests.callbacks.reader import GraphReader, Reader, batches
+from tests.callbacks.averaged import (
+    AVERAGES,
+    ExponentialCopy,
+    History,
+    Inside,
+    Normalized,
+    ema,
+    fit,
+    mean,
+    values_of,
+)
+from tests.callbacks.reader import GraphReader, Reader
 from tests.methods import METHODS, digits
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
@@ -31,37 +40,6 @@ from wiring_lightning.callbacks import (
 )
 
 K = {"first.weight": 18, "body.1.weight": 288, "head.weight": 40}  # a quarter
-
-
-class History(Callback):
-    """The weights after every step, before any other callback can write over them."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Tensor]] = []
-        self.validated: list[dict[str, Tensor]] = []
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.seen.append(_values(pl_module))
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any
-    ) -> None:
-        self.validated.append(_values(pl_module))
-
-
-def _values(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.named_parameters()}
-
-
-def _mean(seen: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([values[name] for values in seen]).mean(0) for name in seen[0]}
-
-
-def _ema(seen: list[dict[str, Tensor]], decay: float = 0.7) -> dict[str, Tensor]:
-    average = dict(seen[0])
-    for values in seen[1:]:
-        average = {n: average[n] * decay + values[n] * (1 - decay) for n in average}
-    return average
 
 
 def _largest(value: Tensor, k: int) -> Tensor:
@@ -90,20 +68,6 @@ LEARNERS: dict[str, Callable[[], Callback]] = {
     "TargetedDropout": lambda: TargetedDropout(0.5, density=0.25),
     "PruneAndRetrain": lambda: PruneAndRetrain(1, density=0.25),
 }
-AVERAGES = {
-    "mean": (WeightAveraging, _mean),
-    "EMA": (lambda: EMAWeightAveraging(decay=0.7), _ema),
-}
-
-
-def fit(*callbacks: Callback, module: Reader | None = None, **kwargs: Any) -> Reader:
-    module = module or Reader(partial(SGD, lr=0.3, momentum=0.9))
-    settings = {"max_epochs": 3, "limit_val_batches": 1, **kwargs}
-    resume = settings.pop("ckpt_path", None)
-    data = torch.utils.data.DataLoader(batches(5, torch.float32), batch_size=None)
-    trainer = quiet_trainer(callbacks=list(callbacks), **settings)
-    trainer.fit(module, data, data, ckpt_path=resume, weights_only=True)
-    return module
 
 
 @pytest.mark.parametrize("first", [True, False])  # which of the two callbacks comes first
@@ -132,7 +96,7 @@ def test_what_is_validated_has_exactly_k_and_training_goes_on_undisturbed(learne
     fit(LEARNERS[learner](), WeightAveraging(), validated)
     steps = len(validated.seen) // 3
     for epoch, values in enumerate(validated.validated):
-        assert_is_average(values, _mean(validated.seen[: steps * (epoch + 1)]))
+        assert_is_average(values, mean(validated.seen[: steps * (epoch + 1)]))
     fit(LEARNERS[learner](), alone)
     for ours, theirs in zip(validated.seen, alone.seen, strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -148,13 +112,7 @@ def test_stochastic_weight_averaging(learner: str) -> None:
         max_epochs=5,
     )
     starts = history.seen[4::5][:-1]  # the weights at the start of the second epoch, and so on
-    assert_is_average(dict(module.state_dict()), _mean(starts))
-
-
-class Normalized(Reader):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.BatchNorm2d(8), self.body[1], nn.BatchNorm2d(16), nn.ReLU())
+    assert_is_average(dict(module.state_dict()), mean(starts))
 
 
 def test_stochastic_weight_averaging_with_batch_norm() -> None:
@@ -167,51 +125,7 @@ def test_stochastic_weight_averaging_with_batch_norm() -> None:
         module=Normalized(),
         max_epochs=4,
     )
-    assert_is_average(dict(module.state_dict()), _mean(history.seen[4:15:5]))
-
-
-class ExponentialCopy(nn.Module):
-    """A moving average as timm's `ModelEmaV3` keeps it."""
-
-    def __init__(self, model: nn.Module, decay: float = 0.7) -> None:
-        super().__init__()
-        self.module, self.decay = deepcopy(model).eval().requires_grad_(False), decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        ours, theirs = self.module.state_dict(), model.state_dict()
-        for mine, other in zip(self.module.parameters(), model.parameters(), strict=True):
-            mine.lerp_(other, 1 - self.decay)
-        assert list(ours) == list(theirs)
-
-
-class Inside(Reader):
-    """Keeps a copy of its network as a part of itself, from the start or from the fit on."""
-
-    def __init__(self, late: bool = False) -> None:
-        super().__init__()
-        self.net = Reader()
-        del self.first, self.body, self.head
-        self.late = late
-        self.ema = None if late else ExponentialCopy(self.net)
-        self.validated_copies: list[int] = []
-
-    def on_fit_start(self) -> None:
-        if self.late:
-            self.ema = ExponentialCopy(self.net)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.ema.update(self.net)
-
-    def validation_step(self, batch: Any, _: int) -> None:
-        weight = self.ema.module.body[1].weight
-        self.validated_copies.append(int(weight.count_nonzero()))
-
-    def configure_optimizers(self) -> Any:
-        return self.make(self.net.parameters())
+    assert_is_average(dict(module.state_dict()), mean(history.seen[4:15:5]))
 
 
 class Beside(Callback):
@@ -225,7 +139,7 @@ class Beside(Callback):
 
 
 def _from_copy(seen: list[dict[str, Tensor]], start: dict[str, Tensor]) -> dict[str, Tensor]:
-    return _ema([start, *seen])
+    return ema([start, *seen])
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -233,7 +147,7 @@ def _from_copy(seen: list[dict[str, Tensor]], start: dict[str, Tensor]) -> dict[
 def test_a_copy_inside_of_the_module(learner: str, late: bool, tmp_path: Path) -> None:
     history, saver = History(), ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)
     module = Inside(late)
-    start = _values(module.net)
+    start = values_of(module.net)
     fit(history, LEARNERS[learner](), saver, module=module, enable_checkpointing=True)
     seen = [
         {n.removeprefix("net."): v for n, v in values.items() if n.startswith("net.")}

@@ -113,8 +113,30 @@ def test_a_learner_that_is_done_is_silent() -> None:
 
 def test_a_wiring_that_a_phase_froze_is_frozen() -> None:
     phases = PhaseSchedule([Phase(1), Phase(1, freeze=True)])
-    assert fit(L1Anneal(density=0.1, freeze_epoch=1), phases) == []
+    assert fit(L1Anneal(density=0.1, freeze_epoch=1), phases, max_epochs=2) == []
     assert fit(DNW(density=0.1), phases) == []
+
+
+@pytest.mark.parametrize(
+    ("learner", "stays"),
+    [
+        (lambda: DNW(density=0.1, freeze_epoch=1), "freeze_epoch=1 of DNW stays"),
+        (lambda: PruneAndRetrain(1, density=0.1), "dense_epochs=1 of PruneAndRetrain stays"),
+        (lambda: DNW(density=0.1), None),
+    ],
+)
+@pytest.mark.parametrize("epochs", [3, 4, 6])
+def test_numbers_of_epochs_that_do_not_follow_the_phases_are_named(
+    learner: Any, stays: str | None, epochs: int
+) -> None:
+    phases = PhaseSchedule([Phase(2), Phase(2)])
+    said = [text for text in fit(learner(), phases, max_epochs=epochs) if "Phase" in text]
+    if stays is None or epochs == 4:  # nothing to say, or the phases last as long as given
+        assert said == []
+    else:
+        assert len(said) == 1
+        assert stays in said[0]
+        assert f"max_epochs={epochs}" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,14 @@ def test_edges_are_compared_by_their_ends(tmp_path: Any) -> None:
     torch.manual_seed(0)
     sizes = {"nodes": 60, "inputs": 8, "outputs": 10, "edges": 200}
     network = NeuralGraph(in_channels=1, strides=(1, 1), image_size=8, **sizes)
-    before: list[torch.Tensor] = [network.graph.weight.detach() != 0]
+    before: list[torch.Tensor] = [network.adjacency.weight.detach() != 0]
     logged: list[float] = []
 
     class Reader(WiringMonitor):
         def _log(self, trainer: Any, pl_module: Any, epoch: int) -> None:
             super()._log(trainer, pl_module, epoch)
             logged.append(self._numbers["wiring/edges_changed"])
-            before.append(network.graph.weight.detach() != 0)
+            before.append(network.adjacency.weight.detach() != 0)
 
     trainer = quiet_trainer(
         callbacks=[DNW(), Reader(pictures=False)],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.callbacks.reader import SPARSE, Reader, batches, fit
 from tests.callbacks.test_log_to import Keeps
 from tests.trainers import quiet_trainer
-from wiring_lightning.callbacks import DNW, SET, RigL, SparseLayers
+from wiring_lightning.callbacks import DNW, SET, MaskSchedule, RigL, SparseLayers
 from wiring_lightning.callbacks._example import CountedOnce
 from wiring_lightning.callbacks.layer_table import layer_table, layer_text
 from wiring_lightning.costs import layer_costs
@@ -66,8 +66,8 @@ def train(learner: SparseLayers[Any], epochs: int = 3, **settings: Any) -> Logge
     return logged
 
 
-@pytest.mark.parametrize("kind", [SET, RigL])
-def test_numbers_are_those_of_the_masks(kind: type[SET] | type[RigL]) -> None:
+@pytest.mark.parametrize("kind", [SET, MaskSchedule])
+def test_numbers_are_those_of_the_masks(kind: type[MaskSchedule]) -> None:
     logged = train(kind(**SETTINGS, log_density=True, until=1.0))
     changes = 0.0
     assert len(logged.numbers) == 3
@@ -90,8 +90,8 @@ def test_numbers_are_those_of_the_masks(kind: type[SET] | type[RigL]) -> None:
 
 
 def test_a_resumed_run_logs_the_same_numbers(tmp_path: Path) -> None:
-    def learner() -> RigL:
-        return RigL(**SETTINGS, log_density=True, until=1.0, total_steps=12)
+    def learner() -> MaskSchedule:
+        return MaskSchedule(**SETTINGS, log_density=True, until=1.0, total_steps=12)
 
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
     through = train(learner(), epochs=4, callbacks=[keep], enable_checkpointing=True)

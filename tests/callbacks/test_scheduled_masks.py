@@ -57,7 +57,7 @@ class Masks(Callback):
 def test_rigl_grows_where_the_dense_gradient_of_all_accumulated_batches_is_largest() -> None:
     """The twin computes that gradient by autograd, from both batches, at the same weights."""
     module, data = Reader(PLAIN), batches(4)
-    learner = RigL(density=0.25, every=2, until=1.0, fraction=0.5, total_steps=100)
+    learner = RigL(density=0.25, delta_t=2, until=1.0, alpha=0.5, total_steps=100)
     _, watch = fit(learner, module, data=data, accumulate_grad_batches=2)
     twin, name = Reader(PLAIN).double(), "body.1.weight"
     start = watch.before[2]  # the weights of the second step
@@ -83,7 +83,7 @@ def test_rigl_grows_where_the_dense_gradient_of_all_accumulated_batches_is_large
 def _bias_after_first_step(key: str, data: list[Batch]) -> Tensor:
     """A bias after one plain step with the same sparse weights."""
     module = Reader(PLAIN)
-    learner = RigL(density=0.25, every=2, until=1.0, fraction=0.5, total_steps=100)
+    learner = RigL(density=0.25, delta_t=2, until=1.0, alpha=0.5, total_steps=100)
     fit(learner, module, data=data[:2], accumulate_grad_batches=2)
     return dict(module.named_parameters())[key].detach()
 
@@ -91,8 +91,8 @@ def _bias_after_first_step(key: str, data: list[Batch]) -> Tensor:
 @pytest.mark.parametrize(
     ("learner", "expected"),
     [
-        (RigL(density=0.25, every=2, until=0.75), [2, 4]),  # of 8 steps; none moves after the sixth
-        (RigL(density=0.25, every=2, until=0.75, total_steps=4), [2]),
+        (RigL(density=0.25, delta_t=2, until=0.75), [2, 4]),  # of 8 steps; none after the sixth
+        (RigL(density=0.25, delta_t=2, until=0.75, total_steps=4), [2]),
         (SET(density=0.25), [4]),  # after every epoch of four steps but the last
         (SET(density=0.25, every=3, unit="step", until=1.0), [3, 6]),
         (PruneAtStart(density=0.25), []),
@@ -206,7 +206,7 @@ def test_every_layer_keeps_its_least_number_when_all_compete() -> None:
 @pytest.mark.parametrize(
     ("make", "at"),
     [
-        (partial(RigL, density=0.3, every=2, until=1.0), 3),
+        (partial(RigL, density=0.3, delta_t=2, until=1.0), 3),
         (partial(SET, density=0.3), 2),
         (partial(MaskSchedule, density=0.3, every=3, fraction=0.5, grow="momentum"), 4),
         (partial(ACDC, density=0.3, every=1, unit="step", start=0.25), 3),

@@ -96,6 +96,7 @@ OTHERS: list[tuple[Build, dict[str, Any], dict[str, Any], str]] = [
     (resnext, {}, {"fan_in": 3, "identity": "sum"}, "identity is mean there and sum here; fan_in"),
     (resnet, {}, {"fan_in": 5}, "fan_in is 3 there and 5 here"),
     (resnet, {"identity": "sum"}, {}, "identity is sum there and mean here"),
+    (resnext, {"wiring": "random"}, {"wiring": "covered"}, "is random there and covered here"),
     (resnet, {}, {"wiring": "random"}, "wiring is learned there and random here"),
     (resnet, {}, {"wiring": "previous"}, "wiring is learned there and previous here"),
     (resnet, {"stem": "mini_imagenet"}, {}, "stem is mini_imagenet there and cifar here"),
@@ -219,7 +220,7 @@ def test_weights_that_a_network_cannot_have_are_refused_everywhere(
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("mode", ["learned", "random", "real"])
+@pytest.mark.parametrize("mode", ["learned", "random", "covered", "real"])
 def test_gates_take_their_own_wiring_in_every_state(mode: str) -> None:
     allowed = torch.ones(4, 4, dtype=torch.bool).tril()
     for frozen in (False, True):

@@ -2,14 +2,17 @@
 
 import re
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import nn
 
-from tests.cli.commands import BASE, Trained, checkpoint_in, succeed, weights_in, write
+from tests.cli.commands import BASE, Trained, checkpoint_in, refused, succeed, weights_in, write
 from tests.trainers import same_state
+from wiring_lightning.checkpoints import load_checkpoint
 from wiring_lightning.data import Digits
 from wiring_lightning.tasks import ClassificationTask
 
@@ -91,3 +94,37 @@ def test_the_command_line_wins_over_the_hyper_parameters_of_a_checkpoint(tmp_pat
     assert saved["label_smoothing"] == Remembers.smoothing == 0.25
     succeed("test", "--config", file, f"--ckpt_path={checkpoint}", "--model.label_smoothing=0.5")
     assert Remembers.smoothing == 0.5
+
+
+HYPER_PARAMETERS = {
+    "functools.partial": {"optimizer": partial(torch.optim.SGD, lr=0.1)},
+    "lightning.fabric.utilities.data.AttributeDict": AttributeDict(root=Path("x")),
+}
+
+
+@pytest.mark.parametrize(
+    ("subcommand", "kind"),
+    [
+        ("test", "functools.partial"),
+        *(
+            pytest.param(subcommand, kind, marks=pytest.mark.slow)
+            for subcommand in ("fit", "validate", "predict")
+            for kind in HYPER_PARAMETERS
+        ),
+    ],
+)
+def test_other_hyper_parameters_are_no_damage_and_the_sentence_names_a_way(
+    subcommand: str, kind: str, trained: Trained, base: str, tmp_path: Path
+) -> None:
+    content = torch.load(trained.checkpoint, weights_only=True)
+    torch.save(content | {"hyper_parameters": HYPER_PARAMETERS[kind]}, tmp_path / "other.ckpt")
+    short = ("--trainer.max_epochs=2",) * (subcommand == "fit")
+    short += tuple(f"--trainer.limit_{name}_batches=1" for name in ("test", "predict"))
+    given = (subcommand, "--config", base, "--ckpt_path=other.ckpt", *short)
+    said = refused(*given)
+    assert f"holds more than weights ({kind})" in said
+    assert "damaged" not in said
+    (way,) = re.findall(r"--weights_only false", said)
+    succeed(*given, *way.split())
+    if subcommand == "fit":
+        assert load_checkpoint(checkpoint_in(tmp_path / "lightning_logs"))["global_step"] == 20

@@ -6,6 +6,7 @@ import signal
 import time
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,23 +82,59 @@ cluster.shutdown()
     assert "| 2 | " in succeed("table", *map(str, runs))
 
 
+def test_the_rule_of_the_median_pauses_nobody_and_bears_a_run_without_a_number() -> None:
+    from ray.tune.schedulers import TrialScheduler
+
+    from wiring_lightning.cli.sweep_run import _scheduler
+
+    class Trial:
+        def __init__(self, name: str) -> None:
+            self.trial_id, self.status = name, "PENDING"
+
+    rule, trials = _scheduler("val/acc", 2), {name: Trial(name) for name in "abcdeg"}
+    tune = SimpleNamespace(get_live_trials=lambda: list(trials.values()))  # some wait
+
+    def reports(name: str, epoch: int, accuracy: float) -> str:
+        result = {"epoch": epoch, "val/acc": accuracy}
+        return str(rule.on_trial_result(tune, trials[name], result))
+
+    rule.on_trial_complete(tune, trials["g"], {"epoch": 0, "code": 1, "done": True})  # failed
+    for epoch in (1, 2, 3):
+        for name, accuracy in (("a", 0.4), ("b", 0.5), ("c", 0.6)):
+            assert reports(name, epoch, accuracy) == TrialScheduler.CONTINUE
+    assert reports("d", 1, 0.1) == TrialScheduler.CONTINUE
+    assert reports("d", 2, 0.1) == TrialScheduler.STOP
+    assert reports("e", 2, 0.51) == TrialScheduler.CONTINUE
+
+
 def test_a_run_below_the_median_is_stopped_and_stays_so(tmp_path: Path) -> None:
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
     config = deepcopy(BASE)
     config["model"]["init_args"]["optimizer"] = optimizer
     write(config, tmp_path / "base.yaml")
-    # The last of them learns nothing. The others begin before it, and three have to come as far.
-    values = "model.optimizer.init_args.lr=[0.1,0.11,0.12,0.0]"
-    command = ("-m", "wiring_lightning", "sweep", "--config", "base.yaml", "--set", values,
-               "--stop_below_median=2", "--trainer.max_epochs=40", "--trainer.limit_val_batches=4",
-               "--trainer.enable_progress_bar=false")  # fmt: skip
-    running = process(*command, folder=tmp_path)
+    # One fails before it measures anything, three are done, and the last one learns nothing. With
+    # one core they run in this order.
+    code = """
+from ray.cluster_utils import Cluster
+from wiring_lightning.cli import main
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+main(["sweep", "--config", "base.yaml", "--address", cluster.address, "--stop_below_median=2",
+      "--set", "model.optimizer.init_args.lr=[-1.0,0.1,0.11,0.12,0.0]", "--trainer.max_epochs=12",
+      "--trainer.limit_val_batches=4", "--trainer.enable_progress_bar=false"])
+"""
+    running = process("-c", code, folder=tmp_path)
     out, err = running.communicate()
-    assert running.returncode == 0, err
-    assert "lr_0.0-seed_0: stopped early, below the median" in out
+    assert running.returncode == 1, err
+    assert "lr_-1.0-seed_0: FAILED" in out
+    assert "1 of 5 runs failed" in out
     assert out.count(": done") == 3
-    assert find_run(tmp_path / "sweep" / "lr_0.0-seed_0").last_number("test/acc") is None
+    assert "goes on" not in out  # no run was paused, which would start its process again
+    assert "lr_0.0-seed_0: stopped early, below the median" in out
+    stopped = tmp_path / "sweep" / "lr_0.0-seed_0"
+    assert find_run(stopped).last_number("test/acc") is None
+    assert 20 <= steps(stopped) < 120  # not before two validations
 
-    again = process(*command, folder=tmp_path)
+    again = process("-c", code, folder=tmp_path)
     out, _ = again.communicate()
-    assert (again.returncode, "done before: 4\n" in out, "begins" in out) == (0, True, False)
+    begun = re.findall(r"(\S+): begins", out)
+    assert (again.returncode, "done before: 4\n" in out, begun) == (1, True, ["lr_-1.0-seed_0"])

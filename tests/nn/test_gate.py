@@ -108,8 +108,9 @@ def test_an_unknown_mode_is_refused() -> None:
         Gate(3, 4, 2, mode="soft")
 
 
-def test_random_gates_stay_and_have_no_gradient() -> None:
-    gate = Gate(5, 6, 2, mode="random")
+@pytest.mark.parametrize("mode", ["random", "covered"])
+def test_random_gates_stay_and_have_no_gradient(mode: str) -> None:
+    gate = Gate(5, 6, 2, mode=mode)
     assert not gate.learnable
     assert bool(gate.frozen)
     sources = torch.randn(2, 6, 3, requires_grad=True)
@@ -121,10 +122,42 @@ def test_random_gates_stay_and_have_no_gradient() -> None:
     assert torch.equal(gate.eval()(sources), trained)
 
 
-def test_a_random_gate_does_not_learn_after_loading_a_learned_one() -> None:
-    gate = Gate(3, 4, 2, mode="random")
-    gate.load_state_dict(Gate(3, 4, 2).state_dict())
+@pytest.mark.parametrize("mode", ["random", "covered"])
+def test_a_random_gate_does_not_learn_after_loading_a_learned_one(mode: str) -> None:
+    gate, learned = Gate(3, 4, 2, mode=mode), Gate(3, 4, 2)
+    learned.active.copy_(torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]))
+    gate.load_state_dict(learned.state_dict())
     assert not gate.learnable
+
+
+def test_a_covered_gate_reads_every_candidate() -> None:
+    earlier = torch.ones(6, 6, dtype=torch.bool).tril()
+    for make in (lambda: Gate(4, 8, 2, "covered"), lambda: Gate(6, 6, 2, "covered", earlier)):
+        drawn = []
+        for seed in (0, 0, 1, 2, 3):
+            torch.manual_seed(seed)
+            drawn.append(make().best)
+            assert drawn[-1].any(0).all()
+        assert torch.equal(drawn[0], drawn[1])
+        assert len({str(edges(mask)) for mask in drawn}) == 4
+    with pytest.raises(ValueError, match=r"3 targets with K = 2 .* all of 7 sources: raise fan_in"):
+        Gate(3, 7, 2, mode="covered")
+
+
+def test_a_covered_gate_refuses_a_wiring_that_leaves_a_candidate_unread() -> None:
+    gate = Gate(3, 4, 2, mode="covered")
+    given = {**gate.state_dict(), "active": torch.tensor([[1, 1, 0, 0]] * 3).bool()}
+    with pytest.raises(RuntimeError, match="a candidate there that no target reads"):
+        gate.load_state_dict(given)
+
+
+def test_a_covered_gate_is_built_without_memory_and_filled_later() -> None:
+    with torch.device("meta"):
+        bare = Gate(3, 4, 2, mode="covered")
+    gate = Gate(3, 4, 2, mode="covered")
+    bare.load_state_dict(gate.state_dict(), assign=True)
+    assert torch.equal(bare.best, gate.best)
+    assert not bare.learnable
 
 
 def test_real_gates_weigh_all_candidates_with_a_sum_of_k() -> None:
@@ -158,7 +191,7 @@ def through_a_file(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("wiring", ["learned", "random", "real"])
+@pytest.mark.parametrize("wiring", ["learned", "random", "covered", "real"])
 def test_weights_alone_are_the_whole_network(wiring: str, frozen: bool) -> None:
     network = ResNeXt(11, 2, 4, 2, wiring=wiring)
     images = torch.randn(2, 3, 8, 8)
@@ -173,7 +206,7 @@ def test_weights_alone_are_the_whole_network(wiring: str, frozen: bool) -> None:
     assert torch.equal(bare.eval()(images), network.eval()(images))
     for name, gate in network.connections.items():
         assert torch.equal(bare.connections[name].active, gate.active)
-        expected = not frozen and wiring != "random"
+        expected = not frozen and wiring in ("learned", "real")
         assert bare.connections[name].scores.requires_grad == expected
         assert bare.connections[name].learnable == expected
 
@@ -219,6 +252,7 @@ def test_only_gates_that_learn_or_have_learned_are_found() -> None:
         {
             "learned": Gate(2, 3, 1),
             "random": Gate(2, 3, 1, mode="random"),
+            "covered": Gate(3, 3, 1, mode="covered"),
             "deep": nn.Sequential(nn.Linear(2, 2), Gate(2, 3, 1, mode="real")),
             "frozen": Gate(2, 3, 1),
         }

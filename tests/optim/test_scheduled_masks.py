@@ -1,5 +1,6 @@
 """Masks that change by rule, by hand on small tensors."""
 
+from collections import Counter
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from wiring_lightning.functional import MaskTimes, change_masks
+from wiring_lightning.functional.mask_times import AlternatingTimes
 from wiring_lightning.optim import EdgeSet, ScheduledMasks
 from wiring_lightning.optim.mask_scores import SCORES, Seen
 
@@ -69,6 +71,61 @@ def test_several_tensors_of_a_set_share_their_number_and_each_keeps_its_least() 
             numbers.append(sum(int(mask.sum()) for mask in rule.masks))
         assert numbers == [5, 4, 3]
         assert [int(mask.sum()) for mask in rule.masks] == expected
+
+
+def test_set_by_hand() -> None:
+    """Half of four weights goes. Any two of the four that are then absent come equally often."""
+    values = [0.5, -0.4, 0.2999, 0.2, 0.1, 0.05]
+    pairs = Counter[tuple[int, ...]]()
+    for seed in range(900):
+        weight = parameter(*values)
+        rule = ScheduledMasks(
+            SGD([weight], lr=0.1),
+            [EdgeSet([weight], k=4)],
+            MaskTimes(end=10, every=1, fraction=0.5),
+            grow=SCORES["random"],
+            first="magnitude",
+            seed=seed,
+        )
+        step(rule, [2.0, 0.0, 0.0, -6.0, 9.0, 9.0])
+        stepped = [0.3, -0.4, 0.2999, 0.8, 0.0, 0.0]  # the second and the fourth stay
+        there = rule.masks[0].tolist()
+        assert (there[1], there[3], sum(there)) == (True, True, 4)
+        pairs[tuple(index for index in (0, 2, 4, 5) if there[index])] += 1
+        kept = [value * present for value, present in zip(stepped, there, strict=True)]
+        assert weight.tolist() == pytest.approx(kept)
+    assert len(pairs) == 6
+    assert sum((number - 150) ** 2 / 150 for number in pairs.values()) < 20.5  # 1 of 1,000
+
+
+def test_ac_dc_by_hand() -> None:
+    """Two dense steps, then sparse and dense phases of two, and sparse from the seventh step on."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(12, dtype=torch.float64))
+    times = AlternatingTimes(start=2, every=2, end=7, initial_density=1.0)
+    optimizer = SGD([weight], lr=0.3, momentum=0.9)
+    rule = ScheduledMasks(optimizer, [EdgeSet([weight], k=3)], times, first="magnitude")
+    twin, velocity = weight.detach().clone(), torch.zeros(12, dtype=torch.float64)
+    mask = torch.ones(12, dtype=torch.bool)
+    sparse_from, dense_from = (2, 6, 7), (4,)
+    for number in range(1, 10):
+        gradient = torch.randn(12, dtype=torch.float64)
+        weight.grad = gradient.clone()
+        rule.mask_gradients()
+        optimizer.step()
+        velocity = 0.9 * velocity + gradient * mask
+        twin = (twin - 0.3 * velocity) * mask
+        if number in sparse_from:
+            mask = torch.zeros(12, dtype=torch.bool).index_fill_(
+                0, twin.abs().topk(3).indices, True
+            )
+        if number in dense_from:
+            mask = torch.ones(12, dtype=torch.bool)
+        twin, velocity = twin * mask, velocity * mask
+        torch.testing.assert_close(weight.detach(), twin, rtol=0, atol=1e-14)
+        assert torch.equal(rule.masks[0], mask)
+    assert rule.due
+    assert int(weight.count_nonzero()) == 3
 
 
 def test_gradual_pruning_by_hand_never_brings_back_a_weight() -> None:

@@ -18,7 +18,7 @@ from wiring_lightning.tasks import ClassificationTask
 DRAWN = [method for method in METHODS if find_bernoulli_gates(method.task())]
 
 
-@over(METHODS, "compile")
+@over(METHODS, "compile", "network")
 def test_one_graph_for_all_wirings(method: Method) -> None:
     torch._dynamo.reset()
     counter, recorder, task = CompileCounter(), Recorder(), method.task()

@@ -37,7 +37,7 @@ class Addresses(Callback):
         self.seen.append({name: tensor.data_ptr() for name, tensor in named})
 
 
-@over(METHODS)
+@over(METHODS, "network")
 def test_weights_and_wirings_stay_where_they_are(method: Method) -> None:
     task, addresses = method.task(), Addresses()
     # Those that can be frozen by this argument are, before the last epoch.

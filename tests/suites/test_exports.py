@@ -25,7 +25,7 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
         return network.eval()(images)
 
 
-@over(METHODS)
+@over(METHODS, "network")
 def test_weights_only_checkpoint_in_a_bare_backbone_gives_the_same_logits(
     method: Method, tmp_path: Path
 ) -> None:
@@ -46,7 +46,7 @@ def test_weights_only_checkpoint_in_a_bare_backbone_gives_the_same_logits(
     assert torch.equal(_logits(bare, images), expected)
 
 
-@over(METHODS)
+@over(METHODS, "network")
 def test_compact_network_is_smaller_and_computes_the_same(method: Method) -> None:
     task, images = _trained(method)
     backbone = task.backbone

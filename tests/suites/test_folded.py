@@ -13,7 +13,7 @@ from wiring_lightning.nn import Adjacency, BernoulliGate, Gate
 from wiring_lightning.nn.folding import fold_batch_norms
 
 # One method for each network: what learns makes no difference here.
-_NETWORKS = list({str((m.backbone, m.arguments)): m for m in METHODS}.values())
+_NETWORKS = list({str((m.backbone, m.arguments)): m for m in reversed(METHODS)}.values())
 _OWN = [m for m in _NETWORKS if m.backbone.__module__.startswith("wiring_lightning.")]
 
 
@@ -25,7 +25,7 @@ def _network(method: Method, seed: int) -> nn.Module:
         for part in network.modules():
             if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
                 _scramble(part)
-            elif isinstance(part, Gate) and part.mode != "random":
+            elif isinstance(part, Gate) and not part.fixed:
                 part.scores.copy_(torch.where(part.scores < 0, part.scores, torch.rand(1)))
                 part.scores[part.scores >= 0] = torch.rand(int((part.scores >= 0).sum())).double()
             elif isinstance(part, BernoulliGate):

@@ -21,7 +21,7 @@ from wiring_lightning.callbacks import WiringMonitor
 from wiring_lightning.wiring import find_wired
 
 
-@over(METHODS)
+@over(METHODS, "network")
 @in_own_process
 def test_resumes_monitors_and_compacts(method: Method, tmp_path: Path) -> None:
     saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
@@ -50,7 +50,7 @@ def test_resumes_monitors_and_compacts(method: Method, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@over(METHODS)
+@over(METHODS, "network")
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 @in_own_process
 def test_mixed_precision(method: Method, precision: Literal["bf16-mixed", "16-mixed"]) -> None:
@@ -70,7 +70,7 @@ def test_mixed_precision(method: Method, precision: Literal["bf16-mixed", "16-mi
 
 
 @pytest.mark.slow
-@over(METHODS)
+@over(METHODS, "network")
 @in_own_process
 def test_channels_last(method: Method) -> None:
     with simulated():

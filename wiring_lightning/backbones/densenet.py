@@ -22,7 +22,7 @@ from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
-DenseNetWiring = Literal["learned", "dense", "random"]
+DenseNetWiring = Literal["learned", "dense", "random", "covered"]
 
 
 class DenseNet(Described):
@@ -40,8 +40,9 @@ class DenseNet(Described):
             `wiring="dense"`.
         num_classes: number of classes.
         stem: `"cifar"` (3 x 3) or `"mini_imagenet"` (3 x 3 and a max-pool).
-        wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"dense"` (the plain DenseNet)
-            or `"random"` (K fixed random sources).
+        wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"dense"` (the plain
+            DenseNet), `"random"` (K fixed random sources) or `"covered"` (random, too, but every
+            source has a reader among the layers of its stage).
         weighted: whether every active connection also learns a positive weight (see `nn.Gate`).
         in_channels: channels of the images.
         image_size: height and width of the images, used only to count multiply-adds; by default

@@ -87,7 +87,7 @@ class MultiBranchNetwork(Described):
                 connection = self._connection(name)
                 choice = connection.choice()
                 # Scores also learn with K = C, where there is no choice.
-                learns = isinstance(connection, Gate) and connection.mode != "random"
+                learns = isinstance(connection, Gate) and not connection.fixed
                 graph.choose(previous, current, choice._replace(learnable=torch.tensor(learns)))
             else:
                 graph.connect(previous, current[:, None])

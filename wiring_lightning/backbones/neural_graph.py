@@ -1,8 +1,9 @@
 """The tiny neural graphs of Discovering Neural Wirings: every channel is a node."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning._checks import MOST_LAYERS, check_counts, check_number
+from wiring_lightning._names.renamed import renamed_attribute
 from wiring_lightning.nn import (
     Adjacency,
     AdjacencyMode,
@@ -85,6 +87,10 @@ class NeuralGraph(Described):
         43058
     """
 
+    # A child called `graph` hides the graph of the program that `torch.export` makes.
+    former_names: ClassVar[Mapping[str, str]] = MappingProxyType({"adjacency": "graph"})
+    graph: Any = renamed_attribute("graph", "adjacency", gone_in="0.2.0")
+
     def __init__(
         self,
         dynamics: Dynamics = "static",
@@ -135,7 +141,7 @@ class NeuralGraph(Described):
         self.image_size = image_size
         self.stem = Stem(in_channels, inputs, strides)
         self.operations = NodeOperations(nodes)
-        self.graph: Adjacency | SparseEdges = Adjacency(self._usable(), edges, wiring, rank_all)
+        self.adjacency: Adjacency | SparseEdges = Adjacency(self._usable(), edges, wiring, rank_all)
         self.classifier = nn.Linear(outputs, num_classes)
 
     @override
@@ -148,7 +154,7 @@ class NeuralGraph(Described):
                 f"images of {images.shape[2]} x {images.shape[3]} leave maps of one pixel, which "
                 "instance norm makes constant: use larger images or smaller strides."
             )
-        maps = self._run(inputs, self.graph.matrix())
+        maps = self._run(inputs, self.adjacency.matrix())
         patch = maps[:, :, _second_quarter(height), _second_quarter(width)]
         logits: Tensor = self.classifier(patch.mean((2, 3)).t())
         return logits
@@ -180,7 +186,7 @@ class NeuralGraph(Described):
         Multiply-adds are those of one image: of all steps in discrete time, of one evaluation of
         the derivative in continuous time.
         """
-        edges, slots = edges_of(self.graph, 0), self._usable()
+        edges, slots = edges_of(self.adjacency, 0), self._usable()
         receivers, senders = edges.target, edges.source
         usable = slots[receivers, senders]
         graph, layers = WiringBuilder(), self.stem
@@ -236,13 +242,13 @@ class NeuralGraph(Described):
             fold_batch_norm: fold the batch norms of the stem into its convolutions, for inference
                 only.
         """
-        wiring, edges = self.wiring(), edges_of(self.graph, 0)
+        wiring, edges = self.wiring(), edges_of(self.adjacency, 0)
         live = wiring.live_nodes[1 : sum(self.sizes) + 1]
         edges = edges.select(wiring.live_edges[: len(edges.source)])
         number, count = live.cumsum(0) - 1, int(live.sum())
         columns = number[edges.target], number[edges.source], edges.weight
         small = deepcopy(self)
-        small.graph = SparseEdges(*columns, count, count, edges.learned).to(
+        small.adjacency = SparseEdges(*columns, count, count, edges.learned).to(
             self.classifier.weight.device
         )
         small.operations = select_channels(self.operations, live)

@@ -15,7 +15,7 @@ from wiring_lightning.nn.branches import Identity
 from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.residual import BlockName
 
-ResNetWiring = Literal["learned", "previous", "random"]
+ResNetWiring = Literal["learned", "previous", "random", "covered"]
 
 # Kind of block and blocks per stage of the ImageNet layouts (ResNet, Table 1).
 _IMAGENET_PLANS: dict[int, tuple[BlockName, tuple[int, ...]]] = {
@@ -45,7 +45,8 @@ class ResNet(ResidualNetwork):
         stem: `"cifar"` (3 x 3), `"mini_imagenet"` (3 x 3 and a max-pool) or `"imagenet"` (7 x 7 of
             stride 2 and a max-pool).
         wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"previous"` (the plain
-            ResNet, Fixed-Prev) or `"random"` (Fixed-Random: K random connections that stay).
+            ResNet, Fixed-Prev), `"random"` (Fixed-Random: K random connections that stay) or
+            `"covered"` (random, too, but every block has a reader; at K = 1 that is the chain).
         identity: `"mean"` or `"sum"` of the identities of the K sources. `"sum"` is the paper's
             literal formula; its activations grow with every block, beyond 10^10 at depth 110.
         weighted: whether every active connection also learns a positive weight (see `nn.Gate`).

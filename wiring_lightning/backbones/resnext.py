@@ -12,7 +12,7 @@ from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branches import Identity
 from wiring_lightning.nn.checks import check_fan_in, check_word
 
-WiringName = Literal["learned", "full", "random", "real"]
+WiringName = Literal["learned", "full", "random", "covered", "real"]
 
 # Modules per stage of the ImageNet layouts (ResNeXt, Table 1).
 _IMAGENET_STAGES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -40,8 +40,9 @@ class ResNeXt(MultiBranchNetwork):
         stem: `"cifar"` (3 x 3), `"mini_imagenet"` (3 x 3 and a max-pool) or `"imagenet"` (7 x 7 of
             stride 2 and a max-pool).
         wiring: `"learned"` (needs `callbacks.MaskConnect` to learn), `"full"` (the plain ResNeXt,
-            Fixed-Full), `"random"` (Fixed-Random: K random connections that stay) or `"real"`
-            (GateConnect's ablation with real-valued gates).
+            Fixed-Full), `"random"` (Fixed-Random: K random connections that stay), `"covered"`
+            (random, too, but every branch has at least one reader) or `"real"` (GateConnect's
+            ablation with real-valued gates).
         identity: `"mean"` or `"sum"` of the identities of the K sources (of all C before the
             classifier). `"mean"` is exactly ResNeXt at K = C. `"sum"` is the papers' literal
             formula; its activations grow by a factor of about K per module.

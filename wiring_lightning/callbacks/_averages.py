@@ -6,6 +6,7 @@ To *settle* an average is to replace its values by ones with a valid wiring. The
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Protocol
 
 import torch
@@ -118,12 +119,24 @@ class Averages:
             value.copy_(before)
         self._before = []
 
+    def settle_for_norms(self) -> None:
+        """Settle an average whose batch norm statistics are being computed, each time it changed.
+
+        `StochasticWeightAveraging` has an epoch for that, with the average in the network.
+        """
+        if self.in_network and any(
+            isinstance(callback, StochasticWeightAveraging)
+            and _updates_norms(callback, self._trainer.current_epoch)
+            for callback in self._trainer.callbacks
+        ):
+            self.settle()
+
     def finish(self) -> None:
         """Settle all averages for good, at the end of the fit."""
         self.restore()
         for callback in self._trainer.callbacks:
-            if isinstance(callback, StochasticWeightAveraging) and _has_updated_norms(
-                callback, self._trainer.current_epoch
+            if isinstance(callback, StochasticWeightAveraging) and _updates_norms(
+                callback, self._trainer.current_epoch - 1
             ):
                 # Its extra epoch for batch norm ends with an optimizer step on the network, which
                 # therefore no longer holds the average.
@@ -186,6 +199,22 @@ class Averages:
                 places.append(Place(copy.get_submodule(inside), place.key))
             groups.append(places if len(places) == len(group) else [])
         return groups
+
+
+def learning_epochs(trainer: Trainer, callback: object) -> int | None:
+    """The `max_epochs` of a trainer in `on_fit_start` of a callback; `None` if there is no limit.
+
+    `StochasticWeightAveraging` adds an epoch in which only statistics of batch norms change. It is
+    not counted, whichever of the two callbacks comes first.
+    """
+    epochs = trainer.max_epochs
+    if epochs is None or epochs < 0:
+        return None
+    before = takewhile(lambda other: other is not callback, trainer.callbacks)
+    return epochs - any(
+        isinstance(other, StochasticWeightAveraging) and other._model_contains_batch_norm is True
+        for other in before
+    )
 
 
 def copies_inside(trainer: Trainer, module: LightningModule) -> list[nn.Module]:
@@ -311,9 +340,9 @@ def _copy_booleans(average: AveragedModel) -> None:
     average.multi_avg_fn = update
 
 
-def _has_updated_norms(averaging: StochasticWeightAveraging, epochs: int) -> bool:
-    """Whether the extra epoch that updates the average's batch norm statistics is over."""
-    return averaging._model_contains_batch_norm is True and epochs - 1 == averaging.swa_end + 1
+def _updates_norms(averaging: StochasticWeightAveraging, epoch: int) -> bool:
+    """Whether this is the extra epoch that computes the average's batch norm statistics."""
+    return averaging._model_contains_batch_norm is True and epoch == averaging.swa_end + 1
 
 
 def _is_alike(first: nn.Module, second: nn.Module) -> bool:

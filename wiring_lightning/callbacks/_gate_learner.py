@@ -126,6 +126,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         # A callback that unfreezes layers may add their gates' parameters to an optimizer.
         if self.optimizer is not None and (
             _count_parameters(trainer.optimizers) != self._user_parameters

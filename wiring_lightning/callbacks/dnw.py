@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 
-from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._run_length import RunLength, check_times
-from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
+from wiring_lightning.callbacks._timed_layers import TimedLayers
+from wiring_lightning.callbacks.sparse_layers import SparseGroup
 from wiring_lightning.functional.densities import Distribution
-from wiring_lightning.functional.mask_times import Decay, MaskTimes
+from wiring_lightning.functional.mask_times import Decay
 from wiring_lightning.optim import StraightThrough
 
 
-class DNW(SparseLayers[StraightThrough]):
+class DNW(TimedLayers[StraightThrough]):
     """Train sparse weights and learn which of them to keep, in one run (DNW, Algorithm 1).
 
     At every step the sparse layers have k non-zero weights: those of largest magnitude. Absent
@@ -91,60 +90,18 @@ class DNW(SparseLayers[StraightThrough]):
         total_steps: int | None = None,
     ) -> None:
         super().__init__(
-            density, edges, layers, first_dense, groups, freeze_epoch, exclude, log_density,
-            distribution, last_dense, min_edges, vectors,
+            every, start, until, initial_density, density_decay, total_steps,
+            density=density, edges=edges, layers=layers, first_dense=first_dense, groups=groups,
+            freeze_epoch=freeze_epoch, exclude=exclude, log_density=log_density,
+            distribution=distribution, last_dense=last_dense, min_edges=min_edges, vectors=vectors,
         )  # fmt: skip
-        self.initial_density, self.density_decay = initial_density, density_decay
-        self.every, self.start, self.until = every, start, until
-        self.total_steps = total_steps
-        check_times(self)
-        self._length = RunLength(0, 0)
-
-    _over = False  # whether the training of this fit has ended
 
     @property
     @override
-    def due(self) -> bool:
-        return all(rule.due for rule in self._rules)
-
-    @override
-    def unfinished(self, epochs: int) -> str | None:
-        steps = [rule.times.final_step for rule in self._rules if rule.times and not rule.due]
-        if not steps or (0 < max(steps) <= epochs * self._length.epoch and not self._over):
-            return super().unfinished(epochs)
-        return f"the layers have their final density only after step {max(steps)}"
+    def has_times(self) -> bool:
+        return self.initial_density is not None
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> StraightThrough:
-        times = None
-        if self.initial_density is not None:
-            times = MaskTimes(
-                end=self._length.step_at(self.until),
-                every=self.every,
-                start=self._length.step_at(self.start),
-                initial_density=self.initial_density,
-                density_decay=self.density_decay,
-            )
+        times = self.make_times(self._length) if self.has_times else None
         return StraightThrough(optimizer, [group.edge_set() for group in groups], times)
-
-    @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._over = False
-        if self.initial_density is not None:
-            self._length = RunLength.of(trainer, self.total_steps, False, self.mistake)
-        super().on_fit_start(trainer, pl_module)
-
-    @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        if any(
-            not rule.due and rule.times and rule.times.changes(rule.steps + 1)
-            for rule in self._rules
-        ):
-            self.remember_checkpoints(trainer)
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._over = True

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks._scaled import gradient_scale
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import PrunedWeights
@@ -67,15 +68,16 @@ class L1Anneal(SparseLayers[PrunedWeights]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epochs = learning_epochs(trainer, self)
         if self.freeze_epoch is not None:
             self._last_epoch = self.freeze_epoch
-        elif trainer.max_epochs is None or trainer.max_epochs < 1:
+        elif not epochs:
             raise self.mistake(
                 "the number of edges falls until the last epoch, which is not known: give the "
                 "trainer `max_epochs`, or this callback `freeze_epoch`."
             )
         else:
-            self._last_epoch = trainer.max_epochs - 1
+            self._last_epoch = epochs - 1
         super().on_fit_start(trainer, pl_module)
 
     @override

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
 
 # A `max_epochs` that nobody chose: Lightning's default, and no limit.
 NOT_GIVEN = (1000, -1)
+# What learners count in epochs themselves.
+_IN_EPOCHS = ("freeze_epoch", "warmup_epochs", "dense_epochs")
 
 
 @dataclass
@@ -40,7 +42,8 @@ class PhaseSchedule(Callback):
 
     A fit lasts as long as the phases together. If the trainer is given another `max_epochs`, the
     phases become shorter or longer in proportion, in whole epochs, and a line says so; 1000, which
-    Lightning sets if nothing is given, and -1 do not count. The phase depends on the current epoch
+    Lightning sets if nothing is given, and -1 do not count. A learner's own number of epochs, such
+    as `freeze_epoch`, stays as it is, and a warning says so. The phase depends on the current epoch
     only, so a resumed run needs no state.
 
     Args:
@@ -100,6 +103,7 @@ class PhaseSchedule(Callback):
         wanted = trainer.max_epochs
         if wanted not in (None, self.max_epochs, *NOT_GIVEN):
             self._last(wanted)
+            self._say_what_stays(trainer)
         trainer.fit_loop.max_epochs = self.max_epochs
 
     def _last(self, epochs: int) -> None:
@@ -119,6 +123,21 @@ class PhaseSchedule(Callback):
             f"PhaseSchedule: with max_epochs={epochs} the phases last {_listed(after)} epochs; "
             f"without max_epochs they last {_listed(before)}."
         )
+
+    def _say_what_stays(self, trainer: Trainer) -> None:
+        """Name the numbers of epochs that belong to a learner, and so are no part of a phase."""
+        stay = [
+            f"{name}={value} of {type(learner).__name__}"
+            for learner in _learners(trainer)
+            for name in _IN_EPOCHS
+            if (value := getattr(learner, name, None))
+        ]
+        if stay:
+            rank_zero_warn(
+                f"PhaseSchedule: the phases follow max_epochs={self.max_epochs}, but "
+                f"{' and '.join(stay)} {'stay' if stay[1:] else 'stays'} as given: change "
+                f"{'them' if stay[1:] else 'it'}, too, if the whole run is to be shorter or longer."
+            )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

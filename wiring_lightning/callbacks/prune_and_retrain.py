@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.optim import PrunedWeights
@@ -105,8 +106,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
                 f"{type(others[0]).__name__} holds on to an optimizer that this callback replaces; "
                 "use one of the two."
             )
-        last = -1 if trainer.fast_dev_run or trainer.max_epochs is None else trainer.max_epochs
-        if 0 <= last <= self.dense_epochs:
+        last = None if trainer.fast_dev_run else learning_epochs(trainer, self)
+        if last is not None and last <= self.dense_epochs:
             raise self.mistake(
                 f"the trainer stops after {last} epochs, but the second training "
                 f"begins after {self.dense_epochs}: give it the max_epochs of both together."

@@ -1,16 +1,17 @@
 """The base of callbacks that change the masks of sparse weights by rule."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._run_length import RunLength, check_times
+from wiring_lightning.callbacks._run_length import RunLength
+from wiring_lightning.callbacks._timed_layers import TimedLayers
 from wiring_lightning.callbacks._weight_choice import listed
-from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
+from wiring_lightning.callbacks.sparse_layers import SparseGroup
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
 from wiring_lightning.optim.mask_scores import DROPS, GROWS, SCORES, Drop, Grow, Seen
 from wiring_lightning.optim.scheduled_masks import FIRSTS, First, ScheduledMasks
@@ -19,7 +20,7 @@ Unit = Literal["step", "epoch"]
 UNITS = get_args(Unit)
 
 
-class MaskSchedule(SparseLayers[ScheduledMasks]):
+class MaskSchedule(TimedLayers[ScheduledMasks]):
     """Change the masks of sparse layers by rule: when, how many, what goes and what comes.
 
     Every `every` steps, until the share `until` of the training, the weights with the lowest score
@@ -83,18 +84,18 @@ class MaskSchedule(SparseLayers[ScheduledMasks]):
         seed: int = 0,
         **choice: Any,
     ) -> None:
-        super().__init__(**choice)
-        self.every, self.unit = every, unit
-        self.start, self.until = start, until
+        super().__init__(every, start, until, initial_density, density_decay, total_steps, **choice)
+        self.unit = unit
         self.fraction, self.fraction_decay = fraction, fraction_decay
-        self.initial_density, self.density_decay = initial_density, density_decay
         self.first, self.drop, self.grow = first, drop, grow
         self.average = average
-        self.total_steps = total_steps
         self.seed = seed
         self._check()
-        self._length = RunLength(0, 0)
-        self._over = False  # whether the training of this fit has ended
+
+    @property
+    @override
+    def in_epochs(self) -> bool:
+        return self.unit == "epoch"
 
     def drop_score(self, seen: Seen) -> Tensor:
         """The score of the weights of a parameter, not negative; the lowest go."""
@@ -104,30 +105,10 @@ class MaskSchedule(SparseLayers[ScheduledMasks]):
         """The score of the other weights of a parameter, not negative; the highest come."""
         return SCORES[self.grow](seen)
 
+    @override
     def make_times(self, length: RunLength) -> MaskTimes:
-        """After which steps masks change, and by how much, in a training of this length."""
-        return MaskTimes(
-            end=length.step_at(self.until),
-            every=self.every * (length.epoch if self.unit == "epoch" else 1),
-            start=length.step_at(self.start),
-            fraction=self.fraction,
-            fraction_decay=self.fraction_decay,
-            initial_density=self.initial_density,
-            density_decay=self.density_decay,
-        )
-
-    @property
-    @override
-    def due(self) -> bool:
-        return all(rule.due for rule in self._rules)
-
-    @override
-    def unfinished(self, epochs: int) -> str | None:
-        last = max((rule.times.final_step for rule in self._rules), default=0)
-        too_few = 0 < epochs * self._length.epoch < last
-        if self.due or not (self._over or too_few):
-            return super().unfinished(epochs)
-        return f"the layers have their final density only after step {max(last, 1)}"
+        times = super().make_times(length)
+        return replace(times, fraction=self.fraction, fraction_decay=self.fraction_decay)
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> ScheduledMasks:
@@ -146,24 +127,6 @@ class MaskSchedule(SparseLayers[ScheduledMasks]):
         )
 
     @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._over = False
-        self._length = RunLength.of(trainer, self.total_steps, self.unit == "epoch", self.mistake)
-        super().on_fit_start(trainer, pl_module)
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._over = True
-
-    @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        if not self.due and any(rule.changes_next for rule in self._rules):
-            self.remember_checkpoints(trainer)
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
-
-    @override
     def broken(self) -> str | None:
         wrong = [found for rule in self._rules for found in rule.excess()]
         return listed(wrong) if wrong else None
@@ -174,8 +137,7 @@ class MaskSchedule(SparseLayers[ScheduledMasks]):
         return rule.settled(first, values)
 
     def _check(self) -> None:
-        """Raise an error if an argument is out of range."""
-        check_times(self)
+        """Raise an error if another argument is out of range."""
         for name in ("fraction", "average"):
             value = getattr(self, name)
             if not 0 <= value <= 1 or (name == "average" and value == 1):

@@ -252,6 +252,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._report.keep_example(batch)
 
     @override

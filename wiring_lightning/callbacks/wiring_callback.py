@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Averages, Group
+from wiring_lightning.callbacks._averages import Averages, Group, learning_epochs
 
 
 class WiringError(RuntimeError):
@@ -118,8 +118,9 @@ class WiringCallback(Callback, ABC):
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
         self._warned = False
-        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-            self._warn_if_unfinished(trainer, trainer.max_epochs, "the trainer stops")
+        epochs = learning_epochs(trainer, self)
+        if epochs is not None:
+            self._warn_if_unfinished(trainer, epochs, "the trainer stops")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,6 +130,13 @@ class WiringCallback(Callback, ABC):
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._freeze_if_due(trainer)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._averages is not None:
+            self._averages.settle_for_norms()
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wiring_lightning.checkpoints.reading import CheckpointError
 from wiring_lightning.nn import Gate
-from wiring_lightning.nn.described import find_differences, find_flaws
+from wiring_lightning.nn.described import find_differences, find_flaws, with_present_names
 
 # What a checkpoint needs for training to continue, and of which kind it is.
 _FOR_TRAINING = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
@@ -78,6 +78,7 @@ def check_weights(module: nn.Module, content: Mapping[str, Any], path: str | Pat
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             raise _damaged(path, f"{name} is of type {type(value).__name__}")
+    weights = with_present_names(weights, module)
     own, strict = module.state_dict(), getattr(module, "strict_loading", True)
     differences = list(_differing_shapes(own, weights, strict))[:1]
     if strict:

@@ -1,6 +1,7 @@
 """Running a sweep on Ray Tune: progress, failures, and early stopping by median."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,7 +139,11 @@ def _scheduler(metric: str, grace: int | None) -> Any:
     if grace is None:
         return FIFOScheduler()
     mode = "min" if "loss" in metric else "max"
-    return MedianStoppingRule("epoch", metric=metric, mode=mode, grace_period=grace)
+    # As long as there are too few others, Tune pauses a run to let others come as far. A pause is
+    # the end of the process, so a run would start again for every epoch.
+    return MedianStoppingRule(
+        "epoch", metric=metric, mode=mode, grace_period=grace, min_time_slice=math.inf
+    )
 
 
 def _check_resources(cpus: float, gpus: float) -> None:

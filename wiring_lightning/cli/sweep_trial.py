@@ -44,7 +44,8 @@ class FitTrial(tune.Trainable):  # type: ignore[misc]  # ray is not typed where 
             if code is not None:
                 if code == 0:
                     self.run.mark("done")
-                return {**measured, "done": True, "code": code}
+                # The median rule asks every run for its epoch, also one that measured nothing.
+                return {"epoch": 0, **measured, "done": True, "code": code}
             if measured.get("epoch", 0) > self.reported:
                 self.reported = measured["epoch"]
                 return measured

@@ -31,6 +31,7 @@ from wiring_lightning.functional.budgeted_search import (
     most_probable_edges,
     policy_gradient,
 )
+from wiring_lightning.functional.covering import sample_covering
 from wiring_lightning.functional.densities import erdos_renyi_densities
 from wiring_lightning.functional.dnw import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.mask_change import change_masks
@@ -93,6 +94,7 @@ __all__ = [
     "policy_gradient",
     "project_scores",
     "rectified_gated_sum",
+    "sample_covering",
     "sample_k_distinct",
     "score_entropy",
     "sources",

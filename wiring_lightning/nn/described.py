@@ -1,10 +1,10 @@
 """Modules that say what they are beyond the shapes of their weights, and refuse other weights."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -26,6 +26,10 @@ class Described(nn.Module):
     `load_state_dict` itself takes the weights of another function, as PyTorch does, but not what
     `flaw` says no such module can hold.
 
+    Attributes:
+        former_names: old names of children, by their present ones. A `state_dict` with old names is
+            still loaded.
+
     Example:
         >>> class Scaled(Described):
         ...     def __init__(self, factor: float) -> None:
@@ -36,6 +40,7 @@ class Described(nn.Module):
         ['factor is 2.0 there and 3.0 here']
     """
 
+    former_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
     facts: Mapping[str, Any] = MappingProxyType({})
     built_with: Mapping[str, Any] = MappingProxyType({})
 
@@ -98,7 +103,7 @@ class Described(nn.Module):
     @override
     def _load_from_state_dict(
         self,
-        state_dict: Mapping[str, Any],
+        state_dict: MutableMapping[str, Any],
         prefix: str,
         local_metadata: Mapping[str, Any],
         strict: bool,
@@ -106,6 +111,9 @@ class Described(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        # A copy: PyTorch gives no module the caller's own mapping.
+        for old, new in _renamed(state_dict, self, prefix).items():
+            state_dict[new] = state_dict.pop(old)
         if (flaw := self._flaw_in(state_dict, prefix, local_metadata)) is not None:
             error_msgs.append(flaw)
         super()._load_from_state_dict(
@@ -148,6 +156,37 @@ def with_descriptions(state: Mapping[str, Any], module: nn.Module) -> Mapping[st
     notes = {name: {_KEY: dict(one.facts)} for name, one in _described_in(module) if one.facts}
     setattr(described, "_metadata", OrderedDict(notes))  # noqa: B010
     return described
+
+
+def with_present_names(state: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
+    """A `state_dict` for a module, with the names that renamed children have now.
+
+    Args:
+        state: saved by this version or an earlier one; it is not changed.
+        module: where it will be loaded.
+    """
+    for name, one in _described_in(module):
+        prefix = f"{name}." if name else ""
+        renamed = _renamed(state, one, prefix)
+        if not renamed:
+            continue
+        notes = getattr(state, "_metadata", None)
+        state = OrderedDict((renamed.get(key, key), value) for key, value in state.items())
+        if isinstance(notes, Mapping):
+            old_notes = _renamed(notes, one, prefix)
+            notes = OrderedDict((old_notes.get(key, key), note) for key, note in notes.items())
+            setattr(state, "_metadata", notes)  # noqa: B010
+    return state
+
+
+def _renamed(names: Iterable[str], module: Described, prefix: str) -> dict[str, str]:
+    """Present names by the old ones among some names of a module's children and their values."""
+    return {
+        name: f"{prefix}{new}{rest}"
+        for new, old in module.former_names.items()
+        for name in names
+        if (rest := name.removeprefix(f"{prefix}{old}")) != name and rest[:1] in ("", ".")
+    }
 
 
 def _notes(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:

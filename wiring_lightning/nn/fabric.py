@@ -150,6 +150,12 @@ class Fabric(Described):
         subsets = self._given
         if self.gate is not None:
             if self.gate.fixed is None:
+                if torch.compiler.is_exporting():
+                    raise RuntimeError(
+                        "a fabric that still learns cannot be exported, because each batch asks "
+                        "anew which edges it has: export what compact() of its network gives, or "
+                        "freeze its gate first."
+                    )
                 return self._run_drawn(inputs)
             subsets = [WHOLE if live else None for live in self.gate.fixed]
         nowhere = None if any(subsets) else inputs.new_zeros(inputs.shape[0], dtype=torch.bool)

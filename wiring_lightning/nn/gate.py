@@ -12,6 +12,7 @@ from wiring_lightning.functional import (
     gated_sum,
     normalize_scores,
     rectified_gated_sum,
+    sample_covering,
     sample_k_distinct,
     straight_through,
     topk_mask,
@@ -21,7 +22,7 @@ from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
 from wiring_lightning.wiring import Choice
 
-GateMode = Literal["learned", "random", "real"]
+GateMode = Literal["learned", "random", "covered", "real"]
 
 
 class Gate(Described):
@@ -40,8 +41,9 @@ class Gate(Described):
         fan_in: K, the number of active connections per target, 1 to `candidates`. A target with
             fewer than K usable candidates takes all of them.
         mode: `"learned"` (binary gates, drawn in proportion to the scores), `"random"` (a random
-            wiring that stays; the papers' Fixed-Random) or `"real"` (all candidates, weighted by
-            K times their scores; GateConnect's real-valued ablation).
+            wiring that stays; the papers' Fixed-Random), `"covered"` (the same, drawn among the
+            wirings in which every candidate is read) or `"real"` (all candidates, weighted by K
+            times their scores; GateConnect's real-valued ablation).
         usable: `[targets, candidates]` which slots can be an edge, at least one for each target;
             all if not given. The scores of the others stay at -1.
         weighted: whether an active connection also has a positive weight, which starts at 1 and is
@@ -49,7 +51,8 @@ class Gate(Described):
             parameter, so weight decay pulls it to 1.
 
     Raises:
-        ValueError: if K is below 1 or larger than the number of candidates, or a target has none.
+        ValueError: if K is below 1 or larger than the number of candidates, or a target has none,
+            or no wiring reads every candidate and `mode` is `"covered"`.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -90,16 +93,19 @@ class Gate(Described):
                 raise ValueError("every target needs at least one candidate that is usable.")
             scores = scores.masked_fill(~usable, -1.0)
         scores = normalize_scores(scores)
-        drawn = sample_k_distinct(scores, fan_in)
-        if mode == "random":
+        if mode == "covered":
+            drawn = sample_covering(scores >= 0, fan_in)
+        else:
+            drawn = sample_k_distinct(scores, fan_in)
+        if self.fixed:
             scores = normalize_scores(torch.where(scores < 0, scores, drawn.float()))
         elif mode == "real":
             drawn = scores >= 0
         self.scores = nn.Parameter(scores)
         self.log_weights = nn.Parameter(torch.zeros(targets, candidates)) if weighted else None
         self.register_buffer("active", drawn)
-        self.register_buffer("frozen", torch.tensor(mode == "random"))
-        self.scores.requires_grad_(mode != "random")
+        self.register_buffer("frozen", torch.tensor(self.fixed))
+        self.scores.requires_grad_(not self.fixed)
         self.register_load_state_dict_post_hook(_follow_frozen_mark)
 
     @property
@@ -118,6 +124,11 @@ class Gate(Described):
         return (self.scores >= 0).sum(1).clamp_max(self.fan_in)
 
     @property
+    def fixed(self) -> bool:
+        """Whether the wiring is the one drawn at first: nothing about it ever learns."""
+        return self.mode in ("random", "covered")
+
+    @property
     def learnable(self) -> bool:
         """Whether the scores still learn: neither random nor frozen."""
         return self.scores.requires_grad
@@ -125,7 +136,7 @@ class Gate(Described):
     @property
     def best(self) -> Tensor:
         """`[targets, candidates]` the edges of evaluation mode: top-K, or all positive scores."""
-        if self.mode == "random":
+        if self.fixed:
             return self.active
         if self.mode == "real":
             positive = self.scores.detach() > 0
@@ -187,6 +198,8 @@ class Gate(Described):
         if (wrong := counts != right).any():
             given, own = int(counts[wrong][0]), int(right[wrong][0])
             return f"has a target with {given} connections there and {own} here"
+        if self.mode == "covered" and (usable & ~active.any(0)).any():
+            return "has a candidate there that no target reads"
         return None
 
     @override
@@ -273,13 +286,13 @@ class Selection(nn.Module):
 
 def find_gates(module: nn.Module) -> dict[str, Gate]:
     """All gates inside a module with scores that are or were learned, by qualified name."""
-    return find_modules(module, Gate, lambda gate: gate.mode != "random")
+    return find_modules(module, Gate, lambda gate: not gate.fixed)
 
 
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     """After loading: the scores need a gradient unless the saved gate was frozen."""
     assert isinstance(gate, Gate)
-    if gate.mode == "random":
+    if gate.fixed:
         gate.frozen.fill_(True)
     gate.scores.requires_grad_(not bool(gate.frozen))
 

@@ -239,6 +239,11 @@ class StraightThrough:
         """Whether the sets have their final numbers of edges."""
         return self.times is None or self.frozen or self.steps >= self.times.final_step
 
+    @property
+    def changes_next(self) -> bool:
+        """Whether the numbers of edges change in the next step."""
+        return not self.due and self.times is not None and self.times.changes(self.steps + 1)
+
     def _set_numbers(self, final: bool = False) -> None:
         """Give every set the number of edges that it has after so many steps."""
         for edges, (k, count) in zip(self.edge_sets, self._range, strict=False):

@@ -83,9 +83,10 @@ class SparseRefined(StraightThrough):
         Args:
             scale: by what the optimizer divides the gradients later.
         """
-        for weight, latent, mask in zip(self._weights, self.latent, self.masks, strict=True):
+        for weight, latent in zip(self._weights, self.latent, strict=True):
             if weight.grad is not None:
-                weight.grad.add_(latent.masked_fill(mask, 0), alpha=self.decay * scale)
+                # A weight is its latent one or zero, so the difference is what is absent.
+                weight.grad.add_(latent - weight, alpha=self.decay * scale)
 
     @override
     def settled(self, first: int, values: list[Tensor]) -> list[Tensor]:

@@ -17,6 +17,7 @@ _K = TypeVar("_K")
 _STYLES = {
     "learned": (style.LEARNED, "o"),
     "random": (style.END, "s"),
+    "covered": ("#E69F00", "v"),
     "real": ("#CC79A7", "^"),
     "full": (style.LIVE, "--"),
     "previous": ("#0072B2", "-."),

@@ -1,0 +1,125 @@
+"""The base of callbacks whose sparse layers change at given steps of a training."""
+
+from typing import Any, TypeVar
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from wiring_lightning.callbacks._run_length import RunLength
+from wiring_lightning.callbacks.sparse_layers import SparseLayers
+from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
+from wiring_lightning.optim.dnw import StraightThrough
+from wiring_lightning.optim.scheduled_masks import ScheduledMasks
+
+# What knows its steps, and after which of them it has its final number of weights.
+TimedRule = TypeVar("TimedRule", bound=StraightThrough | ScheduledMasks)
+
+
+class TimedLayers(SparseLayers[TimedRule]):
+    """Sparse layers whose density can fall while they train.
+
+    Args:
+        every: number of optimizer steps, or of epochs, from one change to the next.
+        start: the share of the training after which changes begin.
+        until: the share of the training after which nothing changes.
+        initial_density: density at the beginning of all layers; the final one if not given.
+        density_decay: how the density falls: `linear`, `cosine` or `cubic`.
+        total_steps: number of optimizer steps of the training; by default what the trainer says.
+        choice: the arguments of `SparseLayers`.
+
+    Raises:
+        MisconfigurationException: as for `SparseLayers`; if a number or a name is out of range; or
+            if the length of the training is needed and not known.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        start: float,
+        until: float,
+        initial_density: float | None,
+        density_decay: Decay,
+        total_steps: int | None,
+        **choice: Any,
+    ) -> None:
+        super().__init__(**choice)
+        self.every, self.start, self.until = every, start, until
+        self.initial_density, self.density_decay = initial_density, density_decay
+        self.total_steps = total_steps
+        self._check_times()
+        self._length = RunLength(0, 0)
+        self._over = False  # whether the training of this fit has ended
+
+    @property
+    def has_times(self) -> bool:
+        """Whether anything depends on the length of the training."""
+        return True
+
+    @property
+    def in_epochs(self) -> bool:
+        """Whether `every` counts epochs."""
+        return False
+
+    def make_times(self, length: RunLength) -> MaskTimes:
+        """After which steps layers change, and by how much, in a training of this length."""
+        return MaskTimes(
+            end=length.step_at(self.until),
+            every=self.every * (length.epoch if self.in_epochs else 1),
+            start=length.step_at(self.start),
+            initial_density=self.initial_density,
+            density_decay=self.density_decay,
+        )
+
+    @property
+    @override
+    def due(self) -> bool:
+        return all(rule.due for rule in self._rules)
+
+    @override
+    def unfinished(self, epochs: int) -> str | None:
+        last = max((rule.times.final_step for rule in self._rules if rule.times), default=0)
+        too_few = 0 < epochs * self._length.epoch < last
+        if self.due or not (self._over or too_few):
+            return super().unfinished(epochs)
+        return f"the layers have their final density only after step {max(last, 1)}"
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._over = False
+        if self.has_times:
+            self._length = RunLength.of(trainer, self, self.total_steps, self.in_epochs)
+        super().on_fit_start(trainer, pl_module)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        if not self.due and any(rule.changes_next for rule in self._rules):
+            self.remember_checkpoints(trainer)
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._over = True
+
+    def _check_times(self) -> None:
+        """Raise an error if an argument of the times is out of range."""
+        if self.every < 1:
+            raise self.mistake(f"every must be at least 1, got {self.every}.")
+        if self.total_steps is not None and self.total_steps < 1:
+            raise self.mistake(f"total_steps must be at least 1, got {self.total_steps}.")
+        if not 0 <= self.start <= self.until <= 1:
+            raise self.mistake(
+                "start and until are shares of the training, with 0 <= start <= until <= 1, got "
+                f"start={self.start} and until={self.until}."
+            )
+        if self.initial_density is not None and not 0 < self.initial_density <= 1:
+            raise self.mistake(
+                f"initial_density must be above 0 and at most 1, got {self.initial_density}."
+            )
+        falling = [name for name in DECAYS if name != "constant"]
+        if self.density_decay not in falling:
+            raise self.mistake(
+                f"density_decay must be one of {', '.join(falling)}, got {self.density_decay}."
+            )
