@@ -53,7 +53,7 @@ def same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rigl(**settings: Any) -> RigL:
-    return RigL(density=0.25, every=1, fraction=0.5, until=1.0, total_steps=12, **settings)
+    return RigL(density=0.25, delta_t=1, alpha=0.5, until=1.0, total_steps=12, **settings)
 
 
 def test_numbers_agree_with_the_weights(tmp_path: Path) -> None:

@@ -36,20 +36,20 @@ def layer_text(rows: Sequence[LayerCost], most: int | None = None) -> str:
     Example:
         >>> from torch import nn
         >>> from wiring_lightning.costs import layer_costs
-        >>> network = nn.Sequential(nn.Linear(40, 30), nn.Linear(30, 20), nn.Linear(20, 10))
-        >>> network[1].weight.data[5:] = 0
+        >>> network = nn.Sequential(*(nn.Linear(size + 10, size) for size in (40, 30, 20, 10)))
+        >>> network[3].weight.data[5:] = 0
         >>> print(layer_text(layer_costs(network), most=2))
         layer       shape     kept  weights  density  dead rows  dead columns
-        0           30 x 40  1,200    1,200   100.0%          0             0
-        ... 1 more
-        2           10 x 20    200      200   100.0%          0             0
-        all layers           1,550    2,000    77.5%         15             0
+        0           40 x 50  2,000    2,000   100.0%          0             0
+        ... 2 more
+        3           10 x 20    100      200    50.0%          5             0
+        all layers           3,900    4,000    97.5%          5             0
     """
     columns, cells = layer_table(rows)
     lines = [[column.replace("_", " ") for column in columns]]
     lines += [[_text(cell) for cell in row] for row in cells]
     lines[0] = ["multiply-adds" if cell == "multiply adds" else cell for cell in lines[0]]
-    left_out = 0 if most is None else max(len(rows) - most, 0)
+    left_out = 0 if most is None or len(rows) < most + 2 else len(rows) - most  # not one alone
     first = 1 + len(rows) - left_out - (len(rows) - left_out) // 2  # with the line of the names
     if left_out:
         lines[first : first + left_out] = [[f"... {left_out:,} more"]]
