@@ -83,7 +83,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", default="data", help="folder that holds cifar-10-batches-py")
     parser.add_argument("--densities", type=float, nargs="+", default=[0.1, 0.05])
-    parser.add_argument("--methods", nargs="+", default=list(_METHODS), choices=list(_METHODS))
+    names = [_DENSE, *_METHODS]
+    parser.add_argument("--methods", nargs="+", default=names, choices=names)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--width", type=int, default=16, help="channels of the first stage")
@@ -103,10 +104,12 @@ def _settings(options: argparse.Namespace) -> str:
 
 def _plan(options: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
     """All runs, seed by seed."""
+    sparse = [name for name in options.methods if name != _DENSE]
     for seed in range(options.seeds):
-        yield _DENSE, 1.0, seed
+        if _DENSE in options.methods:
+            yield _DENSE, 1.0, seed
         for density in options.densities:
-            yield from ((name, density, seed) for name in options.methods)
+            yield from ((name, density, seed) for name in sparse)
 
 
 class ResNet20(nn.Sequential):
