@@ -1,0 +1,247 @@
+"""One question to one tool, answered in this process.
+
+    python -m benchmarks.peers.checks RigL resume
+
+The answer is one line of JSON, the last of what is printed. An error is an answer, too.
+"""
+
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from benchmarks.peers.job import SPARSE_LAYERS, Network, Outcome, Plan
+from benchmarks.peers.lightning_tools import (
+    OurGradualPruning,
+    OurPruneAtStart,
+    OurRigL,
+    Pruning,
+    PruningKept,
+)
+from benchmarks.peers.loop_tools import RigLTorch, Sparsimony, TorchAO, TorchPruning
+
+Answer = dict[str, Any]
+
+
+class Tool(Protocol):
+    """What runs the job once."""
+
+    layers: tuple[str, ...]
+
+    def run(self) -> Outcome:
+        """Do the job."""
+        ...
+
+
+TOOLS: dict[str, Callable[[Plan], Tool]] = {
+    "rigl-torch": RigLTorch,
+    "sparsimony": Sparsimony,
+    "torch.ao.pruning": TorchPruning,
+    "torchao": TorchAO,
+    "ModelPruning": Pruning,
+    "ModelPruning, kept": PruningKept,
+    "RigL": OurRigL,
+    "GradualPruning": OurGradualPruning,
+    "PruneAtStart": OurPruneAtStart,
+}
+
+
+def sparse(name: str, folder: Path) -> Answer:
+    """The final density, and what a plain network makes of the checkpoints."""
+    tool = TOOLS[name](Plan(save=folder / "middle.ckpt"))
+    outcome = tool.run()
+    return {
+        "layers": list(tool.layers),
+        "density": density(outcome.weights, tool.layers),
+        "accuracy": outcome.accuracy,
+        "middle": keys(outcome.state),
+        "finished": keys(outcome.finished),
+        "finished_density": density(plain_weights(outcome.finished), tool.layers),
+    }
+
+
+def resume(name: str, folder: Path) -> Answer:
+    """A run from the checkpoint of the middle against the one that wrote it."""
+    whole = TOOLS[name](Plan(save=folder / "middle.ckpt")).run()
+    tool = TOOLS[name](Plan(resume=folder / "middle.ckpt"))
+    second = tool.run()
+    return {
+        **difference(whole.weights, second.weights),
+        "density": density(second.weights, tool.layers),
+        "notes": second.notes,
+    }
+
+
+def ddp(name: str, folder: Path) -> Answer:
+    """Two processes against each other, and against one with their batches together."""
+    answer: Answer = {}
+    try:
+        _two_processes(name, folder, averages=True)
+    except Exception as error:
+        if "ReduceOp.AVG" not in str(error):
+            raise
+        # The backend of GPUs, NCCL, has this operation.
+        answer["refused"] = last_line(error)
+        _two_processes(name, folder, averages=False)
+    ranks = [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+    tool = TOOLS[name](Plan())
+    answer["ranks"] = difference(*ranks)
+    answer["joint"] = difference(tool.run().weights, ranks[0])
+    answer["density"] = density(ranks[0], tool.layers)
+    return answer
+
+
+def average(name: str, _: Path) -> Answer:
+    """The density of an average of the weights (decay 0.9) beside the network's own."""
+    tool = TOOLS[name](Plan(average=True))
+    outcome = tool.run()
+    assert outcome.average is not None
+    return {"density": density(outcome.average, tool.layers)}
+
+
+def compiled(name: str, _: Path) -> Answer:
+    """Graphs that `torch.compile` made in a training, and whether the last one is right."""
+    outcome = TOOLS[name](Plan(backend=os.environ.get("PEERS_BACKEND", "inductor"))).run()
+    return {
+        "graphs": outcome.graphs,
+        "breaks": outcome.breaks,
+        "error": outcome.compiled_error,
+    }
+
+
+def scaler(name: str, _: Path) -> Answer:
+    """What a step with infinite gradients changes, at a change of the masks and elsewhere."""
+    answer: Answer = {}
+    for kind, step in (("due", 19), ("other", 24)):
+        tool = TOOLS[name](Plan(skip=step))
+        try:
+            outcome = tool.run()
+        except Exception as error:
+            answer[kind] = {"failed": last_line(error)}
+            continue
+        finite = all(bool(weight.isfinite().all()) for weight in outcome.weights.values())
+        answer[kind] = {
+            "changed": outcome.skipped,
+            "finite": finite,
+            "density": density(outcome.weights, tool.layers),
+        }
+    return answer
+
+
+CHECKS: dict[str, Callable[[str, Path], Answer]] = {
+    "sparse": sparse,
+    "resume": resume,
+    "ddp": ddp,
+    "average": average,
+    "compile": compiled,
+    "scaler": scaler,
+}
+
+
+def density(weights: Mapping[str, Tensor], layers: tuple[str, ...]) -> float:
+    """The share of weights that are not zero."""
+    chosen = [weights[name] for name in layers if name in weights]
+    total = sum(weight.numel() for weight in chosen)
+    return sum(int((weight != 0).sum()) for weight in chosen) / total if total else float("nan")
+
+
+def difference(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> Answer:
+    """The largest difference of weights, and how many are there in one network only."""
+    pairs = [(one[name], two[name]) for name in SPARSE_LAYERS]
+    return {
+        "difference": max(float((a - b).abs().max()) for a, b in pairs),
+        "masks": sum(int(((a != 0) != (b != 0)).sum()) for a, b in pairs),
+    }
+
+
+def keys(state: Mapping[str, Tensor]) -> Answer:
+    """What a plain network says of a checkpoint."""
+    plain = Network().state_dict().keys()
+    return {
+        "missing": sorted(plain - state.keys()),
+        "unexpected": sorted(state.keys() - plain),
+    }
+
+
+def plain_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that a plain network finds in a checkpoint."""
+    return {name: state[f"{name}.weight"] for name in SPARSE_LAYERS if f"{name}.weight" in state}
+
+
+def _two_processes(name: str, folder: Path, averages: bool) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        _rank, (name, str(folder), port, averages), nprocs=2, start_method="spawn"
+    )
+
+
+def _rank(rank: int, name: str, folder: str, port: int, averages: bool) -> None:
+    _quiet()
+    os.environ.update({"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2",
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                       "NODE_RANK": "0"})  # fmt: skip
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    if not averages:
+        torch.distributed.all_reduce = _mean_by_sum
+    outcome = TOOLS[name](Plan(rank=rank, world=2)).run()
+    torch.save(outcome.weights, Path(folder) / f"rank{rank}.pt")
+
+
+_all_reduce = torch.distributed.all_reduce
+
+
+def _mean_by_sum(tensor: Tensor, op: Any = torch.distributed.ReduceOp.SUM, **kwargs: Any) -> Any:
+    """`all_reduce` with a mean that every backend has."""
+    if op != torch.distributed.ReduceOp.AVG:
+        return _all_reduce(tensor, op, **kwargs)
+    done = _all_reduce(tensor, torch.distributed.ReduceOp.SUM, **kwargs)
+    tensor /= torch.distributed.get_world_size()
+    return done
+
+
+def last_line(error: BaseException) -> str:
+    """Class and last line of an exception, which for a process that failed is its own error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    own = type(error).__name__
+    if own == "ProcessRaisedException":
+        own = next((line for line in reversed(lines) if "Error" in line.split(":")[0]), lines[-1])
+        return own.rpartition(".")[2] if "." in own.split(":")[0] else own
+    return f"{own}: {lines[0]}"
+
+
+def _quiet() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def answer(name: str, check: str) -> Answer:
+    """The answer, or the error under `failed`."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = CHECKS[check](name, Path(folder))
+        except Exception as error:
+            if os.environ.get("PEERS_TRACE"):
+                raise
+            found = {"failed": last_line(error)}
+    return {**found, "seconds": round(time.perf_counter() - started, 1)}
+
+
+if __name__ == "__main__":
+    _quiet()
+    print(json.dumps(answer(sys.argv[1], sys.argv[2])))
