@@ -9,6 +9,7 @@ trains the network of `benchmarks.peers.job` to a density of 0.1 and is asked wh
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,26 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument("--checks", nargs="+", default=list(CHECKS), choices=list(CHECKS))
-    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--backend", default="aot_eager", help="of torch.compile; the graphs are "
+                        "those of inductor, and this one needs no compiler")  # fmt: skip
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one question")
+    parser.add_argument("--answers", help="file that keeps answers; what it has is not asked again")
     parser.add_argument("--markdown", help="file to write the table into")
     return parser.parse_args()
 
 
 def _answers(tool: str, environment: Environment, options: argparse.Namespace) -> dict[str, Any]:
-    answers = {}
+    kept = Path(options.answers) if options.answers else None
+    known = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    answers = known.setdefault(tool, {})
     for check in options.checks:
+        if check in answers:
+            continue
         answers[check] = environment.ask(tool, check, options.backend, options.limit)
         print(f"{tool}, {check}: {answers[check]}", flush=True)
-    return answers
+        if kept:
+            kept.write_text(json.dumps(known))
+    return {check: answers[check] for check in options.checks}
 
 
 def _title(tool: str, environment: Environment) -> str:
@@ -75,9 +84,10 @@ def _heading(options: argparse.Namespace) -> list[str]:
         f"Digits, {plan.epochs} epochs of {EPOCH} steps with {BATCH} images, SGD with momentum, "
         f"float64 (float32 where a scaler skips a step), density {DENSITY}, masks may change every "
         f"{EVERY} steps until three quarters of the training. A run is resumed from the checkpoint "
-        "after half of the epochs. The average has a decay of 0.9. DDP has two gloo processes. "
-        f"torch.compile has the backend {options.backend}. The accuracy only shows that the job "
-        "was learned: the networks are sparse in different layers, and there is one seed.",
+        "after half of the epochs; one that is resumed twice, once more an epoch later. The "
+        "average has a decay of 0.9. DDP has two gloo processes. torch.compile has the backend "
+        f"{options.backend}. The accuracy only shows that the job was learned: the networks are "
+        "sparse in different layers, and there is one seed.",
         "",
     ]
 

@@ -5,6 +5,7 @@
 The answer is one line of JSON, the last of what is printed. An error is an answer, too.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -22,14 +23,6 @@ import torch.distributed
 from torch import Tensor
 
 from benchmarks.peers.job import SPARSE_LAYERS, Network, Outcome, Plan
-from benchmarks.peers.lightning_tools import (
-    OurGradualPruning,
-    OurPruneAtStart,
-    OurRigL,
-    Pruning,
-    PruningKept,
-)
-from benchmarks.peers.loop_tools import RigLTorch, Sparsimony, TorchAO, TorchPruning
 
 Answer = dict[str, Any]
 
@@ -44,22 +37,30 @@ class Tool(Protocol):
         ...
 
 
-TOOLS: dict[str, Callable[[Plan], Tool]] = {
-    "rigl-torch": RigLTorch,
-    "sparsimony": Sparsimony,
-    "torch.ao.pruning": TorchPruning,
-    "torchao": TorchAO,
-    "ModelPruning": Pruning,
-    "ModelPruning, kept": PruningKept,
-    "RigL": OurRigL,
-    "GradualPruning": OurGradualPruning,
-    "PruneAtStart": OurPruneAtStart,
+LOOPS, CALLBACKS = (f"benchmarks.peers.{name}_tools" for name in ("loop", "lightning"))
+TOOLS = {
+    "rigl-torch": (LOOPS, "RigLTorch"),
+    "sparsimony": (LOOPS, "Sparsimony"),
+    "torch.ao.pruning": (LOOPS, "TorchPruning"),
+    "torchao": (LOOPS, "TorchAO"),
+    "ModelPruning": (CALLBACKS, "Pruning"),
+    "ModelPruning, kept": (CALLBACKS, "PruningKept"),
+    "RigL": (CALLBACKS, "OurRigL"),
+    "GradualPruning": (CALLBACKS, "OurGradualPruning"),
+    "PruneAtStart": (CALLBACKS, "OurPruneAtStart"),
 }
+
+
+def find_tool(name: str, plan: Plan) -> Tool:
+    """The tool of this name; only its own file is imported."""
+    module, attribute = TOOLS[name]
+    made: Tool = getattr(importlib.import_module(module), attribute)(plan)
+    return made
 
 
 def sparse(name: str, folder: Path) -> Answer:
     """The final density, and what a plain network makes of the checkpoints."""
-    tool = TOOLS[name](Plan(save=folder / "middle.ckpt"))
+    tool = find_tool(name, Plan(save=folder / "middle.ckpt"))
     outcome = tool.run()
     return {
         "layers": list(tool.layers),
@@ -72,39 +73,35 @@ def sparse(name: str, folder: Path) -> Answer:
 
 
 def resume(name: str, folder: Path) -> Answer:
-    """A run from the checkpoint of the middle against the one that wrote it."""
-    whole = TOOLS[name](Plan(save=folder / "middle.ckpt")).run()
-    tool = TOOLS[name](Plan(resume=folder / "middle.ckpt"))
+    """A run that was resumed, and one that was resumed twice, against the whole one."""
+    middle, later = folder / "middle.ckpt", folder / "later.ckpt"
+    whole = find_tool(name, Plan(save=middle)).run()
+    tool = find_tool(name, Plan(resume=middle, save=later, save_epoch=4))
     second = tool.run()
-    return {
+    answer = {
         **difference(whole.weights, second.weights),
         "density": density(second.weights, tool.layers),
         "notes": second.notes,
     }
+    third = find_tool(name, Plan(resume=later, resume_epoch=4)).run()
+    return {**answer, "twice": difference(whole.weights, third.weights)}
 
 
 def ddp(name: str, folder: Path) -> Answer:
     """Two processes against each other, and against one with their batches together."""
-    answer: Answer = {}
-    try:
-        _two_processes(name, folder, averages=True)
-    except Exception as error:
-        if "ReduceOp.AVG" not in str(error):
-            raise
-        # The backend of GPUs, NCCL, has this operation.
-        answer["refused"] = last_line(error)
-        _two_processes(name, folder, averages=False)
+    _two_processes(name, folder)
     ranks = [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
-    tool = TOOLS[name](Plan())
-    answer["ranks"] = difference(*ranks)
-    answer["joint"] = difference(tool.run().weights, ranks[0])
-    answer["density"] = density(ranks[0], tool.layers)
-    return answer
+    tool = find_tool(name, Plan())
+    return {
+        "ranks": difference(*ranks),
+        "joint": difference(tool.run().weights, ranks[0]),
+        "density": density(ranks[0], tool.layers),
+    }
 
 
 def average(name: str, _: Path) -> Answer:
     """The density of an average of the weights (decay 0.9) beside the network's own."""
-    tool = TOOLS[name](Plan(average=True))
+    tool = find_tool(name, Plan(average=True))
     outcome = tool.run()
     assert outcome.average is not None
     return {"density": density(outcome.average, tool.layers)}
@@ -112,7 +109,7 @@ def average(name: str, _: Path) -> Answer:
 
 def compiled(name: str, _: Path) -> Answer:
     """Graphs that `torch.compile` made in a training, and whether the last one is right."""
-    outcome = TOOLS[name](Plan(backend=os.environ.get("PEERS_BACKEND", "inductor"))).run()
+    outcome = find_tool(name, Plan(backend=os.environ.get("PEERS_BACKEND", "aot_eager"))).run()
     return {
         "graphs": outcome.graphs,
         "breaks": outcome.breaks,
@@ -124,7 +121,7 @@ def scaler(name: str, _: Path) -> Answer:
     """What a step with infinite gradients changes, at a change of the masks and elsewhere."""
     answer: Answer = {}
     for kind, step in (("due", 19), ("other", 24)):
-        tool = TOOLS[name](Plan(skip=step))
+        tool = find_tool(name, Plan(skip=step))
         try:
             outcome = tool.run()
         except Exception as error:
@@ -179,37 +176,23 @@ def plain_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: state[f"{name}.weight"] for name in SPARSE_LAYERS if f"{name}.weight" in state}
 
 
-def _two_processes(name: str, folder: Path, averages: bool) -> None:
+def _two_processes(name: str, folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(
-        _rank, (name, str(folder), port, averages), nprocs=2, start_method="spawn"
+        _rank, (name, str(folder), port), nprocs=2, start_method="spawn"
     )
 
 
-def _rank(rank: int, name: str, folder: str, port: int, averages: bool) -> None:
+def _rank(rank: int, name: str, folder: str, port: int) -> None:
     _quiet()
     os.environ.update({"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2",
                        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
                        "NODE_RANK": "0"})  # fmt: skip
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    if not averages:
-        torch.distributed.all_reduce = _mean_by_sum
-    outcome = TOOLS[name](Plan(rank=rank, world=2)).run()
+    outcome = find_tool(name, Plan(rank=rank, world=2)).run()
     torch.save(outcome.weights, Path(folder) / f"rank{rank}.pt")
-
-
-_all_reduce = torch.distributed.all_reduce
-
-
-def _mean_by_sum(tensor: Tensor, op: Any = torch.distributed.ReduceOp.SUM, **kwargs: Any) -> Any:
-    """`all_reduce` with a mean that every backend has."""
-    if op != torch.distributed.ReduceOp.AVG:
-        return _all_reduce(tensor, op, **kwargs)
-    done = _all_reduce(tensor, torch.distributed.ReduceOp.SUM, **kwargs)
-    tensor /= torch.distributed.get_world_size()
-    return done
 
 
 def last_line(error: BaseException) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch._dynamo.utils import counters
 from torch.nn import functional
 
 SPARSE_LAYERS = ("first", "second", "third", "last")
@@ -25,8 +24,10 @@ class Plan:
 
     Args:
         epochs: of `EPOCH` steps each.
-        save: where a checkpoint is written after half of the epochs.
-        resume: the checkpoint with which the run begins, half of the epochs being done.
+        save: where a checkpoint is written.
+        save_epoch: after how many epochs.
+        resume: the checkpoint with which the run begins.
+        resume_epoch: how many epochs are done in it.
         average: whether an average of the weights is kept beside the training.
         backend: with which the network is compiled, if it is.
         skip: the step (from 0) whose loss is infinite, with a gradient scaler that skips it.
@@ -36,7 +37,9 @@ class Plan:
 
     epochs: int = 6
     save: Path | None = None
+    save_epoch: int = 3
     resume: Path | None = None
+    resume_epoch: int = 3
     average: bool = False
     backend: str | None = None
     skip: int | None = None
@@ -47,11 +50,6 @@ class Plan:
     def steps(self) -> int:
         """Of the whole training."""
         return self.epochs * EPOCH
-
-    @property
-    def half(self) -> int:
-        """Steps until the checkpoint."""
-        return self.epochs // 2 * EPOCH
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,7 +63,7 @@ class Outcome:
 
     Args:
         weights: the weights that the trained network computes with, by layer.
-        state: the `state_dict` of the network in the checkpoint of the middle, if one was written.
+        state: the `state_dict` of the network in the checkpoint, if one was written.
         finished: the `state_dict` of the network that is handed over at the end.
         average: as `weights`, of the average.
         graphs: how many graphs were compiled in training.
@@ -165,6 +163,8 @@ def look_at_compiled(network: nn.Module, outcome: Outcome, plan: Plan) -> None:
 
     Gradients are on, as in training, so that the graph is the one of training.
     """
+    from torch._dynamo.utils import counters  # slow to import, and only this check needs it
+
     outcome.graphs = counters["stats"]["unique_graphs"]
     outcome.breaks = sum(counters["graph_break"].values())
     plain = new_network(plan)

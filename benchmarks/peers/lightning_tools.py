@@ -114,7 +114,7 @@ class LightningTool:
         if plan.backend is not None:
             look_at_compiled(job.network, outcome, plan)
         if plan.save is not None:
-            made = plan.save.parent / f"epoch={plan.epochs // 2 - 1}.ckpt"
+            made = plan.save.parent / f"epoch={plan.save_epoch - 1}.ckpt"
             made.rename(plan.save)
             outcome.state = _own(read(plan.save)["state_dict"])
         return outcome

@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.peers.job import (
+    EPOCH,
     OPTIMIZER,
     SPARSE_LAYERS,
     Outcome,
@@ -85,7 +86,7 @@ class LoopTool(ABC):
         outcome = Outcome({}, {})
         scaler = torch.amp.GradScaler("cpu", enabled=plan.skip is not None)
         data = batches(plan)
-        for step in range(0 if saved is None else plan.half, plan.steps):
+        for step in range(0 if saved is None else plan.resume_epoch * EPOCH, plan.steps):
             before = weights_of(network) if step == plan.skip else {}
             optimizer.zero_grad()
             scaler.scale(loss_of(whole, data[step % len(data)], step, plan)).backward()
@@ -97,7 +98,7 @@ class LoopTool(ABC):
                 average.update_parameters(network)
             if before:
                 outcome.skipped = changed(before, weights_of(network))
-            if step + 1 == plan.half and plan.save is not None:
+            if step + 1 == plan.save_epoch * EPOCH and plan.save is not None:
                 outcome.state = _copy(network)
                 write(plan.save, {"network": network.state_dict(),
                                   "optimizer": optimizer.state_dict(),

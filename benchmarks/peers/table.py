@@ -71,8 +71,8 @@ def cells(answers: Answers, notes: Notes) -> list[str]:
         _cell(sparse, lambda a: f"{a['density']:.4f}", notes),
         _cell(sparse, lambda a: f"{a['accuracy']:.3f}", notes),
         _cell(answers.get("resume", {}), lambda a: _resumed(a, notes), notes),
-        _cell(ddp, lambda a: same(a["ranks"]) + _refused(a, notes), notes),
-        _cell(ddp, lambda a: same(a["joint"]) + _refused(a, notes), notes),
+        _cell(ddp, lambda a: same(a["ranks"]), notes),
+        _cell(ddp, lambda a: same(a["joint"]), notes),
         _cell(answers.get("average", {}), lambda a: f"{a['density']:.4f}", notes),
         _cell(answers.get("compile", {}), _compiled, notes),
         _cell(scaler, lambda a: _cell(a["due"], _skipped, notes), notes),
@@ -111,14 +111,9 @@ def _resumed(answer: Answer, notes: Notes) -> str:
     text = same(answer)
     if answer["masks"]:
         text += f"; density {answer['density']:.4f}"
+    if same(answer["twice"]) != same(answer):
+        text += f"; resumed twice: {same(answer['twice'])}"
     return " ".join([text, *map(notes.mark, answer["notes"])])
-
-
-def _refused(answer: Answer, notes: Notes) -> str:
-    if "refused" not in answer:
-        return ""
-    text = f"{answer['refused']} With a sum and a division in its place it is as in the table."
-    return f" {notes.mark(text)}"
 
 
 def _compiled(answer: Answer) -> str:
