@@ -109,7 +109,7 @@ def test_an_error_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("no\nsecond line")
 
     monkeypatch.setitem(checks.CHECKS, "broken", fails)
-    assert checks.answer("RigL", "broken")["failed"] == "ValueError: no"
+    assert checks.answer("RigL", "broken")["failed"] == "ValueError: no second line"
 
 
 def test_differences_and_densities_are_counted() -> None:
@@ -143,7 +143,7 @@ def test_ranks_share_a_batch_and_a_stale_graph_would_be_seen() -> None:
     assert outcome.compiled_error > 1e-3
 
 
-def test_the_last_line_is_the_message() -> None:
+def test_messages_are_one_line() -> None:
     assert last_of("Trace\n  more\nERROR: it\n\n") == "ERROR: it"
     assert last_of("") == ""
-    assert checks.last_line(RuntimeError("one\ntwo")) == "RuntimeError: one"
+    assert checks.in_short(RuntimeError("one\n two\nthree")) == "RuntimeError: one two"

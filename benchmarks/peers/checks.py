@@ -25,6 +25,7 @@ from torch import Tensor
 from benchmarks.peers.job import SPARSE_LAYERS, Network, Outcome, Plan
 
 Answer = dict[str, Any]
+_LONGEST = 200  # characters of an error
 
 
 class Tool(Protocol):
@@ -125,7 +126,7 @@ def scaler(name: str, _: Path) -> Answer:
         try:
             outcome = tool.run()
         except Exception as error:
-            answer[kind] = {"failed": last_line(error)}
+            answer[kind] = {"failed": in_short(error)}
             continue
         finite = all(bool(weight.isfinite().all()) for weight in outcome.weights.values())
         answer[kind] = {
@@ -195,14 +196,14 @@ def _rank(rank: int, name: str, folder: str, port: int) -> None:
     torch.save(outcome.weights, Path(folder) / f"rank{rank}.pt")
 
 
-def last_line(error: BaseException) -> str:
-    """Class and last line of an exception, which for a process that failed is its own error."""
+def in_short(error: BaseException) -> str:
+    """Class and first lines of an exception; for a process that failed, its own error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     own = type(error).__name__
     if own == "ProcessRaisedException":
         own = next((line for line in reversed(lines) if "Error" in line.split(":")[0]), lines[-1])
         return own.rpartition(".")[2] if "." in own.split(":")[0] else own
-    return f"{own}: {lines[0]}"
+    return f"{own}: {' '.join(lines[:2])}"[:_LONGEST]
 
 
 def _quiet() -> None:
@@ -221,7 +222,7 @@ def answer(name: str, check: str) -> Answer:
         except Exception as error:
             if os.environ.get("PEERS_TRACE"):
                 raise
-            found = {"failed": last_line(error)}
+            found = {"failed": in_short(error)}
     return {**found, "seconds": round(time.perf_counter() - started, 1)}
 
 
