@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import count
 
 import pytest
@@ -74,4 +75,35 @@ def test_the_faster_layout_is_taken_for_each_layer() -> None:
     torch.testing.assert_close(packed(example), network(example))
     packed = store_sparse(network, example, clock(1.0, 1.0, 1.0, 2.0))
     assert [type(packed.first), type(packed.inner[0])] == [nn.Linear, SparseLinear]
+    torch.testing.assert_close(packed(example), network(example))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_is_copied_and_made_dense_again(bias: bool) -> None:
+    layer, inputs = sparse_layer(6, 9, bias), torch.randn(4, 6)
+    sparse = SparseLinear(layer).eval()
+    copied, dense = deepcopy(sparse), sparse.dense()
+    assert type(dense) is nn.Linear
+    assert torch.equal(dense.weight, layer.weight)
+    torch.testing.assert_close(dense(inputs), layer(inputs))
+    torch.testing.assert_close(copied(inputs), layer(inputs))
+    sparse.weight.values().zero_()  # the copies have their own values
+    torch.testing.assert_close(copied(inputs), layer(inputs))
+    assert (copied.training, dense.training) == (False, False)
+
+
+def test_a_layer_whose_weight_others_read_stays_dense() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.called = sparse_layer(8, 8), sparse_layer(8, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.called(input=inputs @ self.read.weight.t())
+
+    network, example = Reads(), torch.randn(5, 8)
+    packed = store_sparse(network, example, clock(1.0, 2.0))
+    assert type(packed.read) is nn.Linear
+    assert type(packed.called) is SparseLinear
+    assert "forward" not in vars(packed.read)
     torch.testing.assert_close(packed(example), network(example))

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning.export.errors import ExportError
 from wiring_lightning.functional import sparse_product
+from wiring_lightning.nn import SparseLinear
 from wiring_lightning.wiring import Wired
 
 assert sparse_product  # imported, so that torch has the operator
@@ -33,6 +34,8 @@ class _Root(nn.Module):
 def plain_network(network: nn.Module) -> nn.Module:
     """A copy on the CPU in evaluation mode; networks with a `wiring()` become compact ones.
 
+    Layers of `nn.store_sparse` become dense again: their layout is the choice of one machine.
+
     Args:
         network: any module, such as a backbone of this package or one that holds such a backbone.
 
@@ -46,13 +49,23 @@ def plain_network(network: nn.Module) -> nn.Module:
     if isinstance(network, Wired):
         # A compact network may share tensors with the network that it was made of.
         return deepcopy(network.compact()).cpu().eval()
-    plain = deepcopy(network)
+    plain = _with_dense_layers(deepcopy(network))
     outermost: list[str] = []
     for name, module in network.named_modules():
         if isinstance(module, Wired) and not name.startswith(tuple(f"{n}." for n in outermost)):
             outermost.append(name)
             plain.set_submodule(name, module.compact())
     return plain.cpu().eval()
+
+
+def _with_dense_layers(network: nn.Module) -> nn.Module:
+    """A network with plain linear layers in the place of `SparseLinear`."""
+    if isinstance(network, SparseLinear):
+        return network.dense()
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, SparseLinear):
+            network.set_submodule(name, layer.dense())
+    return network
 
 
 def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedProgram:

@@ -2,8 +2,9 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,28 @@ class SparseLinear(nn.Module):
         self.register_buffer("bias", bias)
 
     @override
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """`[..., in_features]` -> `[..., out_features]`."""
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        outputs = (self.weight @ rows.T).T.reshape(*inputs.shape[:-1], len(self.weight))
+        rows = input.reshape(-1, input.shape[-1])
+        outputs = (self.weight @ rows.T).T.reshape(*input.shape[:-1], len(self.weight))
         return outputs if self.bias is None else outputs + self.bias
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SparseLinear":
+        """A copy; PyTorch itself cannot copy a CSR tensor in this way."""
+        memo[id(self.weight)] = self.weight.clone()
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        vars(copied).update(deepcopy(vars(self), memo))
+        return copied
+
+    def dense(self) -> nn.Linear:
+        """The same layer as a plain one, such as for a file that other programs read."""
+        rows, columns = self.weight.shape
+        layer = nn.Linear(columns, rows, bias=self.bias is not None, device="meta")
+        layer.weight = nn.Parameter(self.weight.to_dense())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.clone())
+        return layer.train(self.training)
 
     @override
     def extra_repr(self) -> str:
@@ -59,7 +77,9 @@ def store_sparse(
 
     Each linear layer with zeros is timed on what it gets from the example, sparse and dense; the
     fastest round of each counts. So the choice is that of this machine, its number of
-    threads and this batch. At a density above a third it is rarely the sparse one.
+    threads and this batch. At a density above a third it is rarely the sparse one. A layer that is
+    not called stays dense, such as those of `nn.TransformerEncoderLayer` in evaluation, which gives
+    their weights to one operator. A file of `export.export_network` has the dense layers.
 
     Args:
         model: any network; only its `nn.Linear` layers are looked at.
@@ -82,20 +102,39 @@ def store_sparse(
         for name, layer in packed.named_modules()
         if type(layer) is nn.Linear and not layer.weight.all()
     }
-    inputs: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given[0]}))
-        for name, layer in layers.items()
-    ]
-    packed(example)
-    for hook in hooks:
-        hook.remove()
-    for name, given in inputs.items():
+    for name, given in _inputs(packed, layers, example).items():
         sparse = SparseLinear(layers[name])
         if _seconds(sparse, given, clock) < _seconds(layers[name], given, clock):
             parent, _, last = name.rpartition(".")
             setattr(packed.get_submodule(parent), last, sparse)
     return packed
+
+
+def _inputs(
+    model: nn.Module, layers: Mapping[str, nn.Linear], example: Tensor
+) -> dict[str, Tensor]:
+    """What each layer is given, by name; nothing for those whose weight others read themselves.
+
+    Not with hooks: PyTorch's transformer layers call their linear layers if these have hooks, and
+    otherwise give the weights to one operator, which takes dense ones only.
+    """
+    inputs: dict[str, Tensor] = {}
+
+    def recording(name: str, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+        def forward(input: Tensor) -> Tensor:
+            inputs[name] = input
+            return nn.Linear.forward(layer, input)
+
+        return forward
+
+    for name, layer in layers.items():
+        vars(layer)["forward"] = recording(name, layer)
+    try:
+        model(example)
+    finally:
+        for layer in layers.values():
+            del vars(layer)["forward"]
+    return inputs
 
 
 def _seconds(layer: nn.Module, inputs: Tensor, clock: Callable[[], float]) -> float:
