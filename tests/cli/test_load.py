@@ -190,3 +190,27 @@ def test_hyper_parameters_of_any_kind_are_passed_over(
     assert _same(wl.load(tmp_path / "other.ckpt"), network_of(trained.checkpoint))
     assert not Path("it_ran").exists()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".safetensors"])
+def test_an_exported_network_is_told_what_reads_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(b"of another program")
+    with pytest.raises(CheckpointError, match=r"exported network .* wl\.load_exported\.$"):
+        wl.load(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="There is no checkpoint at"):
+        wl.load(path)
+
+
+@pytest.mark.parametrize("content", [b"GIF89a", b"model: {}", bytes(200), b"a" * 2000])
+def test_a_file_that_is_no_checkpoint_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is none \(it is no file that torch\.save wrote\)"):
+        wl.load(tmp_path / "x.ckpt")
+
+
+def test_another_word_than_last_and_best_is_refused(trained: Trained) -> None:
+    for path in (trained.folder, trained.checkpoint):
+        with pytest.raises(ValueError, match='which must be "last" or "best", got "bst"'):
+            wl.load(path, "bst")  # type: ignore[arg-type]

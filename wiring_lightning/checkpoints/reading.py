@@ -111,3 +111,7 @@ def _check_bytes(file: IO[bytes]) -> None:
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
     file.seek(0)
+    begin = file.read(2)
+    if begin and begin != b"PK" and begin[:1] != b"\x80":  # an archive, or a pickle of old
+        raise ValueError("it is no file that torch.save wrote")
+    file.seek(0)

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from wiring_lightning import tasks
 from wiring_lightning.checkpoints import CheckpointError, load_weights, read_weights
 from wiring_lightning.cli.runs import CONFIG, Run, RunError, find_run
+from wiring_lightning.nn.checks import check_word
 from wiring_lightning.tasks._saved import saved_description
 
 Which = Literal["last", "best"]
@@ -43,6 +44,7 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Lightn
         CheckpointError: if a checkpoint cannot be read or is of another network, or if nothing says
             which network it is of.
         UntrustedError: if a class is not of this package, and not trusted.
+        ValueError: if `which` is another word.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -61,12 +63,13 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Lightn
 
 def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -> Trained:
     """A trained task, with the checkpoint that it is from; arguments and errors as of `load`."""
+    check_word("which", which, Which)
     path = Path(path)
     if path.is_dir():
         run = find_run(path, trust)
         checkpoint = checkpoint_of(run, which)
         return Trained(_weighted(run, checkpoint), checkpoint, run)
-    content = read_weights(path)
+    content = _read(path)
     near = [folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()]
     run_of = find_run(near[0], trust) if near else None
     described = saved_description(content)
@@ -80,6 +83,20 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
             "load_from_checkpoint(path, backbone=...)."
         )
     return Trained(_weighted(run_of, path), path, run_of)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint; a file of another kind is told what reads it."""
+    try:
+        return read_weights(path)
+    except CheckpointError:
+        from wiring_lightning.export import SUFFIXES  # only here: its imports take a while
+
+        if path.is_file() and path.suffix in SUFFIXES:
+            raise CheckpointError(
+                f"{path} is an exported network and no checkpoint: read it with wl.load_exported."
+            ) from None
+        raise
 
 
 def checkpoint_of(run: Run, which: Which) -> Path:
