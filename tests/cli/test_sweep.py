@@ -25,7 +25,11 @@ def steps(folder: Path) -> int:
     return load_checkpoint(find_run(folder).checkpoint())["global_step"]
 
 
-def test_killed_and_started_again_it_goes_on_and_a_failure_stops_nobody(tmp_path: Path) -> None:
+def test_killed_and_started_again_it_goes_on_and_a_failure_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A cluster that is not there: without --address a sweep stays on this machine.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     write(BASE, tmp_path / "base.yaml")
     # A fan-in of 99 is a number, so only the run itself finds out that it cannot be.
     values = "model.backbone.init_args.fan_in=[99,1]"
@@ -118,9 +122,13 @@ def test_a_run_below_the_median_is_stopped_and_stays_so(tmp_path: Path) -> None:
 from ray.cluster_utils import Cluster
 from wiring_lightning.cli import main
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-main(["sweep", "--config", "base.yaml", "--address", cluster.address, "--stop_below_median=2",
-      "--set", "model.optimizer.init_args.lr=[-1.0,0.1,0.11,0.12,0.0]", "--trainer.max_epochs=12",
-      "--trainer.limit_val_batches=4", "--trainer.enable_progress_bar=false"])
+try:
+    main(["sweep", "--config", "base.yaml", "--address", cluster.address, "--stop_below_median=2",
+          "--set", "model.optimizer.init_args.lr=[-1.0,0.1,0.11,0.12,0.0]",
+          "--trainer.max_epochs=12", "--trainer.limit_val_batches=4",
+          "--trainer.enable_progress_bar=false"])
+finally:
+    cluster.shutdown()
 """
     running = process("-c", code, folder=tmp_path)
     out, err = running.communicate()

@@ -109,7 +109,8 @@ def run_all(
     progress = Progress(runs, finished, metric)
     root = runs[0].root
     settings: dict[str, Any] = {} if address else {"include_dashboard": False}
-    ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, **settings)
+    # Without an address Ray would join the last cluster of this machine, which may be long gone.
+    ray.init(address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **settings)
     try:
         _check_resources(cpus, gpus)
         tuner = tune.Tuner(
