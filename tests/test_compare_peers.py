@@ -104,6 +104,17 @@ def test_the_other_questions_to_a_callback(short: None, tmp_path: Path) -> None:
     assert average["density"] == pytest.approx(job.DENSITY, abs=1e-3)
 
 
+def test_one_graph_follows_the_masks_of_a_callback(
+    short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEERS_BACKEND", "eager")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    answer = checks.compiled("RigL", tmp_path)
+    assert (answer["graphs"], answer["breaks"]) == (1, 0)
+    assert answer["error"] < table.ROUNDING
+
+
 def test_an_error_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(name: str, folder: Path) -> checks.Answer:
         raise ValueError("no\nsecond line")

@@ -107,12 +107,13 @@ class LightningTool:
             job, ckpt_path=None if plan.resume is None else str(plan.resume)
         )
         weights = weights_of(job.network)
-        outcome = Outcome(weights, _own(job.state_dict()), accuracy=accuracy(job.network, plan))
+        outcome = Outcome(weights, _own(job.state_dict()))
         outcome.skipped = job.skipped
         if plan.average:  # the callback writes it over the weights
             outcome.average = weights
         if plan.backend is not None:
             look_at_compiled(job.network, outcome, plan)
+        outcome.accuracy = accuracy(job.network, plan)  # afterwards: without gradients, it compiles
         if plan.save is not None:
             made = plan.save.parent / f"epoch={plan.save_epoch - 1}.ckpt"
             made.rename(plan.save)
