@@ -186,7 +186,7 @@ class OurRigL(LightningTool):
 
     @override
     def callback(self, job: Job) -> Callback:
-        return RigL(density=DENSITY, every=EVERY, until=UNTIL, first_dense=True)
+        return RigL(density=DENSITY, delta_t=EVERY, until=UNTIL, first_dense=True)
 
 
 class OurGradualPruning(LightningTool):

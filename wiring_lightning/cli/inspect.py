@@ -181,6 +181,12 @@ class WiringTrainer(Trainer):
             )
         example = example_image(model, image_size, self.data) if network is None else None
         layers = costs_with(model, example, image_size is not None)
+        if figure is not None and network is None and not any(layer.sparse for layer in layers):
+            raise MisconfigurationException(
+                f"{type(model).__name__} holds no network with a `wiring()`, and no weight of its "
+                "layers is zero, so there is nothing to draw: leave --figure out, or give a "
+                "checkpoint of sparse weights."
+            )
         if format == "json":
             searched = bool(find_bernoulli_gates(model))
             summary = (

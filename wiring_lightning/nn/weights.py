@@ -107,6 +107,7 @@ def find_dead(weight: SparseWeight, edges: Tensor) -> tuple[Tensor, Tensor]:
         have an edge do not count.
 
     Example:
+        >>> import torch
         >>> layer = nn.Conv2d(4, 6, 1, groups=2)
         >>> edges = torch.ones(6, 2, 1, 1, dtype=torch.bool)
         >>> edges[0], edges[3:, 1] = False, False
