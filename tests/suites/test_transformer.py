@@ -49,7 +49,7 @@ class OfTorchvision(nn.Module):
 NETWORKS = {"own": Own, "torchvision": OfTorchvision}
 LEARNERS: dict[str, Callable[[], Callback]] = {
     "DNW": lambda: DNW(density=0.15, layers=["Linear", "*.in_proj_weight"]),
-    "RigL": lambda: RigL(density=0.15, every=2, total_steps=6),
+    "RigL": lambda: RigL(density=0.15, delta_t=2, total_steps=6),
 }
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
