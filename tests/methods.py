@@ -158,6 +158,7 @@ METHODS = [
         _RESNEXT,
         [(MaskConnect, {"lr": 0.9, "explore": "swap", "anneal_steps": 100})],
         "scores",
+        slow=True,
     ),
     Method(
         "resnext-balanced",
@@ -166,6 +167,7 @@ METHODS = [
         [(MaskConnect, {"lr": 0.5, "balance": True, "center": True})],
         "scores",
         {"frozen scores": "the freeze chooses again, and the scores say what it chose"},
+        slow=True,
     ),
     Method(
         "resnext-real",

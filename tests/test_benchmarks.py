@@ -134,7 +134,13 @@ def test_images_per_second_writes_what_it_measures(
     assert min(numbers) > 0
 
 
-@pytest.mark.parametrize("learner", ["MaskConnect, lr 0.05", "MaskConnect, project"])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        "MaskConnect, lr 0.05",
+        pytest.param("MaskConnect, project", marks=pytest.mark.slow),
+    ],
+)
 def test_a_planted_wiring_is_found(learner: str) -> None:
     """Own labels: the small version of results/planted_wiring.md."""
     found = [train(make_task(seed, shared=False), learner, seed, [900, 0]) for seed in (0, 1)]
