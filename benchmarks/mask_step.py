@@ -36,7 +36,6 @@ from wiring_lightning.optim.scheduled_masks import ScheduledMasks
 _DENSITY = 0.1
 _PLAIN = "plain"
 _EVERY = 100
-_WARM_UP = 100  # as in `benchmarks.dnw_step`, for DNW's threshold
 # What makes a rule, from an optimizer and its sparse layers, and what to call before each step.
 Rule = Callable[[SGD, Sequence[nn.Module]], Callable[[], None]]
 
@@ -52,7 +51,7 @@ def main() -> None:
              "| rule | step | over plain | memory of a step |", "|" + " --- |" * 4]  # fmt: skip
     print("\n".join(lines), flush=True)
     steps = {name: _step(options, rule) for name, rule in _RULES.items()}
-    for _ in range(_WARM_UP):
+    for _ in range(options.warm_up):
         steps["DNW"]()
     times = time_steps(steps, options.rounds, options.device)
     for name, own in times.items():
@@ -76,6 +75,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--network", choices=["torchvision", "cifar"], default="torchvision")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument(
+        "--warm-up", type=int, default=100, help="steps of DNW before timing, as in dnw_step"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--markdown", help="file to write the table into")

@@ -67,11 +67,10 @@ def test_every_rule_takes_a_step_and_is_compared_with_the_plain_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mask_step, "keep_freed_memory", lambda: None)  # starts anew
-    monkeypatch.setattr(mask_step, "_WARM_UP", 1)
     monkeypatch.setattr(mask_step.torchvision.models, "resnet18", lambda **_: ResNet20(4))
     written = tmp_path / "out.md"
-    command = ["x", "--batch", "2", "--rounds", "1", "--threads", "1", "--markdown", str(written)]
-    monkeypatch.setattr(sys, "argv", command)
+    command = ["x", "--batch", "2", "--rounds", "1", "--warm-up", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--markdown", str(written)])
     mask_step.main()
     rows = [line for line in written.read_text().splitlines() if line.endswith("MiB |")]
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in mask_step._RULES]
