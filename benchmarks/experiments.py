@@ -2,7 +2,8 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,35 @@ def fit(
     trainer.fit(task, data)
     tested = trainer.test(task, data, verbose=False)[0]["test/acc"]
     return tested, curves.rows
+
+
+def read_rows(name: str, settings: str, kinds: Mapping[str, Callable[[str], Any]]) -> list[Row]:
+    """The rows of `name.csv` that an earlier start of the same settings has written.
+
+    Args:
+        name: as of `write_results`.
+        settings: what the column `settings` must say in every row.
+        kinds: what makes a value from the text of a column, for columns that are no text.
+    """
+    path = Path(name).with_suffix(".csv")
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    if other := {row["settings"] for row in rows} - {settings}:
+        raise SystemExit(
+            f"{path} has runs of other settings ({other.pop()}): choose another --name"
+        )
+    return [{**row, **{key: make(row[key]) for key, make in kinds.items()}} for row in rows]
+
+
+def mean_text(values: Sequence[float], error: bool = False) -> str:
+    """Mean and standard deviation, or the mean's standard error."""
+    if not values:
+        return "-"
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    spread = spread / len(values) ** 0.5 if error else spread
+    return f"{statistics.mean(values):{'+' if error else ''}.2f} ± {spread:.2f}"
 
 
 def write_results(

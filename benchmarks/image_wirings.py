@@ -13,13 +13,11 @@ started again: a finished run is not repeated.
 """
 
 import argparse
-import csv
 import math
 import statistics
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import SGD
 
-from benchmarks.experiments import Row, agreement, write_results
+from benchmarks.experiments import Row, agreement, mean_text, read_rows, write_results
 from benchmarks.image_networks import (
     BRANCHES,
     CONTROLS,
@@ -46,13 +44,16 @@ from wiring_lightning.nn import find_gates
 
 _RULES = {**CONTROLS, **LEARNED}
 
+# What the columns of the CSV file hold, but for text.
+_KINDS = {"accuracy": float, "coverage": float, "agreement": float, "seed": int}
+
 
 def main() -> None:
     keep_freed_memory()
     options = _options()
     torch.set_num_threads(1)
     images = load(options.root, options.images)
-    rows = _read(options)
+    rows = read_rows(options.name, _settings(options), _KINDS)
     for kind, name, seed in _plan(options):
         if any((row["kind"], row["rule"], int(row["seed"])) == (kind, name, seed) for row in rows):
             continue
@@ -227,38 +228,12 @@ def _batch(
     return batch.flip(-1) if mirrored % 2 else batch, labels[chosen]
 
 
-def _read(options: argparse.Namespace) -> list[Row]:
-    """The runs that an earlier start has finished."""
-    path = Path(options.name).with_suffix(".csv")
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: list[Row] = list(csv.DictReader(file))
-    if other := {row["settings"] for row in rows} - {_settings(options)}:
-        raise SystemExit(
-            f"{path} has runs of other settings ({other.pop()}): choose another --name"
-        )
-    for row in rows:
-        row.update({key: float(row[key]) for key in ("accuracy", "coverage", "agreement")})
-        row["seed"] = int(row["seed"])
-    return rows
-
-
 def _values(rows: list[Row], kind: str, name: str, key: str) -> dict[int, float]:
     """A number of all seeds."""
     return {
         row["seed"]: row[key] for row in rows
         if (row["kind"], row["rule"]) == (kind, name) and not math.isnan(row[key])
     }  # fmt: skip
-
-
-def _mean(values: list[float], error: bool = False) -> str:
-    """Mean and standard deviation, or the mean's standard error."""
-    if not values:
-        return "-"
-    spread = statistics.stdev(values) if len(values) > 1 else math.nan
-    spread = spread / len(values) ** 0.5 if error else spread
-    return f"{statistics.mean(values):{'+' if error else ''}.2f} ± {spread:.2f}"
 
 
 def _table(options: argparse.Namespace, rows: list[Row]) -> Iterator[str]:
@@ -281,12 +256,12 @@ def _table(options: argparse.Namespace, rows: list[Row]) -> Iterator[str]:
         if not joint:
             continue
         scratch = _values(rows, "from scratch", name, "accuracy")
-        cells = [name, str(len(joint)), _mean(list(joint.values()))]
+        cells = [name, str(len(joint)), mean_text(list(joint.values()))]
         for values in (joint, scratch):
             paired = [values[seed] - reference[seed] for seed in values if seed in reference]
             if values is scratch:
-                cells.append(_mean(list(values.values())))
-            cells.append("-" if name == COVERED else _mean(paired, error=True))
+                cells.append(mean_text(list(values.values())))
+            cells.append("-" if name == COVERED else mean_text(paired, error=True))
         coverage = statistics.mean(_values(rows, "joint", name, "coverage").values())
         agreements = list(_values(rows, "other draws", name, "agreement").values())
         cells += [f"{coverage:.2f}", f"{statistics.mean(agreements):+.2f}" if agreements else "-"]

@@ -10,14 +10,12 @@ finished run is not repeated.
 """
 
 import argparse
-import csv
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +27,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.experiments import Row, write_results
+from benchmarks.experiments import Row, mean_text, read_rows, write_results
 from benchmarks.image_wirings import load
 from benchmarks.machine import describe, keep_freed_memory
 from wiring_lightning.callbacks import DNW, SET, GradualPruning, PruneAtStart, RandomEdges, RigL
@@ -55,13 +53,16 @@ _DENSE = "dense"
 _REPORTED = {_DENSE: "93.4 ± 0.1", "random": "89.1 ± 0.2", "SET": "92.2 ± 0.0",
              "RigL": "92.4 ± 0.2", "gradual pruning": "92.6 ± 0.1"}  # fmt: skip
 
+# What the columns of the CSV file hold, but for text.
+_KINDS = {"accuracy": float, "density": float, "seed": int, "weights": int, "of": int}
+
 
 def main() -> None:
     keep_freed_memory()
     options = _options()
     torch.set_num_threads(1)
     images = load(options.root, 0, _SIZE)
-    rows = _read(options)
+    rows = read_rows(options.name, _settings(options), _KINDS)
     done = {(row["method"], row["density"], row["seed"]) for row in rows}
     for name, density, seed in _plan(options):
         if (name, density, seed) in done:
@@ -223,38 +224,12 @@ def _run(options: argparse.Namespace, images: Images, name: str, density: float,
     }
 
 
-def _read(options: argparse.Namespace) -> list[Row]:
-    """The runs that an earlier start has finished."""
-    path = Path(options.name).with_suffix(".csv")
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: list[Row] = list(csv.DictReader(file))
-    if other := {row["settings"] for row in rows} - {_settings(options)}:
-        raise SystemExit(
-            f"{path} has runs of other settings ({other.pop()}): choose another --name"
-        )
-    for row in rows:
-        row.update({key: float(row[key]) for key in ("accuracy", "density")})
-        row.update({key: int(row[key]) for key in ("seed", "weights", "of")})
-    return rows
-
-
 def _accuracies(rows: list[Row], name: str, density: float) -> dict[int, float]:
     """The test accuracy of every seed."""
     return {
         row["seed"]: row["accuracy"] for row in rows
         if (row["method"], row["density"]) == (name, density)
     }  # fmt: skip
-
-
-def _mean(values: list[float], error: bool = False) -> str:
-    """Mean and standard deviation, or the mean's standard error."""
-    if not values:
-        return "-"
-    spread = statistics.stdev(values) if len(values) > 1 else math.nan
-    spread = spread / len(values) ** 0.5 if error else spread
-    return f"{statistics.mean(values):{'+' if error else ''}.2f} ± {spread:.2f}"
 
 
 def _table(options: argparse.Namespace, rows: list[Row]) -> Iterator[str]:
@@ -281,8 +256,8 @@ def _table(options: argparse.Namespace, rows: list[Row]) -> Iterator[str]:
                 f"{density:.0%}",
                 ", ".join(sorted(weights)),
                 str(len(values)),
-                _mean(list(values.values())),
-                "-" if name in ("random", _DENSE) else _mean(paired, error=True),
+                mean_text(list(values.values())),
+                "-" if name in ("random", _DENSE) else mean_text(paired, error=True),
                 f"{_REPORTED.get(name, '-') if density in (0.1, 1.0) else '-'} |",
             ]
         )
