@@ -90,6 +90,27 @@ def test_a_network_with_a_wiring_has_the_size_that_it_was_told(trained: Trained)
     assert "leave --image_size out" in refused("inspect", *given, "--image_size=16")
 
 
+def test_sparse_weights_of_a_network_with_a_wiring_cost_what_is_left(tmp_path: Path) -> None:
+    changed = deepcopy(BASE)
+    arguments = {"depth": 20, "wiring": "previous", "in_channels": 1, "image_size": 8}
+    network = {"class_path": "ResNet", "init_args": arguments | {"stem": "cifar"}}
+    changed["model"]["init_args"]["backbone"] = network
+    changed["trainer"]["callbacks"] = [{"class_path": "RigL", "init_args": {"density": 0.2}}]
+    changed["trainer"] |= {"limit_train_batches": 3, "default_root_dir": str(tmp_path)}
+    file = write(changed, tmp_path / "wired.yaml")
+    succeed("fit", "--config", file)
+    checkpoint = checkpoint_in(tmp_path)
+    weights = {name: w for name, w in weights_in(checkpoint).items() if w.dim() > 1}
+    # Every stage halves the sides of the maps; the channels tell which stage it is.
+    pixels = [1 if w.dim() == 2 else {16: 64, 32: 16, 64: 4}[len(w)] for w in weights.values()]
+    sides = list(zip(weights.values(), pixels, strict=True))
+    dense = sum(weight.numel() * own for weight, own in sides)
+    kept = sum(int(weight.count_nonzero()) * own for weight, own in sides)
+    shown = succeed("inspect", "--config", file, "--ckpt_path", str(checkpoint))
+    assert kept < dense / 2
+    assert f"sparse multiply-adds  {dense:,} -> {kept:,} without weights that are zero" in shown
+
+
 def test_a_size_that_is_not_known_leaves_the_multiply_adds_out(tmp_path: Path) -> None:
     changed = yaml.safe_load(Path(config(tmp_path)).read_text())
     del changed["data"]

@@ -11,7 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenet_v3_small, resnet50
 
 from tests.functional.test_densities import layers
-from wiring_lightning.costs import multiply_adds_by_weight, sparse_multiply_adds
+from tests.methods import named
+from wiring_lightning.costs import (
+    layer_costs,
+    multiply_adds,
+    multiply_adds_by_weight,
+    sparse_multiply_adds,
+)
+from wiring_lightning.costs.layers import known_multiply_adds
 from wiring_lightning.functional import erdos_renyi_densities
 from wiring_lightning.functional.densities import round_counts
 
@@ -186,3 +193,22 @@ def test_networks_without_attention_agree_with_the_counter_of_torch() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     assert dense == sparse == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", ["resnet-learned", "mobilenet", "sparsenet", "sparse-resnet"])
+def test_a_network_with_a_wiring_costs_what_its_wiring_says(name: str) -> None:
+    method = named(name)
+    network = method.backbone(**method.arguments)
+    counts = known_multiply_adds(network, torch.zeros(1, 1, 8, 8))
+    assert counts is not None
+    assert sum(counts.values()) == int(multiply_adds(network.wiring(), live=False))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnext-learned", "densenet-learned", "neural-graph", "mobilenet-dnw"]
+)
+def test_what_is_computed_in_another_way_is_not_known(name: str) -> None:
+    method = named(name)
+    network, image = method.backbone(**method.arguments), torch.zeros(1, 1, 8, 8)
+    assert known_multiply_adds(network, image) is None
+    assert {layer.multiply_adds for layer in layer_costs(network, image)} == {None}

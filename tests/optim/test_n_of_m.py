@@ -16,7 +16,13 @@ from wiring_lightning.optim import BlockEdgeSet, SparseRefined
 
 @pytest.mark.parametrize(
     ("shape", "n", "m", "axis"),
-    [((5, 8), 2, 4, 1), ((3, 8, 3, 3), 1, 4, 1), ((8, 3, 2), 2, 8, 0), ((2, 6), 2, 3, 1)],
+    [
+        ((5, 8), 2, 4, 1),
+        ((3, 8, 3, 3), 1, 4, 1),
+        ((8, 3, 2), 2, 8, 0),
+        ((2, 6), 2, 3, 1),
+        ((1, 512), 3, 256, 1),
+    ],
 )
 @pytest.mark.parametrize("ties", [False, True])
 def test_blocks_are_chosen_as_a_stable_sort_would(

@@ -158,3 +158,14 @@ def test_two_ranks_agree_and_equal_one_rank_with_twice_the_batch(
 
 def test_ranks_that_the_command_line_starts_agree_too(tmp_path: Path) -> None:
     _compare(named("resnext-learned"), tmp_path, _command)
+
+
+def test_ranks_hold_one_wiring_in_which_every_source_is_read(tmp_path: Path) -> None:
+    base = named("resnext-learned")
+    covered = Method("covered", base.backbone, {**base.arguments, "wiring": "covered"})
+    _compare(covered, tmp_path, _fork)
+    for rank in (0, 1):
+        for active in torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True)["active"]:
+            gates = active.view(-1, 4, 4)
+            assert torch.all(gates.any(1))
+            assert torch.all(gates.sum(2) == 2)

@@ -8,8 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from wiring_lightning.costs import multiply_adds_by_weight
-from wiring_lightning.wiring import find_wired
+from wiring_lightning.costs.layers import known_multiply_adds
 
 
 class CountedOnce:
@@ -17,7 +16,7 @@ class CountedOnce:
 
     It is, in this order: the whole `example_input_array` of the LightningModule, an image of the
     size that the data module tells (`image_shape`), or the first example of the first batch.
-    Networks that know their wiring tell their costs themselves, so nothing is counted.
+    Of some networks with a wiring they are not known, see `costs.layers.known_multiply_adds`.
 
     Args:
         name: what asks, for a message.
@@ -44,7 +43,7 @@ class CountedOnce:
 
     def count(self, trainer: Trainer, module: LightningModule) -> None:
         """Count, if it is not done yet and an example is known. All ranks must call it."""
-        if self.counts is not None or self._failed or find_wired(module) is not None:
+        if self.counts is not None or self._failed:
             return
         if type(module).forward is LightningModule.forward:
             return  # the network is called by other names
@@ -53,7 +52,8 @@ class CountedOnce:
         if example is None:
             return
         try:
-            self.counts = multiply_adds_by_weight(module, _fitting(example, module))
+            self.counts = known_multiply_adds(module, _fitting(example, module))
+            self._failed = self.counts is None
         except Exception as error:  # the forward pass is the user's, and may want anything
             self._failed = True
             first_line = str(error).strip().partition("\n")[0]

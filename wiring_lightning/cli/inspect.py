@@ -179,7 +179,7 @@ class WiringTrainer(Trainer):
                 f"{type(network).__name__} tells its wiring, and costs itself: leave --image_size "
                 "out, and set image_size of the backbone."
             )
-        example = example_image(model, image_size, self.data) if network is None else None
+        example = example_image(model, image_size, self.data)
         layers = costs_with(model, example, image_size is not None)
         if figure is not None and network is None and not any(layer.sparse for layer in layers):
             raise MisconfigurationException(

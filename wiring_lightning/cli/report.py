@@ -75,7 +75,7 @@ def network_rows(module: nn.Module, layers: Sequence[LayerCost] = ()) -> list[tu
 
     Args:
         module: the network, or a module that holds it.
-        layers: those of a network without a wiring, for its multiply-adds if they are known.
+        layers: its layers, for their multiply-adds if they are known.
     """
     network = find_wired(module)
     if network is None:
@@ -83,6 +83,8 @@ def network_rows(module: nn.Module, layers: Sequence[LayerCost] = ()) -> list[tu
         return [first, *multiply_add_rows(layers), *others]
     searched, wiring = bool(find_bernoulli_gates(module)), network.wiring()
     rows = [*summary_rows(wiring, searched), *sparse_rows(module)]
+    if any(layer.sparse for layer in layers):
+        rows += [("sparse multiply-adds", text) for _, text in multiply_add_rows(layers)]
     if isinstance(network, Planted):
         rows = [*recovered_rows(wiring, network.planted_wiring()), *rows]
     return rows

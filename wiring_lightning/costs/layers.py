@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from wiring_lightning.costs.by_weight import multiply_adds_by_weight
+from wiring_lightning.nn import find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight, find_dead, find_weights, own_names
+from wiring_lightning.wiring import find_wired
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,32 @@ def layer_costs(network: nn.Module, example: Any = None) -> list[LayerCost]:
         >>> first.multiply_adds, first.kept_multiply_adds, last.kept_multiply_adds
         (3456, 864, 1280)
     """
-    counts = None if example is None else multiply_adds_by_weight(network, example)
+    counts = None if example is None else known_multiply_adds(network, example)
     return costs_of(find_matrices(network), {}, counts)
+
+
+def known_multiply_adds(network: nn.Module, example: Any) -> dict[nn.Parameter, int] | None:
+    """The multiply-adds of every weight; `None` if a network with a wiring computes its own way.
+
+    Its own way means that a layer's products are not those of its weight alone, such as graphs of
+    channels, or that several layers are computed at once.
+
+    Args:
+        network: any network.
+        example: its input, a batch of one.
+
+    Example:
+        >>> from wiring_lightning.backbones import ResNet, ResNeXt
+        >>> small = ResNet(depth=20, wiring="previous", stem="cifar")
+        >>> sum(known_multiply_adds(small, torch.zeros(1, 3, 32, 32)).values())
+        40551040
+        >>> known_multiply_adds(ResNeXt(depth=11), torch.zeros(1, 3, 32, 32))
+    """
+    counts = multiply_adds_by_weight(network, example)
+    if find_wired(network) is None:
+        return counts
+    all_known = all(counts.get(weight.parameter) for weight in find_matrices(network))
+    return counts if all_known and not find_adjacencies(network) else None
 
 
 def find_matrices(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 Usable = Sequence[Tensor | None]
 
-# Entries per chunk: several passes over one chunk stay in the cache.
-_CHUNK = 2**17
+# Entries per chunk. Smaller ones stay in a core's own cache, but between parallel passes over them
+# the other threads fall asleep, and waking them takes longer.
+_CHUNK = 2**20
 _ROW = 64  # `_nonzero` skips rows of this length that hold zeros only
 _NARROWEST, _WIDEST = 5e-4, 0.5  # limits of the band's half width, relative to the threshold
 _SMALLEST = 1e-30  # below this threshold the ends of the band would be rounded to zero

@@ -27,13 +27,14 @@ def mask_n_of_m(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
         raise ValueError(f"n must be between 1 and m = {m}, got {n}.")
     if weight.shape[axis] % m:
         raise ValueError(f"an axis of {weight.shape[axis]} entries has no blocks of {m}.")
-    magnitude = weight.detach().abs().unflatten(axis, (-1, m)).movedim(axis + 1, 0)
-    # The rank of an entry is the number of those of its block that go before it.
-    ranks = [torch.zeros_like(one, dtype=torch.int8) for one in magnitude]
-    for later in range(m):
-        for earlier in range(later):
-            first = magnitude[earlier] >= magnitude[later]
-            ranks[later] += first
-            ranks[earlier] += ~first
-    marked = torch.stack(ranks).lt(n).movedim(0, axis + 1)
-    return marked.flatten(axis, axis + 1)
+    magnitude = weight.detach().abs().unflatten(axis, (-1, m)).movedim(axis + 1, 0).contiguous()
+    # The rank of an entry is the number of those of its block that go before it: at first all that
+    # come later in the block.
+    number = torch.int8 if m <= 128 else torch.int32
+    ranks = torch.arange(m - 1, -1, -1, dtype=number, device=weight.device)
+    ranks = ranks.view(-1, *[1] * weight.dim()).repeat(1, *magnitude.shape[1:])
+    for gap in range(1, m):
+        first = torch.ge(magnitude[:-gap], magnitude[gap:]).view(torch.int8)
+        ranks[gap:] += first
+        ranks[:-gap] -= first
+    return ranks.lt(n).movedim(0, axis + 1).flatten(axis, axis + 1)

@@ -40,7 +40,8 @@ class BlockEdgeSet(EdgeSet):
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the n largest of every block into the parameters, and zeros elsewhere."""
         for weight, own, mask in zip(self.weights, latent, self.masks(latent), strict=True):
-            torch.mul(own, mask, out=weight)
+            # On a CPU a product with a mask takes twice as long as one with its copied bytes.
+            weight.copy_(mask.view(torch.int8)).mul_(own)
 
 
 class SparseRefined(StraightThrough):
