@@ -140,6 +140,12 @@ _LIKE_RIGL: dict[Suite, str] = {"network": "the network, the hooks and the rule 
 _PRUNED: dict[Suite, str] = {
     "network": "the network is that of neural-graph, the rule that of rigl"
 }
+_VARIANT: dict[Suite, str] = {
+    "network": "the network is that of resnext-learned, and only its scores move in another way"
+}
+_LIKE_GRAPH: dict[Suite, str] = {
+    "network": "the network is that of neural-graph, and the rule never acts inside of it"
+}
 # Few steps, so that the masks of every run that a suite cuts short have the same times.
 _SPARSE: dict[str, Any] = {"density": 0.3, "layers": ["backbone.second"], "total_steps": 12}
 
@@ -151,6 +157,8 @@ METHODS = [
         _RESNEXT,
         [(MaskConnect, {"lr": 0.5, "update": "project", "draw_every": 2})],
         "scores",
+        _VARIANT,
+        slow=True,
     ),
     Method(
         "resnext-swap",
@@ -158,6 +166,7 @@ METHODS = [
         _RESNEXT,
         [(MaskConnect, {"lr": 0.9, "explore": "swap", "anneal_steps": 100})],
         "scores",
+        _VARIANT,
         slow=True,
     ),
     Method(
@@ -166,7 +175,7 @@ METHODS = [
         _RESNEXT,
         [(MaskConnect, {"lr": 0.5, "balance": True, "center": True})],
         "scores",
-        {"frozen scores": "the freeze chooses again, and the scores say what it chose"},
+        {"frozen scores": "the freeze chooses again, and the scores say what it chose"} | _VARIANT,
         slow=True,
     ),
     Method(
@@ -177,7 +186,7 @@ METHODS = [
         "scores",
     ),
     Method("resnext-random", ResNeXt, _RESNEXT | {"wiring": "random", "fan_in": 1}),
-    Method("resnext-full", ResNeXt, _RESNEXT | {"wiring": "full"}),
+    Method("resnext-full", ResNeXt, _RESNEXT | {"wiring": "full"}, slow=True),
     Method("resnet-learned", ResNet, _RESNET, [(MaskConnect, {"lr": 0.5})], "scores"),
     Method(
         "resnet-weighted",
@@ -186,19 +195,20 @@ METHODS = [
         [(MaskConnect, {"lr": 0.5})],
         "scores",
     ),
-    Method("resnet-random", ResNet, _RESNET | {"wiring": "random"}),
+    Method("resnet-random", ResNet, _RESNET | {"wiring": "random"}, slow=True),
     Method("resnet-previous", ResNet, _RESNET | {"wiring": "previous"}),
     Method("densenet-learned", DenseNet, _DENSENET, [(MaskConnect, {"lr": 0.5})], "scores"),
     Method("neural-graph", NeuralGraph, _GRAPH, [(DNW, {})], "weights"),
     Method("discrete-graph", NeuralGraph, _DISCRETE, [(DNW, {})], "weights"),
     Method("continuous-graph", NeuralGraph, _CONTINUOUS, [(DNW, {})], "weights", _SOLVER),
-    Method("random-edges", NeuralGraph, _GRAPH, [(RandomEdges, {"seed": 3})]),
+    Method("random-edges", NeuralGraph, _GRAPH, [(RandomEdges, {"seed": 3})], without=_LIKE_GRAPH),
     Method(
         "no-update-rule",
         NeuralGraph,
         _GRAPH,
         [(NoUpdateRule, {})],
         "weights",
+        _LIKE_GRAPH,
         optimizer=(AdamW, {"lr": 0.01, "weight_decay": 0.1}),
     ),
     Method(
@@ -216,6 +226,7 @@ METHODS = [
         _GRAPH,
         [(PruneAndRetrain, {"dense_epochs": 1, "rewind": True})],
         "weights",
+        _LIKE_GRAPH,
         epochs=2,
     ),
     Method(
