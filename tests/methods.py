@@ -70,7 +70,8 @@ class Method:
         without: suites that make no sense for it, each with the reason.
         epochs: how many epochs show all that it does.
         optimizer: class and arguments of the user's optimizer.
-        slow: its tests are slow ones, because most of its code is that of another row.
+        slow: its tests are slow ones, because most of its code is that of another row, or because
+            its steps take long.
     """
 
     name: str
@@ -184,6 +185,7 @@ METHODS = [
         _RESNEXT | {"wiring": "real"},
         [(MaskConnect, {"lr": 5.0})],
         "scores",
+        slow=True,
     ),
     Method("resnext-random", ResNeXt, _RESNEXT | {"wiring": "random", "fan_in": 1}),
     Method("resnext-full", ResNeXt, _RESNEXT | {"wiring": "full"}, slow=True),
@@ -194,13 +196,16 @@ METHODS = [
         _RESNET | {"weighted": True},
         [(MaskConnect, {"lr": 0.5})],
         "scores",
+        slow=True,
     ),
     Method("resnet-random", ResNet, _RESNET | {"wiring": "random"}, slow=True),
     Method("resnet-previous", ResNet, _RESNET | {"wiring": "previous"}),
     Method("densenet-learned", DenseNet, _DENSENET, [(MaskConnect, {"lr": 0.5})], "scores"),
     Method("neural-graph", NeuralGraph, _GRAPH, [(DNW, {})], "weights"),
     Method("discrete-graph", NeuralGraph, _DISCRETE, [(DNW, {})], "weights"),
-    Method("continuous-graph", NeuralGraph, _CONTINUOUS, [(DNW, {})], "weights", _SOLVER),
+    Method(
+        "continuous-graph", NeuralGraph, _CONTINUOUS, [(DNW, {})], "weights", _SOLVER, slow=True
+    ),
     Method("random-edges", NeuralGraph, _GRAPH, [(RandomEdges, {"seed": 3})], without=_LIKE_GRAPH),
     Method(
         "no-update-rule",

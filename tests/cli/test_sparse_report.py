@@ -51,6 +51,7 @@ def test_the_report_and_inspect_say_how_sparse_it_is(tmp_path: Path) -> None:
     assert rows["all"][:3] == ["290", "2,090", "13.9%"]
     assert rows["backbone.1"][:3] == ["180", "1,800", "10.0%"]
     assert rows["backbone.1"][-2:] == ["2,880", "28,800"]
+    assert f"{dense:,} → {kept:,}" in succeed("table", "--trust", str(checkpoint.parents[1]))
     given = ("--trust", "--config", file, "--ckpt_path", str(checkpoint), "--format=json")
     summary = json.loads(succeed("inspect", *given))
     weights = weights_in(checkpoint)

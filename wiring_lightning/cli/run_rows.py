@@ -11,6 +11,7 @@ from typing import Any
 from wiring_lightning import callbacks
 from wiring_lightning.checkpoints import load_weights
 from wiring_lightning.cli.code_version import version_in
+from wiring_lightning.cli.example import costs_with, example_image
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.report import summarize, summarize_weights
 from wiring_lightning.cli.run_keys import differing, epochs_of, flat, in_words, setting, value_of
@@ -64,8 +65,13 @@ class Scored:
             return None
         network = find_wired(module)
         if network is None:
-            weights = summarize_weights(module)["params"]
-            return Sizes((weights["total"], weights["nonzero"]), None)
+            example = example_image(module, None, self.run.config.get("data"))
+            summary = summarize_weights(module, costs_with(module, example, asked=False))
+            whole, adds = summary["params"], summary.get("multiply_adds")
+            return Sizes(
+                (whole["total"], whole["nonzero"]),
+                None if adds is None else (adds["total"], adds["nonzero"]),
+            )
         counts = summarize(network.wiring(), bool(find_bernoulli_gates(module)))
         whole, adds = counts["params"], counts["multiply_adds"]
         return Sizes((whole["total"], whole["live"]), (adds["total"], adds["live"]))
