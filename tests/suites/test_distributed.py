@@ -20,6 +20,7 @@ from tests.methods import METHODS, SCORED, Method, freeze_batch_norm, named, ove
 from tests.trainers import Recorder
 from wiring_lightning.callbacks import MaskSchedule
 from wiring_lightning.cli import main
+from wiring_lightning.nn import Gate
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,7 @@ class SameOnAllRanks(Recorder):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seen = {"scores": self.scores, "active": self.active, "world": trainer.world_size}
         seen["state"] = _state(pl_module)
+        seen["gates"] = [gate.best for gate in pl_module.modules() if isinstance(gate, Gate)]
         torch.save(seen, self.folder / f"rank{trainer.global_rank}.pt")
 
 
@@ -164,8 +166,11 @@ def test_ranks_hold_one_wiring_in_which_every_source_is_read(tmp_path: Path) -> 
     base = named("resnext-learned")
     covered = Method("covered", base.backbone, {**base.arguments, "wiring": "covered"})
     _compare(covered, tmp_path, _fork)
-    for rank in (0, 1):
-        for active in torch.load(tmp_path / f"two/rank{rank}.pt", weights_only=True)["active"]:
-            gates = active.view(-1, 4, 4)
-            assert torch.all(gates.any(1))
-            assert torch.all(gates.sum(2) == 2)
+    files = ("two/rank0.pt", "two/rank1.pt", "one/rank0.pt")
+    gates = [torch.load(tmp_path / file, weights_only=True)["gates"] for file in files]
+    assert gates[0]
+    for first, second, alone in zip(*gates, strict=True):
+        assert torch.equal(first, second)
+        assert torch.equal(first, alone)
+        assert torch.all(first.any(0))
+        assert first.sum(1).tolist() == [2] * 4
