@@ -90,21 +90,35 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _todo(seeds: list[int], rows: list[Row]) -> Iterator[tuple[Case, int]]:
-    done = {(row["wiring"], row["fan_in"], row["beside"], row["layers"], row["seed"])
-            for row in rows}  # fmt: skip
+def _todo(seeds: list[int], rows: list[Row]) -> Iterator[tuple[Case, int, Tensor | None]]:
+    """What is not in some rows, and what was learned and not trained again from scratch."""
+    done = {(*_case(row), row["seed"]) for row in rows}
     for group in _GROUPS:
-        yield from ((case, seed) for seed in seeds for case in group if (*case, seed) not in done)
+        for seed in seeds:
+            yield from ((case, seed, None) for case in group if (*case, seed) not in done)
+    for row in rows:
+        case, seed = _case(row), row["seed"]
+        again = case._replace(wiring="found")
+        if _trained_again(case) and seed in seeds and (*again, seed) not in done:
+            yield again, seed, read_edges(row["edges"], case.layers)
 
 
 def _todo_matched(seeds: list[int], rows: list[Row]) -> Iterator[tuple[Case, int, Tensor]]:
     """What `--matched` trains: for every found wiring a random one that is like it."""
-    done = {(row["fan_in"], row["seed"]) for row in rows if row["wiring"] == "matched"}
+    done = {(*_case(row), row["seed"]) for row in rows}
     for row in rows:
-        fan_in, layers, seed = row["fan_in"], row["layers"], row["seed"]
-        if row["wiring"] == "found" and seed in seeds and (fan_in, seed) not in done:
-            edges = matched(read_edges(row["edges"], layers), seed)
-            yield Case("matched", fan_in, layers=layers), seed, edges
+        case, seed = _case(row)._replace(wiring="matched"), row["seed"]
+        if row["wiring"] == "found" and seed in seeds and (*case, seed) not in done:
+            yield case, seed, matched(read_edges(row["edges"], case.layers), seed)
+
+
+def _case(row: Row) -> Case:
+    return Case(row["wiring"], row["fan_in"], row["beside"], row["layers"])
+
+
+def _trained_again(case: Case) -> bool:
+    """Whether what a case learns is trained once more, from the first weights."""
+    return case.wiring == "learned" and not case.beside
 
 
 def _run(
@@ -114,7 +128,7 @@ def _run(
     torch.set_num_threads(1)
     nats, network = train(case, seed, options, edges)
     rows = [_row(case, seed, nats, network)]
-    if case.wiring == "learned" and not case.beside and case.layers == 12:
+    if _trained_again(case):
         again = case._replace(wiring="found")
         rows.append(_row(again, seed, *train(again, seed, options, network.gate.best)))
     return rows

@@ -172,7 +172,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     setting = options(tmp_path)
     todo = list(earlier_layers._todo([1, 2], []))
     assert len(todo) == 4
-    rows = [row for case, seed in todo[:3] for row in earlier_layers._run(setting, case, seed)]
+    rows = [row for one in todo[:3] for row in earlier_layers._run(setting, *one)]
     write(setting, rows)
     again = earlier_layers._read(tmp_path / "results.csv")
     assert sorted(again, key=str) == sorted(rows, key=str)
@@ -181,6 +181,20 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert "| 3 | 1 instead of the sum | random |" in (tmp_path / "results.md").read_text()
     with (tmp_path / "results.csv").open() as file:
         assert {row["wiring"] for row in csv.DictReader(file)} == {"all", "random"}
+
+
+def test_what_was_learned_in_an_earlier_run_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, setting = Case("learned", 1, layers=4), options(tmp_path)
+    monkeypatch.setattr(earlier_layers, "_GROUPS", [[case]])
+    learned, found = earlier_layers._run(setting, case, 1)
+    assert found["edges"] == learned["edges"]
+    ((again, seed, edges),) = earlier_layers._todo([1], [learned])
+    assert again == case._replace(wiring="found")
+    assert edges is not None
+    assert earlier_layers._run(setting, again, seed, edges) == [found]
+    assert list(earlier_layers._todo([1], [learned, found])) == []
 
 
 def distances(edges: Tensor) -> Counter[int]:
