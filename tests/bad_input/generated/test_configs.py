@@ -7,7 +7,7 @@ import pytest
 from tests.bad_input.generated.case import Batch, batches
 from tests.bad_input.generated.configs import spoilt_files, spoilt_values
 
-BATCHES = [*batches(spoilt_values, 500, seed=1), *batches(spoilt_files, 180, seed=2)]
+BATCHES = [*batches(spoilt_values, 550, seed=1), *batches(spoilt_files, 200, seed=2)]
 
 
 @pytest.mark.slow
