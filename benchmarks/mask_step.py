@@ -1,7 +1,7 @@
 """Training-step time of the sparse family against the plain step, as ratios from one run.
 
     python -m benchmarks.mask_step
-    python -m benchmarks.mask_step --network cifar --rounds 11 --markdown results/mask_step.md
+    python -m benchmarks.mask_step --network cifar --rounds 9 --markdown results/mask_step_cifar.md
 
 A step is forward, backward and SGD with momentum, of a ResNet-18 on 32 x 32 pixels: torchvision's,
 whose stem leaves 8 x 8 pixels (the least work beside which a rule's cost can hide), or with the

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.cli.commands import BASE, Trained, network_of, process, succeed, write
+from tests.cli.commands import BASE, ROOT, Trained, network_of, process, succeed, wiring, write
+from wiring_lightning.backbones import GatedHeads
+from wiring_lightning.cli.example import costs_with
 from wiring_lightning.nn import find_gates
+from wiring_lightning.tasks import ClassificationTask
 
 KEYS = {
     "params": {"total", "live"},
@@ -92,3 +96,20 @@ def test_inspect_draws(trained: Trained, name: str, tmp_path: Path) -> None:
         assert content.startswith(b"\x89PNG")
     else:
         assert ET.fromstring(content).tag.endswith("svg")
+
+
+def test_nothing_is_said_of_multiply_adds_that_nobody_asked_for() -> None:
+    """An image of the data's size does not fit this network, which tells its costs itself."""
+    run = wiring("inspect", "--config", str(ROOT / "configs/quickstart.yaml"))
+    assert run.code == 0
+    assert "cannot be counted" not in run.out + run.err
+
+
+def test_a_network_with_a_wiring_is_not_sent_to_an_option_that_it_refuses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = ClassificationTask(GatedHeads())
+    assert costs_with(task, torch.zeros(1, 1, 8, 8), asked=False)
+    said = capsys.readouterr().err
+    assert "multiply-adds cannot be counted with an input [1, 1, 8, 8]" in said
+    assert "--image_size" not in said

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wiring_lightning import data as data_modules
 from wiring_lightning.cli.messages import note
 from wiring_lightning.costs import LayerCost, layer_costs
+from wiring_lightning.wiring import find_wired
 
 
 def example_image(
@@ -65,7 +66,7 @@ def costs_with(model: LightningModule, example: Any, asked: bool) -> list[LayerC
         message = f"multiply-adds cannot be counted with an input {shape}: {reason}"
         if asked:
             raise MisconfigurationException(message) from error
-        note(f"{message}; give another --image_size")
+        note(message if find_wired(model) is not None else f"{message}; give another --image_size")
         return layer_costs(model)
 
 

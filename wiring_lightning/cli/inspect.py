@@ -29,6 +29,7 @@ from wiring_lightning.cli.report import (
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
 from wiring_lightning.cli.yaml_text import read_yaml
+from wiring_lightning.costs import layer_costs
 from wiring_lightning.files import picture_path, refuse_existing
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
 from wiring_lightning.plots import draw_densities, save_figure
@@ -179,8 +180,10 @@ class WiringTrainer(Trainer):
                 f"{type(network).__name__} tells its wiring, and costs itself: leave --image_size "
                 "out, and set image_size of the backbone."
             )
-        example = example_image(model, image_size, self.data)
-        layers = costs_with(model, example, image_size is not None)
+        layers = layer_costs(model)
+        if network is None or any(layer.sparse for layer in layers):
+            example = example_image(model, image_size, self.data)
+            layers = costs_with(model, example, image_size is not None)
         if figure is not None and network is None and not any(layer.sparse for layer in layers):
             raise MisconfigurationException(
                 f"{type(model).__name__} holds no network with a `wiring()`, and no weight of its "

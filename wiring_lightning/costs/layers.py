@@ -85,11 +85,12 @@ def known_multiply_adds(network: nn.Module, example: Any) -> dict[nn.Parameter, 
         40551040
         >>> known_multiply_adds(ResNeXt(depth=11), torch.zeros(1, 3, 32, 32))
     """
+    wired = find_wired(network) is not None
+    if wired and find_adjacencies(network):
+        return None
     counts = multiply_adds_by_weight(network, example)
-    if find_wired(network) is None:
-        return counts
     all_known = all(counts.get(weight.parameter) for weight in find_matrices(network))
-    return counts if all_known and not find_adjacencies(network) else None
+    return counts if all_known or not wired else None
 
 
 def find_matrices(

@@ -9,8 +9,8 @@ from torch import Tensor
 
 Usable = Sequence[Tensor | None]
 
-# Entries per chunk. Smaller ones stay in a core's own cache, but between parallel passes over them
-# the other threads fall asleep, and waking them takes longer.
+# Entries per chunk, so that scratch memory stays small. Of 2**17 to 2**21, larger ones were faster
+# on two cores (38 to 30 ms for 11 million weights), and no slower on one.
 _CHUNK = 2**20
 _ROW = 64  # `_nonzero` skips rows of this length that hold zeros only
 _NARROWEST, _WIDEST = 5e-4, 0.5  # limits of the band's half width, relative to the threshold
