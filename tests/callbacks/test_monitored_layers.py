@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.callbacks.monitored_fit import Module, Noise, events, fit, numbers
 from tests.callbacks.test_log_to import Shows
+from wiring_lightning.backbones import ResNet
 from wiring_lightning.callbacks import DNW, RigL, WiringMonitor
 from wiring_lightning.callbacks.layer_table import layer_table
 from wiring_lightning.costs import layer_costs, sparse_multiply_adds
@@ -114,3 +115,11 @@ def test_the_order_of_callbacks_does_not_matter(tmp_path: Path) -> None:
     fit(tmp_path / "a", plain(), DNW(density=0.25), WiringMonitor(pictures=False))
     fit(tmp_path / "b", plain(), WiringMonitor(pictures=False), DNW(density=0.25))
     assert numbers(tmp_path / "a").keys() == numbers(tmp_path / "b").keys()
+
+
+def test_a_network_with_a_wiring_has_a_picture_of_its_densities_too(tmp_path: Path) -> None:
+    network = ResNet(
+        depth=8, wiring="previous", stem="cifar", num_classes=2, in_channels=1, image_size=8
+    )
+    fit(tmp_path, network, DNW(density=0.2), WiringMonitor())
+    assert set(events(tmp_path).Tags()["images"]) >= {"wiring/graph", "wiring/densities"}

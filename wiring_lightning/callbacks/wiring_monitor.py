@@ -1,5 +1,6 @@
 """Numbers and pictures of a wiring while it learns."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from wiring_lightning.callbacks.run_facts import run_facts
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.callbacks.wiring_callback import refuse_a_second
 from wiring_lightning.callbacks.wiring_numbers import score_numbers, short_names, wiring_table
-from wiring_lightning.nn import Gate, find_gates
+from wiring_lightning.nn import Gate, find_adjacencies, find_gates
 from wiring_lightning.wiring import Wiring, find_wired
 
 # Key of the whole network's edges; the other keys are the names of gates, which are not empty.
@@ -75,8 +76,9 @@ class WiringMonitor(Callback):
     Loggers of TensorBoard, W&B and MLflow, and others with a `log_image` as W&B's has, get the
     pictures of `callbacks.pictures`, such as `wiring/graph` and `wiring/scores`; those with a
     `log_table`, at the end of the fit, the table `wiring/modules`. Of a plain network they are
-    `wiring/densities` and `wiring/layers`. Every logger gets the settings
-    of the run as hyper-parameters. A line says which logger takes no pictures or tables.
+    `wiring/densities` and `wiring/layers`. A network with a wiring and sparse layers has
+    `wiring/densities`, too, unless it holds a graph of channels. Every logger gets the settings of
+    the run as hyper-parameters. A line says which logger takes no pictures or tables.
 
     TensorBoard keeps ten pictures per tag unless it is started with
     `--samples_per_plugin images=1000`. Its HPARAMS page has a row for each run, with what the runs
@@ -259,9 +261,12 @@ class WiringMonitor(Callback):
             logger.log_metrics({**self._numbers, "epoch": epoch}, step=step)
         showing = [logger for logger in trainer.loggers if takes_pictures(logger)]
         if self.pictures and showing:
+            learners = find_sparse_learners(trainer)
+            if learners and not find_adjacencies(pl_module):  # a graph of channels is drawn as one
+                rows = rows or learners[-1].layer_costs(trainer, pl_module, saved=False)
             drawn = draw_layers(rows)
             if network is not None and wiring is not None:
-                drawn = draw_pictures(network, wiring)
+                drawn = chain(draw_pictures(network, wiring), drawn)
             for name, figure in drawn:
                 for logger in showing:
                     send_picture(logger, f"wiring/{name}", figure, step)
