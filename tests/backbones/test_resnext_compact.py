@@ -142,6 +142,24 @@ def test_a_large_batch_is_computed_in_parts(
     assert seen == [1] * len(images)
 
 
+@pytest.mark.parametrize("name", ["module1", "module2", "module3"])
+def test_hooks_of_modules_are_called(name: str) -> None:
+    network, (images, _) = small(2).eval().compact(), batch()
+    expected, seen = network(images), []
+    network.blocks[name].register_forward_hook(lambda *_: seen.append(name))
+    with torch.no_grad():
+        assert_near(network(images), expected, 1e-10)
+    assert seen == [name]
+
+
+def test_norms_of_another_class_that_cannot_be_folded() -> None:
+    network, (images, _) = nn.SyncBatchNorm.convert_sync_batchnorm(small(2)).eval(), batch()
+    compact = network.compact()
+    with torch.no_grad():
+        assert_near(compact(images), network(images), 1e-10)
+        assert_near(network.compact(fold_batch_norm=True)(images), network(images), 1e-10)
+
+
 def test_branches_that_all_readers_read_are_merged() -> None:
     network, (images, _) = small(C).eval(), batch()
     folded = network.compact(fold_batch_norm=True)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.functional import apply_in_parts, examples_per_part
+from wiring_lightning.functional import apply_in_parts, examples_per_part, may_split
 from wiring_lightning.nn import Branches, Gate, Selection
+from wiring_lightning.nn.branch_streams import merged_chain
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import examples_are_independent, fold_batch_norms
 from wiring_lightning.wiring import Wiring, WiringBuilder
@@ -50,11 +51,11 @@ class MultiBranchNetwork(Described):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
-        if self.bytes_per_pixel is None:
+        if self.bytes_per_pixel is None or not may_split(images) or self._hooked():
             return self._logits(images)
         pixels = images.shape[2] * images.shape[3] // self.reduction**2
         size = examples_per_part(self.bytes_per_pixel * pixels)
-        return apply_in_parts(self._logits, images, size)
+        return apply_in_parts(self._logits_by_image, images, size)
 
     def _logits(self, images: Tensor) -> Tensor:
         state = self.stem(images).unsqueeze(1)
@@ -66,6 +67,27 @@ class MultiBranchNetwork(Described):
                 state = state.relu_()
         logits: Tensor = self.classifier(state.squeeze(1).mean((2, 3)))
         return logits
+
+    def _logits_by_image(self, images: Tensor) -> Tensor:
+        """The same on a CPU, where the streams of one image should stay in the cache."""
+        state: Tensor = self.stem(images).unsqueeze(1)
+        for blocks, selections in self._chains():
+            state = merged_chain(state, blocks, selections).relu_()
+        logits: Tensor = self.classifier(state.squeeze(1).mean((2, 3)))
+        return logits
+
+    def _chains(self) -> list[tuple[list[Branches], list[Selection]]]:
+        """The modules from each that reads one state to the next that gives one."""
+        chains: list[tuple[list[Branches], list[Selection]]] = []
+        for name, block in self._blocks():
+            if name not in self.connections:
+                chains.append(([block], []))
+                continue
+            selection = self.connections[name]
+            assert isinstance(selection, Selection)
+            chains[-1][0].append(block)
+            chains[-1][1].append(selection)
+        return chains
 
     def wiring(self) -> Wiring:
         """Branches as nodes and possible connections as edges, active as in evaluation mode."""
@@ -112,8 +134,6 @@ class MultiBranchNetwork(Described):
         ]
         blocks = [block.keep(rows) for (_, block), rows in zip(self._blocks(), kept, strict=True)]
         connections = {}
-        for block in blocks:
-            block.overwrite = True  # no one else reads what `_logits` hands to a block
         for position, (name, _) in enumerate(list(self._blocks())[1:], start=1):
             if name not in self.connections:
                 continue
@@ -130,14 +150,21 @@ class MultiBranchNetwork(Described):
             deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
             self.reduction,
         ).eval()  # fmt: skip
-        if independent:
+        if fold_batch_norm:
+            fold_batch_norms(compacted)
+        if independent and all(block.merge or block.can_fold_expansion for block in blocks):
             compacted.bytes_per_pixel = _bytes_per_pixel(blocks)
-        return fold_batch_norms(compacted) if fold_batch_norm else compacted
+        return compacted
 
     def _connection(self, name: str) -> Gate | Selection:
         connection = self.connections[name]
         assert isinstance(connection, Gate | Selection)
         return connection
+
+    def _hooked(self) -> bool:
+        """Whether hooks wait for calls of modules, which `merged_chain` does not make."""
+        modules = self.blocks.values()
+        return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
     def _blocks(self) -> list[tuple[str, Branches]]:
         items = self.blocks.items()

@@ -13,6 +13,7 @@ from wiring_lightning.functional.batch_norm import (
 from wiring_lightning.functional.batch_parts import (
     apply_in_parts as apply_in_parts,
     examples_per_part as examples_per_part,
+    may_split as may_split,
 )
 from wiring_lightning.functional.block_products import (
     pointwise_product as pointwise_product,

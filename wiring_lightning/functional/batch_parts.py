@@ -5,25 +5,40 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Bytes of the largest state of a part, so that it stays in the cache of one core.
-_PART_BYTES = 2 * 2**20
+# Bytes of the largest state of a part: convolutions of a few examples at once take less time for
+# each, and the state of a module stays in the cache that all cores share.
+_PART_BYTES = 2**23
 
 
 def examples_per_part(bytes_per_example: int) -> int:
     """How many examples with states of this size are computed at a time.
 
     Example:
-        >>> examples_per_part(2**20), examples_per_part(2**30)
-        (2, 1)
+        >>> examples_per_part(2**21), examples_per_part(2**30)
+        (8, 1)
     """
     return max(1, _PART_BYTES // max(1, bytes_per_example))
 
 
-def apply_in_parts(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
-    """Apply a function that treats examples alone to `size` of them at a time, on a CPU.
+def may_split(images: Tensor) -> bool:
+    """Whether a batch may be computed in parts: on a CPU, without gradients or a graph.
 
-    On other devices, with gradients, and while a graph is traced, compiled or exported, the whole
-    batch is computed at once.
+    Example:
+        >>> may_split(torch.zeros(1))  # gradients are enabled
+        False
+    """
+    return not (
+        images.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    )
+
+
+def apply_in_parts(function: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
+    """Apply a function that treats examples alone to `size` of them at a time.
+
+    Where `may_split` says no, the whole batch is computed at once.
 
     Args:
         function: `[batch, ...]` -> `[batch, ...]`; no example may change the result of another.
@@ -35,13 +50,6 @@ def apply_in_parts(function: Callable[[Tensor], Tensor], images: Tensor, size: i
         ...     apply_in_parts(lambda part: part + len(part), torch.zeros(5), size=2)
         tensor([2., 2., 2., 2., 1.])
     """
-    whole = (
-        images.device.type != "cpu"
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or len(images) <= size
-    )
-    if whole:
+    if len(images) <= size or not may_split(images):
         return function(images)
     return torch.cat([function(part) for part in images.split(size)])

@@ -71,7 +71,6 @@ class Branches(nn.Module):
         self.shared_input = shared_input
         self.merge = merge
         self.identity_scale = identity_scale
-        self.overwrite = False  # whether inference may write outputs over the inputs
         inner, outer = branches * width, branches * out_channels
         if shared_input:
             self.reduce = PointwiseConv2d(in_channels, inner)
@@ -98,18 +97,20 @@ class Branches(nn.Module):
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute all branches, and their sum with `merge`."""
-        hidden = self.reduce(inputs.flatten(1, 2))
-        hidden = functional.relu(self.reduce_norm(hidden), inplace=True)
-        hidden = functional.relu(self.spatial_norm(self.spatial(hidden)), inplace=True)
-        identity = self._identity(inputs)
+        hidden = self.bottleneck(self.reduce(inputs.flatten(1, 2)))
+        identity = self.identity(inputs)
         if self.merge:
-            copies = self.branches if self.shared_input else 1
             if identity.shape[1] > 1:
                 identity = identity.sum(1, keepdim=True)
-            return torch.add(self._merged(hidden), identity, alpha=self.identity_scale * copies)
+            return self.merged(hidden, identity)
         height, width = hidden.shape[-2:]
         outputs = self._separate(hidden, identity.flatten(3))
         return outputs.unflatten(3, (height, width))
+
+    def bottleneck(self, reduced: Tensor) -> Tensor:
+        """From the reductions of all branches to what they expand, by the 3 x 3 convolution."""
+        hidden = functional.relu(self.reduce_norm(reduced), inplace=True)
+        return functional.relu(self.spatial_norm(self.spatial(hidden)), inplace=True)
 
     def keep(self, kept: Sequence[int]) -> "Branches":
         """A copy with only some of the branches, which computes the same function for them."""
@@ -173,7 +174,8 @@ class Branches(nn.Module):
         self.shared_input = True
         self.reduce.groups, self.reduce.in_channels = 1, self.in_channels
 
-    def _identity(self, inputs: Tensor) -> Tensor:
+    def identity(self, inputs: Tensor) -> Tensor:
+        """`S(x)` of every input, without the factor."""
         if self.projection is None:
             return inputs
         images = inputs.flatten(0, 1)
@@ -184,33 +186,58 @@ class Branches(nn.Module):
         conv, *norms = self.projection
         assert isinstance(conv, nn.Conv2d)
         images = images[..., :: self.stride, :: self.stride]
-        projected = functional.conv2d(images, conv.weight, conv.bias)
+        weight = conv.weight.flatten(1).expand(images.shape[0], -1, -1)
+        projected = torch.bmm(weight, images.flatten(2)).unflatten(2, images.shape[2:])
+        if conv.bias is not None:
+            projected += conv.bias.view(-1, 1, 1)
         for norm in norms:
             projected = norm(projected)
         return projected.unflatten(0, inputs.shape[:2])
 
+    def merged(self, hidden: Tensor, identity: Tensor) -> Tensor:
+        """The sum over the branches, `[batch, 1, out, height, width]`.
+
+        Args:
+            hidden: what the branches expand.
+            identity: the identity, summed over the branches if they do not share it.
+        """
+        copies = self.branches if self.shared_input else 1
+        return torch.add(self._merged(hidden), identity, alpha=self.identity_scale * copies)
+
+    @property
+    def can_fold_expansion(self) -> bool:
+        """Whether the norm of the expansion is in its weight already, or can be."""
+        return isinstance(self.expand_norm, nn.BatchNorm2d) or self.expand.bias is not None
+
+    def expansion(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and input of the expansion, in which its norm is folded.
+
+        The bias is the weight of a constant input channel, so it needs no pass over memory.
+
+        Args:
+            hidden: what the branches expand, `[batch, branches * width, height, width]`.
+
+        Returns:
+            `[branches, out, width + 1]` and `[batch, branches, width + 1, height, width]`.
+        """
+        weight, bias = self._expansion(hidden)
+        grouped = hidden.unflatten(1, (self.branches, self.width))
+        weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
+        ones = grouped.new_ones(1).expand_as(grouped[:, :, :1])
+        return weight, torch.cat([grouped, ones], dim=2)
+
     def _separate(self, hidden: Tensor, identity: Tensor) -> Tensor:
         """`[batch, branches, out, positions]`, the scaled identity included."""
-        folded = self._expansion(hidden)
-        if folded is None:
+        if not self.can_fold_expansion:  # another class of norm, such as `SyncBatchNorm`
             outputs: Tensor = self.expand_norm(self.expand(hidden))
             outputs = outputs.unflatten(1, (self.branches, -1)).flatten(3)
             return torch.add(outputs, identity, alpha=self.identity_scale)
-        weight, bias, grouped = folded
-        # The bias is the weight of a constant input channel, so it needs no pass over memory.
-        weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
-        grouped = functional.pad(grouped, (0, 0, 0, 1), value=1.0)
-        batch, shape = hidden.shape[0], (-1, *grouped.shape[2:])
-        # An identity that branches share, and so an expanded one, must not be written over.
-        overwrite = self.overwrite and identity.shape[1] == self.branches
-        identity = identity.expand(-1, self.branches, -1, -1)
-        identity = identity.reshape(-1, *identity.shape[2:])
-        weights = weight.expand(batch, *weight.shape).reshape(-1, *weight.shape[1:])
-        grouped, scale = grouped.reshape(shape), self.identity_scale
-        if overwrite and not torch.is_grad_enabled():
-            summed = identity.baddbmm_(weights, grouped, beta=scale)
-        else:
-            summed = torch.baddbmm(identity, weights, grouped, beta=scale)
+        weight, grouped = self.expansion(hidden)
+        batch = hidden.shape[0]
+        weights = weight.expand(batch, *weight.shape).flatten(0, 1)
+        identity = identity.expand(-1, self.branches, -1, -1).flatten(0, 1)
+        grouped = grouped.flatten(3).flatten(0, 1)
+        summed = torch.baddbmm(identity, weights, grouped, beta=self.identity_scale)
         return summed.unflatten(0, (batch, self.branches))
 
     def _merged(self, hidden: Tensor) -> Tensor:
@@ -218,26 +245,21 @@ class Branches(nn.Module):
         if self.expand.groups == 1 and self.expand.bias is not None:  # merged for inference
             outputs: Tensor = self.expand(hidden)
             return outputs.unsqueeze(1)
-        folded = self._expansion(hidden)
-        if folded is None:
+        if not self.can_fold_expansion:
             outputs = self.expand_norm(self.expand(hidden))
             return outputs.unflatten(1, (self.branches, -1)).sum(1, keepdim=True)
-        weight, bias, _ = folded
+        weight, bias = self._expansion(hidden)
         # Expansion and sum are one dense convolution from all bottlenecks to the output.
         dense, bias = _summed(weight).to(hidden.dtype), bias.sum(0).to(hidden.dtype)
         return functional.conv2d(hidden, dense, bias).unsqueeze(1)
 
-    def _expansion(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Weight and bias of the expansion with its norm, and the input by branch.
-
-        `None` with another class of norm, such as `SyncBatchNorm`.
-        """
-        grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
+    def _expansion(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight `[branches, out, width]` and bias of the expansion with its norm."""
         if isinstance(self.expand_norm, nn.BatchNorm2d):
-            return *fold_batch_norm(self.expand.matrices, grouped, self.expand_norm), grouped
-        if self.expand.bias is None:
-            return None
-        return self.expand.matrices, self.expand.bias.view(self.branches, -1), grouped
+            grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
+            return fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
+        assert self.expand.bias is not None
+        return self.expand.matrices, self.expand.bias.view(self.branches, -1)
 
 
 def _summed(weight: Tensor) -> Tensor:

@@ -263,6 +263,12 @@ class Selection(nn.Module):
             return sources.index_select(1, self.only_source)
         return gated_sum(self.weights(), sources)
 
+    def of_one(self, sources: Tensor, out: Tensor) -> Tensor:
+        """The same for one example, `[sources, features]` -> `[targets, features]`."""
+        if self.only_source is not None:
+            return torch.index_select(sources, 0, self.only_source, out=out)
+        return torch.mm(self.matrix.to(sources.dtype), sources, out=out)
+
     def rectified(self, sources: Tensor) -> Tensor:
         """The ReLU of the sums, `[batch, sources, *features]` -> `[batch, targets, *features]`."""
         if self.only_source is not None:
