@@ -51,6 +51,7 @@ def main() -> None:
 
 
 def _row(name: str, pair: Pair, network: nn.Module, batch: int, options: argparse.Namespace) -> str:
+    torch.compiler.reset()  # a forward method that was compiled eight times is not compiled again
     share, most = pair.target(network)
     whole = network if pair.whole is None else make(pair.whole, options.seed)
     forms = {"compact": _compact(network, False), "folded": _compact(network, True)}

@@ -7,6 +7,7 @@ from itertools import chain
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.backbones.plain_resnext import assert_near
 from tests.backbones.small_resnext import (
@@ -150,6 +151,17 @@ def test_hooks_of_modules_are_called(name: str) -> None:
     with torch.no_grad():
         assert_near(network(images), expected, 1e-10)
     assert seen == [name]
+
+
+@pytest.mark.parametrize("fan_in", [1, 2])
+def test_work_without_gradients_is_counted_like_work_with_them(fan_in: int) -> None:
+    network, (images, _) = small(fan_in).eval().compact(), batch()
+    counts = []
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled), FlopCounterMode(display=False) as counter:
+            network(images)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 def test_norms_of_another_class_that_cannot_be_folded() -> None:

@@ -82,7 +82,8 @@ def _connect(
     spare = torch.empty_like(images[0])
     for number, image in enumerate(images):
         outputs = image[: block.branches].flatten(2)
-        outputs.baddbmm_(weight, expanded[number].flatten(2), beta=block.identity_scale)
+        part = expanded[number].flatten(2)
+        torch.baddbmm(outputs, weight, part, beta=block.identity_scale, out=outputs)
         inputs = spare[: following.branches].flatten(2)
         selection.of_one(outputs.flatten(1), out=inputs.flatten(1)).relu_()
         torch.bmm(narrow, inputs, out=reduced[number].flatten(2))
