@@ -153,6 +153,12 @@ def test_hooks_of_modules_are_called(name: str) -> None:
     assert seen == [name]
 
 
+def test_no_images_give_no_logits() -> None:
+    network, (images, _) = small(2).eval().compact(), batch()
+    with torch.no_grad():
+        assert network(images[:0]).shape == (0, 10)
+
+
 @pytest.mark.parametrize("fan_in", [1, 2])
 def test_work_without_gradients_is_counted_like_work_with_them(fan_in: int) -> None:
     network, (images, _) = small(fan_in).eval().compact(), batch()

@@ -21,7 +21,7 @@ def examples_per_part(bytes_per_example: int) -> int:
 
 
 def may_split(images: Tensor) -> bool:
-    """Whether a batch may be computed in parts: on a CPU, without gradients or a graph.
+    """Whether a batch has parts, to be computed on a CPU, without gradients or a graph.
 
     Example:
         >>> may_split(torch.zeros(1))  # gradients are enabled
@@ -32,6 +32,7 @@ def may_split(images: Tensor) -> bool:
         or torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or len(images) == 0
     )
 
 
