@@ -15,7 +15,7 @@ def examples_per_part(bytes_per_example: int) -> int:
 
     Example:
         >>> examples_per_part(2**21), examples_per_part(2**30)
-        (8, 1)
+        (4, 1)
     """
     return max(1, _PART_BYTES // max(1, bytes_per_example))
 
