@@ -7,6 +7,7 @@ import pytest
 import torch
 
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that a test starts: every core has a test
 torch.set_num_threads(1)
 
 
