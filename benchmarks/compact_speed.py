@@ -34,7 +34,10 @@ def main() -> None:
     keep_freed_memory()
     options = _options()
     torch.set_num_threads(options.threads)
-    lines = ["# Inference time of compact networks", "", _machine(options), ""]
+    title = "# Inference time of compact networks"
+    if options.compile:
+        title += " under torch.compile"
+    lines = [title, "", _machine(options), ""]
     lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
     print("\n".join(lines), flush=True)
     for name, pair in pairs(options.small).items():
