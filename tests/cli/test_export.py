@@ -10,6 +10,8 @@ import yaml
 import wiring_lightning as wl
 from tests.cli.commands import Trained, network_of, refused, succeed
 from tests.methods import digits
+from wiring_lightning.cli.export_images import run_images
+from wiring_lightning.cli.runs import find_run
 
 IMAGES = torch.randn(5, 1, 8, 8)
 
@@ -38,12 +40,12 @@ def test_a_run_is_exported_compared_and_counted(trained: Trained) -> None:
     assert said.count(" ms") == 6
     assert "images ['batch', 1, 8, 8]. On 64 test images of the run its logits" in said
     assert "100.0% of its classes are the same" in said
+    with torch.no_grad():
+        logits = network(run_images(find_run(trained.folder), 64))
+    assert f" its logits, up to {float(logits.abs().max()):.2g}, differ by at most " in said
 
 
 def test_the_images_of_the_run_are_those_that_it_was_tested_on(trained: Trained) -> None:
-    from wiring_lightning.cli.export_images import run_images
-    from wiring_lightning.cli.runs import find_run
-
     data = digits()
     data.setup("test")
     expected, _ = next(iter(data.test_dataloader()))

@@ -70,8 +70,8 @@ def run(arguments: Sequence[str]) -> None:
     print(export_table(network, trained.checkpoint, done, images))
     print(
         f"\n{done.path} is for images {['batch', *images.shape[1:]]}. On {done.images} {whose} its "
-        f"logits differ by at most {done.from_source:.1g} from those of {trained.checkpoint}, and "
-        f"{done.agreement:.1%} of its classes are the same."
+        f"logits, up to {done.largest:.2g}, differ by at most {done.from_source:.1g} from those of "
+        f"{trained.checkpoint}, and {done.agreement:.1%} of its classes are the same."
     )
 
 

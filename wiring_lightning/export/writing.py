@@ -40,6 +40,7 @@ class Exported:
         images: number of images that were compared.
         difference: largest difference between a logit of the file and of the compact network.
         from_source: the same between the file and the network that was given.
+        largest: size of the largest logit of that network.
         agreement: share of predictions that are those of the network that was given.
     """
 
@@ -50,6 +51,7 @@ class Exported:
     images: int
     difference: float
     from_source: float
+    largest: float
     agreement: float
 
 
@@ -102,8 +104,10 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
         unverified.replace(path)
     finally:
         unverified.unlink(missing_ok=True)
+    largest = float(source.abs().max())
     agreement = float((found.argmax(1) == source.argmax(1)).double().mean())
-    return Exported(path, plain, program, loaded, len(images), difference, from_source, agreement)
+    done = path, plain, program, loaded, len(images)
+    return Exported(*done, difference, from_source, largest, agreement)
 
 
 def _compare(
