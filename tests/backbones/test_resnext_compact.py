@@ -153,6 +153,25 @@ def test_hooks_of_modules_are_called(name: str) -> None:
     assert seen == [name]
 
 
+@pytest.mark.parametrize("part", ["", "stem", "blocks.module2"])
+def test_norms_in_training_mode_see_the_whole_batch_without_gradients(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `torch.optim.swa_utils.update_bn`."""
+    monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)
+    (images, _), results = batch(), []
+    compact = small(2).eval().compact()
+    for enabled in (True, False):
+        network = deepcopy(compact)
+        network.get_submodule(part).train()
+        with torch.set_grad_enabled(enabled):
+            logits = network(images)
+        results.append({"logits": logits.detach(), **network.state_dict()})
+    assert not torch.equal(compact(images), results[0]["logits"])
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, msg=name)
+
+
 def test_no_images_give_no_logits() -> None:
     network, (images, _) = small(2).eval().compact(), batch()
     with torch.no_grad():

@@ -51,7 +51,7 @@ class MultiBranchNetwork(Described):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
-        if self.bytes_per_pixel is None or not may_split(images) or self._hooked():
+        if self.bytes_per_pixel is None or not may_split(images) or self._needs_whole_modules():
             return self._logits(images)
         pixels = images.shape[2] * images.shape[3] // self.reduction**2
         size = examples_per_part(self.bytes_per_pixel * pixels)
@@ -161,10 +161,14 @@ class MultiBranchNetwork(Described):
         assert isinstance(connection, Gate | Selection)
         return connection
 
-    def _hooked(self) -> bool:
-        """Whether hooks wait for calls of modules, which `merged_chain` does not make."""
+    def _needs_whole_modules(self) -> bool:
+        """Whether norms take statistics of the batch, or hooks wait for calls of modules.
+
+        `merged_chain` computes a few images at a time, and only parts of modules.
+        """
         modules = self.blocks.values()
-        return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        return hooked or any(part.training for part in self.modules())
 
     def _blocks(self) -> list[tuple[str, Branches]]:
         items = self.blocks.items()
