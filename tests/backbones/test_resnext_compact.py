@@ -130,11 +130,13 @@ def test_the_compact_network_keeps_the_epsilon_of_its_norms() -> None:
     assert_near(network.compact()(images), network(images), 1e-10)
 
 
+@pytest.mark.parametrize("folded", [False, True])
 def test_a_large_batch_is_computed_in_parts(
-    trained: Iterator[ResNeXt], monkeypatch: pytest.MonkeyPatch
+    trained: Iterator[ResNeXt], folded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, (images, _) = deepcopy(next(trained)).eval(), batch()
-    compact = network.compact()
+    compact = network.compact(folded)
+    assert not any(part.training for part in compact.modules())
     seen: list[int] = []
     compact.stem.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
     monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)

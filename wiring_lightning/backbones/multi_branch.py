@@ -11,7 +11,7 @@ from wiring_lightning.functional import apply_in_parts, examples_per_part, may_s
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branch_streams import merged_chain
 from wiring_lightning.nn.described import Described
-from wiring_lightning.nn.folding import examples_are_independent, fold_batch_norms
+from wiring_lightning.nn.folding import BatchNorm, examples_are_independent, fold_batch_norms
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 
@@ -168,7 +168,8 @@ class MultiBranchNetwork(Described):
         """
         modules = self.blocks.values()
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-        return hooked or any(part.training for part in self.modules())
+        norms = (part for part in self.modules() if isinstance(part, BatchNorm))
+        return hooked or any(norm.training for norm in norms)
 
     def _blocks(self) -> list[tuple[str, Branches]]:
         items = self.blocks.items()

@@ -62,7 +62,7 @@ def fold_pair(conv: C, norm: nn.Module) -> tuple[C, Any]:
     """The convolution with the norm in it, and an identity; both as they are if it cannot be."""
     if not can_fold(norm):
         return conv, norm
-    return fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return fuse_conv_bn_eval(conv, norm), nn.Identity().eval()
 
 
 def can_fold(norm: nn.Module) -> TypeGuard[BatchNorm]:
