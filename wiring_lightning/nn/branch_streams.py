@@ -20,7 +20,7 @@ def merged_chain(
 ) -> Tensor:
     """Modules in a row: the first reads one state, and the last merges its branches.
 
-    Only without gradients.
+    Results between the modules are written over, so this works only without gradients.
 
     Args:
         state: `[batch, 1, channels, height, width]`.
