@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule
 from torch.optim import SGD
 
 from tests.trainers import quiet_trainer
-from wiring_lightning.backbones import ResNeXt
-from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+from wiring_lightning.backbones import ConvFabric, ResNeXt
+from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule, RigL
 from wiring_lightning.checkpoints import CheckpointError, load_weights
 from wiring_lightning.data import CIFAR10, Digits
 from wiring_lightning.tasks import ClassificationTask
@@ -36,6 +36,16 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: fit(ClassificationTask(net())),
         MisconfigurationException,
         "no callback learns it",
+    ),
+    "a rule for weights learns no gates": (
+        lambda: fit(ClassificationTask(net()), RigL(density=0.3)),
+        MisconfigurationException,
+        r"no callback learns it.* add MaskConnect",
+    ),
+    "a rule for weights searches no fabric": (
+        lambda: fit(ClassificationTask(ConvFabric(2, 4, 2)), RigL(density=0.3)),
+        MisconfigurationException,
+        r"no callback learns it.* add BudgetedSearch",
     ),
     "nobody learns real gates": (
         lambda: fit(ClassificationTask(net(wiring="real")), PhaseSchedule([Phase(1)])),

@@ -72,6 +72,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         WiringError: as for `WiringCallback`.
     """
 
+    learns_gates = False
     has_rate = False
     masks_gradients = False  # whether absent weights get no gradient
 

@@ -41,6 +41,7 @@ class WiringCallback(Callback, ABC):
         WiringError: as above.
     """
 
+    learns_gates: ClassVar[bool] = True  # or else it chooses among weights
     has_rate: ClassVar[bool] = True  # whether there is a learning rate for `set_lr` to set
     # Defaults for subclasses that do not call `__init__`.
     freeze_epoch: int | None = None

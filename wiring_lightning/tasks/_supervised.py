@@ -24,7 +24,7 @@ from typing_extensions import override
 from wiring_lightning._checks import check_counts, check_finite, check_number
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.checkpoints import check_optimizers, check_weights, read_weights
-from wiring_lightning.nn import find_bernoulli_gates, find_learnable
+from wiring_lightning.nn import BernoulliGate, Gate, find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
@@ -176,12 +176,19 @@ class SupervisedTask(LightningModule, ABC):
 
     @override
     def on_fit_start(self) -> None:
-        learnable = find_learnable(self)
-        callbacks = self.trainer.callbacks
-        if learnable and not any(isinstance(callback, WiringCallback) for callback in callbacks):
-            teacher = next(iter(learnable.values())).taught_by
+        learners = [each for each in self.trainer.callbacks if isinstance(each, WiringCallback)]
+        untaught = [
+            layer
+            for layer in find_learnable(self).values()
+            if not any(
+                each.learns_gates or not isinstance(layer, Gate | BernoulliGate)
+                for each in learners
+            )
+        ]
+        if untaught:
+            teacher = untaught[0].taught_by
             raise MisconfigurationException(
-                f"The backbone has a learned wiring ({len(learnable)} layers), but no callback "
+                f"The backbone has a learned wiring ({len(untaught)} layers), but no callback "
                 f"learns it, so it would keep its first random draw: add {teacher} to the "
                 'trainer\'s callbacks, or build the backbone with wiring="random".'
             )
