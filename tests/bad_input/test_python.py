@@ -43,7 +43,9 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"no callback learns it.* add MaskConnect",
     ),
     "a rule for weights searches no fabric": (
-        lambda: fit(ClassificationTask(ConvFabric(2, 4, 2)), RigL(density=0.3)),
+        lambda: fit(
+            ClassificationTask(ConvFabric(2, 4, 2, in_channels=1, image_size=8)), RigL(density=0.3)
+        ),
         MisconfigurationException,
         r"no callback learns it.* add BudgetedSearch",
     ),
