@@ -250,6 +250,43 @@ def test_a_second_backward_pass_needs_retain_graph_as_everywhere_in_torch() -> N
         loss.backward()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("fan_in", [1, 2, 4, 7])
+def test_gradients_of_inner_blocks_alone_are_those_of_a_loop(fan_in: int, weighted: bool) -> None:
+    network = ResNet(DEPTH, fan_in, weighted=weighted).double()
+    loop = twin_of(network)
+    images = torch.randn(3, 3, 16, 16).double()
+    outputs: dict[tuple[str, int], Tensor] = {}
+    for name, blocks in (("ours", network.blocks.values()), ("loop", loop.blocks)):
+        for number, block in enumerate(blocks):
+            block.register_forward_hook(
+                lambda _module, _given, output, key=(name, number): outputs.update({key: output})
+            )
+    network(images)
+    loop(images)
+    for number in (5, 2, 6, 8):  # one pass after another through the same graph
+        direction = torch.randn_like(outputs["ours", number])
+        pairs = zip(layer_parameters(network), layer_parameters(loop), strict=True)
+        for ours, theirs in [*pairs, (network.connection.scores, loop.gates)]:
+            ours.grad = theirs.grad = None
+        for name in ("ours", "loop"):
+            (outputs[name, number] * direction).sum().backward(retain_graph=True)
+        for ours, theirs in zip(layer_parameters(network), layer_parameters(loop), strict=True):
+            if theirs.grad is None or ours.grad is None:  # of a later layer, or none reads it
+                assert all(p.grad is None or not p.grad.any() for p in (ours, theirs))
+                continue
+            scale = float(theirs.grad.abs().max())
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-12 * scale, rtol=1e-9)
+        learned = torch.arange(8) >= (0 if weighted else fan_in)
+        gradient, expected = network.connection.scores.grad, loop.gates.grad.tril()
+        if gradient is None:
+            assert not expected[learned].any()
+            continue
+        torch.testing.assert_close(
+            gradient[learned].double(), expected[learned], rtol=1e-6, atol=1e-6
+        )
+
+
 def test_bf16_autocast_and_channels_last_stay_close() -> None:
     torch.manual_seed(0)
     network = ResNet(DEPTH, fan_in=2)

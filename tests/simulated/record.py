@@ -77,7 +77,8 @@ class Record:
         if not self.on or name in _FREE or _is_view(operation):
             return
         first = _tensors(args[:1])
-        read, written = _tensors((args, kwargs)), _tensors(outputs) or first
+        given = {key: value for key, value in kwargs.items() if key not in _outputs(operation)}
+        read, written = _tensors((args, given)), _tensors(outputs) or first
         if name in _WRITE_ONLY:
             read = []
         elif name in ("copy_", "_foreach_copy_"):
@@ -122,6 +123,11 @@ def _is_view(operation: OpOverload) -> bool:
     aliases = [argument.alias_info for argument in schema.arguments]
     shares = any(alias is not None and not alias.is_write for alias in aliases)
     return shares and not schema.is_mutable
+
+
+def _outputs(operation: OpOverload) -> list[str]:
+    """Names of the arguments that an operation only writes to, such as `out`."""
+    return [argument.name for argument in operation._schema.arguments if argument.is_out]
 
 
 def _size(tensor: Tensor) -> int:

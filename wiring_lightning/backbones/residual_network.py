@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.functional import BlockSums, PlainBlockSums, Space, lift
+from wiring_lightning.functional import BlockInputs, BlockSums, PlainBlockSums, Space
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
@@ -69,45 +69,24 @@ class ResidualNetwork(Described):
         return state
 
     def _connected(self, state: Tensor) -> Tensor:
-        blocks = self._blocks()
-        sums = self._open_sums(blocks)
-        prefix = _Prefix()
-        for j, block in enumerate(blocks):
-            if j > 0:
-                space = block.origin
-                if j in sums.inputs:
-                    state = sums.gather(j, self._missing_identity(j, prefix, space))
-                else:
-                    state = prefix.input(space, 1 / j if self.mean else 1.0)
-            residual, identity = block(state), block.shortcut(state)
-            if j == len(blocks) - 1:
-                break
-            if sums.inputs:
-                scale = 1 / self.fan_in if self.mean else 1.0
-                residual, identity = sums.store(j, residual, identity, scale)
-            if j < self.fan_in:  # only the next K blocks can read all earlier ones
-                prefix.add(residual, identity, block.space)
-        sums.close()
-        return (residual + identity).relu_()
-
-    def _open_sums(self, blocks: list[ResidualBlock]) -> BlockSums | PlainBlockSums:
-        """The inputs of blocks that read only some earlier ones; the others use `_Prefix`."""
         assert self.connection is not None
-        inputs = {
-            j: self.spaces.index(block.origin)
-            for j, block in enumerate(blocks)
-            if j > 0 and (j > self.fan_in or not self.connection.binary)
-        }
-        stages = [self.spaces.index(block.space) for block in blocks[:-1]]
+        blocks = self._blocks()
+        inputs = BlockInputs(
+            self.spaces,
+            [self.spaces.index(block.origin) for block in blocks],
+            [self.spaces.index(block.space) for block in blocks],
+            self.fan_in,
+            self.mean,
+            self.connection.binary,
+        )
         kind = PlainBlockSums if torch.compiler.is_compiling() else BlockSums
-        return kind(self.connection.weights(), stages, self.spaces, inputs)
-
-    def _missing_identity(self, j: int, prefix: "_Prefix", space: Space) -> Tensor | None:
-        """What a mean of j < K sources lacks if their identities were stored times `1 / K`."""
-        if not self.mean or j >= self.fan_in:
-            return None
-        _, identities = prefix.sums_in(space)
-        return identities * (1 / j - 1 / self.fan_in)
+        sums = kind(self.connection.weights(), inputs)
+        state = sums.enter(state)
+        for j, block in enumerate(blocks[:-1]):
+            sums.store(j, block(state))
+            state = sums.gather(j + 1)
+        sums.close()
+        return (blocks[-1](state) + blocks[-1].shortcut(state)).relu_()
 
     def wiring(self) -> Wiring:
         """Blocks as nodes and possible connections as edges, active as in evaluation mode."""
@@ -150,31 +129,3 @@ class ResidualNetwork(Described):
 
     def _blocks(self) -> list[ResidualBlock]:
         return [block for block in self.blocks.values() if isinstance(block, ResidualBlock)]
-
-
-class _Prefix:
-    """The sums of the residuals and of the identities of all blocks so far."""
-
-    def __init__(self) -> None:
-        self._sums: tuple[Tensor, Tensor] | None = None
-
-    def add(self, residual: Tensor, identity: Tensor, space: Space) -> None:
-        """Add one block."""
-        if self._sums is not None:
-            residuals, identities = self.sums_in(space)
-            residual, identity = residuals + residual, identities + identity
-        self._sums, self._space = (residual, identity), space
-
-    def input(self, space: Space, identity_scale: float) -> Tensor:
-        """The input of a block that reads all earlier ones, with scaled identities."""
-        residuals, identities = self.sums_in(space)
-        return torch.add(residuals, identities, alpha=identity_scale).relu_()
-
-    def sums_in(self, space: Space) -> tuple[Tensor, Tensor]:
-        """Both sums in the shape of a stage."""
-        assert self._sums is not None
-        if space != self._space:
-            residuals, identities = self._sums
-            self._sums = lift(residuals, self._space, space), lift(identities, self._space, space)
-            self._space = space
-        return self._sums

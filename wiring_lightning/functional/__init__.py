@@ -15,6 +15,7 @@ from wiring_lightning.functional.batch_parts import (
     examples_per_part as examples_per_part,
     may_split as may_split,
 )
+from wiring_lightning.functional.block_inputs import BlockInputs as BlockInputs
 from wiring_lightning.functional.block_products import (
     pointwise_product as pointwise_product,
     rows_of_blocks as rows_of_blocks,

@@ -1,0 +1,90 @@
+"""Sums over all blocks so far, and in the backward pass over all inputs to come."""
+
+import torch
+from torch import Tensor
+
+from wiring_lightning.functional.spaces import Space, lift
+
+
+class RunningSum:
+    """The sum of one tensor of each block so far, in the shape of the newest."""
+
+    def __init__(self) -> None:
+        self._value: Tensor | None = None
+        self._space: Space | None = None
+
+    def add(self, term: Tensor, space: Space) -> None:
+        """Add what has the shape `space`; nothing is written over."""
+        self._value = term if self._value is None else self.within(space) + term
+        self._space = space
+
+    def within(self, space: Space) -> Tensor:
+        """The sum in the shape of the same stage or a later one."""
+        assert self._value is not None
+        assert self._space is not None
+        self._value, self._space = lift(self._value, self._space, space), space
+        return self._value
+
+
+class RunningGradient:
+    """The gradient of a `RunningSum`: the sum over the inputs that read it, in reverse order."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+        self._space: Space | None = None
+        self._shared = True  # whether others hold the memory of `value`
+        # The values at the positions of `with_part`, without what was added there.
+        self._kept: tuple[int, Tensor] | None = None
+
+    def add(self, gradient: Tensor, space: Space, scale: float) -> None:
+        """Add the gradient of an input, which has the shape `space`; nothing is written over."""
+        self.lower(space, gradient.shape)
+        if self.value is None:
+            self.value, self._shared = gradient, True
+            if scale != 1:
+                self.value, self._shared = gradient * scale, False
+        else:
+            self.value, self._shared = torch.add(self.value, gradient, alpha=scale), False
+            if self._kept is not None:
+                step, kept = self._kept
+                kept = torch.add(kept, gradient[..., ::step, ::step], alpha=scale)
+                self._kept = step, kept
+        self._space = space
+
+    def lower(self, space: Space, shape: torch.Size) -> None:
+        """Go on in the shape of an earlier stage; the adjoint of `lift`."""
+        if self.value is None or space == self._space:
+            return
+        assert self._space is not None
+        step = self._space.reduction // space.reduction
+        lowered = add_lowered(self.value.new_zeros(shape), self.value, step)
+        if self._kept is not None:
+            finer, kept = self._kept
+            lowered[..., :: step * finer, :: step * finer] = kept[:, : space.channels]
+        self.value, self._space, self._shared, self._kept = lowered, space, False, None
+
+    def with_part(self, step: int, part: Tensor) -> Tensor:
+        """The value plus `part` at every n-th row and column, for which `add` will not account."""
+        assert self.value is not None
+        if self._shared:
+            self.value = self.value.clone()
+        positions = self.value[..., ::step, ::step]
+        if self._kept is None:
+            self._kept = step, positions.contiguous()
+        torch.add(self._kept[1], part, out=positions)
+        self._shared = True
+        return self.value
+
+
+def add_lowered(total: Tensor, gradient: Tensor, step: int, scale: float = 1.0) -> Tensor:
+    """Add in place a gradient of what `lift` made of a tensor to the gradient of that tensor.
+
+    Args:
+        total: `[batch, channels, height, width]`, the gradient to add to.
+        gradient: in the shape of a later stage.
+        step: the factor between the stages' heights and widths.
+        scale: a factor of `gradient`.
+    """
+    part = gradient[:, : total.shape[1]]
+    total[..., ::step, ::step].add_(part, alpha=scale)
+    return total
