@@ -17,7 +17,6 @@ from benchmarks.experiments import agreement, learn, make_data
 from benchmarks.images_per_second import main, time_passes, write_pictures
 from benchmarks.planted_networks import make_task, random_wiring
 from benchmarks.planted_wiring import recovered, train
-from benchmarks.sparse_layout import faster_up_to, random_weight
 from benchmarks.steps import ratio
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate
@@ -213,11 +212,3 @@ def test_a_wrong_compact_network_is_not_timed() -> None:
     network, other = ResNeXt(11, 4, 4, fan_in=1).eval(), ResNeXt(11, 4, 4, fan_in=1).eval()
     with pytest.raises(SystemExit, match="the folded network differs by"):
         compact_speed._check(network, {"folded": other.compact()}, torch.randn(2, 3, 32, 32))
-
-
-def test_a_sparse_layout_is_faster_up_to_the_first_density_where_it_is_not() -> None:
-    densities = [0.5, 0.01, 0.1, 0.2]
-    assert faster_up_to(densities, [0.9, 0.3, 0.8, 1.0]) == 0.1
-    assert faster_up_to(densities, [0.9, 1.1, 0.8, 0.7]) is None
-    assert faster_up_to(densities, [0.9] * 4) == 0.5
-    assert int(random_weight(32, 0.25).count_nonzero()) == 256

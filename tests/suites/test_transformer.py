@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from tests.methods import digits
+from tests.nn.sparse_layers import sparse_is_faster
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import DNW, RigL
 from wiring_lightning.export import export_network, load_exported
@@ -63,17 +63,6 @@ def trained(network: nn.Module, learner: Callback) -> nn.Module:
 def logits(network: nn.Module) -> Tensor:
     with torch.no_grad():
         return network(IMAGES)
-
-
-def sparse_is_faster() -> Callable[[], float]:
-    """A clock by which the first layer of each comparison, the sparse one, takes no time."""
-    calls, now = count(), [0.0]
-
-    def tell() -> float:
-        now[0] += next(calls) // 32 % 2
-        return now[0]
-
-    return tell
 
 
 @pytest.mark.parametrize(

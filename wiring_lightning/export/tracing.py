@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from wiring_lightning.export.errors import ExportError
 from wiring_lightning.functional import sparse_product
-from wiring_lightning.nn import SparseLinear
+from wiring_lightning.nn import SparseConv2d, SparseLinear
+from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.wiring import Wired
 
 assert sparse_product  # imported, so that torch has the operator
@@ -59,13 +60,9 @@ def plain_network(network: nn.Module) -> nn.Module:
 
 
 def _with_dense_layers(network: nn.Module) -> nn.Module:
-    """A network with plain linear layers in the place of `SparseLinear`."""
-    if isinstance(network, SparseLinear):
-        return network.dense()
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, SparseLinear):
-            network.set_submodule(name, layer.dense())
-    return network
+    """A network with plain layers in the place of those that are stored as CSR."""
+    stored = [m for m in network.modules() if isinstance(m, SparseLinear | SparseConv2d)]
+    return replace_modules(network, {layer: layer.dense() for layer in stored})
 
 
 def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedProgram:

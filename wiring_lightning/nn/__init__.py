@@ -26,8 +26,10 @@ from wiring_lightning.nn.pre_activation import (
 )
 from wiring_lightning.nn.residual import ResidualBlock as ResidualBlock
 from wiring_lightning.nn.shelf import Shelf as Shelf, StagePlan as StagePlan
+from wiring_lightning.nn.sparse_conv import SparseConv2d
 from wiring_lightning.nn.sparse_edges import SparseEdges
-from wiring_lightning.nn.sparse_linear import SparseLinear, store_sparse
+from wiring_lightning.nn.sparse_linear import SparseLinear
+from wiring_lightning.nn.store_sparse import store_sparse
 
 # Names imported `as` themselves can be imported from here, but are not in `__all__`.
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "GraphStage",
     "GroupedLinear",
     "PointwiseConv2d",
+    "SparseConv2d",
     "SparseEdges",
     "SparseLinear",
     "find_adjacencies",

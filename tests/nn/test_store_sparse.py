@@ -1,0 +1,149 @@
+"""Which layers of a network are stored as CSR: those where a clock says that it is faster."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.nn.sparse_layers import clock, sparse_conv, sparse_is_faster, sparse_linear
+from wiring_lightning.nn import PointwiseConv2d, SparseConv2d, SparseLinear, store_sparse
+
+
+class Two(nn.Module):
+    """Two sparse layers, a dense one, and one that is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner = sparse_linear(20, 30), nn.Sequential(sparse_linear(30, 30))
+        self.last, self.unused = nn.Linear(30, 4), sparse_linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.inner(self.first(inputs).relu()).relu())
+
+
+def kinds(*layers: nn.Module) -> list[str]:
+    return [type(layer).__name__ for layer in layers]
+
+
+def test_the_faster_layout_is_taken_for_each_layer() -> None:
+    network, example = Two(), torch.randn(7, 20)
+    packed = store_sparse(network, example, clock(1.0, 2.0, 2.0, 1.0))
+    chosen = kinds(packed.first, packed.inner[0], packed.last)
+    assert chosen == ["SparseLinear", "Linear", "Linear"]
+    assert type(packed.unused) is nn.Linear
+    assert type(network.first) is nn.Linear
+    torch.testing.assert_close(packed(example), network(example))
+    packed = store_sparse(network, example, clock(1.0, 1.0, 1.0, 2.0))
+    assert kinds(packed.first, packed.inner[0]) == ["Linear", "SparseLinear"]
+    torch.testing.assert_close(packed(example), network(example))
+
+
+def test_convolutions_are_chosen_as_linear_layers_are() -> None:
+    network = nn.Sequential(
+        sparse_conv(3, 8, 3, padding=1), nn.ReLU(), sparse_conv(8, 8, 1), nn.ReLU(),
+        sparse_conv(8, 6, 3, stride=2), nn.Flatten(), sparse_linear(54, 5),
+    )  # fmt: skip
+    example = torch.randn(4, 3, 8, 8)
+    packed = store_sparse(network, example, clock(1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 1.0, 2.0))
+    chosen = kinds(packed[0], packed[2], packed[4], packed[6])
+    assert chosen == ["SparseConv2d", "Conv2d", "SparseConv2d", "SparseLinear"]
+    for images in (example, example[:1], example.to(memory_format=torch.channels_last)):
+        wanted = network(images)
+        torch.testing.assert_close(packed(images), wanted, atol=1e-5, rtol=1e-5)  # with gradients
+        with torch.no_grad():
+            torch.testing.assert_close(packed(images), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_convolutions_that_cannot_be_sparse_stay_dense() -> None:
+    network = nn.Sequential(
+        sparse_conv(4, 4, 3, groups=2, padding=1),
+        sparse_conv(4, 4, 3, padding=1, padding_mode="circular"),
+        sparse_conv(4, 4, 2, padding="same"),
+        nn.Conv2d(4, 4, 1),  # it has no zeros
+        PointwiseConv2d(4, 4),
+    )
+    network[4].weight.data[1:] = 0
+    example = torch.randn(2, 4, 6, 6)
+    packed = store_sparse(network, example, clock())  # that is asked for no time
+    assert kinds(*packed) == ["Conv2d", "Conv2d", "Conv2d", "Conv2d", "PointwiseConv2d"]
+    assert torch.equal(packed(example), network(example))
+
+
+class Twice(nn.Module):
+    """One layer of each kind under two names, and a part that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = sparse_conv(4, 4, 3, padding=1), sparse_linear(5, 5)
+        self.again = nn.ModuleList([self.conv, self.linear])
+        self.part = nn.Sequential(sparse_conv(4, 4, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.part(self.linear(self.conv(images)).relu())
+        return self.part(self.again[1](self.again[0](maps)).relu())
+
+
+def test_a_layer_with_several_places_stays_one_layer() -> None:
+    network, example = Twice(), torch.randn(2, 4, 6, 5)
+    packed = store_sparse(network, example, sparse_is_faster())
+    assert kinds(packed.conv, packed.linear) == ["SparseConv2d", "SparseLinear"]
+    assert packed.again[0] is packed.conv
+    assert packed.again[1] is packed.linear
+    assert type(packed.part[0]) is SparseConv2d
+    torch.testing.assert_close(packed(example), network(example), atol=1e-5, rtol=1e-5)
+
+
+def test_all_calls_of_a_layer_count() -> None:
+    layer, example = sparse_conv(4, 4, 1), torch.randn(2, 4, 6, 6)
+    network = nn.Sequential(layer, layer)
+    packed = store_sparse(network, example, clock(1.0, 2.0, 5.0, 2.0))  # faster, then slower by far
+    assert kinds(*packed) == ["Conv2d", "Conv2d"]
+    packed = store_sparse(network, example, clock(1.0, 5.0, 2.0, 1.0))
+    assert kinds(*packed) == ["SparseConv2d", "SparseConv2d"]
+
+
+def test_a_network_can_be_one_layer() -> None:
+    layer, example = sparse_conv(4, 6, 3), torch.randn(2, 4, 6, 6)
+    packed = store_sparse(layer, example, sparse_is_faster())
+    assert type(packed) is SparseConv2d
+    torch.testing.assert_close(packed(example), layer(example), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layers_of_a_dtype_without_a_kernel_stay_dense(dtype: torch.dtype) -> None:
+    network = nn.Sequential(sparse_conv(4, 4, 1), nn.Flatten(), sparse_linear(36, 5)).to(dtype)
+    example = torch.randn(2, 4, 3, 3).to(dtype)
+    packed = store_sparse(network, example, clock())  # that is asked for no time
+    assert kinds(packed[0], packed[2]) == ["Conv2d", "Linear"]
+    assert torch.equal(packed(example), network(example))
+
+
+def test_doubles_can_be_sparse() -> None:
+    network = nn.Sequential(sparse_conv(4, 4, 3), nn.Flatten(), sparse_linear(36, 5)).double()
+    example = torch.randn(2, 4, 5, 5).double()
+    packed = store_sparse(network, example, sparse_is_faster())
+    assert kinds(packed[0], packed[2]) == ["SparseConv2d", "SparseLinear"]
+    torch.testing.assert_close(packed(example), network(example))
+
+
+def test_an_error_of_the_network_is_not_hidden() -> None:
+    network = nn.Sequential(sparse_conv(4, 4, 1))
+    with pytest.raises(RuntimeError):
+        store_sparse(network, torch.randn(2, 3, 5, 5), sparse_is_faster())
+    assert "forward" not in vars(network[0])
+
+
+def test_a_layer_whose_weight_others_read_stays_dense() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.called = sparse_linear(8, 8), sparse_linear(8, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.called(input=inputs @ self.read.weight.t())
+
+    network, example = Reads(), torch.randn(5, 8)
+    packed = store_sparse(network, example, clock(1.0, 2.0))
+    assert type(packed.read) is nn.Linear
+    assert type(packed.called) is SparseLinear
+    assert "forward" not in vars(packed.read)
+    torch.testing.assert_close(packed(example), network(example))

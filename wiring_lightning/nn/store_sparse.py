@@ -1,0 +1,118 @@
+"""Layers of a network stored as CSR, where that measures faster."""
+
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from wiring_lightning.nn.csr import has_csr_product
+from wiring_lightning.nn.replacing import replace_modules
+from wiring_lightning.nn.sparse_conv import SparseConv2d
+from wiring_lightning.nn.sparse_linear import SparseLinear
+
+_ROUNDS = 15
+
+
+@torch.no_grad()
+def store_sparse(
+    model: nn.Module, example: Tensor, clock: Callable[[], float] = time.perf_counter
+) -> nn.Module:
+    """A copy of a network in which layers are stored as CSR if that measures faster.
+
+    Linear layers become `SparseLinear`, convolutions `SparseConv2d`. Each such layer with zeros is
+    timed on what it gets from the example, sparse and dense; the fastest round of each counts. So
+    the choice is that of this machine, its number of threads and this batch. At a density above a
+    third it is rarely the sparse one. These layers stay dense:
+
+    - convolutions that `SparseConv2d` does not take, such as those with groups;
+    - layers of a dtype in which torch has no product with CSR, such as bfloat16 on a CPU;
+    - layers that are not called, such as those of `nn.TransformerEncoderLayer` in evaluation, which
+      gives their weights to one operator;
+    - layers of other classes, also of subclasses.
+
+    A file of `export.export_network` has the dense layers.
+
+    Args:
+        model: any network; only its `nn.Linear` and `nn.Conv2d` layers are looked at.
+        example: an input of it, of the batch size that it will get.
+        clock: tells the time.
+
+    Returns:
+        The network in evaluation mode; it cannot be trained.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(8, 64, 1), nn.Flatten(), nn.Linear(64 * 4 * 4, 10))
+        >>> _ = model[0].weight.data[:, 1:].zero_()
+        >>> packed = store_sparse(model, torch.randn(8, 8, 4, 4))
+        >>> type(packed[2]).__name__  # it has no zeros
+        'Linear'
+    """
+    packed = deepcopy(model).eval()
+    sparse = {
+        layer: other for layer in packed.modules() if (other := _stored_sparse(layer)) is not None
+    }
+    saved = _saved_seconds(packed, sparse, example, clock)
+    return replace_modules(packed, {layer: sparse[layer] for layer in saved if saved[layer] > 0})
+
+
+def _stored_sparse(layer: nn.Module) -> nn.Module | None:
+    """The layer stored as CSR, or `None` if it has to stay dense or has no zeros."""
+    if type(layer) is nn.Linear and _has_zeros(layer.weight):
+        return SparseLinear(layer)
+    if type(layer) is nn.Conv2d and SparseConv2d.takes(layer) and _has_zeros(layer.weight):
+        return SparseConv2d(layer)
+    return None
+
+
+def _has_zeros(weight: Tensor) -> bool:
+    return not weight.all() and has_csr_product(weight)
+
+
+def _saved_seconds(
+    model: nn.Module,
+    sparse: Mapping[nn.Module, nn.Module],
+    example: Tensor,
+    clock: Callable[[], float],
+) -> dict[nn.Module, float]:
+    """Seconds that each layer takes less if it is sparse, over all of its calls.
+
+    Layers whose weight others read themselves are not called, and not in the result. They would be
+    called if they had hooks, so there are none: with hooks, PyTorch's transformer layers call their
+    linear layers, and otherwise give the weights to one operator, which takes dense ones only.
+    """
+    saved: dict[nn.Module, float] = {}
+
+    def timing(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        def forward(input: Tensor) -> Tensor:
+            def dense() -> Tensor:
+                return type(layer).forward(layer, input)
+
+            seconds = _seconds(lambda: sparse[layer](input), input.device, clock)
+            seconds -= _seconds(dense, input.device, clock)
+            saved[layer] = saved.get(layer, 0.0) - seconds
+            return dense()
+
+        return forward
+
+    for layer in sparse:
+        vars(layer)["forward"] = timing(layer)
+    try:
+        model(example)
+    finally:
+        for layer in sparse:
+            del vars(layer)["forward"]
+    return saved
+
+
+def _seconds(call: Callable[[], Tensor], device: torch.device, clock: Callable[[], float]) -> float:
+    """The fastest of some calls, after one to warm up."""
+    times = []
+    for _ in range(_ROUNDS + 1):
+        start = clock()
+        call()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        times.append(clock() - start)
+    return min(times[1:])
