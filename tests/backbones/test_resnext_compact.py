@@ -71,6 +71,20 @@ def test_the_compact_network_holds_what_lives_and_no_gate(trained: Iterator[ResN
             assert int(cost(wiring)) == int(cost(network.wiring()))
 
 
+def test_with_one_source_each_no_stream_has_to_move(trained: Iterator[ResNeXt]) -> None:
+    for network in trained:
+        chosen = [gate.selection() for gate in gates(network)]
+        compact = network.compact()
+        kept = [part for part in compact.modules() if isinstance(part, Selection)]
+        for selection in kept:
+            if selection.only_source is not None:
+                sources = selection.matrix.shape[1]
+                assert torch.equal(selection.matrix[:sources], torch.eye(sources))
+                assert selection.in_order
+        if all(selection.only_source is not None for selection in chosen):
+            assert all(selection.only_source is not None for selection in kept)
+
+
 def test_compacting_twice_changes_nothing(trained: Iterator[ResNeXt]) -> None:
     images, _ = batch()
     for network in trained:

@@ -47,6 +47,8 @@ def selections(blocks: Sequence[Branches], kind: str) -> list[Selection]:
         matrix = torch.rand(shape) if kind == "weighted" else torch.ones(shape).bernoulli_(0.6)
         if kind == "single":
             matrix = torch.eye(earlier.branches)[torch.arange(later.branches) % earlier.branches]
+        if kind == "one of any":
+            matrix = torch.eye(earlier.branches)[torch.randint(earlier.branches, shape[:1])]
         found.append(Selection(matrix.double(), matrix))
     return found
 
@@ -62,7 +64,7 @@ def one_after_another(
 
 
 @pytest.mark.parametrize("sizes", CHAINS, ids=str)
-@pytest.mark.parametrize("kind", ["binary", "weighted", "single"])
+@pytest.mark.parametrize("kind", ["binary", "weighted", "single", "one of any"])
 def test_a_chain_computes_what_its_modules_do_one_after_another(
     sizes: list[tuple[int, int]], kind: str
 ) -> None:

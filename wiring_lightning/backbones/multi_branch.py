@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,8 @@ class MultiBranchNetwork(Described):
     def compact(self, fold_batch_norm: bool = False) -> "MultiBranchNetwork":
         """The network in evaluation mode, without gates and unused branches.
 
-        Branches that all readers read are summed. A CPU computes a large batch in parts.
+        Branches that all readers read are summed. Branches that read one source each are put in
+        the order of their sources. A CPU computes a large batch in parts.
 
         Args:
             fold_batch_norm: fold the batch norms into the convolutions, for inference only.
@@ -132,20 +134,24 @@ class MultiBranchNetwork(Described):
             live[wiring.nodes.group == row].nonzero().flatten().tolist()
             for row in range(1, len(self.blocks) + 1)
         ]
-        blocks = [block.keep(rows) for (_, block), rows in zip(self._blocks(), kept, strict=True)]
-        connections = {}
-        for position, (name, _) in enumerate(list(self._blocks())[1:], start=1):
+        selections = {}
+        for position, (name, _) in enumerate(self._blocks()):
             if name not in self.connections:
                 continue
-            earlier, later = blocks[position - 1], blocks[position]
-            selection = self._connection(name).selection().keep(kept[position], kept[position - 1])
+            whole, sources = self._connection(name).selection(), kept[position - 1]
+            order = whole.keep(kept[position], sources).targets_in_order()
+            kept[position] = [kept[position][target] for target in order]
+            selections[name] = whole.keep(kept[position], sources)
+        blocks = [block.keep(rows) for (_, block), rows in zip(self._blocks(), kept, strict=True)]
+        connections = {}
+        for name, (earlier, later) in zip(list(self.blocks)[1:], pairwise(blocks), strict=True):
             # A projection of each reader's input counts in the wiring, and in batch statistics.
             share = later.projection is None or (fold_batch_norm and independent)
-            if selection.reads_everything and share:
+            if name in selections and selections[name].reads_everything and share:
                 earlier.merge_branches()
                 later.share_input()
-            else:
-                connections[name] = selection
+            elif name in selections:
+                connections[name] = selections[name]
         compacted = MultiBranchNetwork(
             deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
             self.reduction,

@@ -7,6 +7,7 @@ them are convolved for several images at once, which takes less time for each.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -35,60 +36,97 @@ def merged_chain(
     identity = first.identity(state).to(hidden.dtype)
     if len(blocks) == 1:
         return first.merged(hidden, identity)
-    capacity = max(block.branches for block in blocks)
-    images = [_with_room(image.expand(first.branches, -1, -1, -1), capacity) for image in identity]
+    streams = _Streams(identity, _numbers(blocks, *identity.shape[-2:]))
     for block, selection, following in zip(blocks, selections, blocks[1:], strict=False):
-        hidden = following.bottleneck(_connect(images, hidden, block, selection, following))
+        reduced = streams.connect(hidden, block, selection, following)
+        hidden = following.bottleneck(reduced)
         if following.projection is not None:
-            for number, image in enumerate(images):
-                projected = following.identity(image[None, : following.branches]).squeeze(0)
-                full = len(projected) == capacity
-                images[number] = projected if full else _with_room(projected, capacity)
-    summed = torch.stack([image[: last.branches].sum(0, keepdim=True) for image in images])
-    return last.merged(hidden, summed)
+            streams.project(following)
+    return last.merged(hidden, streams.summed())
 
 
-def _with_room(branches: Tensor, capacity: int) -> Tensor:
-    """A copy of what all branches of an image hold, with memory for more branches."""
-    copy = branches.new_empty(capacity, *branches.shape[1:])
-    copy[: len(branches)] = branches
-    return copy
+def _numbers(blocks: Sequence[Branches], height: int, width: int) -> int:
+    """How many numbers the streams of one image have at most, from the first module's output on."""
+    most = 0
+    for block, following in pairwise(blocks):
+        branches = max(block.branches, following.branches)
+        most = max(most, branches * block.out_channels * height * width)
+        height, width = -(-height // following.stride), -(-width // following.stride)
+    return max(most, blocks[-1].branches * blocks[-1].out_channels * height * width)
 
 
-def _connect(
-    images: list[Tensor],
-    hidden: Tensor,
-    block: Branches,
-    selection: Selection,
-    following: Branches,
-) -> Tensor:
-    """From the bottlenecks of one module to what the branches of the next one read.
+class _Streams:
+    """The state of a chain: for each image `[branches, channels, height, width]`.
+
+    There is one piece of memory for each image, and a spare one. What is computed from one piece
+    is written to the spare one, which was used last and is still in the cache; they change roles.
 
     Args:
-        images: the identities, `[capacity, channels, height, width]` for each image. They are
-            replaced by the inputs of the next module's branches.
-        hidden: the bottlenecks of all branches, `[batch, branches * width, height, width]`.
-        block: the module.
-        selection: the connection between the modules.
-        following: the next module.
-
-    Returns:
-        The reductions of the next module's branches, shaped like `hidden`.
+        identity: `[batch, 1, channels, height, width]`, what all branches of the first module add.
+        numbers: the length of each piece.
     """
-    weight, expanded = block.expansion(hidden)
-    reduce, narrow = following.reduce, following.reduce.matrices.to(hidden.dtype)
-    shape = len(hidden), following.branches, following.width, *hidden.shape[2:]
-    reduced = hidden.new_empty(shape)
-    spare = torch.empty_like(images[0])
-    for number, image in enumerate(images):
-        outputs = image[: block.branches].flatten(2)
-        part = expanded[number].flatten(2)
-        torch.baddbmm(outputs, weight, part, beta=block.identity_scale, out=outputs)
-        inputs = spare[: following.branches].flatten(2)
+
+    def __init__(self, identity: Tensor, numbers: int) -> None:
+        self._pieces = list(identity.new_empty(len(identity) + 1, numbers))
+        # The streams of each image, as a part of its piece: at first one that all branches share.
+        self._images = list(identity)
+
+    def connect(
+        self, hidden: Tensor, block: Branches, selection: Selection, following: Branches
+    ) -> Tensor:
+        """From the bottlenecks of one module to what the next one's bottlenecks read.
+
+        Args:
+            hidden: the bottlenecks of all branches, `[batch, branches * width, height, width]`.
+            block: the module.
+            selection: the connection between the modules.
+            following: the next module.
+
+        Returns:
+            The reductions of the next module's branches, shaped like `hidden`.
+        """
+        weight, expanded = block.expansion(hidden)
+        reduce, narrow = following.reduce, following.reduce.matrices.to(hidden.dtype)
+        shape = len(hidden), following.branches, following.width, *hidden.shape[2:]
+        reduced = hidden.new_empty(shape)
+        for number, part in enumerate(expanded):
+            shape = block.branches, block.out_channels, *part.shape[2:]
+            outputs = self._part(number, shape).flatten(2)
+            identity = self._images[number].flatten(2).expand_as(outputs)
+            torch.baddbmm(identity, weight, part.flatten(2), beta=block.identity_scale, out=outputs)
+            inputs = self._select(number, selection, outputs.view(shape))
+            torch.bmm(narrow, inputs.flatten(2), out=reduced[number].flatten(2))
+            self._images[number] = inputs
+        if reduce.bias is not None:
+            reduced += reduce.bias.view(*reduced.shape[1:3], 1, 1)
+        return reduced.flatten(1, 2)
+
+    def _select(self, number: int, selection: Selection, outputs: Tensor) -> Tensor:
+        """The rectified sums that the next module's branches read, for one image."""
+        shape = selection.targets, *outputs.shape[1:]
+        if selection.in_order:
+            outputs.relu_()
+            inputs = self._part(number, shape)
+            selection.repeat(inputs.flatten(1))
+            return inputs
+        inputs = self._part(-1, shape)
         selection.of_one(outputs.flatten(1), out=inputs.flatten(1)).relu_()
-        torch.bmm(narrow, inputs, out=reduced[number].flatten(2))
-        # What was read last is still in the cache, so the next image is summed into its memory.
-        images[number], spare = spare, image
-    if reduce.bias is not None:
-        reduced += reduce.bias.view(*reduced.shape[1:3], 1, 1)
-    return reduced.flatten(1, 2)
+        self._swap(number)
+        return inputs
+
+    def project(self, block: Branches) -> None:
+        """Replace the streams by a module's projections of them."""
+        for number, image in enumerate(self._images):
+            projected = block.identity(image[None])[0]
+            self._images[number] = self._part(number, projected.shape).copy_(projected)
+
+    def summed(self) -> Tensor:
+        """The sum of all streams of each image, `[batch, 1, channels, height, width]`."""
+        return torch.stack([image.sum(0, keepdim=True) for image in self._images])
+
+    def _part(self, number: int, shape: Sequence[int]) -> Tensor:
+        return self._pieces[number][: torch.Size(shape).numel()].view(shape)
+
+    def _swap(self, number: int) -> None:
+        pieces = self._pieces
+        pieces[number], pieces[-1] = pieces[-1], pieces[number]

@@ -113,8 +113,8 @@ class Branches(nn.Module):
         return functional.relu(self.spatial_norm(self.spatial(hidden)), inplace=True)
 
     def keep(self, kept: Sequence[int]) -> "Branches":
-        """A copy with only some of the branches, which computes the same function for them."""
-        if len(kept) == self.branches:
+        """A copy with some of the branches, in the given order, that computes the same for them."""
+        if list(kept) == list(range(self.branches)):
             return deepcopy(self)
         layers = {name: self.get_submodule(name) for name in _PER_BRANCH}
         # The memo keeps `deepcopy` from copying these layers, which are replaced below.

@@ -233,6 +233,7 @@ class Selection(nn.Module):
     matrix: Tensor
     score: Tensor
     only_source: Tensor | None
+    in_order: bool
     binary: bool
 
     def __init__(self, weights: Tensor, score: Tensor) -> None:
@@ -252,6 +253,15 @@ class Selection(nn.Module):
         rows, columns = list(targets), list(sources)
         return Selection(self.matrix[rows][:, columns], self.score[rows][:, columns])
 
+    def targets_in_order(self) -> list[int]:
+        """An order of the targets in which the selection is `in_order`, if there is one."""
+        targets = range(self.targets)
+        if self.only_source is None:
+            return list(targets)
+        read = self.only_source.tolist()
+        first = [read.index(source) for source in sorted(set(read))]
+        return [*first, *(target for target in targets if target not in first)]
+
     def choice(self) -> Choice:
         """The edges, for a `WiringBuilder`; none is learnable."""
         return Choice(self.matrix != 0, self.score, torch.tensor(False), self.score >= 0)
@@ -262,6 +272,18 @@ class Selection(nn.Module):
         if self.only_source is not None:
             return sources.index_select(1, self.only_source)
         return gated_sum(self.weights(), sources)
+
+    def repeat(self, sources: Tensor) -> None:
+        """For one example and a selection that is `in_order`: write what other targets read, too.
+
+        Args:
+            sources: `[targets, features]`; its first rows are the sources, and stay.
+        """
+        assert self.only_source is not None
+        count = self.matrix.shape[1]
+        if count < self.targets:
+            others = self.only_source[count:]
+            torch.index_select(sources[:count], 0, others, out=sources[count:])
 
     def of_one(self, sources: Tensor, out: Tensor) -> Tensor:
         """The same for one example, `[sources, features]` -> `[targets, features]`."""
@@ -275,6 +297,11 @@ class Selection(nn.Module):
             return self(sources).relu_()
         summed = rectified_gated_sum(self.weights(), sources.flatten(2))
         return summed.unflatten(2, sources.shape[2:])
+
+    @property
+    def targets(self) -> int:
+        """Number of targets."""
+        return self.matrix.shape[0]
 
     @property
     def reads_everything(self) -> bool:
@@ -309,4 +336,8 @@ def _look_at_matrix(selection: nn.Module, _incompatible: Any = None) -> None:
     weights = selection.matrix
     selection.binary = bool(((weights == 0) | (weights == 1)).all())
     single = selection.binary and bool((weights.sum(1) == 1).all())
-    selection.only_source = weights.argmax(1) if single else None
+    only, sources = weights.argmax(1), weights.shape[1]
+    selection.only_source = only if single else None
+    # Whether the first targets read the sources, one each: then nothing has to be moved for them.
+    first = torch.arange(sources, device=only.device)
+    selection.in_order = single and torch.equal(only[:sources], first)
