@@ -1,6 +1,7 @@
 """Multiply-adds by weight: against sums by hand, and against what was published for ResNet-50."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from wiring_lightning.costs import (
 from wiring_lightning.costs.layers import known_multiply_adds
 from wiring_lightning.functional import erdos_renyi_densities
 from wiring_lightning.functional.densities import round_counts
+from wiring_lightning.nn import SparseConv2d, SparseLinear
 
 # RigL's README: operations at inference as a share of the dense network's, for ERK and for a
 # uniform density with a dense first layer.
@@ -212,3 +214,23 @@ def test_what_is_computed_in_another_way_is_not_known(name: str) -> None:
     network, image = method.backbone(**method.arguments), torch.zeros(1, 1, 8, 8)
     assert known_multiply_adds(network, image) is None
     assert {layer.multiply_adds for layer in layer_costs(network, image)} == {None}
+
+
+def test_layers_that_are_stored_as_csr_cost_what_they_did_before() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(64, 5)
+    )
+    for weight in network.parameters():
+        weight.data *= torch.rand_like(weight) < 0.3
+    image = torch.zeros(1, 3, 4, 4)
+    packed = deepcopy(network)
+    packed[0], packed[2] = SparseConv2d(network[0]), SparseConv2d(network[2])
+    packed[4] = SparseLinear(network[4])
+    by_hand = [
+        16 * int(network[0].weight.count_nonzero()),
+        16 * int(network[2].weight.count_nonzero()),
+    ]
+    by_hand.append(int(network[4].weight.count_nonzero()))
+    assert sparse_multiply_adds(packed, image) == (16 * (216 + 32) + 320, sum(by_hand))
+    assert layer_costs(packed, image) == layer_costs(network, image)
+    assert [row.kept_multiply_adds for row in layer_costs(packed, image)] == by_hand

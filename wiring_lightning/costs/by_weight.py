@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from typing_extensions import override
 
+from wiring_lightning.nn import SparseConv2d, SparseLinear, store_dense
 from wiring_lightning.nn.weights import SparseWeight, find_weights
 
 
@@ -31,7 +32,7 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
     its multiply-adds.
 
     Args:
-        network: any network.
+        network: any network, also with layers stored as CSR.
         example: its input, a batch of one; a tuple of several, or a mapping of them by name.
 
     Raises:
@@ -43,7 +44,7 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
         >>> sparse_multiply_adds(network, torch.zeros(1, 3, 6, 6))  # 16 * 216 + 1280
         SparseCost(dense=4736, sparse=2144)
     """
-    counts = multiply_adds_by_weight(network, example)
+    counts = multiply_adds_by_weight(with_parameters(network), example)
     sparse = sum(
         count * int(weight.count_nonzero()) // weight.numel() for weight, count in counts.items()
     )
@@ -83,6 +84,18 @@ def multiply_adds_by_weight(network: nn.Module, example: Any) -> dict[nn.Paramet
         stack.enter_context(counter)
         network(*inputs, **by_name)
     return dict(counter.counts)
+
+
+def with_parameters(network: nn.Module) -> nn.Module:
+    """The network, or a copy with plain layers if some are stored as CSR: these have no parameters.
+
+    Example:
+        >>> network = SparseLinear(nn.Linear(4, 2))
+        >>> sum(weight.numel() for weight in with_parameters(network).parameters())
+        10
+    """
+    stored = any(isinstance(layer, SparseLinear | SparseConv2d) for layer in network.modules())
+    return store_dense(network) if stored else network
 
 
 class _Counter(TorchDispatchMode):

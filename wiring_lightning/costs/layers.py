@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wiring_lightning.costs.by_weight import multiply_adds_by_weight
+from wiring_lightning.costs.by_weight import multiply_adds_by_weight, with_parameters
 from wiring_lightning.nn import find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight, find_dead, find_weights, own_names
 from wiring_lightning.wiring import find_wired
@@ -64,6 +64,7 @@ def layer_costs(network: nn.Module, example: Any = None) -> list[LayerCost]:
         >>> first.multiply_adds, first.kept_multiply_adds, last.kept_multiply_adds
         (3456, 864, 1280)
     """
+    network = with_parameters(network)
     counts = None if example is None else known_multiply_adds(network, example)
     return costs_of(find_matrices(network), {}, counts)
 

@@ -10,8 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning.export.errors import ExportError
 from wiring_lightning.functional import sparse_product
-from wiring_lightning.nn import SparseConv2d, SparseLinear
-from wiring_lightning.nn.replacing import replace_modules
+from wiring_lightning.nn import store_dense
 from wiring_lightning.wiring import Wired
 
 assert sparse_product  # imported, so that torch has the operator
@@ -50,19 +49,13 @@ def plain_network(network: nn.Module) -> nn.Module:
     if isinstance(network, Wired):
         # A compact network may share tensors with the network that it was made of.
         return deepcopy(network.compact()).cpu().eval()
-    plain = _with_dense_layers(deepcopy(network))
+    plain = store_dense(network)
     outermost: list[str] = []
     for name, module in network.named_modules():
         if isinstance(module, Wired) and not name.startswith(tuple(f"{n}." for n in outermost)):
             outermost.append(name)
             plain.set_submodule(name, module.compact())
     return plain.cpu().eval()
-
-
-def _with_dense_layers(network: nn.Module) -> nn.Module:
-    """A network with plain layers in the place of those that are stored as CSR."""
-    stored = [m for m in network.modules() if isinstance(m, SparseLinear | SparseConv2d)]
-    return replace_modules(network, {layer: layer.dense() for layer in stored})
 
 
 def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedProgram:

@@ -29,7 +29,7 @@ from wiring_lightning.nn.shelf import Shelf as Shelf, StagePlan as StagePlan
 from wiring_lightning.nn.sparse_conv import SparseConv2d
 from wiring_lightning.nn.sparse_edges import SparseEdges
 from wiring_lightning.nn.sparse_linear import SparseLinear
-from wiring_lightning.nn.store_sparse import store_sparse
+from wiring_lightning.nn.store_sparse import store_dense, store_sparse
 
 # Names imported `as` themselves can be imported from here, but are not in `__all__`.
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "find_gates",
     "remove_dead_channels",
     "select_channels",
+    "store_dense",
     "store_sparse",
     "with_descriptions",
 ]

@@ -32,7 +32,7 @@ def store_sparse(
       gives their weights to one operator;
     - layers of other classes, also of subclasses.
 
-    A file of `export.export_network` has the dense layers.
+    A file of `export.export_network` has the dense layers, and `store_dense` gives them back.
 
     Args:
         model: any network; only its `nn.Linear` and `nn.Conv2d` layers are looked at.
@@ -55,6 +55,21 @@ def store_sparse(
     }
     saved = _saved_seconds(packed, sparse, example, clock)
     return replace_modules(packed, {layer: sparse[layer] for layer in saved if saved[layer] > 0})
+
+
+def store_dense(model: nn.Module) -> nn.Module:
+    """A copy of a network with plain layers in the place of those that are stored as CSR.
+
+    Example:
+        >>> layer = nn.Linear(8, 4)
+        >>> _ = layer.weight.data[:, 1:].zero_()
+        >>> dense = store_dense(nn.Sequential(SparseLinear(layer)))
+        >>> torch.equal(dense[0].weight, layer.weight)
+        True
+    """
+    dense = deepcopy(model)
+    stored = [m for m in dense.modules() if isinstance(m, SparseLinear | SparseConv2d)]
+    return replace_modules(dense, {layer: layer.dense() for layer in stored})
 
 
 def _stored_sparse(layer: nn.Module) -> nn.Module | None:
