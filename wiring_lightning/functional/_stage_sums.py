@@ -78,6 +78,13 @@ class StageSums:
             self.stacks[stage] = like.new_empty(columns.stop - columns.start, *like.shape)
         return self.stacks[stage][block - columns.start]
 
+    def stacks_before(self, block: int) -> dict[int, Tensor]:
+        """What the input of a block can be summed from: the parts of the stacks that are filled."""
+        stacks = dict(self.stacks)
+        if self.stage in stacks:
+            stacks[self.stage] = stacks[self.stage][: block - self.columns[self.stage].start]
+        return stacks
+
     def sum_for(self, block: int, gates: Tensor, space: Space) -> tuple[Tensor, bool]:
         """The input of a block before its ReLU, and whether its memory is its own."""
         group = self._inputs
@@ -188,16 +195,14 @@ class StageSums:
         for stage, stack in self.stacks.items():
             gradients = self.gradients[:, :, : stack.shape[2]].flatten(2).transpose(0, 1)
             sources = stack.flatten(2).transpose(0, 1)
-            filled[rows, self.columns[stage]] = products_of_pairs(gradients, sources)
+            start = self.columns[stage].start
+            columns = slice(start, start + len(stack))
+            filled[rows, columns] = products_of_pairs(gradients, sources)
         return filled
 
-    def clear(self) -> None:
+    def restart(self) -> None:
         """Forget all outputs and gradients."""
         self.stacks = {}
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the gradients and what was summed for groups."""
         self.gradients = self._earlier = None
         self._inputs = self._outputs = None
 

@@ -217,8 +217,6 @@ class BlockSums:
         self._token = self._state = None  # the token's graph refers to this object
         self.residuals, self.identities = RunningSum(), RunningSum()
         self.restart()
-        for sums in self.stage_sums.values():
-            sums.clear()
 
 
 class PlainBlockSums:
@@ -331,7 +329,7 @@ class _Gather(Function):
             rectified = sums.rectified(block)
         stacks = {}
         if sums.inputs.gated(block):
-            stacks = sums.stage_sums[sums.inputs.origins[block]].stacks
+            stacks = sums.stage_sums[sums.inputs.origins[block]].stacks_before(block)
         ctx.origins = list(stacks)
         # `data` has no version counter: later blocks write to other parts of the stacks, and
         # autograd would report that as an in-place change of a saved tensor.
@@ -356,7 +354,9 @@ class _Gather(Function):
             gradient = sums.gradient_of_input(block, gradient).to(rectified.dtype)
             if gated:
                 own = sums.stage_sums[inputs.origins[block]]
-                own.stacks = dict(zip(ctx.origins, stacks, strict=True))
+                # Hooks of saved tensors may have copied what was there of the stacks. Of a stage,
+                # the first call of a pass has the longest ones.
+                own.stacks = own.stacks or dict(zip(ctx.origins, stacks, strict=True))
                 slot = own.gradient_slot(block, rectified)
                 aten.threshold_backward.grad_input(gradient, rectified, 0, grad_input=slot)
             else:
