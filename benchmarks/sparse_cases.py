@@ -2,11 +2,13 @@
 
 import argparse
 import re
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
+from typing_extensions import override
 
 from wiring_lightning.nn import SparseConv2d, SparseLinear
 
@@ -77,6 +79,19 @@ def keep_some(weight: Tensor, density: float) -> None:
 def as_sparse(layer: nn.Linear | nn.Conv2d) -> nn.Module:
     """The layer as `nn.store_sparse` may store it."""
     return SparseLinear(layer) if isinstance(layer, nn.Linear) else SparseConv2d(layer)
+
+
+class ChannelsLast(nn.Module):
+    """A network in the other memory format, which is often faster for dense convolutions."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = deepcopy(network).to(memory_format=torch.channels_last)
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        return outputs
 
 
 def sparse_network(name: str, density: float) -> nn.Module:

@@ -119,8 +119,8 @@ def test_the_table_of_a_network_says_how_much_of_it_is_sparse(
     assert text.startswith("# Time of squeezenet1_1 at 32 x 32 after nn.store_sparse")
     table = [line for line in text.splitlines() if line.startswith("|")][2:]
     assert table == [
-        "| 0.02 | 1 | 0 of 26 convolutions | 1.00 (1.00 to 1.00) |",
-        "| 0.5 | 1 | 0 of 26 convolutions | 1.00 (1.00 to 1.00) |",
+        "| 0.02 | 1 | 0 of 26 convolutions | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |",
+        "| 0.5 | 1 | 0 of 26 convolutions | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |",
     ]
 
 
