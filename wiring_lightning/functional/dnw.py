@@ -14,6 +14,11 @@ Usable = Sequence[Tensor | None]
 _CHUNK = 2**20
 _ROW = 64  # `_nonzero` skips rows of this length that hold zeros only
 _NARROWEST, _WIDEST = 5e-4, 0.5  # limits of the band's half width, relative to the threshold
+# A key of 64 bits has the magnitude of a number in its upper 31 bits (the sign is shifted out), and
+# its index in the lower ones. Sums of keys wrap around: from this start, the bits of infinity come
+# to lie at the top, and those of NaN, which are larger still, below those of 0.
+_INDEX_BITS = 33
+_LEAST_KEY = (0x007F_FFFF << _INDEX_BITS) - 2**63
 _SMALLEST = 1e-30  # below this threshold the ends of the band would be rounded to zero
 
 
@@ -75,10 +80,9 @@ def keep_largest_of_rows(rows: Tensor, k: int) -> Tensor:
         tensor([[ 0., -2.,  0.],
                 [ 3.,  0.,  0.]])
     """
-    magnitude = rows.abs().float().nan_to_num_(nan=-1.0, posinf=math.inf)
     # The bits of positive numbers are ordered as the numbers; of equal ones the first is larger.
-    order = torch.arange(0, -rows.shape[1], -1, device=rows.device)
-    keys = torch.add(order, magnitude.view(torch.int32), alpha=2**32)
+    order = torch.arange(_LEAST_KEY + rows.shape[1], _LEAST_KEY, -1, device=rows.device)
+    keys = torch.add(order, rows.float().view(torch.int32), alpha=2**_INDEX_BITS)
     index = keys.topk(k, sorted=False).indices
     chosen = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, index, True)
     return torch.where(chosen, rows, 0)

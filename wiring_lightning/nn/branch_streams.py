@@ -116,9 +116,13 @@ class _Streams:
 
     def project(self, block: Branches) -> None:
         """Replace the streams by a module's projections of them."""
+        height, width = self._images[0].shape[-2:]
+        sides = -(-height // block.stride), -(-width // block.stride)
         for number, image in enumerate(self._images):
-            projected = block.identity(image[None])[0]
-            self._images[number] = self._part(number, projected.shape).copy_(projected)
+            room = self._part(-1, (len(image), block.out_channels, *sides))
+            self._images[number] = block.identity(image[None], room)[0]
+            if self._images[number].data_ptr() == room.data_ptr():
+                self._swap(number)
 
     def summed(self) -> Tensor:
         """The sum of all streams of each image, `[batch, 1, channels, height, width]`."""

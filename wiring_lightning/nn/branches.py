@@ -174,8 +174,12 @@ class Branches(nn.Module):
         self.shared_input = True
         self.reduce.groups, self.reduce.in_channels = 1, self.in_channels
 
-    def identity(self, inputs: Tensor) -> Tensor:
-        """`S(x)` of every input, without the factor."""
+    def identity(self, inputs: Tensor, out: Tensor | None = None) -> Tensor:
+        """`S(x)` of every input, without the factor.
+
+        In evaluation, a projection is written into `out`, if that is given, unless its norm is of a
+        class that cannot be folded.
+        """
         if self.projection is None:
             return inputs
         images = inputs.flatten(0, 1)
@@ -186,10 +190,15 @@ class Branches(nn.Module):
         conv, *norms = self.projection
         assert isinstance(conv, nn.Conv2d)
         images = images[..., :: self.stride, :: self.stride]
-        weight = conv.weight.flatten(1).expand(images.shape[0], -1, -1)
-        projected = torch.bmm(weight, images.flatten(2)).unflatten(2, images.shape[2:])
-        if conv.bias is not None:
-            projected += conv.bias.view(-1, 1, 1)
+        weight, bias = conv.weight.flatten(1), conv.bias
+        if norms and isinstance(norm := norms[0], nn.BatchNorm2d):
+            (weight,), (bias,) = fold_batch_norm(weight[None], images.flatten(2)[:, None], norm)
+            norms = []
+        weight = weight.to(images.dtype).expand(images.shape[0], -1, -1)
+        room = None if out is None or norms else out.view(len(images), self.out_channels, -1)
+        projected = torch.bmm(weight, images.flatten(2), out=room).unflatten(2, images.shape[2:])
+        if bias is not None:
+            projected += bias.view(-1, 1, 1)
         for norm in norms:
             projected = norm(projected)
         return projected.unflatten(0, inputs.shape[:2])
