@@ -111,7 +111,9 @@ class LoopMaskConnect(PlainResNet):
         full = 1 / self.fan_in if self.weights is not None and self.mean else scale
         total: Tensor | float = 0.0
         for k in range(j):
-            stride = residuals[k].shape[-1] // self._side(residuals, j)
+            stride = (
+                block.into // residuals[k].shape[1]
+            )  # a stage doubles channels and halves sides
             gate = self.gates[j - 1, k]
             if self.weights is not None:
                 gate = gate * self.weights[j - 1, k]
@@ -119,10 +121,6 @@ class LoopMaskConnect(PlainResNet):
             total = total + grow(term, block.into, stride)
         assert isinstance(total, Tensor)
         return total
-
-    def _side(self, residuals: list[Tensor], j: int) -> int:
-        """The first block of a stage sums in the shape of the stage before."""
-        return residuals[j - 1].shape[-1]
 
 
 def copy_layers(network: ResNet, plain: PlainResNet) -> None:

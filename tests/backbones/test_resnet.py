@@ -141,6 +141,14 @@ def test_sums_and_all_gradients_are_those_of_a_loop(
         torch.testing.assert_close(gate.log_weights.grad, slopes, atol=1e-8, rtol=1e-6)
 
 
+@pytest.mark.parametrize("fan_in", [2, 5, 7])
+@pytest.mark.parametrize("side", [1, 2, 3, 5])
+def test_sums_are_right_for_odd_and_tiny_images(fan_in: int, side: int) -> None:
+    network = ResNet(DEPTH, fan_in).double()
+    images = torch.randn(6, 3, side, side).double()
+    assert_same(network, twin_of(network), images, 1e-8)
+
+
 def test_every_gate_gets_the_slope_of_the_loss_chosen_or_not() -> None:
     network = ResNet(DEPTH, fan_in=3).double()
     # The block before is among the sources: channels that only padding fills are at the kink of the

@@ -12,17 +12,26 @@ class RunningSum:
     def __init__(self) -> None:
         self._value: Tensor | None = None
         self._space: Space | None = None
+        self._shared = True  # whether others hold the memory of the value
 
     def add(self, term: Tensor, space: Space) -> None:
-        """Add what has the shape `space`; nothing is written over."""
-        self._value = term if self._value is None else self.within(space) + term
-        self._space = space
+        """Add what has the shape `space`."""
+        if self._value is None:
+            self._value, self._space = term, space
+            return
+        value = self.within(space)
+        if self._shared or torch.is_grad_enabled():
+            self._value, self._shared = value + term, False
+        else:
+            value.add_(term)
 
     def within(self, space: Space) -> Tensor:
         """The sum in the shape of the same stage or a later one."""
         assert self._value is not None
         assert self._space is not None
-        self._value, self._space = lift(self._value, self._space, space), space
+        if space != self._space:
+            self._value, self._shared = lift(self._value, self._space, space), True
+            self._space = space
         return self._value
 
 
@@ -30,26 +39,32 @@ class RunningGradient:
     """The gradient of a `RunningSum`: the sum over the inputs that read it, in reverse order."""
 
     def __init__(self) -> None:
-        self.value: Tensor | None = None
+        self.value: Tensor | None = None  # to read it; `hand_out` gives it to others
         self._space: Space | None = None
-        self._shared = True  # whether others hold the memory of `value`
+        self._shared = True  # whether others hold the memory of the value
         # The values at the positions of `with_part`, without what was added there.
         self._kept: tuple[int, Tensor] | None = None
 
     def add(self, gradient: Tensor, space: Space, scale: float) -> None:
-        """Add the gradient of an input, which has the shape `space`; nothing is written over."""
+        """Add the gradient of an input, which has the shape `space`."""
         self.lower(space, gradient.shape)
         if self.value is None:
             self.value, self._shared = gradient, True
             if scale != 1:
                 self.value, self._shared = gradient * scale, False
-        else:
+        elif self._shared:
             self.value, self._shared = torch.add(self.value, gradient, alpha=scale), False
-            if self._kept is not None:
-                step, kept = self._kept
-                kept = torch.add(kept, gradient[..., ::step, ::step], alpha=scale)
-                self._kept = step, kept
+        else:
+            self.value.add_(gradient, alpha=scale)
+        if self._kept is not None:
+            step, kept = self._kept
+            kept.add_(gradient[..., ::step, ::step], alpha=scale)
         self._space = space
+
+    def hand_out(self) -> Tensor | None:
+        """The value, which stays what it is."""
+        self._shared = True
+        return self.value
 
     def lower(self, space: Space, shape: torch.Size) -> None:
         """Go on in the shape of an earlier stage; the adjoint of `lift`."""
@@ -70,7 +85,7 @@ class RunningGradient:
             self.value = self.value.clone()
         positions = self.value[..., ::step, ::step]
         if self._kept is None:
-            self._kept = step, positions.contiguous()
+            self._kept = step, positions.clone()
         torch.add(self._kept[1], part, out=positions)
         self._shared = True
         return self.value

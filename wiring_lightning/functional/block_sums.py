@@ -149,7 +149,7 @@ class BlockSums:
         if later is not None:
             self._to_identity = later, step
             return self.to_residuals.with_part(step, later)
-        return self.to_residuals.value
+        return self.to_residuals.hand_out()
 
     def _gradients_of_output(self, block: int) -> tuple[Tensor | None, tuple[int, Tensor | None]]:
         """The gradient of what is stored of a block, in two parts.
