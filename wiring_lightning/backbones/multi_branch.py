@@ -13,6 +13,7 @@ from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branch_streams import merged_chain
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import BatchNorm, examples_are_independent, fold_batch_norms
+from wiring_lightning.nn.hooks import has_hooks
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 
@@ -172,10 +173,8 @@ class MultiBranchNetwork(Described):
 
         `merged_chain` computes a few images at a time, and only parts of modules.
         """
-        modules = self.blocks.values()
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
         norms = (part for part in self.modules() if isinstance(part, BatchNorm))
-        return hooked or any(norm.training for norm in norms)
+        return has_hooks(self.blocks) or any(norm.training for norm in norms)
 
     def _blocks(self) -> list[tuple[str, Branches]]:
         items = self.blocks.items()

@@ -13,6 +13,7 @@ from typing_extensions import override
 from wiring_lightning.functional import fold_batch_norm
 from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.folding import fold_pair
+from wiring_lightning.nn.hooks import has_hooks
 from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import count_multiply_adds, count_parameters
 
@@ -183,11 +184,12 @@ class Branches(nn.Module):
         if self.projection is None:
             return inputs
         images = inputs.flatten(0, 1)
-        if self.training or not isinstance(self.projection, nn.Sequential):
+        fast = not self.training and isinstance(self.projection, nn.Sequential)
+        if not fast or has_hooks(self.projection):
             projected: Tensor = self.projection(images)
             return projected.unflatten(0, inputs.shape[:2])
         # Taking every n-th position first is faster than a convolution that strides.
-        conv, *norms = self.projection
+        conv, *norms = self.projection.children()
         assert isinstance(conv, nn.Conv2d)
         images = images[..., :: self.stride, :: self.stride]
         weight, bias = conv.weight.flatten(1), conv.bias
@@ -215,8 +217,12 @@ class Branches(nn.Module):
 
     @property
     def can_fold_expansion(self) -> bool:
-        """Whether the norm of the expansion is in its weight already, or can be."""
-        return isinstance(self.expand_norm, nn.BatchNorm2d) or self.expand.bias is not None
+        """Whether the norm of the expansion is in its weight already, or can be.
+
+        Not if hooks wait for the calls of the two.
+        """
+        foldable = isinstance(self.expand_norm, nn.BatchNorm2d) or self.expand.bias is not None
+        return foldable and not has_hooks(self.expand, self.expand_norm)
 
     def expansion(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and input of the expansion, in which its norm is folded.

@@ -9,6 +9,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.nn.channels import select_channels
+from wiring_lightning.nn.hooks import has_hooks
 
 
 class DenseLayer(nn.Module):
@@ -46,9 +47,11 @@ class DenseLayer(nn.Module):
         """Read from the outputs so far; `gates` are `[sources]`, all ones if not given."""
         hidden = torch.cat([outputs[k] for k in self.reads], 1)
         hidden = functional.relu(self.norm(hidden), inplace=True)
-        weight = self.conv.weight
-        if gates is not None:
-            weight = weight * self._by_channel(gates).view(1, -1, 1, 1)
+        scale = None if gates is None else self._by_channel(gates).view(1, -1, 1, 1)
+        if has_hooks(self.conv):
+            convolved: Tensor = self.conv(hidden if scale is None else hidden * scale)
+            return convolved
+        weight = self.conv.weight if scale is None else self.conv.weight * scale
         return functional.conv2d(hidden, weight, padding=1)
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from wiring_lightning.functional import (
     update_running_statistics,
 )
 from wiring_lightning.nn.folding import fold_pair
+from wiring_lightning.nn.hooks import has_hooks
 
 
 def preferred_layout(values: Tensor) -> Tensor:
@@ -100,7 +101,9 @@ class RectifiedConv2d(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether to run layer by layer: while compiling, with another class of norm, or folded.
+        """Whether to call norm and convolution, if they have hooks, are folded or are compiled.
+
+        And if the norm is of another class.
 
         Also on an accelerator, where that takes a third of the kernels, unless the backward pass is
         to compute the layer again: torch's norm would count a batch twice.
@@ -108,6 +111,8 @@ class RectifiedConv2d(nn.Module):
         if torch.compiler.is_compiling() or not isinstance(self.norm, nn.BatchNorm2d):
             return True
         if self.conv.bias is not None:  # the next norm is folded into it
+            return True
+        if has_hooks(self.norm, self.conv):
             return True
         again = self.recompute or self.checkpointed
         return self.conv.weight.device.type != "cpu" and not again
@@ -167,7 +172,7 @@ class RectifiedChain(nn.Module):
     def forward(self, features: Sequence[Feature]) -> Tensor:
         """Concatenate the features and apply the layers."""
         first, *rest = self.convolutions
-        if not rest or any(layer.plain for layer in self.convolutions):
+        if not rest or has_hooks(self.layers) or any(layer.plain for layer in self.convolutions):
             output = first(features)
             for layer in rest:
                 output = layer([Feature(output)])

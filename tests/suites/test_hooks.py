@@ -1,0 +1,80 @@
+"""Layers of torch inside of every network are called if they have hooks, with the same result."""
+
+from collections import Counter
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import prune
+
+from tests.methods import METHODS, Method, over
+
+LAYERS = nn.Conv2d | nn.Linear | nn.BatchNorm2d
+
+
+def _layers(network: nn.Module) -> dict[str, nn.Module]:
+    return {name: part for name, part in network.named_modules() if isinstance(part, LAYERS)}
+
+
+def _count_calls(network: nn.Module) -> Counter[str]:
+    calls = Counter[str]()
+    for name, layer in _layers(network).items():
+        layer.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    return calls
+
+
+def _answer(network: nn.Module, images: Tensor, grad: bool) -> Tensor:
+    torch.manual_seed(1)  # a fabric draws in every forward pass
+    with torch.set_grad_enabled(grad):
+        return network(images)
+
+
+@over(METHODS, "network")
+@pytest.mark.parametrize("form", ["training", "evaluation", "compact", "folded"])
+def test_every_layer_with_a_hook_is_called(method: Method, form: str) -> None:
+    network = method.task().backbone.double().train(form == "training")
+    if form in ("compact", "folded"):
+        if not hasattr(network, "compact"):
+            pytest.skip(f"{method.name}: the network has no compact form")
+        try:
+            network = network.compact(**{"fold_batch_norm": True} if form == "folded" else {})
+        except TypeError:
+            pytest.skip(f"{method.name}: its norms cannot be folded")
+    images = torch.rand(4, 1, 8, 8).double()
+    expected = _answer(deepcopy(network), images, grad=True)
+    for grad in (True, False):
+        hooked = deepcopy(network)
+        calls = _count_calls(hooked)
+        torch.testing.assert_close(_answer(hooked, images, grad), expected, rtol=1e-9, atol=1e-9)
+        assert calls.keys() == _layers(hooked).keys()
+
+
+@over(METHODS, "network")
+def test_weights_that_a_hook_computes_learn(method: Method) -> None:
+    network = method.task().backbone.double().train()
+    masked = deepcopy(network)
+    for name, layer in _layers(network).items():
+        if isinstance(layer, nn.Conv2d):
+            prune.random_unstructured(layer, "weight", 0.5)
+            masked.get_submodule(name).weight.data *= layer.weight_mask
+    images, labels = torch.rand(4, 1, 8, 8).double(), torch.arange(4)
+    assert torch.equal(_answer(network, images, True), _answer(network, images, True))
+    torch.testing.assert_close(_answer(network, images, True), _answer(masked, images, True))
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(learned, lr=0.1)
+    before = [layer.weight.detach().clone() for layer in _layers(network).values()]
+    for _ in range(2):
+        optimizer.zero_grad()
+        functional.cross_entropy(_answer(network, images, True), labels).backward()
+        optimizer.step()
+    _answer(network, images, True)
+    for old, (name, layer) in zip(before, _layers(network).items(), strict=True):
+        own = layer.weight
+        if isinstance(layer, nn.Conv2d):
+            own = layer.weight_orig
+            assert torch.equal(layer.weight, own * layer.weight_mask)
+        # No block may read this one, so that it has no gradient.
+        if own.grad is not None and own.grad.any():
+            assert not torch.equal(layer.weight, old), name
