@@ -78,7 +78,8 @@ def multiply_adds_by_weight(network: nn.Module, example: Any) -> dict[nn.Paramet
         stack.enter_context(parametrize.cached())
         for weight in weights:
             counter.watch(weight)
-            # Older kinds of parametrizations compute the weight anew in every forward pass.
+            # Older kinds of parametrizations compute the weight anew in every forward pass. And a
+            # layer with a hook is called: it is not computed together with others.
             hook = weight.layer.register_forward_pre_hook(lambda *_, w=weight: counter.watch(w))
             stack.callback(hook.remove)
         stack.enter_context(counter)

@@ -73,18 +73,18 @@ def known_multiply_adds(network: nn.Module, example: Any) -> dict[nn.Parameter, 
     """The multiply-adds of every weight; `None` if a network with a wiring computes its own way.
 
     Its own way means that a layer's products are not those of its weight alone, such as graphs of
-    channels, or that several layers are computed at once.
+    channels.
 
     Args:
         network: any network.
         example: its input, a batch of one.
 
     Example:
-        >>> from wiring_lightning.backbones import ResNet, ResNeXt
+        >>> from wiring_lightning.backbones import NeuralGraph, ResNet
         >>> small = ResNet(depth=20, wiring="previous", stem="cifar")
         >>> sum(known_multiply_adds(small, torch.zeros(1, 3, 32, 32)).values())
         40551040
-        >>> known_multiply_adds(ResNeXt(depth=11), torch.zeros(1, 3, 32, 32))
+        >>> known_multiply_adds(NeuralGraph(), torch.zeros(1, 3, 32, 32))
     """
     wired = find_wired(network) is not None
     if wired and find_adjacencies(network):
