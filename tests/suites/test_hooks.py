@@ -1,7 +1,9 @@
-"""Layers of torch inside of every network are called if they have hooks, with the same result."""
+"""Layers of torch inside of every network are called if that matters, with the same result."""
 
 from collections import Counter
 from copy import deepcopy
+from types import MethodType
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +20,22 @@ def _layers(network: nn.Module) -> dict[str, nn.Module]:
     return {name: part for name, part in network.named_modules() if isinstance(part, LAYERS)}
 
 
-def _count_calls(network: nn.Module) -> Counter[str]:
+def _count_calls(network: nn.Module, way: str) -> Counter[str]:
+    """Counts by a hook, by a subclass with its own `forward`, or by a `forward` of the layer."""
     calls = Counter[str]()
     for name, layer in _layers(network).items():
-        layer.register_forward_hook(lambda *_, name=name: calls.update([name]))
+        kind = type(layer)
+
+        def forward(self: nn.Module, given: Tensor, name: str = name, kind: Any = kind) -> Tensor:
+            calls.update([name])
+            return kind.forward(self, given)
+
+        if way == "hook":
+            layer.register_forward_hook(lambda *_, name=name: calls.update([name]))
+        elif way == "subclass":
+            layer.__class__ = type("Own", (kind,), {"forward": forward})
+        else:
+            layer.forward = MethodType(forward, layer)
     return calls
 
 
@@ -33,7 +47,8 @@ def _answer(network: nn.Module, images: Tensor, grad: bool) -> Tensor:
 
 @over(METHODS, "network")
 @pytest.mark.parametrize("form", ["training", "evaluation", "compact", "folded"])
-def test_every_layer_with_a_hook_is_called(method: Method, form: str) -> None:
+@pytest.mark.parametrize("way", ["hook", "subclass", "replaced forward"])
+def test_every_layer_whose_call_matters_is_called(method: Method, form: str, way: str) -> None:
     network = method.task().backbone.double().train(form == "training")
     if form in ("compact", "folded"):
         if not hasattr(network, "compact"):
@@ -46,7 +61,7 @@ def test_every_layer_with_a_hook_is_called(method: Method, form: str) -> None:
     expected = _answer(deepcopy(network), images, grad=True)
     for grad in (True, False):
         hooked = deepcopy(network)
-        calls = _count_calls(hooked)
+        calls = _count_calls(hooked, way)
         torch.testing.assert_close(_answer(hooked, images, grad), expected, rtol=1e-9, atol=1e-9)
         assert calls.keys() == _layers(hooked).keys()
 

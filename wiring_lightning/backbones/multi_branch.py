@@ -13,7 +13,8 @@ from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branch_streams import merged_chain
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import BatchNorm, examples_are_independent, fold_batch_norms
-from wiring_lightning.nn.hooks import has_hooks
+from wiring_lightning.nn.hooks import computes_as, has_hooks
+from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 
@@ -169,12 +170,18 @@ class MultiBranchNetwork(Described):
         return connection
 
     def _needs_whole_modules(self) -> bool:
-        """Whether norms take statistics of the batch, or hooks wait for calls of modules.
+        """Whether norms take statistics of the batch, or calls of modules matter.
 
         `merged_chain` computes a few images at a time, and only parts of modules.
         """
         norms = (part for part in self.modules() if isinstance(part, BatchNorm))
-        return has_hooks(self.blocks) or any(norm.training for norm in norms)
+        if any(norm.training for norm in norms) or any(map(has_hooks, self.blocks.modules())):
+            return True
+        blocks = [block for _, block in self._blocks()]
+        return not computes_as(Branches, *blocks) or not all(
+            computes_as(PointwiseConv2d, block.reduce) and (block.merge or block.can_fold_expansion)
+            for block in blocks
+        )
 
     def _blocks(self) -> list[tuple[str, Branches]]:
         items = self.blocks.items()

@@ -13,7 +13,7 @@ from typing_extensions import override
 from wiring_lightning.functional import fold_batch_norm
 from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.folding import fold_pair
-from wiring_lightning.nn.hooks import has_hooks
+from wiring_lightning.nn.hooks import computes_as
 from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import count_multiply_adds, count_parameters
 
@@ -178,14 +178,12 @@ class Branches(nn.Module):
     def identity(self, inputs: Tensor, out: Tensor | None = None) -> Tensor:
         """`S(x)` of every input, without the factor.
 
-        In evaluation, a projection is written into `out`, if that is given, unless its norm is of a
-        class that cannot be folded.
+        In evaluation, a projection may be written into `out`, if that is given.
         """
         if self.projection is None:
             return inputs
         images = inputs.flatten(0, 1)
-        fast = not self.training and isinstance(self.projection, nn.Sequential)
-        if not fast or has_hooks(self.projection):
+        if self.training or not _is_plain(self.projection):
             projected: Tensor = self.projection(images)
             return projected.unflatten(0, inputs.shape[:2])
         # Taking every n-th position first is faster than a convolution that strides.
@@ -193,16 +191,14 @@ class Branches(nn.Module):
         assert isinstance(conv, nn.Conv2d)
         images = images[..., :: self.stride, :: self.stride]
         weight, bias = conv.weight.flatten(1), conv.bias
-        if norms and isinstance(norm := norms[0], nn.BatchNorm2d):
+        for norm in norms:
+            assert isinstance(norm, nn.BatchNorm2d)
             (weight,), (bias,) = fold_batch_norm(weight[None], images.flatten(2)[:, None], norm)
-            norms = []
         weight = weight.to(images.dtype).expand(images.shape[0], -1, -1)
-        room = None if out is None or norms else out.view(len(images), self.out_channels, -1)
+        room = None if out is None else out.view(len(images), self.out_channels, -1)
         projected = torch.bmm(weight, images.flatten(2), out=room).unflatten(2, images.shape[2:])
         if bias is not None:
             projected += bias.view(-1, 1, 1)
-        for norm in norms:
-            projected = norm(projected)
         return projected.unflatten(0, inputs.shape[:2])
 
     def merged(self, hidden: Tensor, identity: Tensor) -> Tensor:
@@ -219,10 +215,12 @@ class Branches(nn.Module):
     def can_fold_expansion(self) -> bool:
         """Whether the norm of the expansion is in its weight already, or can be.
 
-        Not if hooks wait for the calls of the two.
+        Not if someone waits for the calls of the two.
         """
-        foldable = isinstance(self.expand_norm, nn.BatchNorm2d) or self.expand.bias is not None
-        return foldable and not has_hooks(self.expand, self.expand_norm)
+        if not computes_as(PointwiseConv2d, self.expand):
+            return False
+        folded = computes_as(nn.Identity, self.expand_norm) and self.expand.bias is not None
+        return folded or computes_as(nn.BatchNorm2d, self.expand_norm)
 
     def expansion(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and input of the expansion, in which its norm is folded.
@@ -257,8 +255,10 @@ class Branches(nn.Module):
 
     def _merged(self, hidden: Tensor) -> Tensor:
         """`[batch, 1, out, height, width]`, the sum over the branches."""
-        if self.expand.groups == 1 and self.expand.bias is not None:  # merged for inference
-            outputs: Tensor = self.expand(hidden)
+        expand = self.expand
+        own = isinstance(expand, PointwiseConv2d)
+        if own and expand.groups == 1 and expand.bias is not None:  # merged for inference
+            outputs: Tensor = expand(hidden)
             return outputs.unsqueeze(1)
         if not self.can_fold_expansion:
             outputs = self.expand_norm(self.expand(hidden))
@@ -275,6 +275,14 @@ class Branches(nn.Module):
             return fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
         assert self.expand.bias is not None
         return self.expand.matrices, self.expand.bias.view(self.branches, -1)
+
+
+def _is_plain(projection: nn.Module) -> bool:
+    """Whether a projection is torch's convolution, with its norm or without, as it was made."""
+    if not computes_as(nn.Sequential, projection):
+        return False
+    conv, *norms = projection.children()
+    return computes_as(nn.Conv2d, conv) and len(norms) < 2 and computes_as(nn.BatchNorm2d, *norms)
 
 
 def _summed(weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.nn.channels import select_channels
-from wiring_lightning.nn.hooks import has_hooks
+from wiring_lightning.nn.hooks import computes_as
 
 
 class DenseLayer(nn.Module):
@@ -48,7 +48,7 @@ class DenseLayer(nn.Module):
         hidden = torch.cat([outputs[k] for k in self.reads], 1)
         hidden = functional.relu(self.norm(hidden), inplace=True)
         scale = None if gates is None else self._by_channel(gates).view(1, -1, 1, 1)
-        if has_hooks(self.conv):
+        if not computes_as(nn.Conv2d, self.conv):
             convolved: Tensor = self.conv(hidden if scale is None else hidden * scale)
             return convolved
         weight = self.conv.weight if scale is None else self.conv.weight * scale

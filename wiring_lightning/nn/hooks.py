@@ -1,31 +1,45 @@
-"""Whether someone waits for the call of a module."""
+"""Whether a module may be computed without calling it."""
 
 import torch
 from torch import nn
 
 
-def has_hooks(*modules: nn.Module) -> bool:
-    """Whether any of some modules, or of those inside of them, has a hook.
+def computes_as(kind: type[nn.Module], *modules: nn.Module) -> bool:
+    """Whether modules compute what a class does, and nobody waits for their calls.
 
-    A faster way that computes what a module would, without calling it, is not for modules with
-    hooks: these record or change what goes in and out, and the older functions of `torch.nn.utils`,
-    such as `prune` and `spectral_norm`, compute the weight in one. While compiling it is false.
+    Otherwise a faster way that does not call them would be wrong: a subclass may compute something
+    else, a hook may record or change what goes in and out, and the older functions of
+    `torch.nn.utils`, such as `prune` and `spectral_norm`, compute the weight in one. While
+    compiling, hooks are not looked at.
 
     Example:
         >>> layer = nn.Linear(2, 2)
-        >>> has_hooks(layer)
-        False
-        >>> _ = layer.register_forward_hook(lambda *_: None)
-        >>> has_hooks(nn.Sequential(layer))
+        >>> computes_as(nn.Linear, layer)
         True
+        >>> _ = layer.register_forward_hook(lambda *_: None)
+        >>> computes_as(nn.Linear, layer)
+        False
     """
-    if torch.compiler.is_compiling():
+    if not all(isinstance(module, kind) for module in modules):
         return False
-    return any(
-        part._forward_hooks
-        or part._forward_pre_hooks
-        or part._backward_hooks
-        or part._backward_pre_hooks
+    return torch.compiler.is_compiling() or all(
+        type(module).forward is kind.forward
+        and "forward" not in vars(module)
+        and not has_hooks(module)
         for module in modules
-        for part in module.modules()
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has a hook; those inside of it do not count.
+
+    Example:
+        >>> has_hooks(nn.Linear(2, 2))
+        False
+    """
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
     )

@@ -16,7 +16,7 @@ from wiring_lightning.functional import (
     update_running_statistics,
 )
 from wiring_lightning.nn.folding import fold_pair
-from wiring_lightning.nn.hooks import has_hooks
+from wiring_lightning.nn.hooks import computes_as
 
 
 def preferred_layout(values: Tensor) -> Tensor:
@@ -101,21 +101,20 @@ class RectifiedConv2d(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether to call norm and convolution, if they have hooks, are folded or are compiled.
+        """Whether to run layer by layer.
 
-        And if the norm is of another class.
-
-        Also on an accelerator, where that takes a third of the kernels, unless the backward pass is
-        to compute the layer again: torch's norm would count a batch twice.
+        That is so while compiling, with layers of other classes or with hooks, and if norms are
+        folded. And on an accelerator, where it takes a third of the kernels, unless the backward
+        pass is to compute the layer again: torch's norm would count a batch twice.
         """
-        if torch.compiler.is_compiling() or not isinstance(self.norm, nn.BatchNorm2d):
+        conv, norm = self.conv, self.norm
+        own = computes_as(nn.Conv2d, conv) and computes_as(nn.BatchNorm2d, norm)
+        if torch.compiler.is_compiling() or not own:
             return True
-        if self.conv.bias is not None:  # the next norm is folded into it
-            return True
-        if has_hooks(self.norm, self.conv):
+        if conv.bias is not None:  # the next norm is folded into it
             return True
         again = self.recompute or self.checkpointed
-        return self.conv.weight.device.type != "cpu" and not again
+        return conv.weight.device.type != "cpu" and not again
 
     def statistics(self, features: Sequence[Feature]) -> Statistics:
         """Mean and variance for the norm: of the batch in training, else the running ones."""
@@ -172,8 +171,9 @@ class RectifiedChain(nn.Module):
     def forward(self, features: Sequence[Feature]) -> Tensor:
         """Concatenate the features and apply the layers."""
         first, *rest = self.convolutions
-        if not rest or has_hooks(self.layers) or any(layer.plain for layer in self.convolutions):
-            output = first(features)
+        own = computes_as(RectifiedConv2d, *self.convolutions)
+        if not rest or not own or any(layer.plain for layer in self.convolutions):
+            output: Tensor = first(features)
             for layer in rest:
                 output = layer([Feature(output)])
             return output
