@@ -141,6 +141,15 @@ def test_sums_and_all_gradients_are_those_of_a_loop(
         torch.testing.assert_close(gate.log_weights.grad, slopes, atol=1e-8, rtol=1e-6)
 
 
+@pytest.mark.parametrize("fan_in", [1, 10])
+def test_sums_are_right_for_bottlenecks_behind_a_stem_of_another_width(fan_in: int) -> None:
+    network = ResNet(50, fan_in, num_classes=10, stem="imagenet").double()
+    loop = LoopMaskConnect((3, 4, 6, 3), width=64, bottleneck=True, imagenet=True).double()
+    copy_layers(network, loop)
+    loop.fan_in, loop.gates = fan_in, network.connection.active.double().requires_grad_()
+    assert_same(network, loop, torch.randn(4, 3, 64, 64).double(), 1e-8)
+
+
 @pytest.mark.parametrize("fan_in", [2, 5, 7])
 @pytest.mark.parametrize("side", [1, 2, 3, 5])
 def test_sums_are_right_for_odd_and_tiny_images(fan_in: int, side: int) -> None:

@@ -172,11 +172,13 @@ class MultiBranchNetwork(Described):
     def _needs_whole_modules(self) -> bool:
         """Whether norms take statistics of the batch, or calls of modules matter.
 
-        `merged_chain` computes a few images at a time, and only parts of modules.
+        A few images are computed at a time, and by `merged_chain` only parts of modules.
         """
-        norms = (part for part in self.modules() if isinstance(part, BatchNorm))
-        if any(norm.training for norm in norms) or any(map(has_hooks, self.blocks.modules())):
-            return True
+        for part in self.modules():
+            if isinstance(part, BatchNorm) and part.training:
+                return True
+            if has_hooks(part) and part is not self:
+                return True
         blocks = [block for _, block in self._blocks()]
         return not computes_as(Branches, *blocks) or not all(
             computes_as(PointwiseConv2d, block.reduce) and (block.merge or block.can_fold_expansion)

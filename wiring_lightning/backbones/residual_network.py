@@ -73,7 +73,7 @@ class ResidualNetwork(Described):
         blocks = self._blocks()
         inputs = BlockInputs(
             self.spaces,
-            [self.spaces.index(block.origin) for block in blocks],
+            [block.origin for block in blocks],
             [self.spaces.index(block.space) for block in blocks],
             self.fan_in,
             self.mean,

@@ -15,7 +15,7 @@ class BlockInputs:
 
     Args:
         spaces: the shape of each stage.
-        origins: for each block the stage whose shape its input has.
+        origins: the shape of each block's input; that of the first one may be no stage's.
         stages: for each block the stage of its output.
         fan_in: K, the number of blocks that an input reads, if there are so many.
         mean: whether the identities of the blocks that are read are averaged.
@@ -23,7 +23,7 @@ class BlockInputs:
     """
 
     spaces: Sequence[Space]
-    origins: Sequence[int]
+    origins: Sequence[Space]
     stages: Sequence[int]
     fan_in: int
     mean: bool
@@ -57,6 +57,6 @@ class BlockInputs:
         """The shape of a block's output."""
         return self.spaces[self.stages[block]]
 
-    def origin(self, block: int) -> Space:
-        """The shape of a block's input."""
-        return self.spaces[self.origins[block]]
+    def input_stage(self, block: int) -> int:
+        """The stage whose shape the input of a block has, but for the first block."""
+        return self.spaces.index(self.origins[block])

@@ -36,7 +36,7 @@ class BlockSums:
         >>> from wiring_lightning.functional import Space
         >>> space, ones = Space(channels=4, reduction=1), torch.ones(2, 4, 8, 8)
         >>> gates = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-        >>> inputs = BlockInputs([space], [0] * 3, [0] * 3, fan_in=1, mean=True, binary=True)
+        >>> inputs = BlockInputs([space], [space] * 3, [0] * 3, fan_in=1, mean=True, binary=True)
         >>> sums = BlockSums(gates, inputs)
         >>> first = sums.enter(ones)
         >>> sums.store(0, first * 2)
@@ -57,7 +57,7 @@ class BlockSums:
         gated: dict[int, list[int]] = {}
         for j in range(1, len(inputs.stages)):
             if inputs.gated(j):
-                gated.setdefault(inputs.origins[j], []).append(j)
+                gated.setdefault(inputs.input_stage(j), []).append(j)
         self.stage_sums = {
             stage: StageSums(stage, blocks, stages) for stage, blocks in sorted(gated.items())
         }
@@ -93,7 +93,7 @@ class BlockSums:
     def keep(self, block: int, residual: Tensor) -> None:
         """Write an output to its stack, and add it to the running sums that are read later."""
         inputs = self.inputs
-        space, origin = inputs.space(block), inputs.origin(block)
+        space, origin = inputs.space(block), inputs.origins[block]
         assert self._state is not None
         identity = lift(self._state, origin, space)
         reader = self.first_reader(inputs.stages[block])
@@ -112,15 +112,15 @@ class BlockSums:
     def rectified(self, block: int) -> Tensor:
         """The input of a block, from the stacks or the running sums."""
         inputs, share = self.inputs, self.inputs.share(block)
-        stage = inputs.origins[block]
         if inputs.gated(block):
+            stage = inputs.input_stage(block)
             self._copy_stacks(stage)
             sums = self.stage_sums[stage]
             total, own = sums.sum_for(block, self.gates, inputs.spaces[stage])
         else:
-            total, own = self.residuals.within(inputs.origin(block)), False
+            total, own = self.residuals.within(inputs.origins[block]), False
         if share:
-            identities = self.identities.within(inputs.origin(block))
+            identities = self.identities.within(inputs.origins[block])
             total, own = torch.add(total, identities, alpha=share), True
         return total.relu_() if own else total.relu()
 
@@ -184,7 +184,7 @@ class BlockSums:
 
     def gradient_of_input(self, block: int, gradient: Tensor) -> Tensor:
         """The gradient of a block's input, given what its residual adds to it."""
-        step = self.inputs.space(block).reduction // self.inputs.origin(block).reduction
+        step = self.inputs.space(block).reduction // self.inputs.origins[block].reduction
         total, own = gradient, False
         for part, factor, scale in self._identity_parts():
             if step == factor == 1 and part.shape == total.shape and not own:
@@ -236,7 +236,7 @@ class PlainBlockSums:
     def store(self, block: int, residual: Tensor) -> None:
         """Keep the residual of a block, to which the block's input is the identity."""
         inputs, space = self.inputs, self.inputs.space(block)
-        identity = lift(self.state, inputs.origin(block), space)
+        identity = lift(self.state, inputs.origins[block], space)
         self.outputs.append(torch.add(residual, identity, alpha=inputs.scale))
         self.residuals.add(residual, space)
         self.identities.add(identity, space)
@@ -244,7 +244,7 @@ class PlainBlockSums:
     def gather(self, block: int) -> Tensor:
         """The input of a block, after its ReLU."""
         inputs, share = self.inputs, self.inputs.share(block)
-        origin = inputs.origin(block)
+        origin = inputs.origins[block]
         total = self.identities.within(origin) * share if share else None
         if inputs.gated(block):
             for k, output in enumerate(self.outputs):
@@ -329,7 +329,7 @@ class _Gather(Function):
             rectified = sums.rectified(block)
         stacks = {}
         if sums.inputs.gated(block):
-            stacks = sums.stage_sums[sums.inputs.origins[block]].stacks_before(block)
+            stacks = sums.stage_sums[sums.inputs.input_stage(block)].stacks_before(block)
         ctx.origins = list(stacks)
         # `data` has no version counter: later blocks write to other parts of the stacks, and
         # autograd would report that as an in-place change of a saved tensor.
@@ -349,11 +349,11 @@ class _Gather(Function):
             sums.restart()
         if gradient is None:
             gradient = torch.zeros_like(rectified)
-        gated, space = inputs.gated(block), inputs.origin(block)
+        gated, space = inputs.gated(block), inputs.origins[block]
         with _full_precision(sums.gates):
             gradient = sums.gradient_of_input(block, gradient).to(rectified.dtype)
             if gated:
-                own = sums.stage_sums[inputs.origins[block]]
+                own = sums.stage_sums[inputs.input_stage(block)]
                 # Hooks of saved tensors may have copied what was there of the stacks. Of a stage,
                 # the first call of a pass has the longest ones.
                 own.stacks = own.stacks or dict(zip(ctx.origins, stacks, strict=True))
