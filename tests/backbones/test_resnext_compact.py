@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.backbones.plain_resnext import assert_near
@@ -152,21 +152,30 @@ def test_a_large_batch_is_computed_in_parts(
     compact = network.compact(folded)
     assert not any(part.training for part in compact.modules())
     seen: list[int] = []
-    compact.stem.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    in_parts = compact._logits_by_image
+
+    def counted(part: Tensor) -> Tensor:
+        seen.append(len(part))
+        return in_parts(part)
+
+    monkeypatch.setattr(compact, "_logits_by_image", counted)
     monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)
     with torch.no_grad():
         assert_near(compact(images), network(images), 1e-10)
     assert seen == [1] * len(images)
 
 
-@pytest.mark.parametrize("name", ["module1", "module2", "module3"])
-def test_hooks_of_modules_are_called(name: str) -> None:
+@pytest.mark.parametrize("name", ["stem", "blocks.module1", "blocks.module3", "classifier"])
+def test_hooks_of_modules_are_called_once_with_the_whole_batch(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)
     network, (images, _) = small(2).eval().compact(), batch()
-    expected, seen = network(images), []
-    network.blocks[name].register_forward_hook(lambda *_: seen.append(name))
+    expected, seen = network(images), list[int]()
+    network.get_submodule(name).register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
     with torch.no_grad():
         assert_near(network(images), expected, 1e-10)
-    assert seen == [name]
+    assert seen == [len(images)]
 
 
 @pytest.mark.parametrize("part", ["", "stem", "blocks.module2"])
