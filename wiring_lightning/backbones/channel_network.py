@@ -12,6 +12,7 @@ from wiring_lightning.nn import (
     CompactGraphStage,
     GraphStage,
     SparseEdges,
+    SparseLinear,
     select_channels,
 )
 from wiring_lightning.nn.described import Described
@@ -64,7 +65,7 @@ class ChannelNetwork(Described):
         for graph in self.graphs.values():
             state = graph(state)
         features = functional.relu(self.norm(state), inplace=True).mean((2, 3))
-        if isinstance(self.classifier, nn.Linear):
+        if isinstance(self.classifier, nn.Linear | SparseLinear):
             return self.classifier(features)
         return self.classifier(features[:, :, None, None]).flatten(1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.nn import BernoulliGate
+from wiring_lightning.nn import BernoulliGate, SparseLinear
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.folding import fold_batch_norms
@@ -61,7 +61,7 @@ class FabricNetwork(Described):
             `[batch, classes]`, for segmentation `[batch, classes, height, width]`.
         """
         state, connected = self.fabric(self.stem(images))
-        if isinstance(self.classifier, nn.Linear):
+        if isinstance(self.classifier, nn.Linear | SparseLinear):
             state = state.mean((2, 3))
         logits: Tensor = self.classifier(state)
         if connected is None:

@@ -18,6 +18,7 @@ class Group:
 
     Args:
         first: number of the first block of the group.
+        count: how many blocks the group has.
         sums: `[rows, batch, channels, height, width]`, one for each block of the group; `None` if
             they are zero.
     """

@@ -43,6 +43,7 @@ class SparseConv2d(nn.Module):
                 "SparseConv2d takes a convolution with one group and the same number of zeros on "
                 f"both sides, got {layer}."
             )
+        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         self.kernel_size = _pair(layer.kernel_size)
         self.stride = _pair(layer.stride)
         self.dilation = _pair(layer.dilation)
@@ -107,23 +108,19 @@ class SparseConv2d(nn.Module):
 
     def dense(self) -> nn.Conv2d:
         """The same layer as a plain one, such as for a file that other programs read."""
-        height, width = self.kernel_size
-        rows, columns = self.weight.shape
         layer = nn.Conv2d(
-            columns // (height * width), rows, self.kernel_size, self.stride, self.padding,
+            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
             self.dilation, bias=self.bias is not None, device="meta",
         )  # fmt: skip
-        layer.weight = nn.Parameter(self.weight.to_dense().view(rows, -1, height, width))
+        layer.weight = nn.Parameter(self.weight.to_dense().view(layer.weight.shape))
         if self.bias is not None:
             layer.bias = nn.Parameter(self.bias.clone())
         return layer.train(self.training)
 
     @override
     def extra_repr(self) -> str:
-        height, width = self.kernel_size
-        rows, columns = self.weight.shape
         return (
-            f"{columns // (height * width)} -> {rows}, kernel_size={self.kernel_size}, "
+            f"{self.in_channels} -> {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
             f"{self.weight.values().numel():,} weights"
         )

@@ -30,6 +30,7 @@ class SparseLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
         self.register_buffer("weight", as_csr(layer.weight))
         bias = None if layer.bias is None else layer.bias.detach().clone()
         self.register_buffer("bias", bias)
@@ -50,8 +51,8 @@ class SparseLinear(nn.Module):
 
     def dense(self) -> nn.Linear:
         """The same layer as a plain one, such as for a file that other programs read."""
-        rows, columns = self.weight.shape
-        layer = nn.Linear(columns, rows, bias=self.bias is not None, device="meta")
+        bias = self.bias is not None
+        layer = nn.Linear(self.in_features, self.out_features, bias=bias, device="meta")
         layer.weight = nn.Parameter(self.weight.to_dense())
         if self.bias is not None:
             layer.bias = nn.Parameter(self.bias.clone())
@@ -59,5 +60,5 @@ class SparseLinear(nn.Module):
 
     @override
     def extra_repr(self) -> str:
-        rows, columns = self.weight.shape
-        return f"{columns} -> {rows}, {self.weight.values().numel():,} weights"
+        count = self.weight.values().numel()
+        return f"{self.in_features} -> {self.out_features}, {count:,} weights"
