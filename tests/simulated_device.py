@@ -16,8 +16,9 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
+from tests.simulated.nested import leaves as leaves_of
+from tests.simulated.nested import replaced
 from tests.simulated.record import Record, calling_line, short_name, waits_by_itself
 
 RECORD = Record()
@@ -161,7 +162,7 @@ def _run(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         return simulated_device()
     if operation in (aten.is_pinned.default, aten.is_pinned):
         return False
-    leaves = tree_leaves((args, kwargs))
+    leaves = list(leaves_of((args, kwargs)))
     here = any(is_simulated(leaf) for leaf in leaves)
     wanted = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     to_device = here if wanted is None else wanted.type == "sim"
@@ -175,7 +176,7 @@ def _run(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) 
             return memories.setdefault(id(value), (on_cpu(value), value))[0]
         return CPU if isinstance(value, torch.device) and value.type == "sim" else value
 
-    plain_args, plain_kwargs = tree_map(unwrap, (args, dict(kwargs)))
+    plain_args, plain_kwargs = replaced((args, kwargs), unwrap)
     moves = operation is aten._to_copy.default and here != to_device
     if moves:
         plain_kwargs.pop("non_blocking", None)
@@ -197,7 +198,7 @@ def _run(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) 
             return known[id(value)]
         return SimulatedTensor(value) if to_device and not in_place else value
 
-    return tree_map(wrap, outputs)
+    return replaced(outputs, wrap)
 
 
 def _refuse(
@@ -265,7 +266,7 @@ class _Factories(TorchDispatchMode):
         generator, wanted = kwargs.get("generator"), kwargs.get("device")
         made_here = generator is not None and generator._cdata in _Generators.made
         to_device = wanted is not None and torch.device(wanted).type == "sim"
-        if made_here or to_device or any(map(is_simulated, tree_leaves((args, kwargs)))):
+        if made_here or to_device or any(map(is_simulated, leaves_of((args, kwargs)))):
             return _run(operation, args, kwargs)
         return operation(*args, **kwargs)
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._pytree import tree_leaves
+
+from tests.simulated.nested import leaves
 
 _PACKAGE = f"{Path('wiring_lightning')}/"
 _SKIPPED = ("/torch/", "/tests/simulated", "/contextlib.py")
@@ -91,7 +93,7 @@ class Record:
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in leaves(values) if isinstance(leaf, Tensor)]
 
 
 def short_name(operation: OpOverload) -> str:
@@ -104,12 +106,17 @@ def waits_by_itself(operation: OpOverload) -> bool:
     return short_name(operation) in _WAITING
 
 
+@cache
+def _with_slashes(file: str) -> str:
+    return Path(file).as_posix()
+
+
 def calling_line() -> str:
     """File and line of the package, or else of the library, that asked for an operation."""
     frame: FrameType | None = sys._getframe(1)
     library = None
     while frame is not None:
-        file = Path(frame.f_code.co_filename).as_posix()
+        file = _with_slashes(frame.f_code.co_filename)
         if _PACKAGE in file:
             return f"{file.rpartition(_PACKAGE)[2]}:{frame.f_lineno}"
         if library is None and not any(part in file for part in _SKIPPED):
