@@ -17,8 +17,7 @@ from torch._ops import OpOverload
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.simulated.nested import leaves as leaves_of
-from tests.simulated.nested import replaced
+from tests.simulated.nested import leaves as leaves_of, replaced
 from tests.simulated.record import Record, calling_line, short_name, waits_by_itself
 
 RECORD = Record()
