@@ -54,6 +54,18 @@ def sizes(network: nn.Module) -> dict[str, tuple[int, ...]]:
             if value.dim() > 1}  # fmt: skip
 
 
+def test_frozen_networks_lose_as_many_channels_in_every_mode_of_autograd() -> None:
+    network = ready(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)))
+    unread(network[2], [5, 6, 7])
+    network[0].requires_grad_(False)
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            small = remove_dead_channels(network, IMAGES.clone())
+        assert small[0].out_channels == 5
+        assert [weight.requires_grad for weight in small.parameters()] == [False] * 2 + [True] * 2
+        torch.testing.assert_close(small(IMAGES), network(IMAGES))
+
+
 def test_channels_of_sums_concatenations_and_flattened_maps() -> None:
     network = ready(Skips())
     for layer in (network.block, network.side, network.last):

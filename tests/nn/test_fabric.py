@@ -304,6 +304,26 @@ def test_readers_of_a_part_keep_the_state_instead():
     torch.testing.assert_close(torch.autograd.grad(output.square().sum(), conv.weight)[0], expected)
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda part: part.transpose(2, 3),
+        lambda part: part.transpose(1, 2),
+        lambda part: part.view(torch.int32).view(torch.float32).transpose(1, 3),
+        lambda part: part.as_strided(part.shape, (64, 1, 4, 16)),
+    ],
+)
+def test_a_view_of_a_part_is_kept_as_it_was_read(view):
+    subset = Subset(torch.tensor([0, 2]), torch.tensor([True, False, True]))
+    state = torch.randn(3, 4, 4, 4)
+    weight = torch.randn(2, 4, 4, 4, requires_grad=True)
+    part = subset.pick(state)
+    with keep_state(state, part, subset):
+        output = view(part) * weight
+    output.sum().backward()
+    torch.testing.assert_close(weight.grad, view(state[[0, 2]]))
+
+
 def test_a_part_that_a_module_changed_is_kept_as_it_was_read():
     subset = Subset(torch.tensor([1]), torch.tensor([False, True]))
     state, weight = torch.tensor([[1.0], [-2.0]]), torch.ones(1, requires_grad=True)

@@ -112,15 +112,20 @@ def keep_state(state: Tensor, part: Tensor, subset: Subset) -> AbstractContextMa
     if rows is None or not torch.is_grad_enabled():
         return nullcontext()
     kept = _Part(state.detach(), rows)
-    address, shape, version, alive = part.data_ptr(), part.shape, part._version, ref(part)
+    version, alive = part._version, ref(part)
+    values = _values_of(part)
 
     def pack(saved: Tensor) -> Tensor | _Part:
         source = alive()
         unchanged = source is not None and source._version == version
-        same = unchanged and saved.data_ptr() == address and saved.shape == shape
-        return kept if same else saved
+        return kept if unchanged and _values_of(saved) == values else saved
 
     return saved_tensors_hooks(pack, _unpack)
+
+
+def _values_of(tensor: Tensor) -> tuple[object, ...]:
+    """Equal for two tensors that read the same memory in the same way."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _unpack(saved: Tensor | _Part) -> Tensor:

@@ -45,18 +45,24 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         raise ImportError(
             "torch-pruning is not installed: pip install 'wiring_lightning[pruning]'"
         ) from error
-    small = deepcopy(model).eval()
-    wanted = small(example)
-    with torch.enable_grad():  # it follows the graph of the backward pass
+    # torch-pruning follows the graph of the backward pass, so there must be one.
+    with torch.inference_mode(False), torch.enable_grad():
+        small, example = deepcopy(model).eval(), example.clone()
+        learning = {name: weight.requires_grad for name, weight in small.named_parameters()}
+        small.requires_grad_(True)
+        wanted = small(example)
         graph: Any = torch_pruning.DependencyGraph()
         graph.build_dependency(small, example_inputs=example)
-    kinds = [nn.Conv2d, nn.Linear]
-    changed = True
-    while changed:
-        changed = False
-        for group in graph.get_all_groups(root_module_types=kinds):
-            changed |= _prune(group)
-    _compare(wanted, small(example), type(model).__name__)
+        kinds = [nn.Conv2d, nn.Linear]
+        changed = True
+        while changed:
+            changed = False
+            for group in graph.get_all_groups(root_module_types=kinds):
+                changed |= _prune(group)
+        _compare(wanted, small(example), type(model).__name__)
+        for name, weight in small.named_parameters():
+            weight.requires_grad_(learning[name])
+            weight.grad = None
     return small
 
 
