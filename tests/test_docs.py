@@ -7,6 +7,7 @@ import re
 import runpy
 import tomllib
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,20 @@ def _floors_imported_by(file: Path) -> Iterator[str]:
         floor = rest.partition(".")[0]
         if package == "wiring_lightning" and not floor.startswith("_"):
             yield floor  # the package itself is none
+
+
+# What is written
+
+
+@pages
+def test_tables_have_rows_as_wide_as_their_head(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.fullmatch(r"\|( *:?-+:? *\|)+", line):
+            table = [lines[number - 1], *takewhile(lambda row: row.startswith("|"), lines[number:])]
+            assert len(table) > 2, f"{page.name}:{number}: a table without rows"
+            widths = {len(re.findall(r"(?<!\\)\|", row)) for row in table}
+            assert len(widths) == 1, f"{page.name}:{number}: rows of {sorted(widths)} bars"
 
 
 # What is named

@@ -96,6 +96,9 @@ def test_columns_that_do_not_fit_are_refused():
         graph.connect([0, 1], [1, 2, 3])
     with pytest.raises(ValueError, match="2 entries, but 3 are needed"):
         make_wiring(["a", "b", "c"], [0], [1], [True], parameters=[1, 2])
+    for group in ([0], [0, 0, 1, 1], torch.tensor([0, 1])):
+        with pytest.raises(ValueError, match="entries, but 3 are needed"):
+            make_wiring(["a", "b", "c"], [0], [1], [True], group=group)
 
 
 @pytest.mark.parametrize("ends", [(0, 2), (2, 0), (-1, 0)])

@@ -93,9 +93,6 @@ class ConvFabric(FabricNetwork):
         _check(columns, scales, task, image_size)
         check_word("doubling", doubling, Doubling)
         check_word("counting", counting, Counting)
-        self.describe(
-            columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
-        )
         # Nodes are numbered column by column, the last column towards the output.
         order = [(column, scale) for column in range(columns) for scale in range(scales)]
         upward = task == "segmentation"

@@ -19,7 +19,7 @@ from wiring_lightning.nn import (
     SparseEdges,
     select_channels,
 )
-from wiring_lightning.nn.checks import check_positive, check_word
+from wiring_lightning.nn.checks import check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms, fold_pair
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
@@ -323,7 +323,6 @@ def _group_sizes(
             f"{nodes} nodes, {inputs} inputs and {outputs} outputs."
         )
     if dynamics != "static":
-        check_positive(depth=depth)
         return inputs, nodes - inputs - outputs, outputs
     if depth < 2:
         raise ValueError(f"a static graph has at least 2 blocks (depth), got {depth}.")

@@ -38,7 +38,7 @@ class PairProducts:
         batch, columns, _ = right.shape
         dtype = torch.promote_types(left.dtype, torch.float32)
         self._same_dtype = left.dtype == right.dtype == dtype
-        if left.device.type == "cpu" and features > _LONG and features % _PART == 0:
+        if left.device.type == "cpu" and count and features > _LONG and features % _PART == 0:
             parts = features // _PART
             self._sums = left.new_zeros(parts, rows, columns, dtype=dtype)
             lefts = left.view(count, rows, parts, _PART).transpose(1, 2).unbind()
@@ -157,7 +157,8 @@ class _RectifiedGatedSum(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         gates, sources, outputs = ctx.saved_tensors
         batch, targets, features = outputs.shape
-        size = max(1, min(batch, _CHUNK_BYTES // (targets * features * outputs.element_size())))
+        example = max(1, targets * features * outputs.element_size())
+        size = max(1, min(batch, _CHUNK_BYTES // example))
         transposed = gates.t().to(gradient.dtype)
         to_sources = gradient.new_empty(batch, gates.shape[1], features)
         # Every chunk uses the same memory, which stays in the cache.

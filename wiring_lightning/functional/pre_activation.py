@@ -239,7 +239,8 @@ def _chunks(sources: Sequence[Tensor]) -> Iterator[slice]:
     batch = len(sources[0])
     size = max(1, batch)
     if sources[0].device.type == "cpu":
-        example = sum(source[0].numel() for source in sources) * sources[0].element_size()
+        features = sum(source.shape[1:].numel() for source in sources)
+        example = max(1, features * sources[0].element_size())
         size = max(1, _CHUNK_BYTES // example) * torch.get_num_threads()
     for start in range(0, batch, size):
         yield slice(start, start + size)

@@ -18,13 +18,6 @@ def check_word(argument: str, word: str, words: Any) -> None:
         raise ValueError(f'{argument} must be {", ".join(first)} or {last}, got "{word}".')
 
 
-def check_positive(**numbers: int) -> None:
-    """Raise `ValueError` if an argument, given by its name, is below 1."""
-    for argument, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{argument} must be at least 1, got {number}.")
-
-
 def check_fan_in(fan_in: int, most: int, meaning: str) -> None:
     """Raise `ValueError` if K is not between 1 and `most`; `meaning` describes `most`."""
     if not 1 <= fan_in <= most:

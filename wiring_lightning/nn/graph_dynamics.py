@@ -40,7 +40,7 @@ def run_blocks(
             for matrix, maps in zip(arriving[1:block], sent[1:], strict=True):
                 # In place: no extra pass over memory. Autocast leaves such calls alone.
                 received.addmm_(matrix.to(maps.dtype), maps)
-        maps = operations.normalize(received.view(-1, *shape), nodes[block]).relu_()
+        maps = operations.normalize(received.unflatten(1, shape), nodes[block]).relu_()
         sent.append(filter_maps(maps, operations.filters_for(maps, nodes[block])).flatten(1))
     total = torch.addmm(received[-outputs:], parts[-1][-1][-outputs:], sent[-1])
     return total.view(outputs, *shape)
@@ -61,7 +61,7 @@ def run_steps(
         senders = slice(len(states))
         receivers = slice(-outputs if step == steps else 0, None)
         sent = filter_maps(states.relu(), filters[senders]).flatten(1)
-        received = (weights[receivers, senders] @ sent).view(-1, *shape)
+        received = (weights[receivers, senders] @ sent).unflatten(1, shape)
         states = operations.normalize(received, receivers)
     return states
 
@@ -89,6 +89,8 @@ def run_continuously(
             "a graph in continuous time got images or weights that are not finite: has the loss "
             "diverged?"
         )
+    if not exporting and inputs.shape[1] == 0:  # the solver needs an error to choose its steps
+        return inputs.new_empty(outputs, *inputs.shape[1:])
     derivative = Derivative(weights, operations, inputs, rectify_states)
     others = inputs.new_zeros(len(weights) - len(inputs), *inputs.shape[1:])
     start = torch.cat([inputs, others])

@@ -53,13 +53,13 @@ class NodeOperations(nn.Module):
 
 def normalize_maps(maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Instance norm of `[nodes, batch, height, width]`, with a scale and a shift per node."""
-    nodes, batch = maps.shape[:2]
-    if nodes == 0:
-        return maps
     if torch.compiler.is_exporting():  # a number of groups would fix the batch
         variance, mean = torch.var_mean(maps, (2, 3), correction=0, keepdim=True)
         normal = (maps - mean) * torch.rsqrt(variance + _EPSILON)
         return normal * scale[:, None, None, None] + shift[:, None, None, None]
+    nodes, batch = maps.shape[:2]
+    if nodes == 0 or batch == 0:  # torch needs a group
+        return maps
     flat = functional.group_norm(
         maps.reshape(1, nodes * batch, *maps.shape[2:]),
         nodes * batch,

@@ -299,8 +299,8 @@ def make_wiring(
         graph.add_node(name)
     costs = {"parameters": edge_parameters, "multiply_adds": edge_multiply_adds}
     graph.connect(source, target, active, score, learnable, **costs)
-    rows = torch.as_tensor(range(len(names)) if group is None else group, dtype=torch.long)
-    groups = int(rows.max()) + 1
+    rows = _column(range(len(names)) if group is None else group, len(names))
+    groups = int(rows.max()) + 1 if len(rows) else 0
     nodes = Nodes(
         names=tuple(names),
         group=rows,
