@@ -117,6 +117,29 @@ def test_a_wiring_that_a_phase_froze_is_frozen() -> None:
     assert fit(DNW(density=0.1), phases) == []
 
 
+@pytest.mark.parametrize("stop", STOPS)
+def test_phases_that_are_not_reached_are_missed(stop: str) -> None:
+    extra = [EarlyStopping("val/loss", patience=1)] if stop == "early stopping" else []
+    phases = [Phase(1), Phase(2), Phase(3, freeze=True)]
+    settings = {**STOPS[stop], "max_epochs": -1}
+    (said,) = fit(PhaseSchedule(phases), DNW(density=0.1), *extra, **settings)
+    assert f"ended in phase {1 if stop == 'max_time' else 2} of 3" in said
+    assert said.endswith("so the wiring is not frozen.")
+    (said,) = fit(PhaseSchedule([*phases[:2], Phase(3)]), DNW(density=0.1), *extra, **settings)
+    assert said.endswith("epochs.")
+    if stop != "max_time":  # which ends before the first epoch
+        frozen = DNW(density=0.1, freeze_epoch=0)
+        (said,) = fit(PhaseSchedule(phases), frozen, *extra, **settings)
+        assert said.endswith("epochs.")
+    assert fit(PhaseSchedule(phases), DNW(density=0.1), *extra, **settings, fast_dev_run=1) == []
+
+
+def test_phases_that_are_all_reached_are_not() -> None:
+    phases = PhaseSchedule([Phase(1), Phase(1, freeze=True)])
+    for settings in ({"max_epochs": -1}, {"max_epochs": 4}, {"max_epochs": -1, "max_steps": 4}):
+        assert [text for text in fit(phases, DNW(density=0.1), **settings) if "ended" in text] == []
+
+
 @pytest.mark.parametrize(
     ("learner", "stays"),
     [

@@ -1,5 +1,7 @@
 """Which layers of a network are stored as CSR: those where a clock says that it is faster."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -147,3 +149,28 @@ def test_a_layer_whose_weight_others_read_stays_dense() -> None:
     assert type(packed.called) is SparseLinear
     assert "forward" not in vars(packed.read)
     torch.testing.assert_close(packed(example), network(example))
+
+
+def _doubled(layer: nn.Module) -> None:
+    layer.register_forward_hook(lambda _, __, output: output * 2)
+
+
+def _halved(layer: nn.Module) -> None:
+    layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] / 2,))
+
+
+def _other_forward(layer: nn.Module) -> None:
+    layer.forward = lambda images: type(layer).forward(layer, images) + 1
+
+
+@pytest.mark.parametrize("change", [_doubled, _halved, _other_forward])
+def test_layers_with_hooks_or_a_forward_of_their_own_stay_dense(change: Any) -> None:
+    conv, linear = sparse_conv(3, 4, 3), sparse_linear(4, 30)
+    network = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    images = torch.randn(2, 3, 8, 8)
+    assert kinds(store_sparse(network, images, sparse_is_faster())[3]) == ["SparseLinear"]
+    change(conv)
+    change(linear)
+    packed = store_sparse(network, images, sparse_is_faster())
+    torch.testing.assert_close(packed(images), network(images))
+    assert kinds(packed[0], packed[3]) == ["Conv2d", "Linear"]

@@ -72,6 +72,7 @@ class PhaseSchedule(Callback):
         for number, phase in enumerate(self.phases, start=1):
             _check(number, phase)
         self._running = self.phases  # with the lengths that they have in the present fit
+        self._entered = 0  # number of the phase that the present fit has reached
 
     @property
     def max_epochs(self) -> int:
@@ -97,7 +98,7 @@ class PhaseSchedule(Callback):
                 "PhaseSchedule has a phase with `freeze` or `gate_lr`, but no callback learns a "
                 "wiring: add MaskConnect to the trainer's callbacks, or remove these keys."
             )
-        self._running = self.phases
+        self._running, self._entered = self.phases, 0
         if trainer.fast_dev_run:
             return
         wanted = trainer.max_epochs
@@ -184,8 +185,22 @@ class PhaseSchedule(Callback):
             "wiring/phase", phase, prog_bar=True, on_step=True, on_epoch=False, batch_size=1
         )
 
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        missed = self.phases[self._entered + 1 :]
+        if trainer.fast_dev_run or not missed:
+            return
+        unfrozen = any(phase.freeze for phase in missed) and not all(
+            learner.frozen for learner in _learners(trainer)
+        )
+        rank_zero_warn(
+            f"PhaseSchedule: training ended in phase {self._entered + 1} of {len(self.phases)}, "
+            f"after {trainer.current_epoch} epochs"
+            f"{', so the wiring is not frozen' if unfrozen else ''}."
+        )
+
     def _enter(self, trainer: Trainer) -> None:
-        number = self.index(trainer.current_epoch)
+        number = self._entered = self.index(trainer.current_epoch)
         phase = self.phases[number]
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wiring_lightning.nn.csr import has_csr_product
+from wiring_lightning.nn.hooks import computes_as
 from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.nn.sparse_conv import SparseConv2d
 from wiring_lightning.nn.sparse_linear import SparseLinear
@@ -30,7 +31,7 @@ def store_sparse(
     - layers of a dtype in which torch has no product with CSR, such as bfloat16 on a CPU;
     - layers that are not called, such as those of `nn.TransformerEncoderLayer` in evaluation, which
       gives their weights to one operator;
-    - layers of other classes, also of subclasses.
+    - layers of other classes, also of subclasses, and those with hooks or a `forward` of their own.
 
     A file of `export.export_network` has the dense layers, and `store_dense` gives them back.
 
@@ -74,11 +75,14 @@ def store_dense(model: nn.Module) -> nn.Module:
 
 def _stored_sparse(layer: nn.Module) -> nn.Module | None:
     """The layer stored as CSR, or `None` if it has to stay dense or has no zeros."""
-    if type(layer) is nn.Linear and _has_zeros(layer.weight):
+    kind = type(layer)
+    if kind not in (nn.Linear, nn.Conv2d) or not computes_as(kind, layer):
+        return None
+    if not _has_zeros(layer.weight):
+        return None
+    if kind is nn.Linear:
         return SparseLinear(layer)
-    if type(layer) is nn.Conv2d and SparseConv2d.takes(layer) and _has_zeros(layer.weight):
-        return SparseConv2d(layer)
-    return None
+    return SparseConv2d(layer) if SparseConv2d.takes(layer) else None
 
 
 def _has_zeros(weight: Tensor) -> bool:
