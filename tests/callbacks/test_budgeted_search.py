@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import SGD
+from torch.utils.checkpoint import checkpoint
 
 from tests.callbacks.tiny_super_network import (
     BATCH,
@@ -126,6 +128,47 @@ def test_every_batch_has_draws_of_its_own() -> None:
     fit(new_module(), new_search(lr=0.0), watches)
     draws = {tuple(drawn.flatten().tolist()) for drawn in watches.drawn}
     assert len(draws) == STEPS
+
+
+class LooksTwice(Searching):
+    """Runs the network a second time in a step, to count what is right."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        result = super().training_step(batch, batch_idx)
+        with torch.no_grad():
+            self.log("right", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
+        return result
+
+
+class Recomputes(Searching):
+    """Does not keep what the backward pass needs."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        logits = checkpoint(self.net, batch[0], use_reentrant=False)
+        losses = torch.nn.functional.cross_entropy(logits, batch[1], reduction="none")
+        return {"loss": losses.mean(), "losses": losses.detach()}
+
+
+@pytest.mark.parametrize("kind", [LooksTwice, Recomputes])
+def test_all_forward_passes_of_a_step_draw_the_same(kind: type[Searching]) -> None:
+    plain, module = new_module(), kind()
+    module.load_state_dict(new_module().state_dict())
+    for each in (plain, module):
+        fit(each, new_search(penalty=0.01, lr=0.8, seed=3))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], value)
+    net = module.net.train()  # after the fit, every draw is a new one
+    assert not torch.equal(net.gate.draw(BATCH), net.gate.draw(BATCH))
+
+
+def test_a_loss_of_a_network_that_drew_nothing_is_an_error() -> None:
+    class InEvaluation(Searching):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+            self.net.train(batch_idx == 0)
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(MisconfigurationException, match="were drawn for 0 examples"):
+        fit(InEvaluation(), new_search())
 
 
 def test_accumulated_batches_are_one_step() -> None:

@@ -209,7 +209,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         gate.sampling = trainer.current_epoch >= self.warmup_epochs
         self._batches += 1
         state = (self.seed, self._batches, trainer.global_rank)
-        gate.seed(derived_seed(*state, 0))
+        gate.seed(derived_seed(*state, 0), repeat=True)
         if isinstance(self._price, ConfiguredCost):
             self._price.seed(derived_seed(*state, 1))
 
@@ -281,6 +281,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
             self._hook = None
         if self._searched is not None:
             self._searched.gate.sampling = True
+            self._searched.gate.seed(self.seed)
         self._searched = None
         super().let_go()
 
@@ -312,7 +313,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
             raise MisconfigurationException(
                 f"BudgetedSearch: architectures were drawn for {drawn} examples, but the losses "
                 f'that training_step returned have the shape {tuple(losses.shape)}; "losses" must '
-                "hold one number per example."
+                "hold one number for each example of the step's last forward pass in training mode."
             )
         edges = self._searched.active_edges(gate.drawn)
         prices = self._price(self._searched.wiring.with_active(edges))

@@ -85,6 +85,7 @@ class BernoulliGate(Described):
         self.drawn: Tensor | None = None
         self.asked: Tensor | None = None
         self._generator: torch.Generator | None = None
+        self._repeated: int | None = None  # the seed of every draw, if all are to be the same
         self._best: Tensor | None = None  # `best` on the CPU, once frozen
         self._learnable = torch.tensor(learnable, dtype=torch.bool, device="cpu")
         self.logits = nn.Parameter(torch.full((self.topology.edges,), float(initial)))
@@ -113,9 +114,19 @@ class BernoulliGate(Described):
         """`[edges]` edges with a probability above one half whose source is connected."""
         return send(self._best_on_cpu(), self.logits.device)
 
-    def seed(self, seed: int) -> None:
-        """Sample the next draws with a new generator of this seed."""
+    def seed(self, seed: int, repeat: bool = False) -> None:
+        """Sample the next draws with a new generator of this seed.
+
+        Args:
+            seed: the seed.
+            repeat: whether every draw begins with this seed. Then all forward passes of one
+                training step draw the same for the same examples: also one that computes an
+                accuracy, or one that activation checkpointing repeats.
+        """
         self._generator = torch.Generator().manual_seed(seed)
+        self._repeated = seed if repeat else None
+        if repeat:
+            self.drawn = self.asked = None  # those of an earlier step
 
     @torch.no_grad()
     def draw(self, batch: int) -> Tensor:
@@ -126,6 +137,8 @@ class BernoulliGate(Described):
     def draw_on_cpu(self, batch: int) -> Tensor:
         """As `draw`, for the host."""
         if self.training and self.sampling and self.learnable:
+            if self._repeated is not None and self._generator is not None:
+                self._generator.manual_seed(self._repeated)
             drawn, asked = draw_edges(
                 self.topology, self.logits.cpu(), self._learnable, batch, self._generator
             )
