@@ -142,3 +142,52 @@ def test_without_the_library_the_error_says_what_to_install(
     network: Any = nn.Linear(2, 2)
     with pytest.raises(ImportError, match=r"pip install 'wiring_lightning\[pruning\]'"):
         remove_dead_channels(network, torch.ones(1, 2))
+
+
+class Scaled(nn.Sequential):
+    """Its channels have a parameter that is in no layer."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 3))
+        self.scale = nn.Parameter(torch.rand(8, 1, 1) + 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self[2](self[1]((self[0](images) * self.scale).relu()).relu())
+
+
+class Tied(nn.Sequential):
+    """The first and the third layer have one weight."""
+
+    def __init__(self) -> None:
+        layers = [nn.Conv2d(3, 3, 1, bias=False) for _ in range(3)]
+        super().__init__(*layers, nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1))
+        self[2].weight = self[0].weight
+
+
+def test_channels_of_loose_parameters_and_tied_layers_stay() -> None:
+    for network, stays, shrinks in ((Scaled(), 8, "1"), (Tied(), 3, "3")):
+        readers = [module for module in network.eval() if isinstance(module, nn.Conv2d)]
+        for reader in readers[1:]:
+            unread(reader, [1])
+        small = remove_dead_channels(network, IMAGES)
+        torch.testing.assert_close(small(IMAGES), network(IMAGES))
+        assert small[0].out_channels == stays
+        layer = small.get_submodule(shrinks)
+        assert layer.out_channels == network.get_submodule(shrinks).out_channels - 1
+
+
+def test_a_network_that_cannot_be_compared_or_made_smaller_is_refused() -> None:
+    class Named(nn.Sequential):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"out": super().forward(images)}
+
+    class Reshapes(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            return self[1](self[0](images).reshape(len(images), 6, *images.shape[2:]))
+
+    layers = [nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)]
+    unread(layers[1], [0, 4])
+    with pytest.raises(ValueError, match="Named returns a dict"):
+        remove_dead_channels(Named(*layers), IMAGES)
+    with pytest.raises(ValueError, match="Reshapes does not give the same tensor"):
+        remove_dead_channels(Reshapes(*layers), IMAGES)

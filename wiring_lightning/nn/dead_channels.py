@@ -18,8 +18,9 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
     A channel is dead if all weights of all layers that read it are zero, as sparse training can
     leave it. Without it, other channels can become dead, too. Which layers share a channel, also
     over sums and concatenations, is found by torch-pruning (extra `pruning`) from one forward pass.
-    Every layer keeps at least one channel. Channels that pass a layer norm or a grouped convolution
-    stay, since there others depend on them.
+    Every layer keeps at least one channel. Channels that pass a layer norm, a grouped convolution, a
+    parameter of the network itself or a layer with tied weights stay, since there others depend on
+    them.
 
     Args:
         model: convolutions and linear layers, such as a network of torchvision or timm.
@@ -30,7 +31,8 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
 
     Raises:
         ImportError: if torch-pruning is not installed.
-        ValueError: if the smaller network does not give the same answer for the example.
+        ValueError: if the network does not return one tensor, or the smaller one does not give the
+            same answer for the example.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -50,7 +52,13 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         small, example = deepcopy(model).eval(), example.clone()
         learning = {name: weight.requires_grad for name, weight in small.named_parameters()}
         small.requires_grad_(True)
+        tied = _tied_layers(small)
         wanted = small(example)
+        if not isinstance(wanted, Tensor):
+            raise ValueError(
+                f"{type(model).__name__} returns a {type(wanted).__name__}, but answers can only be "
+                "compared if they are one tensor: wrap the network in a module that returns one."
+            )
         graph: Any = torch_pruning.DependencyGraph()
         graph.build_dependency(small, example_inputs=example)
         kinds = [nn.Conv2d, nn.Linear]
@@ -58,17 +66,26 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         while changed:
             changed = False
             for group in graph.get_all_groups(root_module_types=kinds):
-                changed |= _prune(group)
-        _compare(wanted, small(example), type(model).__name__)
+                changed |= _prune(group, tied)
+        _compare(wanted.detach(), small, example, type(model).__name__)
         for name, weight in small.named_parameters():
             weight.requires_grad_(learning[name])
             weight.grad = None
     return small
 
 
-def _prune(group: Any) -> bool:
+def _tied_layers(model: nn.Module) -> set[nn.Module]:
+    """The layers that share a parameter with another one."""
+    owners: dict[nn.Parameter, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter, []).append(module)
+    return {module for modules in owners.values() if modules[1:] for module in modules}
+
+
+def _prune(group: Any, tied: set[nn.Module]) -> bool:
     """Remove the dead channels of layers that share them; whether there were any."""
-    dead = _dead_channels(group)
+    dead = _dead_channels(group, tied)
     if dead is None or not dead.any():
         return False
     if dead.all():
@@ -79,11 +96,13 @@ def _prune(group: Any) -> bool:
     return True
 
 
-def _dead_channels(group: Any) -> Tensor | None:
+def _dead_channels(group: Any, tied: set[nn.Module]) -> Tensor | None:
     """`[channels]` which channels of a group nobody reads; `None` if that cannot be said."""
     unread = torch.ones(len(group[0].idxs), dtype=torch.bool)
     readers = 0
     for module, reads, channels, owners in _parts(group):
+        if module in tied or isinstance(module, nn.Parameter):  # one that is in no layer
+            return None
         if isinstance(module, nn.Conv2d | nn.Linear):
             if getattr(module, "groups", 1) != 1:
                 return None
@@ -103,12 +122,17 @@ def _parts(group: Any) -> Iterator[tuple[nn.Module, bool, Tensor, Tensor]]:
         yield item.dep.target.module, reads, torch.tensor(item.idxs), torch.tensor(item.root_idxs)
 
 
-def _compare(wanted: Any, found: Any, name: str) -> None:
-    if isinstance(wanted, Tensor) and wanted.shape == found.shape:
-        largest = float(wanted.abs().max())
-        if float((wanted - found).abs().max()) <= _TOLERANCE * max(largest, 1e-6):
+def _compare(wanted: Tensor, small: nn.Module, example: Tensor, name: str) -> None:
+    reason = None
+    try:
+        found = small(example).detach()
+    except Exception as error:  # such as a reshape to the old number of channels
+        reason = error
+    else:
+        allowed = _TOLERANCE * max(float(wanted.abs().max()), 1e-6)
+        if wanted.shape == found.shape and float((wanted - found).abs().max()) <= allowed:
             return
     raise ValueError(
         f"Without its dead channels {name} does not give the same tensor for the example, so they "
         "are not removed: its layers depend on each other in a way that is not seen."
-    )
+    ) from reason
