@@ -35,6 +35,8 @@ class WarmStart(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.weights is None:
             return
+        if trainer.global_step > 0:  # this trainer's fit goes on with the weights that it has
+            return
         if is_overridden("configure_model", pl_module):
             raise MisconfigurationException(
                 f"WarmStart: {type(pl_module).__name__} builds its network in configure_model, "
