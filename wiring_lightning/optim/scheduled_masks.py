@@ -98,6 +98,11 @@ class ScheduledMasks(MaskedWeights):
         """Whether the masks change in the next step."""
         return self.waiting or (not self.frozen and self.times.changes(self.steps + 1))
 
+    def moves_any(self, until: int) -> bool:
+        """Whether a change up to the step `until` moves a weight."""
+        pairs = zip(self.edge_sets, self.counts, strict=True)
+        return any(self.times.moves_any(edges.k, count, until) for edges, count in pairs)
+
     def excess(self) -> list[str]:
         """Sets that have more weights than their masks should leave, in words."""
         wrong = []
