@@ -60,6 +60,17 @@ def test_swaps_end_at_the_freeze_unless_it_is_said(options: dict[str, Any]) -> N
     assert learner.optimizer.group["anneal_steps"] == options.get("anneal_steps", 2 * STEPS)
 
 
+def test_a_freeze_without_any_swap_keeps_the_wiring_that_was_trained() -> None:
+    module, seen = Foreign(), Snapshots()
+    drawn = [gate.active.clone() for gate in gates_of(module)]
+    learner = MaskConnect(lr=0.0, explore="swap", anneal_steps=100, freeze_epoch=1)
+    fit(module, learner, seen, max_epochs=2)
+    for gate, active in zip(gates_of(module), drawn, strict=True):
+        assert gate.frozen
+        assert torch.equal(gate.active, active)
+        assert torch.equal(gate.best, active)
+
+
 def test_a_balanced_freeze_limits_the_readers() -> None:
     module = Foreign()
     fit(module, MaskConnect(lr=5.0, balance=True, freeze_epoch=1), max_epochs=2)
