@@ -26,9 +26,9 @@ class BernoulliGate(Described):
     waits once the gate is frozen.
 
     In training mode every call of `draw` samples again. With `sampling = False` (the paper's
-    warm-up) all edges are active. In evaluation mode and after `freeze` the edges are `best`. The
-    gate does not update itself: `callbacks.BudgetedSearch` updates the logits by policy gradient
-    from `drawn` and `asked`. Logits and the frozen mark are in the `state_dict`.
+    warm-up) all edges with a connected source are active. In evaluation mode and after `freeze` the
+    edges are `best`. The gate does not update itself: `callbacks.BudgetedSearch` updates the logits
+    by policy gradient from `drawn` and `asked`. Logits and the frozen mark are in the `state_dict`.
 
     Args:
         nodes: number of nodes. Node 0 is the input, the last one the output.
@@ -133,7 +133,7 @@ class BernoulliGate(Described):
             )
         else:
             warm_up = self.training and self.learnable
-            edges = torch.ones_like(self._learnable) if warm_up else self._best_on_cpu()
+            edges = self.topology.connected() if warm_up else self._best_on_cpu()
             drawn = edges.expand(batch, -1)
             asked = torch.zeros_like(drawn)
         if self.training:
