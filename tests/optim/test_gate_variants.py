@@ -329,3 +329,18 @@ def test_real_gates_use_all_positive_scores_while_others_are_held() -> None:
     assert torch.equal(binary.active, start)
     assert torch.equal(real.active, real.scores > 0)
     assert not real.active[:, :2].any()
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_the_default_device_does_not_matter(options: dict[str, Any]) -> None:
+    both = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        gates = make()
+        optimizer = GateSGD(gates, **options)
+        for _ in range(3):
+            set_gradients(gates)
+            with torch.device(device):
+                optimizer.step()
+        both.append([*wirings(gates), *scores_of(gates)])
+    assert same(*both)

@@ -233,7 +233,8 @@ class ScheduledMasks(MaskedWeights):
             seed = derived_seed(self.seed, self.steps, index, *name)
             generator = torch.Generator().manual_seed(seed)
             # On the CPU, so that they are the same for all devices.
-            return send(torch.rand(weight.shape, generator=generator), weight.device)
+            numbers = torch.rand(weight.shape, generator=generator, device="cpu")
+            return send(numbers, weight.device)
 
         return draw
 
