@@ -171,3 +171,15 @@ def test_batch_norm_that_waits_for_other_ranks_is_refused(
     with pytest.raises(MisconfigurationException) as said:
         search.on_fit_start(trainer, module)  # without a strategy that has made optimizers
     assert ("sync_batchnorm" in str(said.value)) == refused
+
+
+def test_probabilities_that_take_no_gradient_are_named_and_stay() -> None:
+    module = new_module()
+    module.net.gate.requires_grad_(False)
+    before = module.net.gate.logits.detach().clone()
+    search = new_search(freeze_epoch=1)
+    with pytest.warns(UserWarning, match="net.gate stay as they are, because their logits take no"):
+        fit(module, search, max_epochs=1)
+    assert torch.equal(module.net.gate.logits, before)
+    assert not search.frozen
+    assert not bool(module.net.gate.frozen)

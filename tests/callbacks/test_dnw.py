@@ -11,7 +11,18 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import SGD, AdamW
 
-from tests.callbacks.reader import Reader, edges
+from tests.callbacks.reader import (
+    SPARSE,
+    Masks,
+    Reader,
+    assert_same,
+    batches,
+    by_hand,
+    check_resuming,
+    edges,
+    fit as fit_reader,
+    largest,
+)
 from tests.methods import digits
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import DNW, Phase, PhaseSchedule
@@ -135,6 +146,28 @@ def test_the_freeze_keeps_the_edges() -> None:
     assert all(torch.equal(weights != 0, kept) for weights in counter.weights[steps:])
     early = fit(DNW(density=0.2, freeze_epoch=0))
     assert all(torch.equal(w != 0, early.weights[0] != 0) for w in early.weights)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_after_the_freeze_only_the_edges_have_a_gradient(
+    clip: float | None, tmp_path: Path
+) -> None:
+    """By hand it is autograd through fixed masks, so clipping sees the edges only."""
+    start = dict(Reader().double().named_parameters())
+    masks = {name: largest(start[name], start[name].numel() // 4) for name in SPARSE}
+
+    def fixed(*_: Any) -> Masks:
+        return masks
+
+    _, watch = fit_reader(DNW(density=0.25, freeze_epoch=0), gradient_clip_val=clip)
+    assert_same(watch.after, *by_hand(fixed, clip=clip))
+    learner = DNW(density=0.25, freeze_epoch=1)
+    fit_reader(learner, data=batches(2), max_epochs=3, gradient_clip_val=clip)
+    for weight, mask in zip(learner._rules[0]._weights, learner._rules[0].masks, strict=True):
+        assert weight.grad is not None
+        assert not weight.grad[~mask].any()
+    make = partial(DNW, density=0.25, freeze_epoch=1)
+    check_resuming(make, tmp_path, at=6, gradient_clip_val=clip)
 
 
 def test_a_compiled_module_is_one_graph() -> None:

@@ -176,3 +176,28 @@ def test_bad_arguments_are_named(settings: dict[str, Any], named: str) -> None:
 def test_two_of_the_same_are_refused() -> None:
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `MaskConnect`"):
         quiet_trainer(callbacks=[MaskConnect(), MaskConnect()])
+
+
+@pytest.mark.parametrize("parts", [["gate"], ["gate", "last"]])
+def test_gates_whose_scores_take_no_gradient_are_named_and_stay(parts: list[str]) -> None:
+    module, snapshots = Foreign(), Snapshots()
+    for part in parts:
+        module.net.get_submodule(part).requires_grad_(False)
+    before = copy_of(module)
+    learner = MaskConnect(lr=0.5, freeze_epoch=1)
+    named = ", ".join(f"net.{part}" for part in parts)
+    with pytest.warns(UserWarning, match=f"MaskConnect: {named} stay as they are, because their"):
+        fit(module, learner, snapshots, max_epochs=2)
+    learned = differs(before, snapshots.states[STEPS - 1])
+    assert ("net.last.scores" in learned) == ("last" not in parts)
+    assert not [name for name in learned if any(name.startswith(f"net.{part}.") for part in parts)]
+    # The freeze is for all gates: the mark, the callback, and what training uses agree.
+    assert learner.frozen
+    for gate in gates_of(module):
+        assert bool(gate.frozen)
+        assert torch.equal(gate.active, gate.best)
+
+
+def test_gates_that_learn_are_not_named(recwarn: pytest.WarningsRecorder) -> None:
+    fit(Foreign(), MaskConnect(lr=0.5), max_steps=1)
+    assert not any("take no gradient" in str(one.message) for one in recwarn)

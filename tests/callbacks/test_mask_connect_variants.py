@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, IterableDataset
 
 from tests.callbacks.foreign_module import (
     STEPS,
@@ -21,7 +22,7 @@ from tests.callbacks.foreign_module import (
     loss_of,
     weight_groups,
 )
-from tests.trainers import same_state
+from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.backbones import ResNet, ResNeXt
 from wiring_lightning.callbacks import MaskConnect
 from wiring_lightning.optim import GateSGD
@@ -58,6 +59,52 @@ def test_swaps_end_at_the_freeze_unless_it_is_said(options: dict[str, Any]) -> N
     learner = MaskConnect(lr=0.5, explore="swap", freeze_epoch=2, **options)
     fit(Foreign(), learner, max_epochs=3)
     assert learner.optimizer.group["anneal_steps"] == options.get("anneal_steps", 2 * STEPS)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [
+        ({"max_epochs": 10, "max_steps": 3}, 5 * STEPS),
+        ({"max_epochs": -1, "max_steps": 3}, 5 * STEPS),
+        ({"max_epochs": 10, "max_steps": 3, "accumulate_grad_batches": 4}, 5 * 3),
+        ({"max_epochs": 10, "max_steps": 3, "limit_train_batches": 7}, 5 * 7),
+    ],
+)
+def test_the_steps_until_the_freeze_are_those_of_its_epochs(
+    length: dict[str, Any], steps: int
+) -> None:
+    learner = MaskConnect(lr=0.5, explore="swap", freeze_epoch=5)
+    fit(Foreign(), learner, **length)
+    assert learner.optimizer.group["anneal_steps"] == steps
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        while True:
+            yield batches(1)[0]
+
+
+def test_the_steps_until_the_freeze_are_asked_for_if_an_epoch_has_no_length() -> None:
+    data = DataLoader(Endless(), batch_size=None)
+    for more in ({}, {"anneal_steps": 3}):
+        learner = MaskConnect(lr=0.5, explore="swap", freeze_epoch=5, **more)
+        trainer = quiet_trainer(callbacks=[learner], max_epochs=-1, max_steps=1)
+        if more:
+            trainer.fit(Foreign(), data)
+            continue
+        with pytest.raises(MisconfigurationException, match="is not known: give anneal_steps"):
+            trainer.fit(Foreign(), data)
+
+
+def test_a_freeze_without_any_swap_keeps_the_wiring_that_was_trained() -> None:
+    module, seen = Foreign(), Snapshots()
+    drawn = [gate.active.clone() for gate in gates_of(module)]
+    learner = MaskConnect(lr=0.0, explore="swap", anneal_steps=100, freeze_epoch=1)
+    fit(module, learner, seen, max_epochs=2)
+    for gate, active in zip(gates_of(module), drawn, strict=True):
+        assert gate.frozen
+        assert torch.equal(gate.active, active)
+        assert torch.equal(gate.best, active)
 
 
 def test_a_balanced_freeze_limits_the_readers() -> None:

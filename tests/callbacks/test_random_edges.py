@@ -85,3 +85,13 @@ def test_it_resumes_with_the_edges_of_the_saved_run(tmp_path: Path) -> None:
 def test_a_freeze_epoch_is_refused() -> None:
     with pytest.raises((TypeError, MisconfigurationException)):
         RandomEdges(density=0.5, freeze_epoch=3)
+
+
+def test_the_default_device_does_not_matter_for_the_choice() -> None:
+    learner = RandomEdges(density=0.3, seed=5)
+    groups = learner.find_groups(None, Reader())  # type: ignore[arg-type]
+    expected = [learner._draw(group) for group in groups]
+    with torch.device("meta"):
+        found = [learner._draw(group) for group in groups]
+    for ours, own in zip(found, expected, strict=True):
+        assert all(map(torch.equal, ours, own))

@@ -106,6 +106,52 @@ def test_edges_move_when_they_should(learner: MaskSchedule, expected: list[int])
     assert all(number <= 288 for number in numbers(watch))
 
 
+STATIC = [
+    partial(RigL, density=0.25),  # delta_t is 100
+    partial(RigL, density=0.25, delta_t=3, until=0.5),  # 0 at T_end
+    partial(SET, density=0.25),  # one epoch
+    partial(MaskSchedule, density=0.25, every=6, until=1.0, fraction=0.3),  # after the last step
+    partial(MaskSchedule, density=0.25, every=2, fraction=0.001),  # less than half a weight
+]
+MOVING = [
+    partial(RigL, density=0.25, delta_t=2),
+    partial(SET, density=0.25, every=4, unit="step"),
+    partial(MaskSchedule, density=0.25, fraction=0.3),  # the only change is at the end of `until`
+    partial(MaskSchedule, density=0.25, every=2, until=0.34, fraction=0.3),
+    partial(RigL, density=0.25, total_steps=10**6),  # this run is a part of a longer one
+]
+
+
+@pytest.mark.parametrize("make", STATIC)
+def test_a_run_in_which_nothing_moves_is_told_once(make: Any) -> None:
+    learner = make()
+    masks = Masks(learner)
+    with pytest.warns(UserWarning, match="no change in this run moves a weight") as caught:
+        fit(learner, callbacks=[masks])
+    assert sum("no change in this run" in str(one.message) for one in caught) == 1
+    assert masks.changes() == []
+
+
+@pytest.mark.parametrize("make", MOVING)
+def test_a_run_in_which_something_moves_is_not(make: Any, recwarn: pytest.WarningsRecorder) -> None:
+    learner = make()
+    masks = Masks(learner)
+    fit(learner, callbacks=[masks])
+    assert bool(masks.changes()) == (learner.total_steps is None)
+    assert not any("no change in this run" in str(one.message) for one in recwarn)
+
+
+def test_a_freeze_before_the_first_change_is_told_too(recwarn: pytest.WarningsRecorder) -> None:
+    for every, told in ((3, True), (2, False)):
+        learner = RigL(density=0.25, delta_t=every, freeze_epoch=1)
+        fit(learner, steps=2, max_epochs=4)
+        assert any("no change in this run" in str(one.message) for one in recwarn) == told
+        recwarn.clear()
+    for quiet in (GradualPruning(density=0.25), PruneAtStart(density=0.25)):
+        fit(quiet)
+    assert not any("no change in this run" in str(one.message) for one in recwarn)
+
+
 @pytest.mark.parametrize("kwargs", [{"max_steps": 8, "max_epochs": -1}, {"max_epochs": 2}])
 def test_the_length_of_the_training_is_that_of_the_trainer(kwargs: dict[str, Any]) -> None:
     _, watch = fit(GradualPruning(density=0.25, every=2, until=1.0), steps=4, **kwargs)

@@ -95,6 +95,24 @@ def test_rows_keep_their_share() -> None:
         assert (row[dense.argsort(descending=True)[:4]] > 0).all()
 
 
+@pytest.mark.parametrize("density", [0.25, 0.5])
+def test_a_parameter_of_one_axis_is_one_row(density: float) -> None:
+    learner = TargetedDropout(
+        0.95, per_row=True, density=density, layers=["head"], vectors=["body.2.weight", "*.bias"]
+    )
+    module, _ = fit(learner)
+    for vector in (module.body[2].weight, module.head.bias):
+        latent = next(
+            own
+            for rule in learner._rules
+            for own, weight in zip(rule.latent, rule._weights, strict=True)
+            if weight is vector
+        )
+        kept = largest(latent, round(density * len(vector)))
+        assert torch.equal(vector != 0, kept & (latent != 0))
+    assert ((module.head.weight != 0).sum(1) == round(density * 16)).all()
+
+
 def test_validation_and_everything_saved_use_the_largest_weights(tmp_path: Path) -> None:
     saver = ModelCheckpoint(
         tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1, save_weights_only=True

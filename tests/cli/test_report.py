@@ -24,6 +24,7 @@ from wiring_lightning.backbones import ConvFabric, NeuralGraph, ResNeXt
 from wiring_lightning.cli.report import network_rows, sparse_rows
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.nn import Gate, find_gates
+from wiring_lightning.optim import GateSGD
 
 FABRIC = {"columns": 3, "channels": 4, "scales": 3, "in_channels": 1, "image_size": 8}
 
@@ -232,6 +233,40 @@ def test_noise_is_called_chance_and_a_choice_is_not(targets: int, n: int, k: int
 def test_pairs_say_nothing_by_their_distance() -> None:
     assert not close_to_chance(gates(torch.tensor([[0.3, 0.7]] * 9), 1))
     assert close_to_chance(gates(torch.tensor([[0.499, 0.501]] * 9), 1))  # alike
+
+
+@pytest.mark.parametrize("variant", [{"explore": "swap"}, {"balance": True}])
+@pytest.mark.parametrize("k", [1, 2])
+def test_scores_that_only_mark_the_edges_are_not_taken_for_a_clear_choice(
+    variant: dict[str, Any], k: int
+) -> None:
+    """Gradients of pure noise: the freeze leaves only the chosen scores above 0."""
+    torch.manual_seed(0)
+    network = nn.Sequential(Gate(8, 6, k), Gate(8, 6, k))
+    optimizer = GateSGD(find_gates(network).values(), lr=0.5, **variant)
+    for _ in range(5):
+        for gate in optimizer.gates:
+            gate.scores.grad = torch.randn(8, 6) / 100
+        optimizer.step()
+    optimizer.freeze()
+    for gate in optimizer.gates:
+        assert torch.equal(gate.scores > 0, gate.best)
+    assert not close_to_chance(network)
+    assert [text.split(":")[0] for _, text in score_rows(network)] == ["not known"]
+    # Beside a gate that tells something, that one counts.
+    for other in (1 / 6 + torch.randn(8, 6) / 100, torch.tensor([[0.9] + [0.02] * 5] * 8)):
+        telling = gates(other, k)
+        both = nn.Sequential(network, telling)
+        assert score_rows(both) == score_rows(telling) != []
+        assert close_to_chance(both) == close_to_chance(telling)
+
+
+def test_a_variant_that_does_not_tell_says_so_in_the_report(tmp_path: Path) -> None:
+    learner = {"class_path": "MaskConnect", "init_args": {"explore": "swap", "freeze_epoch": 1}}
+    file = write(config(learner), tmp_path / "c.yaml")
+    out = succeed("fit", "--config", file)
+    assert report(out).reported("entropy of scores").startswith("not known")
+    assert CHANCE not in out
 
 
 def test_rows_without_a_choice_do_not_count() -> None:

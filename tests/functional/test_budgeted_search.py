@@ -157,6 +157,13 @@ def test_live_edges_are_those_on_a_path(topology):
         assert set(live.nonzero().flatten().tolist()) == paths
 
 
+def test_what_the_input_reaches_is_what_can_be_drawn_at_all(topology):
+    found = topology.connected()
+    assert found.tolist() == [[any(there[edge] for there in architectures())
+                               for edge in range(len(SOURCE))]]  # fmt: skip
+    assert found[0].tolist() == [source < 3 for source in SOURCE]  # nothing leads to 3 and 4
+
+
 def test_a_graph_without_edges_draws_nothing():
     empty = torch.zeros(3, 0, dtype=torch.bool)
     topology = Topology(2, [], [])

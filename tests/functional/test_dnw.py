@@ -145,6 +145,30 @@ def test_a_tensor_with_gaps_is_kept_too() -> None:
         assert torch.equal(kept, keep_by_sorting([weights], [None], 20)[0])
 
 
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32, torch.bfloat16), (torch.float16, torch.float64)]
+)
+def test_tensors_of_different_precision_compete(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    torch.manual_seed(0)
+    largest = LargestMagnitudes(90)
+    weights = [torch.randn(10, 12).to(dtype) for dtype in dtypes]
+    for _ in range(4):
+        kept = [torch.full_like(weight, 7.0) for weight in weights]
+        largest.keep(weights, kept)
+        exact = keep_by_sorting([weight.double() for weight in weights], [None, None], 90)
+        for own, expected in zip(kept, exact, strict=True):
+            assert torch.equal(own.double(), expected)
+        weights = [weight + 0.01 * torch.randn_like(weight) for weight in weights]
+
+
+def test_the_least_number_holds_as_long_as_there_are_enough() -> None:
+    small, large = torch.rand(6) * 1e-3, torch.rand(6) + 1
+    for k in range(1, 13):
+        masks = mask_largest([small, large], k, least=2)
+        assert sum(int(mask.sum()) for mask in masks) == k
+        assert k < 4 or all(int(mask.sum()) >= 2 for mask in masks)
+
+
 def test_numbers_that_are_none_end_a_run_with_one_clear_sentence() -> None:
     largest, kept = LargestMagnitudes(50), torch.empty(100)
     weights = torch.randn(100)

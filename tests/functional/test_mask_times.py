@@ -16,6 +16,35 @@ def test_the_share_that_moves_is_rigls() -> None:
         assert times.moved(t, edges=10_000) == expected
 
 
+@pytest.mark.parametrize(("end", "every", "start"), [(300, 100, 0), (45, 100, 0), (90, 20, 30)])
+def test_a_constant_share_moves_in_the_last_change_too(end: int, every: int, start: int) -> None:
+    times = MaskTimes(end=end, every=every, start=start, fraction=0.3)
+    changes = [t for t in range(400) if times.changes(t)]
+    assert changes[-1] == end
+    assert [times.moved(t, edges=100) for t in changes] == [30] * len(changes)
+    assert times.moved(end + 1, edges=100) == 0
+    for name in ("cosine", "linear", "cubic"):  # which are 0 at the end
+        falling = MaskTimes(end, every, start, fraction=0.3, fraction_decay=name)  # type: ignore[arg-type]
+        assert falling.moved(end, edges=100) == 0
+    # After the last step of a training nothing moves.
+    last = MaskTimes(end, every, start, fraction=0.3, total=end)
+    assert [last.moved(t, edges=100) for t in changes] == [30] * (len(changes) - 1) + [0]
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear", "cubic"])
+@pytest.mark.parametrize("initial", [None, 1.0])
+def test_whether_anything_moves_is_what_a_run_would_find(name: str, initial: float | None) -> None:
+    for end, every, total, edges in [(45, 100, 60, 9), (9, 3, 9, 9), (9, 4, 20, 1), (6, 6, 6, 9)]:
+        times = MaskTimes(end, every, 0, 0.3, name, initial, total=total)  # type: ignore[arg-type]
+        for until in (0, 3, 8, total):
+            moved = 0
+            for step in range(1, until + 1):
+                if times.changes(step):
+                    before, after = (times.edges(t, edges, 40) for t in (step - 1, step))
+                    moved += times.moved(step, min(before, after))
+            assert times.moves_any(edges, 40, until) == (moved > 0)
+
+
 @pytest.mark.parametrize(("initial", "final"), [(1000, 100), (500, 50), (1000, 999)])
 def test_the_number_of_weights_is_that_of_gradual_pruning(initial: int, final: int) -> None:
     start, span, count = 40, 20, 1000

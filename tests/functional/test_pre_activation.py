@@ -184,3 +184,11 @@ def test_statistics_without_that_kernel_are_the_same(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(f"{MODULE}._WITH_KERNEL", ())
     for own, other in zip(channel_statistics(values), expected, strict=True):
         torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-6)
+
+
+def test_the_default_device_does_not_matter_for_statistics() -> None:
+    values = torch.randn(3, 2, 64, 64).contiguous(memory_format=torch.channels_last)
+    expected = channel_statistics(values)
+    with torch.device("meta"):
+        found = channel_statistics(values)
+    assert all(torch.equal(ours, own) for ours, own in zip(found[:2], expected[:2], strict=True))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
+from wiring_lightning.optim import Reinforce
 
 SOURCE, TARGET = [0, 0, 1, 1, 2], [1, 2, 2, 3, 3]
 
@@ -132,3 +133,27 @@ def test_half_precision_draws_like_single_precision():
 def test_learnable_has_an_entry_per_edge():
     with pytest.raises(ValueError, match="each of the 5 edges, got 2"):
         make_gate(learnable=[True, False])
+
+
+def test_logits_without_a_gradient_are_drawn_from_all_the_same_and_stay():
+    gate, twin = make_gate(initial=0.0), make_gate(initial=0.0)
+    gate.requires_grad_(False)
+    optimizer = Reinforce([gate], lr=1.0)
+    for _ in range(3):
+        drawn = gate.draw(32)
+        assert torch.equal(drawn, twin.draw(32))
+        assert not drawn.all()
+        optimizer.observe(drawn.float().sum(1))
+        optimizer.step()
+    assert gate.learnable
+    assert not optimizer.frozen
+    assert gate.logits.eq(0).all()
+
+
+def test_a_frozen_gate_draws_its_best_edges_whatever_is_switched_on():
+    gate = make_gate()
+    set_logits(gate, [0.1, 0.1, -0.1, 0.1, -0.1])
+    best = gate.best
+    gate.freeze()
+    gate.requires_grad_(True)
+    assert torch.equal(gate.draw(20), best.expand(20, -1))

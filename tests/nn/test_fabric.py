@@ -376,6 +376,40 @@ def test_frozen_and_loaded_fabrics_run_what_evaluation_mode_ran():
     assert other.gate.fixed is None
 
 
+# Node 3 has no edge into it; by number, source, target and whether it has a module.
+UNREACHED = [
+    [(0, 1, True), (1, 4, True), (3, 4, True)],
+    [(0, 1, True), (0, 4, False), (1, 4, True), (3, 4, False)],
+    [(0, 2, False), (2, 4, True), (3, 4, True), (3, 4, False)],
+]
+
+
+@pytest.mark.parametrize("statistics", ["drawn", "batch"])
+@pytest.mark.parametrize("how", ["given", "warm-up", "sampled", "evaluated", "frozen"])
+@pytest.mark.parametrize("rows", UNREACHED)
+def test_edges_out_of_a_node_that_nothing_leads_to_are_never_active(rows, how, statistics):
+    def build(rows):
+        torch.manual_seed(0)
+        made = [
+            FabricEdge(f"e{number}", source, target, nn.Conv2d(4, 4, 1) if module else None,
+                       learnable=how != "given")
+            for number, (source, target, module) in enumerate(rows)
+        ]  # fmt: skip
+        fabric = Fabric([Space(4, 1)] * 5, made, initial=50.0, statistics=statistics)
+        if fabric.gate is not None:
+            fabric.gate.sampling = how == "sampled"
+            if how == "frozen":
+                fabric.gate.freeze()
+        return fabric.train(how != "evaluated")
+
+    images = torch.randn(3, 4, 5, 5)
+    reached = [row for row in rows if row[0] != 3]  # they come first, so weights are the same
+    (state, connected), (expected, _) = build(rows)(images), build(reached)(images)
+    assert torch.equal(state, expected)
+    assert connected is None
+    assert build(rows).best.tolist() == [source != 3 for source, *_ in rows]
+
+
 def test_a_frozen_fabric_without_a_path_says_so():
     fabric = make_fabric()
     fabric.gate.logits.data.fill_(-1.0)

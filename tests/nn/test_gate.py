@@ -1,11 +1,14 @@
 import io
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from wiring_lightning.backbones import ResNeXt
-from wiring_lightning.nn import Gate, Selection, find_gates
+from wiring_lightning.nn import BernoulliGate, Gate, Selection, find_gates, find_learnable
 from wiring_lightning.optim import GateSGD
 
 
@@ -223,6 +226,67 @@ def test_loading_by_assignment_keeps_the_frozen_mark() -> None:
     gate.freeze()
     other.load_state_dict(through_a_file(gate.state_dict()), assign=True)
     assert not other.learnable
+
+
+MAKERS: dict[str, Callable[[], Gate | BernoulliGate]] = {
+    "learned": lambda: Gate(3, 4, 2),
+    "real": lambda: Gate(3, 4, 2, mode="real"),
+    "random": lambda: Gate(3, 4, 2, mode="random"),
+    "covered": lambda: Gate(3, 4, 2, mode="covered"),
+    "drawn": lambda: BernoulliGate(3, [0, 0, 1], [1, 2, 2]),
+}
+# What happens to a gate, and what its wiring is then: frozen, learning, or as before.
+EVENTS: dict[str, bool | None] = {
+    "freeze": True, "off": None, "on": None, "copy": None, "load frozen": True, "load": False
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_only_a_freeze_or_a_state_says_whether_a_gate_learns(kind: str) -> None:
+    frozen_state = MAKERS[kind]()
+    frozen_state.freeze()
+    for events in product(EVENTS, repeat=2):
+        gate = MAKERS[kind]()
+        always = frozen = kind in ("random", "covered")
+        for event in events:
+            if event == "freeze":
+                gate.freeze()
+            elif event in ("on", "off"):
+                gate.requires_grad_(event == "on")
+            elif event == "copy":
+                gate = deepcopy(gate)
+            else:
+                given = frozen_state if event == "load frozen" else MAKERS[kind]()
+                gate.load_state_dict(given.state_dict())
+            changed = EVENTS[event]
+            frozen = always or (frozen if changed is None else changed)
+            assert gate.learnable == (not frozen)
+            assert bool(gate.frozen) == frozen
+            assert bool(find_learnable(nn.ModuleList([gate]))) == (not frozen)
+
+
+@pytest.mark.parametrize("kind", ["learned", "real", "random", "covered"])
+def test_the_scores_of_a_frozen_gate_get_no_gradient_whatever_is_switched_on(kind: str) -> None:
+    gate, sources = MAKERS[kind](), torch.randn(2, 4, 3, requires_grad=True)
+    assert isinstance(gate, Gate)
+    gate.freeze()
+    gate.requires_grad_(True)
+    before = {name: value.clone() for name, value in gate.state_dict().items()}
+    optimizer = GateSGD([gate], lr=1.0)
+    for _ in range(3):
+        gate(sources).square().sum().backward()
+        assert gate.scores.grad is None
+        optimizer.step()
+    assert optimizer.frozen
+    assert sources.grad is not None
+    assert all(torch.equal(before[name], value) for name, value in gate.state_dict().items())
+
+
+def test_loading_does_not_switch_on_scores_that_take_no_gradient() -> None:
+    for make in MAKERS.values():
+        gate = make().requires_grad_(False)
+        gate.load_state_dict(make().state_dict())
+        assert not any(parameter.requires_grad for parameter in gate.parameters())
 
 
 def test_freezing_makes_the_best_wiring_the_wiring() -> None:

@@ -206,6 +206,23 @@ def test_the_share_of_swaps_is_lr_and_falls_like_a_cosine() -> None:
     assert (swaps(0.0, None, 3) == 0).all()
 
 
+@pytest.mark.parametrize("draw_every", [1, 3])
+@pytest.mark.parametrize("lr", [0.0, 0.5])
+def test_evaluation_and_the_freeze_use_the_edges_that_are_held(lr: float, draw_every: int) -> None:
+    usable = torch.ones(6, 6, dtype=torch.bool).tril()
+    gates = [*make(), *make([(6, 6, 2)], usable=usable)]
+    start = wirings(gates)
+    optimizer = GateSGD(gates, lr=lr, explore="swap", draw_every=draw_every, anneal_steps=100)
+    for _ in range(4):
+        set_gradients(gates)
+        optimizer.step()
+        assert all(torch.equal(gate.best, gate.active) for gate in gates)
+    held = wirings(gates)
+    assert same(held, start) == (lr == 0)
+    optimizer.freeze()
+    assert same(wirings(gates), held)
+
+
 def test_swaps_leave_out_slots_that_cannot_be_an_edge() -> None:
     usable = torch.ones(6, 6, dtype=torch.bool).tril()
     (gate,) = make([(6, 6, 2)], usable=usable)
@@ -312,3 +329,18 @@ def test_real_gates_use_all_positive_scores_while_others_are_held() -> None:
     assert torch.equal(binary.active, start)
     assert torch.equal(real.active, real.scores > 0)
     assert not real.active[:, :2].any()
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_the_default_device_does_not_matter(options: dict[str, Any]) -> None:
+    both = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        gates = make()
+        optimizer = GateSGD(gates, **options)
+        for _ in range(3):
+            set_gradients(gates)
+            with torch.device(device):
+                optimizer.step()
+        both.append([*wirings(gates), *scores_of(gates)])
+    assert same(*both)

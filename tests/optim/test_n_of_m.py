@@ -1,5 +1,7 @@
 """N:M sparse weights: blocks against a sort, SR-STE by hand, and what the callback leaves dense."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import SGD
 
-from tests.callbacks.reader import Reader, fit
+from tests.callbacks.reader import Masks, Reader, assert_same, batches, by_hand, check_resuming, fit
 from wiring_lightning.callbacks import NMSparsity
 from wiring_lightning.functional import mask_n_of_m
 from wiring_lightning.optim import BlockEdgeSet, SparseRefined
@@ -57,6 +59,16 @@ def test_sr_ste_is_the_papers_equation_with_momentum_too() -> None:
         assert torch.equal(weight != 0, mask_n_of_m(dense, 2, 4))
 
 
+def test_an_infinite_weight_that_is_absent_is_zero() -> None:
+    """Three of four are infinite: two of them are there, and the third must not become NaN."""
+    weight = nn.Parameter(torch.randn(3, 8))
+    edges = BlockEdgeSet([weight], k=12)
+    latent = torch.randn(3, 8)
+    latent[1, :3] = torch.inf
+    edges.keep_largest([latent])
+    assert torch.equal(weight, torch.where(mask_n_of_m(latent, 2, 4), latent, 0))
+
+
 def test_averages_get_blocks_too() -> None:
     weight = nn.Parameter(torch.randn(2, 8))
     rule = SparseRefined(SGD([weight], lr=0.1), [BlockEdgeSet([weight], k=8)])
@@ -75,6 +87,28 @@ def test_layers_without_blocks_stay_dense_and_are_named() -> None:
         blocks = weights["body.1.weight"].movedim(1, -1).reshape(-1, 4)
         assert int(blocks.count_nonzero(1).max()) == 2
         assert int(weights["head.weight"].count_nonzero()) == 80
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_after_the_freeze_nothing_decays_and_only_edges_have_a_gradient(
+    clip: float | None, tmp_path: Path
+) -> None:
+    """By hand it is autograd through fixed masks, so clipping sees the edges only."""
+    start = dict(Reader().double().named_parameters())
+    masks = {name: mask_n_of_m(start[name], 2, 4) for name in ("body.1.weight", "head.weight")}
+
+    def fixed(*_: Any) -> Masks:
+        return masks
+
+    _, watch = fit(NMSparsity(2, 4, decay=0.5, freeze_epoch=0), gradient_clip_val=clip)
+    assert_same(watch.after, *by_hand(fixed, clip=clip))
+    learner = NMSparsity(2, 4, decay=0.5, freeze_epoch=1)
+    fit(learner, data=batches(2), max_epochs=3, gradient_clip_val=clip)
+    for weight, mask in zip(learner._rules[0]._weights, learner._rules[0].masks, strict=True):
+        assert weight.grad is not None
+        assert not weight.grad[~mask].any()
+    make = partial(NMSparsity, 2, 4, freeze_epoch=1)
+    check_resuming(make, tmp_path, at=6, gradient_clip_val=clip)
 
 
 def test_transposed_convolutions_have_their_inputs_first() -> None:

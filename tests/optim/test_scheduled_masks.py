@@ -304,3 +304,21 @@ def test_growth_by_momentum_needs_an_average() -> None:
     zero = torch.zeros(2)
     with pytest.raises(ValueError, match="needs the averaged gradient"):
         SCORES["momentum"](Seen(zero, zero, lambda: zero))
+
+
+@pytest.mark.parametrize("grow", ["random", "gradient"])
+def test_the_default_device_does_not_matter_for_random_numbers(grow: str) -> None:
+    both = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(6, 7))
+        sgd = SGD([weight], lr=0.1)
+        times = MaskTimes(end=9, every=1, fraction=0.5)
+        weight.grad = torch.randn(6, 7)
+        with torch.device(device):
+            rule = ScheduledMasks(sgd, [EdgeSet([weight], k=9)], times, grow=SCORES[grow])
+            for _ in range(3):
+                rule.mask_gradients()
+                sgd.step()
+        both.append(weight.detach())
+    assert torch.equal(*both)

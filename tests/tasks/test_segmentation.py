@@ -333,6 +333,17 @@ def test_a_learned_wiring_needs_its_callback():
         quiet_trainer().fit(task, Masks(random_batch(2, 0)))
 
 
+@pytest.mark.parametrize("kind", ["random", "covered", "frozen"])
+def test_a_wiring_that_cannot_change_needs_none_whatever_was_switched_off_and_on(kind):
+    gate = Gate(2, 2, 1, mode="learned" if kind == "frozen" else kind)
+    gate.freeze()
+    task = SegmentationTask(nn.Sequential(TinyFcn(), gate))
+    task.trainer = quiet_trainer()
+    for on in (False, True):
+        task.requires_grad_(on)
+        task.on_fit_start()
+
+
 def test_a_diverging_run_stops():
     images, labels = random_batch(2, 0)
     images[0, 0, 0, 0] = torch.inf

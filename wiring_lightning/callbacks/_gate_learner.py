@@ -7,18 +7,21 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._averages import Group, Place
+from wiring_lightning.callbacks._weight_choice import listed
 from wiring_lightning.callbacks.own_parameters import (
     copy_from_first_rank,
     hide_from_reducer,
     take_out,
 )
 from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
+from wiring_lightning.nn import BernoulliGate, Gate
 from wiring_lightning.optim import GateSGD, Reinforce
 
 SomeOptimizer = TypeVar("SomeOptimizer", GateSGD, Reinforce)
@@ -26,6 +29,9 @@ SomeOptimizer = TypeVar("SomeOptimizer", GateSGD, Reinforce)
 
 class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     """Calls an optimizer of gates. The valid wiring is the last one of the gates, not an average.
+
+    Gates whose parameter takes no gradient (`requires_grad` is false) stay as they are, until it
+    does or until the freeze. A warning names them when a fit starts.
 
     Args:
         lr: learning rate of the gates.
@@ -74,6 +80,21 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
             names = self.gate_names(pl_module)
             hide_from_reducer(pl_module, [f"{name}.{self.learned}" for name in names])
 
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = {id(child): name for name, child in pl_module.named_modules()}
+        still = [
+            names[id(gate)]
+            for gate in self._gates
+            if gate.learnable and not getattr(gate, self.learned).requires_grad
+        ]
+        if still:
+            rank_zero_warn(
+                f"{type(self).__name__}: {listed(still)} stay as they are, because their "
+                f"{self.learned} take no gradient (requires_grad is false)."
+            )
+        super().on_fit_start(trainer, pl_module)
+
     @abstractmethod
     def gate_names(self, module: LightningModule) -> list[str]:
         """The names of the gates to learn; an error if there is none."""
@@ -92,7 +113,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         return [[Place(gate, name) for name in names] for gate in self._gates]
 
     @property
-    def _gates(self) -> Sequence[nn.Module]:
+    def _gates(self) -> Sequence[Gate | BernoulliGate]:
         return [] if self.optimizer is None else self.optimizer.gates
 
     @property

@@ -36,24 +36,27 @@ class RunLength:
         Raises:
             MisconfigurationException: if the length is not known.
         """
-        trainer.fit_loop.setup_data()  # otherwise the number of batches may not be known yet
+        epoch = steps_per_epoch(trainer)
         total = trainer.estimated_stepping_batches if total_steps is None else total_steps
         if not math.isfinite(total) or total < 1:
             raise callback.mistake(
                 "the length of the training is not known: give the trainer max_steps or "
                 "max_epochs, or this callback total_steps."
             )
-        batches = trainer.num_training_batches
-        if not math.isfinite(batches):
-            if in_epochs:
-                raise callback.mistake("the data have no length, so count in steps: unit=step.")
-            return cls(int(total), 0)
-        epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        if in_epochs and not epoch:
+            raise callback.mistake("the data have no length, so count in steps: unit=step.")
         epochs = learning_epochs(trainer, callback)
-        if total_steps is None and epochs:
+        if total_steps is None and epoch and epochs:
             total = min(total, epochs * epoch)
         return cls(int(total), epoch)
 
     def step_at(self, share: float) -> int:
         """The number of steps after a share of the training."""
         return round(share * self.total)
+
+
+def steps_per_epoch(trainer: Trainer) -> int:
+    """How many optimizer steps an epoch of a fit that has started has; 0 if it is not known."""
+    trainer.fit_loop.setup_data()  # otherwise the number of batches may not be known yet
+    batches = trainer.num_training_batches
+    return math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else 0

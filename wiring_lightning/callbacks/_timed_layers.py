@@ -69,6 +69,7 @@ class TimedLayers(SparseLayers[TimedRule]):
             start=length.step_at(self.start),
             initial_density=self.initial_density,
             density_decay=self.density_decay,
+            total=length.total,
         )
 
     @property

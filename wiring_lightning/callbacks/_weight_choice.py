@@ -19,6 +19,9 @@ _DEFAULT_LAYERS = (
     "Linear", "Conv1D",
 )  # fmt: skip
 
+# Weights, their number, which can be there, initial values of absent ones, and the least number.
+EdgeFields = tuple[list[Tensor], int, list[Tensor | None], list[Tensor | None], int]
+
 
 @dataclass(frozen=True, eq=False)
 class SparseGroup:
@@ -66,7 +69,11 @@ class SparseGroup:
 
     def edge_set(self) -> EdgeSet:
         """The group as an `optim.EdgeSet`."""
-        return EdgeSet(self.weights, self.k, self.usable, self.take_absent(), self.least)
+        return EdgeSet(*self.edge_fields())
+
+    def edge_fields(self) -> EdgeFields:
+        """The first arguments of `optim.EdgeSet` and of its subclasses, with `take_absent`."""
+        return self.weights, self.k, self.usable, self.take_absent(), self.least
 
 
 @dataclass(frozen=True)

@@ -229,8 +229,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         if losses is None or not gate.learnable or not gate.sampling:
             return
         self._observe(losses)
-        if self._stepped:
-            assert gate.logits.grad is not None
+        if self._stepped and gate.logits.grad is not None:
             average_over_ranks([gate.logits.grad], trainer)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -346,8 +345,9 @@ class _Searched:
 def _find_searched(module: LightningModule) -> _Searched:
     name = type(module).__name__
     found = find_bernoulli_gates(module)
-    # A gate that neither learns nor is frozen is in a copy of the network, such as an average.
-    gates = {name: gate for name, gate in found.items() if gate.learnable or gate.frozen} or found
+    # A gate that takes no gradient and is not frozen is in a copy of the network, an average.
+    own = {n: gate for n, gate in found.items() if gate.logits.requires_grad or gate.frozen}
+    gates = own or found
     if len(gates) != 1:
         what = "no gate to learn" if not gates else f"{len(gates)} gates"
         raise MisconfigurationException(

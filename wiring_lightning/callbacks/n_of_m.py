@@ -18,7 +18,8 @@ class NMSparsity(SparseLayers[SparseRefined]):
     """Keep n of every m consecutive weights, such as 2 of 4, and learn which (SR-STE).
 
     The n weights of largest magnitude in every block of m inputs are the network. The gradient
-    flows to all weights, and absent ones decay: `w - lr (g(w~) + decay (1 - mask) w)`. Sparse
+    flows to all weights, and absent ones decay: `w - lr (g(w~) + decay (1 - mask) w)`. After a
+    freeze absent ones neither get a gradient nor decay. Sparse
     tensor cores compute 2:4 along the inputs of a linear layer, or the input channels of a
     convolution. A layer whose number of inputs is no multiple of m stays dense, such as the first
     convolution of images; so does a graph (`nn.Adjacency`).
@@ -84,8 +85,9 @@ class NMSparsity(SparseLayers[SparseRefined]):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         for rule in self._rules:
-            if rule.optimizer is optimizer:
+            if rule.optimizer is optimizer and not rule.frozen:
                 rule.decay_absent(gradient_scale(trainer, optimizer))
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
     @override
     def broken(self) -> str | None:

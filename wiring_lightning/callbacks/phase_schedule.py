@@ -103,11 +103,11 @@ class PhaseSchedule(Callback):
             return
         wanted = trainer.max_epochs
         if wanted not in (None, self.max_epochs, *NOT_GIVEN):
-            self._last(wanted)
+            self._stretch_to(wanted)
             self._say_what_stays(trainer)
         trainer.fit_loop.max_epochs = self.max_epochs
 
-    def _last(self, epochs: int) -> None:
+    def _stretch_to(self, epochs: int) -> None:
         """Let the phases last so many epochs, in proportion."""
         if epochs < len(self.phases):
             raise MisconfigurationException(

@@ -57,7 +57,7 @@ class RandomEdges(SparseLayers[MaskedWeights]):
         generator = torch.Generator().manual_seed(derived_seed(self.seed, *group.name.encode()))
         ranks = [
             # On the CPU, so that the ranks are the same for all devices.
-            torch.rand(weight.shape, generator=generator).to(weight.device)
+            torch.rand(weight.shape, generator=generator, device="cpu").to(weight.device)
             for weight in group.weights
         ]
         return mask_largest(ranks, group.k, group.usable, group.least)

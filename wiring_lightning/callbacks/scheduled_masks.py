@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -31,7 +33,9 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
 
     A change follows the optimizer's step, and sees the dense gradient of that step, averaged over
     accumulated batches and ranks. Absent weights get no gradient. Weights that come start at zero,
-    and so does the optimizer's state of what goes or comes.
+    and so does the optimizer's state of what goes or comes. A change after the last step of the
+    training moves nothing. If so few changes fit into a run that nothing ever moves, a warning says
+    so when the fit starts.
 
     Args:
         every: number of optimizer steps, or of epochs, from one change to the next.
@@ -125,6 +129,20 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
             self.average if self.grow == "momentum" else 0.0,
             [group.name for group in groups],
         )
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        last = self._length.total
+        if self.freeze_epoch is not None and self._length.epoch:
+            last = min(last, self.freeze_epoch * self._length.epoch)
+        wanted = self.fraction > 0 and not trainer.fast_dev_run
+        if wanted and not any(rule.moves_any(last) for rule in self._rules):
+            rank_zero_warn(
+                f"{type(self).__name__}: no change in this run moves a weight, so the first choice "
+                "of weights stays: use fewer steps from one change to the next (`every`, or "
+                "`delta_t` of RigL), or train longer."
+            )
 
     @override
     def broken(self) -> str | None:

@@ -74,7 +74,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     learns_gates = False
     has_rate = False
-    masks_gradients = False  # whether absent weights get no gradient
+    masks_gradients = False  # whether absent weights get no gradient before the freeze, too
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         for rule in self._rules:
-            if self.masks_gradients and rule.optimizer is optimizer:
+            if rule.optimizer is optimizer and (self.masks_gradients or rule.frozen):
                 rule.mask_gradients()
 
     @override

@@ -23,7 +23,8 @@ class TargetedDropout(SparseLayers[WeightDropout]):
     Args:
         rho: probability that one of the other weights is dropped, from 0 to 1.
         per_row: keep the largest weights of every row (the weights of one output) instead of the
-            largest of the layer or group. Every row keeps the same share of its weights, rounded.
+            largest of the layer or group. Every row keeps the same share of its weights, rounded. A
+            parameter of one axis (`vectors`) is one row.
         seed: seed of the draws; the n-th draw depends on the seed and n only.
         choice: the other arguments of `SparseLayers`, such as density and layers.
 
@@ -52,11 +53,7 @@ class TargetedDropout(SparseLayers[WeightDropout]):
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> WeightDropout:
         sets = [
             DroppedEdgeSet(
-                group.weights,
-                group.k,
-                group.usable,
-                group.take_absent(),
-                group.least,
+                *group.edge_fields(),
                 rho=self.rho,
                 per_row=self.per_row,
                 seed=self.seed,

@@ -25,10 +25,15 @@ CHANCE = (
 
 
 def score_rows(module: nn.Module) -> list[tuple[str, str]]:
-    """The row about the scores of learned gates, or the probabilities of a search; none without."""
+    """The row about the scores of learned gates, or the probabilities of a search; none without.
+
+    Some rules leave scores that only mark the chosen edges: `explore="swap"`, and `balance` at the
+    freeze. They do not tell how clear the choice was, and the row says that.
+    """
     entropies = _entropies(module)
     if not entropies:
-        return []
+        unknown = "not known: the scores only mark the chosen edges"
+        return [("entropy of scores", unknown)] if _learned(module) else []
     mean = sum(entropies) / len(entropies)
     return [("entropy of scores", f"{mean:.3f} (1: all candidates are alike)")]
 
@@ -39,7 +44,8 @@ def close_to_chance(module: nn.Module) -> bool:
     In every row of n scores, k are chosen: the largest. They lie above the others in noise, too.
     How far, in standard deviations of the row, is compared with rows of independent normal numbers,
     over all rows together. Rows of two scores say nothing; of those, and of the probabilities of a
-    search, the entropy is looked at.
+    search, the entropy is looked at. Of gates whose scores only mark the chosen edges nothing is
+    known, so they are left out.
 
     Example:
         >>> from wiring_lightning.nn import Gate
@@ -51,7 +57,7 @@ def close_to_chance(module: nn.Module) -> bool:
         False
     """
     excess, variance = 0.0, 0.0
-    for scores, k in _learned(module):
+    for scores, k in _telling(module):
         for row in scores:
             values = row[row >= 0].double()
             expected, deviation = _of_noise(len(values), k)
@@ -76,9 +82,16 @@ def _learned(module: nn.Module) -> list[tuple[Tensor, int]]:
     return found
 
 
+def _telling(module: nn.Module) -> list[tuple[Tensor, int]]:
+    """As `_learned`, without gates in which all that was not chosen has a score of zero."""
+    return [
+        (scores, k) for scores, k in _learned(module) if scores[~topk_mask(scores, k)].gt(0).any()
+    ]
+
+
 def _entropies(module: nn.Module) -> list[float]:
     """The entropy of every row of scores, or of every search, 0 to 1."""
-    rows = [float(row) for scores, _ in _learned(module) for row in score_entropy(scores)]
+    rows = [float(row) for scores, _ in _telling(module) for row in score_entropy(scores)]
     searches = find_bernoulli_gates(module).values()
     return rows + [
         gate_numbers(gate)["entropy"] for gate in searches if bool(gate.learnable_edges.any())

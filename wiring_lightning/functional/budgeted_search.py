@@ -66,6 +66,10 @@ class Topology:
             active_inputs.index_add_(0, target, (asked[-1] & outcome).int())
         return self._in_edge_order(asked, heads)
 
+    def connected(self) -> Tensor:
+        """`[1, edges]` the edges whose source is connected to the input if no edge is left out."""
+        return self.asked(torch.ones(1, self.edges, dtype=torch.bool, device="cpu"))
+
     def live(self, drawn: Tensor) -> Tensor:
         """`[batch, edges]` drawn edges that are on a path to the output.
 

@@ -35,7 +35,8 @@ def mask_largest(
         weights: tensors of any shape. NaN entries are never marked.
         k: how many to mark.
         usable: for each tensor a mask of the entries that can be marked, or `None` for all.
-        least: how many entries of every tensor are marked in any case, its own largest.
+        least: how many entries of every tensor are marked first, its own largest, as long as `k`
+            is enough for all of them.
 
     Raises:
         ValueError: if fewer than `k` entries can be marked. Only the CPU checks for NaN entries;
@@ -121,7 +122,9 @@ class LargestMagnitudes:
 
         `kept` has a tensor of the same shape for each weight; the rest is as for `mask_largest`.
         """
-        if self._threshold is not None and self._keep_near(self._threshold, weights, kept, usable):
+        alike = len({weight.dtype for weight in weights}) == 1  # all of them share the band
+        near = self._threshold if alike else None
+        if near is not None and self._keep_near(near, weights, kept, usable):
             return
         masks = mask_largest(weights, self.k, usable)
         for weight, target, mask in zip(weights, kept, masks, strict=True):

@@ -48,6 +48,8 @@ class MaskTimes:
         fraction_decay: how that share falls from `start` to `end`.
         initial_density: density of the first mask; the final one if not given.
         density_decay: how the density goes from the first to the final one.
+        total: the last step of the training, if it is known. A change after it moves nothing,
+            because what comes could not learn any more.
 
     Example:
         >>> times = MaskTimes(end=300, every=100, fraction=0.3, fraction_decay="cosine")
@@ -67,6 +69,7 @@ class MaskTimes:
     fraction_decay: Decay = "constant"
     initial_density: float | None = None
     density_decay: Decay = "cubic"
+    total: int | None = None
 
     @property
     def final_step(self) -> int:
@@ -95,10 +98,18 @@ class MaskTimes:
 
     def moved(self, step: int, edges: int) -> int:
         """How many of the present weights are dropped, and replaced by others, after this step."""
-        if self.end <= self.start or step >= self.end:
+        if self.end <= self.start or step > self.end or step == self.total:
             return 0
         progress = (step - self.start) / (self.end - self.start)
         return round(self.fraction * decay(self.fraction_decay, progress) * edges)
+
+    def moves_any(self, final: int, count: int, until: int) -> bool:
+        """Whether a change up to the step `until` moves a weight; the rest is as for `edges`."""
+        for step in filter(self.changes, range(1, min(until, self.end) + 1)):
+            before, after = (self.edges(t, final, count) for t in (step - 1, step))
+            if self.moved(step, min(before, after)):
+                return True
+        return False
 
     @property
     def _period(self) -> int:

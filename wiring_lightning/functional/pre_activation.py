@@ -222,7 +222,7 @@ def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
     parts = [stats(part, None, None, 0.0) for part in values.split(rows)]
     means, variances = (torch.stack(column) for column in zip(*parts, strict=True))
     sizes = [len(part) / len(values) for part in values.split(rows)]
-    weights = torch.tensor(sizes, dtype=values.dtype).unsqueeze(1)
+    weights = torch.tensor(sizes, dtype=values.dtype, device=values.device).unsqueeze(1)
     mean = (weights * means).sum(0)
     return mean, (weights * (variances + (means - mean).square())).sum(0)
 

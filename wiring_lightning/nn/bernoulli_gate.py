@@ -26,9 +26,9 @@ class BernoulliGate(Described):
     waits once the gate is frozen.
 
     In training mode every call of `draw` samples again. With `sampling = False` (the paper's
-    warm-up) all edges are active. In evaluation mode and after `freeze` the edges are `best`. The
-    gate does not update itself: `callbacks.BudgetedSearch` updates the logits by policy gradient
-    from `drawn` and `asked`. Logits and the frozen mark are in the `state_dict`.
+    warm-up) all edges with a connected source are active. In evaluation mode and after `freeze` the
+    edges are `best`. The gate does not update itself: `callbacks.BudgetedSearch` updates the logits
+    by policy gradient from `drawn` and `asked`. Logits and the frozen mark are in the `state_dict`.
 
     Args:
         nodes: number of nodes. Node 0 is the input, the last one the output.
@@ -91,13 +91,15 @@ class BernoulliGate(Described):
         self.logits = nn.Parameter(torch.full((self.topology.edges,), float(initial)))
         self.register_buffer("learnable_edges", self._learnable.clone(), persistent=False)
         self.register_buffer("frozen", torch.tensor(False))
-        self.logits.requires_grad_(bool(any(learnable)))
+        self._is_frozen = False  # as `frozen`, but read without waiting for the device
+        self._has_choice = any(learnable)
+        self.logits.requires_grad_(self._has_choice)
         self.register_load_state_dict_post_hook(_follow_frozen_mark)
 
     @property
     def learnable(self) -> bool:
-        """Whether the logits still learn: some edge is learnable, and the gate is not frozen."""
-        return self.logits.requires_grad
+        """Whether the edges can still change: one of them is learnable, and the gate not frozen."""
+        return self._has_choice and not self._is_frozen
 
     @property
     def probabilities(self) -> Tensor:
@@ -144,7 +146,7 @@ class BernoulliGate(Described):
             )
         else:
             warm_up = self.training and self.learnable
-            edges = torch.ones_like(self._learnable) if warm_up else self._best_on_cpu()
+            edges = self.topology.connected() if warm_up else self._best_on_cpu()
             drawn = edges.expand(batch, -1)
             asked = torch.zeros_like(drawn)
         if self.training:
@@ -168,6 +170,7 @@ class BernoulliGate(Described):
     def _remember(self, frozen: bool) -> None:
         """Keep the edges of frozen logits, so that no step has to ask for them."""
         self._best = self.fixed = None
+        self._is_frozen = frozen
         if frozen:
             self._best = self._best_on_cpu()
             self.fixed = tuple(self.topology.live(self._best[None])[0].tolist())
@@ -180,12 +183,13 @@ class BernoulliGate(Described):
 
 def find_bernoulli_gates(module: nn.Module) -> dict[str, BernoulliGate]:
     """All gates inside a module with learnable edges, by qualified name."""
-    return find_modules(module, BernoulliGate, lambda gate: bool(gate._learnable.any()))
+    return find_modules(module, BernoulliGate, lambda gate: gate._has_choice)
 
 
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
-    """After loading: the logits need a gradient unless the saved gate was frozen."""
+    """After loading: freeze or thaw, if the saved gate was the other."""
     assert isinstance(gate, BernoulliGate)
     frozen = bool(gate.frozen)
-    gate.logits.requires_grad_(bool(gate._learnable.any()) and not frozen)
+    if frozen != gate._is_frozen:
+        gate.logits.requires_grad_(gate._has_choice and not frozen)
     gate._remember(frozen)

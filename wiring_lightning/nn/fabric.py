@@ -58,7 +58,8 @@ class Fabric(Described):
 
     Args:
         spaces: the shape of every node's state. The last node is the output.
-        edges: the edges. There is no gate if none of them is learnable.
+        edges: the edges. There is no gate if none of them is learnable. Edges out of a node that
+            nothing leads to are never active.
         initial: initial value of all logits of the gate.
         statistics: which examples the batch norms of a search see, `"drawn"` or `"batch"`.
 
@@ -103,8 +104,8 @@ class Fabric(Described):
         )
         self.gate = gate if gate.learnable else None
         self.topology = Topology(len(spaces), self.source, self.target)
-        everything = torch.ones(1, len(edges), dtype=torch.bool, device="cpu")
-        self._given = split_batch(self.topology.live(everything), torch.device("cpu"))
+        given = self.topology.live(self.topology.connected())
+        self._given = split_batch(given, torch.device("cpu"))
         self._into: list[list[int]] = [[] for _ in spaces]
         self._out_of: list[list[int]] = [[] for _ in spaces]
         for number, edge in enumerate(edges):
@@ -122,7 +123,7 @@ class Fabric(Described):
     def best(self) -> Tensor:
         """`[edges]` the edges of evaluation mode."""
         if self.gate is None:
-            return torch.ones(len(self.names), dtype=torch.bool)
+            return self.topology.connected()[0]
         return self.gate.best
 
     def edges(self) -> list[FabricEdge]:

@@ -105,6 +105,7 @@ class Gate(Described):
         self.log_weights = nn.Parameter(torch.zeros(targets, candidates)) if weighted else None
         self.register_buffer("active", drawn)
         self.register_buffer("frozen", torch.tensor(self.fixed))
+        self._is_frozen = self.fixed  # as `frozen`, but read without waiting for the device
         self.scores.requires_grad_(not self.fixed)
         self.register_load_state_dict_post_hook(_follow_frozen_mark)
 
@@ -130,8 +131,8 @@ class Gate(Described):
 
     @property
     def learnable(self) -> bool:
-        """Whether the scores still learn: neither random nor frozen."""
-        return self.scores.requires_grad
+        """Whether the wiring can still change: neither random nor frozen."""
+        return not self._is_frozen
 
     @property
     def best(self) -> Tensor:
@@ -168,10 +169,11 @@ class Gate(Described):
         return Selection(self._weigh(self.best), self.scores)
 
     def _weigh(self, edges: Tensor) -> Tensor:
+        scores = self.scores.detach() if self._is_frozen else self.scores
         if self.mode == "real":
-            gates = self.scores.clamp_min(0) * self.fan_in
+            gates = scores.clamp_min(0) * self.fan_in
         else:
-            gates = straight_through(edges, self.scores)
+            gates = straight_through(edges, scores)
         return gates if self.log_weights is None else gates * self.log_weights.exp()
 
     @torch.no_grad()
@@ -179,6 +181,7 @@ class Gate(Described):
         """Use the top-K wiring in training mode too; the scores stop learning."""
         self.active.copy_(self.best)
         self.frozen.fill_(True)
+        self._is_frozen = True
         self.scores.requires_grad_(False)
         self.scores.grad = None
 
@@ -323,11 +326,14 @@ def find_gates(module: nn.Module) -> dict[str, Gate]:
 
 
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
-    """After loading: the scores need a gradient unless the saved gate was frozen."""
+    """After loading: freeze or thaw, if the saved gate was the other."""
     assert isinstance(gate, Gate)
     if gate.fixed:
         gate.frozen.fill_(True)
-    gate.scores.requires_grad_(not bool(gate.frozen))
+    frozen = bool(gate.frozen)
+    if frozen != gate._is_frozen:
+        gate._is_frozen = frozen
+        gate.scores.requires_grad_(not frozen)
 
 
 def _look_at_matrix(selection: nn.Module, _incompatible: Any = None) -> None:

@@ -20,12 +20,10 @@ class GateRows:
         self.gates = gates
         self.device = gates[0].scores.device
         self.targets = [gate.targets for gate in gates]
-        lengths = torch.tensor([gate.candidates for gate in gates]).repeat_interleave(
-            torch.tensor(self.targets)
-        )
+        lengths = torch.tensor(self.repeat(gate.candidates for gate in gates), device="cpu")
         self.shape = (len(lengths), int(lengths.max()))
         self.sizes = [gate.scores.numel() for gate in gates]
-        used = torch.arange(self.shape[1]) < lengths.unsqueeze(-1)
+        used = torch.arange(self.shape[1], device="cpu") < lengths.unsqueeze(-1)
         self.equal_lengths = bool(used.all())
         self.slots = used.flatten().nonzero().flatten().to(self.device)
         self.fan_in = torch.tensor(self.repeat(gate.fan_in for gate in gates), device=self.device)
@@ -35,7 +33,8 @@ class GateRows:
         most = max(self.targets)
         places = [gate * most + row for gate, n in enumerate(self.targets) for row in range(n)]
         self._blocks = (len(gates), most, self.shape[1])
-        self._places = None if len(places) == len(gates) * most else torch.tensor(places)
+        full = len(places) == len(gates) * most
+        self._places = None if full else torch.tensor(places, device="cpu")
 
     def repeat(self, values: Iterable[int | float | bool]) -> list[int | float | bool]:
         """One value for each gate, repeated for each of its targets."""

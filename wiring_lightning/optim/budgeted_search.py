@@ -62,11 +62,13 @@ class Reinforce(GateOptimizer[BernoulliGate]):
     def observe(self, objective: Tensor) -> None:
         """Add the gradient of an objective to the logits of every gate.
 
+        Logits that take no gradient (`requires_grad` is false) stay as they are.
+
         Args:
             objective: `[batch]` loss and penalty of every example of the last forward pass.
         """
         objective = objective.detach()
-        gates = self.learning
+        gates = [gate for gate in self.learning if gate.logits.requires_grad]
         for gate in gates:
             _check(gate, objective)
         if all(gate.logits.grad is None for gate in gates):

@@ -25,7 +25,8 @@ class EdgeSet:
         usable: for each parameter a mask of the entries that can be an edge, or `None` for all.
         absent: for each parameter that is already sparse, the initial latent weights of its absent
             entries, zeros elsewhere; otherwise `None`.
-        least: how many entries of every parameter are edges in any case, its own largest.
+        least: how many entries of every parameter are edges first, its own largest, as long as `k`
+            is enough for all of them.
 
     Raises:
         ValueError: if there are fewer usable entries than `k`, or a mask has another shape.
@@ -121,6 +122,19 @@ def keep_masked(values: list[Tensor], masks: Sequence[Tensor | None]) -> list[Te
         for value, mask in zip(values, masks, strict=True)
     ]
     return values if all(map(torch.equal, values, kept)) else kept
+
+
+@torch.no_grad()
+def write_masked(weight: Tensor, values: Tensor, mask: Tensor) -> None:
+    """Write the values inside of a mask into a weight, and zeros elsewhere."""
+    if weight.device.type != "cpu":
+        torch.where(mask, values, values.new_zeros(()), out=weight)
+        return
+    # On a CPU a product with the bytes of the mask takes a twentieth of the time of `where`. But
+    # zero times infinity is NaN, which a sum finds.
+    weight.copy_(mask.view(torch.int8)).mul_(values)
+    if not weight.sum().isfinite():
+        weight.copy_(torch.where(mask, values, 0))
 
 
 @torch.no_grad()
@@ -336,7 +350,7 @@ class StraightThrough:
     def _write_sparse(self) -> None:
         if self.frozen:
             for weight, latent, mask in zip(self._weights, self.latent, self._fixed, strict=True):
-                torch.mul(latent, mask, out=weight)
+                write_masked(weight, latent, mask)
             return
         latents = iter(self.latent)
         by_set = [[next(latents) for _ in edges.weights] for edges in self.edge_sets]

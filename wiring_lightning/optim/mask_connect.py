@@ -65,7 +65,8 @@ class GateSGD(GateOptimizer[Gate]):
         explore: `"sample"` draws. `"swap"` holds the edges and averages the gradients of
             `draw_every` steps. Then each target, with probability `lr`, exchanges its worst edge
             for its best candidate if that promises a lower loss (see `functional.swap_worst`).
-            The scores are then equal for the present edges, and 0 for the others.
+            From the first step on, also with `lr` 0, the scores are equal for the present edges,
+            and 0 for the others.
         anneal_steps: for `"swap"`: the number of steps of a gate after which nothing swaps any
             more. The probability falls like a cosine, as RigL's share of edges (alpha) does.
             Without it the probability stays.
@@ -211,17 +212,15 @@ class GateSGD(GateOptimizer[Gate]):
         active = rows.read([gate.active for gate in gates], padding=0.0)
         scores = rows.read([gate.scores for gate in gates])
         if any(due):
-            share = torch.tensor(rows.repeat(self._share(state["steps"]) for state in states))
-            chosen = torch.rand(len(share), generator=self._generator()) < share
+            shares = rows.repeat(self._share(state["steps"]) for state in states)
+            share = torch.tensor(shares, device="cpu")
+            chosen = torch.rand(len(share), generator=self._generator(), device="cpu") < share
             active = swap_worst(active, total, scores >= 0, send(chosen, rows.device))
             rows.write(_of(due, [gate.active for gate in gates]), active)
             rows.write(_of(due, sums), torch.zeros_like(total))
         equal = active.to(scores.dtype) / active.sum(-1, keepdim=True)
-        learns = self.group["lr"] > 0
-        new = [
-            learns and (turn or state["steps"] == 1)
-            for turn, state in zip(due, states, strict=True)
-        ]
+        # Also with a rate of 0: evaluation and the freeze use the edges that are held.
+        new = [turn or state["steps"] == 1 for turn, state in zip(due, states, strict=True)]
         rows.write(
             _of(new, [gate.scores for gate in gates]), torch.where(scores < 0, scores, equal)
         )

@@ -98,6 +98,11 @@ class ScheduledMasks(MaskedWeights):
         """Whether the masks change in the next step."""
         return self.waiting or (not self.frozen and self.times.changes(self.steps + 1))
 
+    def moves_any(self, until: int) -> bool:
+        """Whether a change up to the step `until` moves a weight."""
+        pairs = zip(self.edge_sets, self.counts, strict=True)
+        return any(self.times.moves_any(edges.k, count, until) for edges, count in pairs)
+
     def excess(self) -> list[str]:
         """Sets that have more weights than their masks should leave, in words."""
         wrong = []
@@ -228,7 +233,8 @@ class ScheduledMasks(MaskedWeights):
             seed = derived_seed(self.seed, self.steps, index, *name)
             generator = torch.Generator().manual_seed(seed)
             # On the CPU, so that they are the same for all devices.
-            return send(torch.rand(weight.shape, generator=generator), weight.device)
+            numbers = torch.rand(weight.shape, generator=generator, device="cpu")
+            return send(numbers, weight.device)
 
         return draw
 

@@ -24,7 +24,8 @@ class DroppedEdgeSet(EdgeSet):
     Args:
         rho: probability that each of the other weights is dropped, from 0 to 1.
         per_row: keep the largest weights of every row (the weights of one output) instead of the
-            largest of all. Every row keeps the same share of its weights, rounded.
+            largest of all. Every row keeps the same share of its weights, rounded. A parameter of
+            one axis is one row.
         seed: seed of the draws.
         name: name of the set, which is part of the seed.
 
@@ -74,7 +75,7 @@ class DroppedEdgeSet(EdgeSet):
         if self.per_row:
             share = self.k / count_usable(self.weights, self.usable)
             return [
-                weight * _largest_in_rows(weight, mask, share)
+                torch.where(_largest_in_rows(weight, mask, share), weight, 0)
                 for weight, mask in zip(latent, self.usable, strict=True)
             ]
         masks = mask_largest(latent, self.k, self.usable, self.least)
@@ -170,7 +171,8 @@ class WeightDropout(StraightThrough):
 
 def _largest_in_rows(weight: Tensor, usable: Tensor | None, share: float) -> Tensor:
     """Mark a share of the usable entries of every row, those of largest magnitude."""
-    rows = weight.detach().abs().flatten(1)
-    mask = torch.ones_like(rows, dtype=torch.bool) if usable is None else usable.flatten(1)
+    matrix = weight if weight.dim() > 1 else weight.unsqueeze(0)
+    rows = matrix.detach().abs().flatten(1)
+    mask = torch.ones_like(rows, dtype=torch.bool) if usable is None else usable.view_as(rows)
     count = (share * mask.sum(1)).round()
     return mask_best(rows.masked_fill(~mask, -1), count).view_as(weight)

@@ -180,7 +180,9 @@ class SupervisedTask(LightningModule, ABC):
         untaught = [
             layer
             for layer in find_learnable(self).values()
-            if not any(
+            # None of them takes a gradient in a copy of the network, such as an average.
+            if any(parameter.requires_grad for parameter in layer.parameters())
+            and not any(
                 each.learns_gates or not isinstance(layer, Gate | BernoulliGate)
                 for each in learners
             )
