@@ -282,6 +282,18 @@ def test_the_scores_of_a_frozen_gate_get_no_gradient_whatever_is_switched_on(kin
     assert all(torch.equal(before[name], value) for name, value in gate.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_frozen_wiring_does_not_change_when_its_scores_are_rounded(dtype: torch.dtype) -> None:
+    gate = Gate(16, 32, 8)
+    set_scores(gate, 0.5 + torch.rand(16, 32) / 1000)  # nearly all of them become equal
+    gate.freeze()
+    expected = gate.active.clone()
+    rounded = gate.to(dtype).eval()
+    assert len(rounded.scores.unique()) < 10
+    assert torch.equal(rounded.best, expected)
+    assert torch.equal(rounded.weights() != 0, expected)
+
+
 def test_loading_does_not_switch_on_scores_that_take_no_gradient() -> None:
     for make in MAKERS.values():
         gate = make().requires_grad_(False)

@@ -1,6 +1,5 @@
 """The rule against Algorithm 1 written out by hand, and against a twin in autograd."""
 
-import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -14,7 +13,6 @@ from torch.nn import functional
 from torch.optim import LBFGS, SGD, AdamW, Optimizer
 
 from wiring_lightning.optim import EdgeSet, StraightThrough
-from wiring_lightning.optim.dnw import write_masked
 
 MAKERS: dict[str, Callable[..., Optimizer]] = {
     "SGD": partial(SGD, lr=0.3, momentum=0.9, weight_decay=0.01),
@@ -308,42 +306,6 @@ def test_a_state_continues_bit_for_bit() -> None:
     run(second, sgd, data[9:])
     for ours, expected in zip(second.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("strange", [[], [math.inf], [math.nan], [-math.inf, math.nan]])
-def test_what_is_absent_is_zero_whatever_its_latent_weight(
-    dtype: torch.dtype, strange: list[float]
-) -> None:
-    """Zero times infinity is not a number, and must not get into the network."""
-    for channels_last in (False, True):
-        values = torch.randn(4, 3, 2, 2).to(dtype)
-        mask = values > 0
-        absent = (~mask).nonzero()
-        for place, value in zip(absent, strange, strict=False):
-            values[tuple(place)] = value
-        weight = torch.full((4, 3, 2, 2), 7.0, dtype=dtype)
-        if channels_last:
-            weight = weight.contiguous(memory_format=torch.channels_last)
-        write_masked(weight, values, mask)
-        assert torch.equal(weight, torch.where(mask, values, 0))
-        values[tuple(mask.nonzero()[0])] = math.inf  # what is there stays what it is
-        write_masked(weight, values, mask)
-        assert torch.equal(weight, torch.where(mask, values, 0))
-
-
-def test_a_frozen_layer_has_no_nan_from_latent_weights_without_an_edge() -> None:
-    model = network()
-    sgd = MAKERS["SGD"](model.parameters())
-    rule = StraightThrough(sgd, [EdgeSet([model[0].weight], 10)])
-    rule.freeze()
-    edges = model[0].weight.detach() != 0
-    rule.latent[0][~edges] = math.inf
-    images, labels = batches(1)[0]
-    functional.cross_entropy(model(images), labels).backward()
-    sgd.step()
-    assert torch.equal(model[0].weight != 0, edges)
-    assert model[0].weight.isfinite().all()
 
 
 @pytest.mark.parametrize("freeze", [False, True])

@@ -59,16 +59,6 @@ def test_sr_ste_is_the_papers_equation_with_momentum_too() -> None:
         assert torch.equal(weight != 0, mask_n_of_m(dense, 2, 4))
 
 
-def test_an_infinite_weight_that_is_absent_is_zero() -> None:
-    """Three of four are infinite: two of them are there, and the third must not become NaN."""
-    weight = nn.Parameter(torch.randn(3, 8))
-    edges = BlockEdgeSet([weight], k=12)
-    latent = torch.randn(3, 8)
-    latent[1, :3] = torch.inf
-    edges.keep_largest([latent])
-    assert torch.equal(weight, torch.where(mask_n_of_m(latent, 2, 4), latent, 0))
-
-
 def test_averages_get_blocks_too() -> None:
     weight = nn.Parameter(torch.randn(2, 8))
     rule = SparseRefined(SGD([weight], lr=0.1), [BlockEdgeSet([weight], k=8)])

@@ -18,9 +18,9 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
     A channel is dead if all weights of all layers that read it are zero, as sparse training can
     leave it. Without it, other channels can become dead, too. Which layers share a channel, also
     over sums and concatenations, is found by torch-pruning (extra `pruning`) from one forward pass.
-    Every layer keeps at least one channel. Channels that pass a layer norm, a grouped convolution, a
-    parameter of the network itself or a layer with tied weights stay, since there others depend on
-    them.
+    Every layer keeps at least one channel. Channels that pass a layer norm, a grouped convolution,
+    a parameter of the network itself or a layer with tied weights stay, since there others depend
+    on them.
 
     Args:
         model: convolutions and linear layers, such as a network of torchvision or timm.
@@ -56,8 +56,8 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         wanted = small(example)
         if not isinstance(wanted, Tensor):
             raise ValueError(
-                f"{type(model).__name__} returns a {type(wanted).__name__}, but answers can only be "
-                "compared if they are one tensor: wrap the network in a module that returns one."
+                f"{type(model).__name__} returns a {type(wanted).__name__}, but answers can only "
+                "be compared if they are one tensor: wrap the network in a module that returns one."
             )
         graph: Any = torch_pruning.DependencyGraph()
         graph.build_dependency(small, example_inputs=example)

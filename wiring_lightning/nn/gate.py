@@ -137,7 +137,7 @@ class Gate(Described):
     @property
     def best(self) -> Tensor:
         """`[targets, candidates]` the edges of evaluation mode: top-K, or all positive scores."""
-        if self.fixed:
+        if self._is_frozen:  # whatever becomes of the scores, such as rounding to bfloat16
             return self.active
         if self.mode == "real":
             positive = self.scores.detach() > 0

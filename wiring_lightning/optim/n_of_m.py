@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional.n_of_m import mask_n_of_m
-from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, keep_masked, write_masked
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, keep_masked
 
 
 @dataclass(eq=False)
@@ -40,7 +40,8 @@ class BlockEdgeSet(EdgeSet):
     def keep_largest(self, latent: Sequence[Tensor]) -> None:
         """Write the n largest of every block into the parameters, and zeros elsewhere."""
         for weight, own, mask in zip(self.weights, latent, self.masks(latent), strict=True):
-            write_masked(weight, own, mask)
+            # On a CPU a product with a mask takes twice as long as one with its copied bytes.
+            weight.copy_(mask.view(torch.int8)).mul_(own)
 
 
 class SparseRefined(StraightThrough):
