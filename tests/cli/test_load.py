@@ -4,8 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.fabric.utilities.data import AttributeDict
 from torch import nn
 
@@ -96,6 +98,91 @@ def test_other_tasks_keep_their_arguments(tmp_path: Path) -> None:
     heads = wl.backbones.GatedHeads(in_channels=3, heads=2)
     loaded = wl.load(_saved(WiringComparison(heads), tmp_path / "h.ckpt"))
     assert _same(loaded, heads, torch.randn(2, 3, 8, 8))
+
+
+SMALL = {"depth": 11, "width": 2, "cardinality": 4, "fan_in": 1, "in_channels": 1,
+         "image_size": 8}  # fmt: skip
+FABRIC = {"columns": 2, "channels": 4, "scales": 3, "num_classes": 3, "task": "segmentation",
+          "in_channels": 1, "image_size": 8}  # fmt: skip
+WEIGHTS = [0.5, 2.0, *[1.0] * 8]
+OPTIONS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
+    "focal": (ClassificationTask, wl.backbones.ResNeXt, SMALL,
+              {"loss": "focal", "class_weights": WEIGHTS, "focal_gamma": 1.5, "ignore_index": -1,
+               "auxiliary_weight": 0.0}),
+    "smoothed": (ClassificationTask, wl.backbones.ResNeXt, SMALL,
+                 {"label_smoothing": 0.25, "decay_norms": False, "ignore_index": 3}),
+    "pixels": (SegmentationTask, wl.backbones.ConvFabric, FABRIC,
+               {"loss": "focal", "ignore_index": 0, "class_weights": [1.0, 2.0, 3.0]}),
+    "no label is left out": (SegmentationTask, wl.backbones.ConvFabric, FABRIC,
+                             {"ignore_index": None, "num_pictures": 2, "auxiliary_weight": 0.5}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_the_folder_and_the_file_of_a_run_give_the_task_that_was_trained(
+    case: str, tmp_path: Path
+) -> None:
+    kind, backbone, arguments, options = OPTIONS[case]
+    task = kind(backbone(**arguments), **options, lr_warmup=3)
+    path = _saved(task, tmp_path / "w.ckpt")
+    network = {"class_path": backbone.__name__, "init_args": arguments}
+    schedule = {"lr_interval": "step", "lr_warmup": 3}
+    given = {**options, **schedule, "backbone": network, "compile": False}
+    config = {"model": {"class_path": kind.__name__, "init_args": given}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    shape = (4, 8, 8) if kind is SegmentationTask else (4,)
+    labels = torch.randint(3, shape)
+    labels[0] = labels[0] if task.ignore_index is None else task.ignore_index
+    logits = torch.randn(4, task.num_classes, *shape[1:])
+    expected = task.losses(logits, labels, "train")
+    for loaded in (wl.load(tmp_path), wl.load(path), kind.load_from_checkpoint(path)):
+        assert type(loaded) is kind
+        assert loaded.built_with == task.built_with
+        assert options.items() <= dict(loaded.built_with).items()
+        assert loaded.auxiliary_weight == task.auxiliary_weight
+        assert torch.equal(loaded.losses(logits, labels, "train"), expected)
+        assert loaded.schedule.warmup == 0  # nothing of the training is built
+
+
+def test_a_file_of_before_gives_the_options_that_it_has(tmp_path: Path) -> None:
+    path = _saved(ClassificationTask(wl.backbones.ResNeXt(**SMALL), ignore_index=2), tmp_path / "w")
+    content = read_weights(path)
+    content["network"]["arguments"] = {"label_smoothing": 0.5, "decay_norms": True}
+    del content["hyper_parameters"]
+    torch.save(content, path)
+    loaded = wl.load(path)
+    assert (loaded.label_smoothing, loaded.ignore_index) == (0.5, None)
+
+
+def test_a_network_from_elsewhere_keeps_the_options_of_its_task(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    weights = np.linspace(0.5, 2, 10)  # as scikit-learn gives them
+    task = ClassificationTask(network(), loss="focal", class_weights=weights, ignore_index=-1)
+    path = _saved(task, tmp_path / "w.ckpt")
+    loaded = ClassificationTask.load_from_checkpoint(path, backbone=network())
+    labels = torch.tensor([3, -1, 0])
+    expected = task.losses(task(IMAGES), labels, "train")
+    assert torch.equal(loaded.losses(loaded(IMAGES), labels, "train"), expected)
+    with path.open("rb") as file:
+        loaded = ClassificationTask.load_from_checkpoint(file, backbone=network(), ignore_index=3)
+    assert (loaded.ignore_index, loaded.criterion.gamma) == (3, 2.0)
+
+
+class Scaled(ClassificationTask):
+    """A task with an argument of its own, and one that the base class has."""
+
+    def __init__(self, backbone: nn.Module, scale: float = 1.0, **options: Any) -> None:
+        self.record({**locals(), **options})
+        super().__init__(backbone, **options)
+        self.scale = scale
+
+
+def test_a_task_of_ones_own_keeps_its_arguments(tmp_path: Path) -> None:
+    task = Scaled(wl.backbones.ResNeXt(**SMALL), scale=3.0, loss="focal")
+    loaded = Scaled.load_from_checkpoint(_saved(task, tmp_path / "w.ckpt"))
+    assert (loaded.scale, loaded.criterion.gamma) == (3.0, 2.0)
 
 
 def test_a_network_from_elsewhere_is_asked_for(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Semantic segmentation with any backbone."""
 
 from collections.abc import Sequence
-from typing import ClassVar, get_args
+from typing import get_args
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -69,12 +69,6 @@ class SegmentationTask(SupervisedTask):
         torch.Size([4, 2, 16, 16])
     """
 
-    saved_arguments: ClassVar[tuple[str, ...]] = (
-        "ignore_index",
-        "picture_every_n_epochs",
-        "num_pictures",
-    )
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -92,6 +86,7 @@ class SegmentationTask(SupervisedTask):
         lr_warmup: int = 0,
         lr_monitor: str | None = None,
     ) -> None:
+        self.record(locals())
         schedule = Schedule(lr_scheduler, lr_interval, lr_warmup, lr_monitor)
         super().__init__(backbone, optimizer, schedule, compile, nn.Conv2d, auxiliary_weight)
         if loss == "dice" and class_weights is not None:
