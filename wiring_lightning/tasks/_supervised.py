@@ -23,7 +23,12 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_finite, check_number
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
-from wiring_lightning.checkpoints import check_optimizers, check_weights, read_weights
+from wiring_lightning.checkpoints import (
+    check_optimizers,
+    check_weights,
+    infinite_values,
+    read_weights,
+)
 from wiring_lightning.nn import BernoulliGate, Gate, find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.tasks._backbones import check_connected, check_image_size, output_width
@@ -100,6 +105,7 @@ class SupervisedTask(LightningModule, ABC):
         self.num_classes = output_width(backbone, last_layer)
         check_counts(2, error=MisconfigurationException, num_classes=self.num_classes)
         self.val_loss, self.test_loss = ExampleMean(), ExampleMean()
+        self._infinite_at_first = infinite_values(self.state_dict())  # such as an attention's mask
         self._last_loss: Tensor | None = None
         self._auxiliary: tuple[Tensor, ...] = ()  # of the last training batch
 
@@ -250,9 +256,8 @@ class SupervisedTask(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A diverged network must not replace a good checkpoint.
         self._read_loss()
-        for name, value in checkpoint["state_dict"].items():
-            if not torch.isfinite(value).all():
-                self._diverged(f"Values of {name}")
+        for name in infinite_values(checkpoint["state_dict"], but=self._infinite_at_first):
+            self._diverged(f"Values of {name}")
         # Averages of weights, for example, are a plain dict that does not say what they are of.
         checkpoint["state_dict"] = with_descriptions(checkpoint["state_dict"], self)
         if (description := describe_task(self, self.built_with)) is not None:
