@@ -31,7 +31,8 @@ class SegmentationTask(SupervisedTask):
     prediction of an epoch are left out.
 
     Loggers that take pictures (TensorBoard, W&B, MLflow) also get `val/masks`: images of the first
-    validation batch, their true masks and the predicted ones.
+    validation batch (of more than three channels the first three), their true masks and the
+    predicted ones.
 
     Args:
         backbone: the network, from images to logits for each pixel.
