@@ -245,6 +245,72 @@ def test_the_best_checkpoint_is_the_one_that_was_measured_best(
     assert not _same(wl.load(tmp_path), network_of(trained.checkpoint))
 
 
+def test_several_best_checkpoints_are_named(trained: Trained, tmp_path: Path) -> None:
+    content = read_weights(trained.checkpoint)
+    for monitor, name in (("val/acc", "a"), ("val/loss", "b"), ("val/acc", "a")):
+        state = {"monitor": monitor, "best_model_path": f"/elsewhere/{name}.ckpt"}
+        content["callbacks"][f"ModelCheckpoint {len(content['callbacks'])}"] = state
+    torch.save(content, tmp_path / "a.ckpt")
+    (tmp_path / "config.yaml").write_bytes(Path(trained.config).read_bytes())
+    assert _same(wl.load(tmp_path, "best"), network_of(trained.checkpoint))  # b is not there
+    torch.save(content, tmp_path / "b.ckpt")
+    with pytest.raises(
+        RunError, match=r"2 best .* \(a.ckpt by val/acc, b.ckpt by val/loss\): give"
+    ):
+        wl.load(tmp_path, "best")
+
+
+@pytest.mark.parametrize("kind", ["a name", "a device", "a mapping", "a function"])
+def test_weights_come_to_the_place_that_was_asked_for(kind: str, tmp_path: Path) -> None:
+    path = _saved(ClassificationTask(wl.backbones.ResNeXt(**SMALL)), tmp_path / "w.ckpt")
+    asked: list[str] = []
+
+    def place(storage: Any, location: str) -> Any:
+        asked.append(location)
+        return storage
+
+    class Places(dict[str, str]):
+        def get(self, location: str, default: Any = None) -> Any:
+            asked.append(location)
+            return super().get(location, default)
+
+    where = {"a name": "meta", "a device": torch.device("meta"), "a mapping": Places(cuda="cpu"),
+             "a function": place}[kind]  # fmt: skip
+    loaded = ClassificationTask.load_from_checkpoint(path, map_location=where)
+    at_reading = kind in ("a mapping", "a function")
+    assert set(asked) == ({"cpu"} if at_reading else set())
+    expected = "cpu" if at_reading else "meta"
+    assert {one.device.type for one in loaded.parameters()} == {expected}
+
+
+class Lenient(ClassificationTask):
+    """A task that says itself that not all names must agree."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.strict_loading = False
+
+
+@pytest.mark.parametrize("kind", [Lenient, ClassificationTask])
+@pytest.mark.parametrize("given", [None, False, True])
+def test_whether_names_must_agree_is_said_by_the_caller_or_the_task(
+    kind: type[ClassificationTask], given: bool | None, tmp_path: Path
+) -> None:
+    network = wl.backbones.ResNeXt(**SMALL)
+    path = _saved(kind(network), tmp_path / "w.ckpt")
+    content = read_weights(path)
+    del content["state_dict"]["backbone.classifier.bias"]
+    torch.save(content, path)
+    own = kind is not Lenient
+    if own if given is None else given:
+        with pytest.raises(CheckpointError, match=r"classifier\.bias is missing there"):
+            kind.load_from_checkpoint(path, strict=given)
+        return
+    loaded = kind.load_from_checkpoint(path, strict=given)
+    assert torch.equal(loaded.backbone.classifier.weight, network.classifier.weight)
+    assert loaded.strict_loading is own
+
+
 class Settings:
     """Of another project; importing or building it would be seen."""
 

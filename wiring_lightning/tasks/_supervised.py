@@ -284,9 +284,11 @@ class SupervisedTask(LightningModule, ABC):
 
         Args:
             checkpoint_path: the file.
-            map_location: a device; the CPU by default.
+            map_location: a device, the CPU by default; or a mapping or function of places, as in
+                `torch.load`.
             hparams_file: as in Lightning; not needed.
-            strict: as in Lightning.
+            strict: whether the names of all weights must agree; `strict_loading` of the task if not
+                given.
             weights_only: as in Lightning.
             arguments: of the task, in place of those that the file names; `backbone` for a network
                 that is not of this package.
@@ -299,15 +301,22 @@ class SupervisedTask(LightningModule, ABC):
             return super().load_from_checkpoint(
                 checkpoint_path, map_location, hparams_file, strict, weights_only, **arguments
             )
-        content = read_weights(checkpoint_path)
+        named = map_location is None or isinstance(map_location, str | torch.device)
+        content = read_weights(checkpoint_path, "cpu" if named else map_location)
         described = described_for(cls, content, checkpoint_path)
         known = kept_arguments(cls, described["arguments"])
         backbone = build_backbone(described, checkpoint_path)
         task = cls(backbone=backbone, **{**known, **arguments})
+        own = task.strict_loading
+        task.strict_loading = own if strict is None else strict  # the checks ask for it
         check_weights(task, content, checkpoint_path)
         task.on_load_checkpoint(content)
-        task.load_state_dict(content["state_dict"], strict=strict is not False)
-        return task.to(map_location) if isinstance(map_location, str | torch.device) else task
+        task.load_state_dict(content["state_dict"], strict=task.strict_loading)
+        task.strict_loading = own
+        if not named:
+            weights = [one for one in content["state_dict"].values() if isinstance(one, Tensor)]
+            map_location = weights[0].device
+        return task if map_location is None else task.to(map_location)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
