@@ -89,3 +89,30 @@ def test_wrong_arguments_are_named(make: str, arguments: dict[str, Any], said: s
 def test_a_wrong_name_lists_near_ones(name: str, near: str) -> None:
     with pytest.raises(AttributeError, match=rf"no network '{name}'; near ones are .*{near}"):
         torchvision_models.builder(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "kernel"), [("resnet18", 64, 7), ("regnet_y_400mf", 32, 3)]
+)
+@pytest.mark.parametrize("channels", [1, 13])
+def test_the_first_layer_is_drawn_as_the_network_draws_it(
+    name: str, outputs: int, kernel: int, channels: int
+) -> None:
+    network = torchvision_models.builder(name)(num_classes=2, in_chans=channels)
+    layer = next(one for one in network.modules() if isinstance(one, nn.Conv2d))
+    assert layer.in_channels == channels
+    # Both draw by He et al., for the outputs; torch itself would draw for the inputs.
+    deviation = (2 / (outputs * kernel**2)) ** 0.5
+    five_errors = 5 * (0.5 / layer.weight.numel() + 0.5 / (3 * outputs * kernel**2)) ** 0.5
+    assert float(layer.weight.std()) == pytest.approx(deviation, rel=five_errors)
+
+
+def test_the_first_layer_keeps_everything_but_its_channels() -> None:
+    before = nn.Conv2d(3, 6, (3, 5), stride=2, padding=(1, 2), dilation=2, groups=3,
+                       padding_mode="reflect")  # fmt: skip
+    network = nn.Sequential(nn.Sequential(before), nn.Conv2d(6, 2, 1))
+    torchvision_models._take_channels(network, 6)
+    layer = network[0][0]
+    assert repr(layer) == repr(before).replace("Conv2d(3,", "Conv2d(6,")
+    assert layer.weight.shape == (6, 2, 3, 5)
+    assert torch.equal(layer.bias, before.bias)

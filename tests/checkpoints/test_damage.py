@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from tests.checkpoints.test_other_networks import graph, resnext
@@ -18,10 +18,12 @@ from wiring_lightning.callbacks import DNW, MaskConnect
 from wiring_lightning.checkpoints import (
     AtomicCheckpointIO,
     CheckpointError,
+    infinite_values,
     load_checkpoint,
     load_weights,
 )
 from wiring_lightning.data import Digits
+from wiring_lightning.nn import SparseLinear
 from wiring_lightning.tasks import ClassificationTask
 
 Content = dict[str, Any]
@@ -290,3 +292,90 @@ def test_sparse_graphs_continue(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "graph.ckpt")
     again = quiet_trainer(callbacks=[DNW(edges=350)], max_epochs=2, limit_train_batches=2)
     again.fit(ClassificationTask(graph()), data, ckpt_path=tmp_path / "graph.ckpt")
+
+
+# Values that are infinite on purpose, and states that are no tensors
+
+
+class Masked(nn.Module):
+    """A linear layer with a mask of minus infinity, and with a state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("mean", torch.zeros(2))
+        self.extra: Any = {"calls": 0}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1)) + self.mask.exp() + self.mean
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+
+EXTRA_STATES = [{"calls": 7}, None, torch.tensor([torch.nan, 1.0]), torch.zeros(5).byte()]
+
+
+def saved_task(task: ClassificationTask, path: Path) -> Path:
+    trainer = quiet_trainer()
+    trainer.strategy.connect(task)
+    task.trainer = trainer
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.mark.parametrize("extra", EXTRA_STATES, ids=["mapping", "nothing", "nan", "bytes"])
+def test_what_is_infinite_from_the_start_and_extra_states_are_saved(
+    extra: Any, tmp_path: Path
+) -> None:
+    task = ClassificationTask(Masked())
+    task.backbone.extra = extra
+    path = saved_task(task, tmp_path / "w.ckpt")
+    loaded = ClassificationTask.load_from_checkpoint(path, backbone=Masked())
+    other = ClassificationTask(Masked())
+    load_weights(other, path)
+    for one in (loaded, other):
+        for name in ("layer.weight", "mask", "mean"):
+            assert torch.equal(one.backbone.state_dict()[name], task.backbone.state_dict()[name])
+        state = one.backbone.extra
+        assert same(state, extra) or (isinstance(state, Tensor) and state.isnan().any())
+
+
+@pytest.mark.parametrize("name", ["layer.weight", "layer.bias", "mean"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_became_infinite_is_neither_saved_nor_loaded(
+    name: str, value: float, tmp_path: Path
+) -> None:
+    path = saved_task(ClassificationTask(Masked()), tmp_path / "w.ckpt")
+    task = ClassificationTask(Masked())
+    task.backbone.state_dict()[name].view(-1)[1:2] = value
+    with pytest.raises(FloatingPointError, match=f"Values of backbone.{name} became infinite"):
+        saved_task(task, tmp_path / "bad.ckpt")
+    content = load_checkpoint(path)
+    content["state_dict"][f"backbone.{name}"].view(-1)[1:2] = value
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"backbone.{name} holds values that are infinite"):
+        load_weights(ClassificationTask(Masked()), path)
+
+
+def test_layers_stored_sparse_are_looked_at_as_well(tmp_path: Path) -> None:
+    layer = nn.Linear(8, 3)
+    layer.weight.data[:, 1:] = 0
+    task = ClassificationTask(nn.Sequential(SparseLinear(layer), nn.Linear(3, 2)))
+    path = saved_task(task, tmp_path / "w.ckpt")
+    load_weights(task, path)
+    task.backbone[0].weight.values()[0] = torch.inf
+    with pytest.raises(FloatingPointError, match=r"Values of backbone\.0\.weight"):
+        saved_task(task, path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.complex64])
+def test_numbers_of_every_kind_are_looked_at(dtype: torch.dtype) -> None:
+    good = torch.tensor([1.0, 2.0]).to(dtype)
+    bad = torch.tensor([1.0, torch.nan]).to(dtype)
+    state = {"good": good, "bad": bad, "meta": bad.to("meta"), "whole": torch.tensor([1])}
+    assert infinite_values({**state, "lazy": nn.LazyLinear(2).weight}) == ["bad"]

@@ -4,8 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.fabric.utilities.data import AttributeDict
 from torch import nn
 
@@ -98,6 +100,91 @@ def test_other_tasks_keep_their_arguments(tmp_path: Path) -> None:
     assert _same(loaded, heads, torch.randn(2, 3, 8, 8))
 
 
+SMALL = {"depth": 11, "width": 2, "cardinality": 4, "fan_in": 1, "in_channels": 1,
+         "image_size": 8}  # fmt: skip
+FABRIC = {"columns": 2, "channels": 4, "scales": 3, "num_classes": 3, "task": "segmentation",
+          "in_channels": 1, "image_size": 8}  # fmt: skip
+WEIGHTS = [0.5, 2.0, *[1.0] * 8]
+OPTIONS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
+    "focal": (ClassificationTask, wl.backbones.ResNeXt, SMALL,
+              {"loss": "focal", "class_weights": WEIGHTS, "focal_gamma": 1.5, "ignore_index": -1,
+               "auxiliary_weight": 0.0}),
+    "smoothed": (ClassificationTask, wl.backbones.ResNeXt, SMALL,
+                 {"label_smoothing": 0.25, "decay_norms": False, "ignore_index": 3}),
+    "pixels": (SegmentationTask, wl.backbones.ConvFabric, FABRIC,
+               {"loss": "focal", "ignore_index": 0, "class_weights": [1.0, 2.0, 3.0]}),
+    "no label is left out": (SegmentationTask, wl.backbones.ConvFabric, FABRIC,
+                             {"ignore_index": None, "num_pictures": 2, "auxiliary_weight": 0.5}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_the_folder_and_the_file_of_a_run_give_the_task_that_was_trained(
+    case: str, tmp_path: Path
+) -> None:
+    kind, backbone, arguments, options = OPTIONS[case]
+    task = kind(backbone(**arguments), **options, lr_warmup=3)
+    path = _saved(task, tmp_path / "w.ckpt")
+    network = {"class_path": backbone.__name__, "init_args": arguments}
+    schedule = {"lr_interval": "step", "lr_warmup": 3}
+    given = {**options, **schedule, "backbone": network, "compile": False}
+    config = {"model": {"class_path": kind.__name__, "init_args": given}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    shape = (4, 8, 8) if kind is SegmentationTask else (4,)
+    labels = torch.randint(3, shape)
+    labels[0] = labels[0] if task.ignore_index is None else task.ignore_index
+    logits = torch.randn(4, task.num_classes, *shape[1:])
+    expected = task.losses(logits, labels, "train")
+    for loaded in (wl.load(tmp_path), wl.load(path), kind.load_from_checkpoint(path)):
+        assert type(loaded) is kind
+        assert loaded.built_with == task.built_with
+        assert options.items() <= dict(loaded.built_with).items()
+        assert loaded.auxiliary_weight == task.auxiliary_weight
+        assert torch.equal(loaded.losses(logits, labels, "train"), expected)
+        assert loaded.schedule.warmup == 0  # nothing of the training is built
+
+
+def test_a_file_of_before_gives_the_options_that_it_has(tmp_path: Path) -> None:
+    path = _saved(ClassificationTask(wl.backbones.ResNeXt(**SMALL), ignore_index=2), tmp_path / "w")
+    content = read_weights(path)
+    content["network"]["arguments"] = {"label_smoothing": 0.5, "decay_norms": True}
+    del content["hyper_parameters"]
+    torch.save(content, path)
+    loaded = wl.load(path)
+    assert (loaded.label_smoothing, loaded.ignore_index) == (0.5, None)
+
+
+def test_a_network_from_elsewhere_keeps_the_options_of_its_task(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    weights = np.linspace(0.5, 2, 10)  # as scikit-learn gives them
+    task = ClassificationTask(network(), loss="focal", class_weights=weights, ignore_index=-1)
+    path = _saved(task, tmp_path / "w.ckpt")
+    loaded = ClassificationTask.load_from_checkpoint(path, backbone=network())
+    labels = torch.tensor([3, -1, 0])
+    expected = task.losses(task(IMAGES), labels, "train")
+    assert torch.equal(loaded.losses(loaded(IMAGES), labels, "train"), expected)
+    with path.open("rb") as file:
+        loaded = ClassificationTask.load_from_checkpoint(file, backbone=network(), ignore_index=3)
+    assert (loaded.ignore_index, loaded.criterion.gamma) == (3, 2.0)
+
+
+class Scaled(ClassificationTask):
+    """A task with an argument of its own, and one that the base class has."""
+
+    def __init__(self, backbone: nn.Module, scale: float = 1.0, **options: Any) -> None:
+        self.record({**locals(), **options})
+        super().__init__(backbone, **options)
+        self.scale = scale
+
+
+def test_a_task_of_ones_own_keeps_its_arguments(tmp_path: Path) -> None:
+    task = Scaled(wl.backbones.ResNeXt(**SMALL), scale=3.0, loss="focal")
+    loaded = Scaled.load_from_checkpoint(_saved(task, tmp_path / "w.ckpt"))
+    assert (loaded.scale, loaded.criterion.gamma) == (3.0, 2.0)
+
+
 def test_a_network_from_elsewhere_is_asked_for(tmp_path: Path) -> None:
     task = ClassificationTask(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     path = _saved(task, tmp_path / "w.ckpt")
@@ -156,6 +243,72 @@ def test_the_best_checkpoint_is_the_one_that_was_measured_best(
     (tmp_path / "config.yaml").write_bytes(Path(trained.config).read_bytes())
     assert _same(wl.load(tmp_path, "best"), network_of(trained.checkpoint))
     assert not _same(wl.load(tmp_path), network_of(trained.checkpoint))
+
+
+def test_several_best_checkpoints_are_named(trained: Trained, tmp_path: Path) -> None:
+    content = read_weights(trained.checkpoint)
+    for monitor, name in (("val/acc", "a"), ("val/loss", "b"), ("val/acc", "a")):
+        state = {"monitor": monitor, "best_model_path": f"/elsewhere/{name}.ckpt"}
+        content["callbacks"][f"ModelCheckpoint {len(content['callbacks'])}"] = state
+    torch.save(content, tmp_path / "a.ckpt")
+    (tmp_path / "config.yaml").write_bytes(Path(trained.config).read_bytes())
+    assert _same(wl.load(tmp_path, "best"), network_of(trained.checkpoint))  # b is not there
+    torch.save(content, tmp_path / "b.ckpt")
+    with pytest.raises(
+        RunError, match=r"2 best .* \(a.ckpt by val/acc, b.ckpt by val/loss\): give"
+    ):
+        wl.load(tmp_path, "best")
+
+
+@pytest.mark.parametrize("kind", ["a name", "a device", "a mapping", "a function"])
+def test_weights_come_to_the_place_that_was_asked_for(kind: str, tmp_path: Path) -> None:
+    path = _saved(ClassificationTask(wl.backbones.ResNeXt(**SMALL)), tmp_path / "w.ckpt")
+    asked: list[str] = []
+
+    def place(storage: Any, location: str) -> Any:
+        asked.append(location)
+        return storage
+
+    class Places(dict[str, str]):
+        def get(self, location: str, default: Any = None) -> Any:
+            asked.append(location)
+            return super().get(location, default)
+
+    where = {"a name": "meta", "a device": torch.device("meta"), "a mapping": Places(cuda="cpu"),
+             "a function": place}[kind]  # fmt: skip
+    loaded = ClassificationTask.load_from_checkpoint(path, map_location=where)
+    at_reading = kind in ("a mapping", "a function")
+    assert set(asked) == ({"cpu"} if at_reading else set())
+    expected = "cpu" if at_reading else "meta"
+    assert {one.device.type for one in loaded.parameters()} == {expected}
+
+
+class Lenient(ClassificationTask):
+    """A task that says itself that not all names must agree."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.strict_loading = False
+
+
+@pytest.mark.parametrize("kind", [Lenient, ClassificationTask])
+@pytest.mark.parametrize("given", [None, False, True])
+def test_whether_names_must_agree_is_said_by_the_caller_or_the_task(
+    kind: type[ClassificationTask], given: bool | None, tmp_path: Path
+) -> None:
+    network = wl.backbones.ResNeXt(**SMALL)
+    path = _saved(kind(network), tmp_path / "w.ckpt")
+    content = read_weights(path)
+    del content["state_dict"]["backbone.classifier.bias"]
+    torch.save(content, path)
+    own = kind is not Lenient
+    if own if given is None else given:
+        with pytest.raises(CheckpointError, match=r"classifier\.bias is missing there"):
+            kind.load_from_checkpoint(path, strict=given)
+        return
+    loaded = kind.load_from_checkpoint(path, strict=given)
+    assert torch.equal(loaded.backbone.classifier.weight, network.classifier.weight)
+    assert loaded.strict_loading is own
 
 
 class Settings:

@@ -79,6 +79,36 @@ def test_latency_learns_the_size_of_an_image_from_the_network() -> None:
     assert float(cost(network.wiring())) > 0
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("called", [False, True])
+def test_latency_forgets_the_network_before(noisy: bool, called: bool) -> None:
+    first, second = TinySuperNetwork(), TinySuperNetwork()
+    latency = Latency(repeats=1)
+    cost = NoisyCost(latency, std=0.0) if noisy else latency
+    cost.bind(first)
+    if called:
+        first(torch.randn(3, 5))
+    cost.bind(second)
+    assert not first._forward_pre_hooks
+    first(torch.randn(2, 5))  # nobody looks at it any more
+    with pytest.raises(ValueError, match="give `image_shape`"):
+        cost(second.wiring())
+    second.stem = nn.Linear(7, second.stem.out_features)
+    second(torch.randn(2, 7))
+    assert latency.image_shape == (7,)
+    assert not second._forward_pre_hooks
+    assert float(cost(second.wiring())) > 0
+
+
+def test_latency_keeps_the_size_of_an_image_that_it_was_given() -> None:
+    cost = Latency((5,), repeats=1)
+    for network in (TinySuperNetwork(), TinySuperNetwork()):
+        cost.bind(network)
+        network(torch.randn(2, 5))
+        assert not network._forward_pre_hooks
+        assert cost.image_shape == (5,)
+
+
 def test_latency_wants_a_network_and_its_architectures() -> None:
     with pytest.raises(ValueError, match=r"call `bind\(network\)` first"):
         Latency((5,))(TinySuperNetwork().wiring())

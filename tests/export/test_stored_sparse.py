@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.nn.sparse_layers import sparse_is_faster
 from tests.nn.test_store_sparse import Twice
 from wiring_lightning.export import export_network, load_exported
 from wiring_lightning.export.tracing import plain_network
 from wiring_lightning.nn import SparseConv2d, SparseLinear, store_sparse
+from wiring_lightning.wiring import Wiring, make_wiring
 
 IMAGES = torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(1))
 
@@ -33,6 +34,39 @@ def test_all_places_of_a_layer_become_dense(packed: nn.Module) -> None:
 def test_a_layer_alone_becomes_dense(packed: nn.Module) -> None:
     assert type(plain_network(packed.conv)) is nn.Conv2d
     assert type(plain_network(packed.linear)) is nn.Linear
+
+
+class Itself(nn.Module):
+    """A network that is compact already, and says so by giving itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(self.norm(images))
+
+    def wiring(self) -> Wiring:
+        return make_wiring(["image", "logits"], [0], [1], [True])
+
+    def compact(self) -> nn.Module:
+        return self
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["alone", "inside of another module"])
+def test_the_network_that_is_exported_stays_as_it_is(held: bool) -> None:
+    own = Itself()
+    network = nn.Sequential(nn.BatchNorm2d(4), nn.Sequential(own))
+    network = network if held else own
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    plain = plain_network(network)
+    assert not any(module.training for module in plain.modules())
+    assert all(module.training for module in network.modules())
+    assert not set(plain.modules()) & set(network.modules())
+    with torch.no_grad():
+        for value in plain.state_dict().values():
+            value.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".onnx"])

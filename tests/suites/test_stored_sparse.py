@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests.export.networks import NETWORKS, images_for, made
 from tests.methods import METHODS, Method, over
 from tests.nn.sparse_layers import sparse_is_faster
+from wiring_lightning import backbones, costs
+from wiring_lightning.export.tracing import plain_network
 from wiring_lightning.nn import SparseConv2d, SparseLinear, store_dense, store_sparse
+from wiring_lightning.nn.replacing import replace_modules
+from wiring_lightning.nn.store_sparse import _stored_sparse
 
 
 @over(METHODS, "network")
@@ -29,3 +34,43 @@ def test_a_network_stored_sparse_computes_the_same(method: Method, compact: bool
         assert any(isinstance(layer, SparseConv2d | SparseLinear) for layer in packed.modules())
         for other in (packed, store_dense(packed)):
             torch.testing.assert_close(other(images), expected, rtol=1e-9, atol=1e-12)
+
+
+OWN = [one for one in NETWORKS if hasattr(backbones, one.backbone.__name__)]
+
+
+def _stored(network: nn.Module) -> nn.Module:
+    """A copy with every layer stored sparse that can be, without measuring any."""
+    for layer in network.modules():
+        if type(layer) in (nn.Conv2d, nn.Linear):
+            layer.weight.data *= torch.rand_like(layer.weight) < 0.4
+    packed = deepcopy(network)
+    sparse = {one: stored for one in packed.modules() if (stored := _stored_sparse(one))}
+    return replace_modules(packed, sparse)
+
+
+def _costs(network: nn.Module) -> list[int]:
+    wiring = network.wiring()
+    return [int(cost(wiring, live=live)) for cost in (costs.parameters, costs.multiply_adds)
+            for live in (True, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", OWN, ids=[one.name for one in OWN])
+@pytest.mark.parametrize("compact", [False, True], ids=["whole", "compact"])
+@torch.no_grad()
+def test_a_network_stored_sparse_costs_and_exports_the_same(method: Method, compact: bool) -> None:
+    network, images = made(method).double().eval(), images_for(method, 2).double()
+    if compact:
+        network = deepcopy(network.compact())
+    packed = _stored(network)
+    expected = network(images)
+    if hasattr(network, "wiring"):
+        assert _costs(packed) == _costs(network)
+    if hasattr(network, "compact"):
+        for fold in (False, True):
+            small, wanted = (one.compact(fold_batch_norm=fold) for one in (packed, network))
+            torch.testing.assert_close(small(images), expected, rtol=1e-9, atol=1e-10)
+            assert not hasattr(wanted, "wiring") or _costs(small) == _costs(wanted)
+    plain = plain_network(packed)
+    assert not any(isinstance(one, SparseConv2d | SparseLinear) for one in plain.modules())
+    torch.testing.assert_close(plain(images), expected, rtol=1e-9, atol=1e-10)

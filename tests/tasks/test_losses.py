@@ -1,6 +1,7 @@
 """The losses of the tasks, against formulas in float64 and against torch."""
 
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import SGD
 
 from tests.trainers import quiet_trainer
 from wiring_lightning.data import Digits
 from wiring_lightning.tasks import ClassificationTask, SegmentationTask
 from wiring_lightning.tasks._losses import LabelLosses
+from wiring_lightning.tasks._metrics import ExampleMean
 
 WEIGHTS = [0.5, 1.0, 3.0, 0.0]
 
@@ -198,3 +201,34 @@ def test_a_fit_without_labels_for_some_examples_learns_from_the_others() -> None
     assert trainer.callback_metrics["val/acc"] > 0.9
     images, _ = next(iter(trainer.datamodule.val_dataloader()))
     assert functional.one_hot(task(images).argmax(1), 10)[:, 5:].sum() == 0
+
+
+def test_an_epoch_without_any_label_has_no_loss_and_no_accuracy() -> None:
+    class Unknown(Digits):
+        """Nobody knows the label of any digit."""
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            images, labels = super().on_after_batch_transfer(batch, dataloader_idx)
+            return images, torch.full_like(labels, -1)
+
+    task = ClassificationTask(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), ignore_index=-1)
+    before = [one.clone() for one in task.parameters()]
+    data = Unknown(batch_size=64)
+    trainer = quiet_trainer(limit_train_batches=2, limit_val_batches=1, limit_test_batches=1)
+    task.optimizer = partial(SGD, lr=0.1)
+    trainer.fit(task, data)
+    trained = dict(trainer.callback_metrics)
+    (tested,) = trainer.test(task, data, verbose=False)
+    logged = {**trained, **tested}
+    assert {name: float(logged[f"{name}/loss"]) for name in ("train", "val", "test")} == {
+        "train": 0.0, "val": 0.0, "test": 0.0}  # fmt: skip
+    assert {float(logged[f"{name}/acc"]) for name in ("train", "val", "test")} == {0.0}
+    assert all(map(torch.equal, task.parameters(), before))  # a loss of zero teaches nothing
+
+
+def test_the_mean_of_the_examples_that_count() -> None:
+    mean = ExampleMean()
+    mean.update(torch.tensor([3.0, 5.0]), torch.tensor([False, False]))
+    assert float(mean.compute()) == 0.0
+    mean.update(torch.tensor([2.0, 7.0]), torch.tensor([True, False]))
+    assert float(mean.compute()) == 2.0

@@ -1,15 +1,18 @@
 """The loss of a pixel with deterministic algorithms on CUDA, against torch's own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from wiring_lightning.backbones import GatedHeads
+from wiring_lightning.tasks import ClassificationTask, WiringComparison
+from wiring_lightning.tasks._losses import LabelLosses
 from wiring_lightning.tasks._pixel_losses import _selected, pixel_losses
 
 
@@ -63,12 +66,67 @@ def any_algorithm() -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
-def operators(device: str) -> set[str]:
+Losses = Callable[[Tensor, Tensor], Tensor]
+
+
+def of_pixels(logits: Tensor, labels: Tensor) -> Tensor:
+    return pixel_losses(logits, labels, 255)
+
+
+def operators(device: str, losses: Losses = of_pixels, shape: tuple[int, ...] = (4, 4)) -> set[str]:
     """What the loss calls, with tensors that have a device and no values."""
     with FakeTensorMode(), Called() as called:
-        logits = torch.empty(2, 3, 4, 4, device=device)
-        pixel_losses(logits, torch.zeros(2, 4, 4, dtype=torch.long, device=device), 255)
+        logits = torch.empty(2, 3, *shape, device=device)
+        losses(logits, torch.zeros(2, *shape, dtype=torch.long, device=device))
     return called.names
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 2)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.75])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ignored", [-100, 2])
+def test_weights_and_smoothing_are_those_of_torch(
+    shape: tuple[int, ...], smoothing: float, weighted: bool, ignored: int
+) -> None:
+    logits = (3 * torch.randn(5, 4, *shape)).double().requires_grad_()
+    labels = torch.randint(4, (5, *shape))
+    labels[0] = ignored
+    weights = torch.tensor([0.5, 1.0, 3.0, 0.0]).double() if weighted else None
+    expected = functional.cross_entropy(
+        logits, labels, weights, ignore_index=ignored, reduction="none", label_smoothing=smoothing
+    )
+    actual = _selected(logits, labels, ignored, weights, smoothing)
+    assert torch.equal(pixel_losses(logits, labels, ignored, weights, smoothing), expected)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+    factors = torch.rand_like(expected)
+    (wanted,) = torch.autograd.grad(expected, logits, factors)
+    (gradient,) = torch.autograd.grad(actual, logits, factors)
+    torch.testing.assert_close(gradient, wanted, atol=1e-12, rtol=1e-12)
+
+
+def of_a_task(task: Any) -> Losses:
+    return lambda logits, labels: task.losses(logits, labels, "train")
+
+
+def backbone() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+
+
+# The losses of all tasks, and the shapes that are not one label for an example.
+TASKS: dict[str, tuple[Losses, tuple[int, ...]]] = {
+    "classification": (of_a_task(ClassificationTask(backbone())), (2,)),
+    "smoothed": (of_a_task(ClassificationTask(backbone(), label_smoothing=0.1)), (2,)),
+    "focal": (of_a_task(ClassificationTask(backbone(), loss="focal")), (2,)),
+    "comparison": (of_a_task(WiringComparison(GatedHeads(num_classes=3))), (2,)),
+    "smoothed pixels": (lambda *batch: LabelLosses("cross_entropy", 3)(*batch, 0.2), (4, 4)),
+}
+
+
+@pytest.mark.parametrize("case", TASKS)
+def test_no_loss_of_a_task_needs_a_kernel_that_is_not_deterministic(case: str) -> None:
+    torch.use_deterministic_algorithms(True)
+    assert not any("nll_loss2d" in name for name in operators("cuda", *TASKS[case]))
+    assert any("nll_loss2d" in name for name in operators("cpu", *TASKS[case]))
 
 
 def test_only_deterministic_algorithms_on_cuda_need_it() -> None:

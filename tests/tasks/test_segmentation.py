@@ -267,12 +267,34 @@ def test_many_classes_have_colours_of_their_own():
 
 @pytest.mark.parametrize(
     ("images", "masks"),
-    [((2, 4, 5, 5), (2, 5, 5)), ((2, 3, 5, 5), (2, 5, 4)), ((2, 3, 5, 5), (1, 5, 5))],
+    [((2, 4, 5, 5), (2, 5, 4)), ((2, 3, 5, 5), (1, 5, 5)), ((2, 3, 5, 5), (2, 5))],
 )
-def test_a_picture_needs_masks_of_the_images_shape(images, masks):
+def test_a_picture_needs_two_masks_of_each_image(images, masks):
     for truth, prediction in ((masks, (2, 5, 5)), ((2, 5, 5), masks)):
-        with pytest.raises(ValueError, match="need 1 or 3 channels and masks of shape"):
+        with pytest.raises(ValueError, match=r"need two masks of one shape \[2, height, width\]"):
             draw_masks(torch.rand(images), torch.zeros(truth), torch.zeros(prediction), "abc")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+def test_images_of_any_number_of_channels_are_drawn(channels):
+    images, masks = torch.rand(2, channels, 6, 4), torch.zeros(2, 3, 2).long()
+    drawn = images[:, :3] if channels >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    figure = draw_masks(images, masks, masks, Masks.class_names)
+    for image, axis in zip(drawn, figure.axes[::3], strict=True):
+        scaled = (image - image.min()) / (image.max() - image.min())
+        shown = torch.as_tensor(np.asarray(axis.images[0].get_array()))
+        torch.testing.assert_close(shown, scaled.permute(1, 2, 0), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "pooled"), [(2, 1), (4, 1), (3, 2)])
+def test_training_does_not_stop_for_a_picture(channels, pooled, tmp_path):
+    backbone = nn.Sequential(nn.AvgPool2d(pooled), nn.Conv2d(channels, CLASSES, 1))
+    batch = torch.rand(2, channels, 6, 4), torch.zeros(2, 6 // pooled, 4 // pooled).long()
+    logger = TensorBoardLogger(tmp_path, version=0)
+    task = SegmentationTask(backbone, picture_every_n_epochs=1)
+    trainer = quiet_trainer(logger=logger, limit_val_batches=1.0)
+    trainer.fit(task, Masks(batch))
+    assert len(pictures_in(logger.log_dir)) == 1
 
 
 @pytest.mark.parametrize("number", [-1, CLASSES, 254])

@@ -19,7 +19,7 @@ from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import can_fold, fold_pair
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.nn.pre_activation import preferred_layout
-from wiring_lightning.wiring import Wiring, WiringBuilder
+from wiring_lightning.wiring import Wiring, WiringBuilder, plain_layer
 
 _FILTER = 9  # weights of a node's filter
 _NORM = 2  # scale and shift
@@ -153,11 +153,12 @@ class ChannelNetwork(Described):
         constant[image] = False
         constant[torch.cat(fed)] = False
         graph.connect(image, constant.nonzero().flatten())
-        classifier = self.classifier
+        classifier = plain_layer(self.classifier)
         if isinstance(classifier, nn.Linear):
             last, size = graph.add_node("classifier", len(classifier.bias)), classifier.out_features
             graph.connect(features, last, parameters=size, multiply_adds=size)
         else:
+            assert isinstance(classifier, Adjacency | SparseEdges)
             first, edges = len(graph) - len(features), edges_of(classifier, len(features))
             classes = graph.add_group("classes.node", classifier.receivers)
             _connect(graph, first, edges, 1)
@@ -183,14 +184,15 @@ def _select_inputs(
     classifier: nn.Linear | Adjacency | SparseEdges, kept: Tensor
 ) -> nn.Linear | SparseEdges:
     """The classifier of the features in a mask."""
-    count = int(kept.sum())
-    if not isinstance(classifier, nn.Linear):
-        edges = edges_of(classifier, 0)
+    count, layer = int(kept.sum()), plain_layer(classifier)
+    if isinstance(layer, Adjacency | SparseEdges):
+        edges = edges_of(layer, 0)
         edges, number = edges.select(kept[edges.source]), kept.cumsum(0) - 1
         columns = edges.target, number[edges.source], edges.weight
-        smaller = SparseEdges(*columns, classifier.receivers, count, edges.learned)
-        return smaller.to(next(classifier.parameters()).device)
-    linear = nn.Linear(count, classifier.out_features)
-    linear.weight = nn.Parameter(classifier.weight[:, kept.to(classifier.weight.device)])
-    linear.bias = nn.Parameter(classifier.bias.clone())
+        smaller = SparseEdges(*columns, layer.receivers, count, edges.learned)
+        return smaller.to(next(layer.parameters()).device)
+    assert isinstance(layer, nn.Linear)
+    linear = nn.Linear(count, layer.out_features)
+    linear.weight = nn.Parameter(layer.weight[:, kept.to(layer.weight.device)])
+    linear.bias = nn.Parameter(layer.bias.clone())
     return linear

@@ -10,7 +10,7 @@ from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, mak
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.nn.pre_activation import preferred_layout
-from wiring_lightning.wiring import Wiring, WiringBuilder
+from wiring_lightning.wiring import Wiring, WiringBuilder, plain_layers
 
 # Channels of every layer as a multiple of those of the stem, and its stride.
 _LAYERS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))
@@ -87,7 +87,9 @@ class MobileNetV1(Described):
         last: list[int] = []
         for name, part in (("stem", self.stem), *self.layers.items()):
             last = [graph.add_layers(name, part, side=side, reads=last)]
-            stride = next(conv.stride[0] for conv in part.modules() if isinstance(conv, nn.Conv2d))
+            stride = next(
+                conv.stride[0] for conv in plain_layers(part) if isinstance(conv, nn.Conv2d)
+            )
             side = -(-side // stride)
         graph.add_layers("classifier", self.classifier, side=side, reads=last)
         return graph.wiring()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 
@@ -67,7 +68,11 @@ def builder(name: str) -> Build:
 
 
 def _take_channels(network: nn.Module, channels: int) -> None:
-    """Replace the layer that reads the images by one for another number of channels."""
+    """Replace the layer that reads the images by one for another number of channels.
+
+    Its weights are drawn with the mean and the deviation of those that the network gave the layer,
+    which are not those of torch. Its bias stays.
+    """
     name, first = next(
         (name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
     )
@@ -76,9 +81,13 @@ def _take_channels(network: nn.Module, channels: int) -> None:
     parent, _, last = name.rpartition(".")
     settings = {
         key: getattr(first, key)
-        for key in ("out_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")
-    }
+        for key in ("out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+                    "padding_mode")
+    }  # fmt: skip
     layer = nn.Conv2d(channels, **settings, bias=first.bias is not None)
+    with torch.no_grad():
+        layer.weight.normal_().mul_(first.weight.std()).add_(first.weight.mean())
+    layer.bias = first.bias
     setattr(network.get_submodule(parent), last, layer)
 
 

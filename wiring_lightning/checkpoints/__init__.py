@@ -1,6 +1,11 @@
 """Reading and writing checkpoints, with one clear sentence when that fails."""
 
-from wiring_lightning.checkpoints.matching import check_checkpoint, check_optimizers, check_weights
+from wiring_lightning.checkpoints.matching import (
+    check_checkpoint,
+    check_optimizers,
+    check_weights,
+    infinite_values as infinite_values,
+)
 from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint, read_weights
 from wiring_lightning.checkpoints.storage import AtomicCheckpointIO, load_weights
 

@@ -1,6 +1,6 @@
 """Whether a checkpoint fits a module: the same network, and values that it can have."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from wiring_lightning.checkpoints.reading import CheckpointError
 from wiring_lightning.nn import Gate
@@ -75,25 +76,42 @@ def check_weights(module: nn.Module, content: Mapping[str, Any], path: str | Pat
     weights = content.get("state_dict", content)
     if not isinstance(weights, Mapping):
         raise _damaged(path, f"its state_dict is of type {type(weights).__name__}")
-    for name, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise _damaged(path, f"{name} is of type {type(value).__name__}")
     weights = with_present_names(weights, module)
     own, strict = module.state_dict(), getattr(module, "strict_loading", True)
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) and (name not in own or _is_weight(name, own[name])):
+            raise _damaged(path, f"{name} is of type {type(value).__name__}")
     differences = list(_differing_shapes(own, weights, strict))[:1]
     if strict:
         differences += find_differences(module, weights)
     if differences:
         raise _of_another_network(path, differences)
     for name, value in weights.items():
-        if name in own and _kind(value) != _kind(own[name]):
+        if _is_weight(name, own.get(name)) and _kind(value) != _kind(own[name]):
             raise _damaged(path, f"{name} is of type {value.dtype} and not {own[name].dtype}")
-        if name in own and not value.isfinite().all() and own[name].isfinite().all():
-            raise _damaged(path, f"{name} holds values that are infinite or not a number")
+    for name in infinite_values(weights, but=infinite_values(own)):
+        raise _damaged(path, f"{name} holds values that are infinite or not a number")
     if flaws := list(find_flaws(module, weights)):
         raise _of_another_network(path, flaws[:1])
     for flaw in _impossible_scores(module, weights, content.get("callbacks")):
         raise _damaged(path, flaw)
+
+
+def infinite_values(state: Mapping[str, Any], but: Container[str] = ()) -> list[str]:
+    """The names in a `state_dict` of what holds values that are infinite or not a number.
+
+    Args:
+        state: tensors by name; extra states of modules, which can be anything, are passed over.
+        but: names that are left out, such as those that a network has from the start: the mask of
+            an attention may hold minus infinity.
+
+    Example:
+        >>> state = {"weight": torch.ones(2), "mask": torch.tensor(-torch.inf)}
+        >>> infinite_values(state), infinite_values(state, but=["mask"])
+        (['mask'], [])
+    """
+    weights = {name: value for name, value in state.items() if _is_weight(name, value)}
+    return [name for name, value in weights.items() if name not in but and not _is_finite(value)]
 
 
 def check_optimizers(trainer: Trainer) -> None:
@@ -141,6 +159,8 @@ def _differing_shapes(
 ) -> Iterator[str]:
     for name in [*own, *given]:
         if name in own and name in given:
+            if not _is_weight(name, own[name]):
+                continue
             here, there = own[name].shape, given[name].shape
             if here != there:
                 yield f"{name} is {_size(there)} there and {_size(here)} here"
@@ -181,6 +201,23 @@ def _settings_of_scores(callbacks: Any) -> Mapping[str, Any]:
             settings: Mapping[str, Any] = groups[0]
             return settings
     return {}
+
+
+def _is_weight(name: str, value: Any) -> bool:
+    """Whether it is a parameter or buffer, and no extra state, which only its module can judge."""
+    return isinstance(value, Tensor) and name.rpartition(".")[2] != "_extra_state"
+
+
+def _is_finite(value: Tensor) -> bool:
+    if is_lazy(value) or value.is_meta:
+        return True  # it has no values yet
+    if not (value.is_floating_point() or value.is_complex()):
+        return True
+    if value.layout != torch.strided:
+        value = (value.coalesce() if value.layout == torch.sparse_coo else value).values()
+    if value.itemsize == 1:  # torch has no `isfinite` for numbers of 8 bits
+        value = value.float()
+    return bool(value.isfinite().all())
 
 
 def _kind(value: Tensor) -> tuple[bool, bool, bool]:

@@ -25,7 +25,7 @@ class StandIn:
         """Take whatever the object held, and keep nothing."""
 
 
-def read_weights(path: str | Path) -> dict[str, Any]:
+def read_weights(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint as `load_checkpoint` does, whatever objects it holds beside its weights.
 
     Other people's modules save hyper-parameters of any kind, such as a `functools.partial`. The
@@ -33,6 +33,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
     Args:
         path: the file.
+        map_location: as in `torch.load`.
 
     Raises:
         CheckpointError: if the file does not exist or cannot be read, or holds something that
@@ -49,13 +50,13 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         ({'bias': tensor([1., 1.])}, 'functools.partial')
     """
     try:
-        return load_checkpoint(path)
+        return load_checkpoint(path, map_location=map_location)
     except CheckpointError as error:
         if "more than weights" not in str(error):
             raise
     names = get_unsafe_globals_in_checkpoint(path)
     with safe_globals([(_stand_in(name), name) for name in names]):
-        return load_checkpoint(path)
+        return load_checkpoint(path, map_location=map_location)
 
 
 def _stand_in(name: str) -> Callable[..., Any]:
@@ -65,8 +66,10 @@ def _stand_in(name: str) -> Callable[..., Any]:
     return type(name, (StandIn,), {})  # one for each: torch finds a class by its name
 
 
-def load_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[str, Any]:
-    """Read a Lightning checkpoint or a bare `state_dict` onto the CPU.
+def load_checkpoint(
+    path: str | Path, weights_only: bool | None = True, map_location: Any = "cpu"
+) -> dict[str, Any]:
+    """Read a Lightning checkpoint or a bare `state_dict`, onto the CPU if nothing else is said.
 
     Every byte is compared with its checksum first: `torch.load` reads damaged weights without a
     word. The second pass over the file comes from memory that the system keeps.
@@ -74,6 +77,7 @@ def load_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[
     Args:
         path: the file.
         weights_only: as in `torch.load`.
+        map_location: as in `torch.load`.
 
     Raises:
         CheckpointError: if the file does not exist or cannot be read.
@@ -84,7 +88,7 @@ def load_checkpoint(path: str | Path, weights_only: bool | None = True) -> dict[
     try:
         with path.open("rb") as file:
             _check_bytes(file)
-            content = torch.load(file, map_location="cpu", weights_only=weights_only)
+            content = torch.load(file, map_location=map_location, weights_only=weights_only)
     except Exception as error:  # bytes of any kind make the unpickler fail in any way
         if kind := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise CheckpointError(

@@ -36,7 +36,7 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Lightn
     Args:
         path: the folder of a run, such as `lightning_logs/version_0`, or a checkpoint.
         which: of a folder the checkpoint after the most training steps, or the best one by what its
-            `ModelCheckpoint` monitors.
+            `ModelCheckpoint` monitors. If several have a best one, give the file that you want.
         trust: whether a network that is not of this package may be imported and built.
 
     Raises:
@@ -103,7 +103,7 @@ def checkpoint_of(run: Run, which: Which) -> Path:
     """The last or the best checkpoint of a run.
 
     Raises:
-        RunError: if there is none, or nobody has said what is best.
+        RunError: if there is none, nobody has said what is best, or several have.
         CheckpointError: if one cannot be read.
     """
     last = run.checkpoint()
@@ -111,14 +111,21 @@ def checkpoint_of(run: Run, which: Which) -> Path:
         return last
     callbacks = read_weights(last).get("callbacks")
     states = list(callbacks.values()) if isinstance(callbacks, Mapping) else []
-    names = [Path(state["best_model_path"]).name for state in states if _says_best(state)]
-    paths = [path for path in sorted(run.folder.rglob("*.ckpt")) if path.name in names]
+    best = [state for state in states if _says_best(state)]
+    by = {Path(state["best_model_path"]).name: state["monitor"] for state in best}
+    paths = [path for path in sorted(run.folder.rglob("*.ckpt")) if path.name in by]
     if not paths:
         raise RunError(
             f"The run {run.folder} has no best checkpoint: train with a ModelCheckpoint that "
             "monitors a number, such as val/acc, or take the last one."
         )
-    return paths[-1]
+    if len(paths) > 1:
+        found = ", ".join(f"{path.relative_to(run.folder)} by {by[path.name]}" for path in paths)
+        raise RunError(
+            f"The run {run.folder} has {len(paths)} best checkpoints ({found}): give one of these "
+            "files instead of the folder."
+        )
+    return paths[0]
 
 
 def _says_best(state: Any) -> bool:

@@ -31,6 +31,7 @@ from wiring_lightning._checks import check_finite, is_plain
 from wiring_lightning.cli.library_networks import network_path
 from wiring_lightning.cli.parse_errors import unknown_class
 from wiring_lightning.costs import ConfiguredCost
+from wiring_lightning.tasks._saved import kept_arguments
 
 _KINDS = (
     nn.Module, Optimizer, LRScheduler, LightningDataModule, Callback, Logger, Profiler, Strategy,
@@ -141,7 +142,7 @@ def _adapt_known(value: Any, *arguments: Any) -> Any:
 
 
 def network_config(model: Any, trust: bool, where: str) -> Any:
-    """The part of a model's config that builds its network: no optimizer, and nothing foreign.
+    """The part of a model's config that builds its task: no optimizer, and nothing foreign.
 
     Args:
         model: what the config says under `model`.
@@ -149,8 +150,9 @@ def network_config(model: Any, trust: bool, where: str) -> Any:
         where: the config, for the message.
 
     Returns:
-        A task of this package with its backbone. If the task is trusted and not of this package,
-        the model as it is: nothing is known about its arguments.
+        A task of this package with its backbone and what a checkpoint keeps of its arguments, such
+        as its loss. If the task is trusted and not of this package, the model as it is: nothing is
+        known about its arguments.
 
     Raises:
         UntrustedError: if a class is not of this package, and not trusted.
@@ -167,6 +169,7 @@ def network_config(model: Any, trust: bool, where: str) -> Any:
     if task is None:
         _refuse_unless(trust, path, f"{where}: model", "task")
         return model
+    kept = kept_arguments(getattr(tasks, task.rpartition(".")[2]), arguments)
     part = f"{where}: model.backbone"
     network = arguments.get("backbone")
     path, arguments = _read(network, part)
@@ -184,7 +187,7 @@ def network_config(model: Any, trust: bool, where: str) -> Any:
         if not all(map(is_plain, arguments.values())):
             raise UntrustedError(f"{part}: {path} takes plain values only.")
         network = {"class_path": own, **({"init_args": dict(arguments)} if arguments else {})}
-    return {"class_path": task, "init_args": {"backbone": network}}
+    return {"class_path": task, "init_args": {**kept, "backbone": network}}
 
 
 def data_config(data: Any, trust: bool, where: str) -> Any:

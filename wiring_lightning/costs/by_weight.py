@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from typing_extensions import override
 
-from wiring_lightning.nn import SparseConv2d, SparseLinear, store_dense
+from wiring_lightning.nn import store_dense
 from wiring_lightning.nn.weights import SparseWeight, find_weights
+from wiring_lightning.wiring import StoredLayer
 
 
 class SparseCost(NamedTuple):
@@ -91,11 +92,12 @@ def with_parameters(network: nn.Module) -> nn.Module:
     """The network, or a copy with plain layers if some are stored as CSR: these have no parameters.
 
     Example:
+        >>> from wiring_lightning.nn import SparseLinear
         >>> network = SparseLinear(nn.Linear(4, 2))
         >>> sum(weight.numel() for weight in with_parameters(network).parameters())
         10
     """
-    stored = any(isinstance(layer, SparseLinear | SparseConv2d) for layer in network.modules())
+    stored = any(isinstance(layer, StoredLayer) for layer in network.modules())
     return store_dense(network) if stored else network
 
 

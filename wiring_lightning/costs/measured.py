@@ -43,8 +43,8 @@ class Latency(ConfiguredCost):
     random images. The result depends on the machine and is noisy.
 
     Args:
-        image_shape: channels, height and width of an image; by default those of the network's
-            first input.
+        image_shape: channels, height and width of an image; by default those of the first input
+            that the network gets after `bind`.
         batch_size: number of images.
         repeats: number of timed runs; the result is their median.
         warmup: number of runs before them.
@@ -66,7 +66,7 @@ class Latency(ConfiguredCost):
                 "Latency needs at least one image and one timed run, got "
                 f"batch_size={batch_size}, repeats={repeats}, warmup={warmup}."
             )
-        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.image_shape = self._given_shape = None if image_shape is None else tuple(image_shape)
         self.batch_size = batch_size
         self.repeats = repeats
         self.warmup = warmup
@@ -89,7 +89,9 @@ class Latency(ConfiguredCost):
             )
         self._network, self._architectures = network, None
         self._known.clear()
-        if self.image_shape is None and self._watch is None and isinstance(network, nn.Module):
+        self._stop_watching()
+        self.image_shape = self._given_shape
+        if self.image_shape is None and isinstance(network, nn.Module):
             self._watch = network.register_forward_pre_hook(self._set_image_shape)
 
     @override
@@ -116,6 +118,9 @@ class Latency(ConfiguredCost):
 
     def _set_image_shape(self, _network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.image_shape = tuple(inputs[0].shape[1:])
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
         if self._watch is not None:
             self._watch.remove()
             self._watch = None

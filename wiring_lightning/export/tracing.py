@@ -1,6 +1,7 @@
 """A network as a list of operators, for any number of images."""
 
-from copy import deepcopy
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from typing_extensions import override
 from wiring_lightning.export.errors import ExportError
 from wiring_lightning.functional import sparse_product
 from wiring_lightning.nn import store_dense
+from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.wiring import Wired
 
 assert sparse_product  # imported, so that torch has the operator
@@ -46,16 +48,19 @@ def plain_network(network: nn.Module) -> nn.Module:
         >>> any(isinstance(module, Gate) for module in plain.modules())
         False
     """
-    if isinstance(network, Wired):
-        # A compact network may share tensors with the network that it was made of.
-        return deepcopy(network.compact()).cpu().eval()
+    # A copy: a compact network may share tensors with the network that it is made of, or be it.
     plain = store_dense(network)
-    outermost: list[str] = []
-    for name, module in network.named_modules():
-        if isinstance(module, Wired) and not name.startswith(tuple(f"{n}." for n in outermost)):
-            outermost.append(name)
-            plain.set_submodule(name, module.compact())
-    return plain.cpu().eval()
+    wired = dict.fromkeys(_outermost_wired(plain))
+    return replace_modules(plain, {one: one.compact() for one in wired}).cpu().eval()
+
+
+def _outermost_wired(module: nn.Module) -> Iterator[Any]:
+    """The networks with a wiring in a module, without those that are inside of another one."""
+    if isinstance(module, Wired):
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost_wired(child)
 
 
 def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedProgram:

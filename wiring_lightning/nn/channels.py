@@ -1,10 +1,11 @@
 """Selecting channels of a layer."""
 
-from copy import deepcopy
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from wiring_lightning.nn.store_sparse import store_dense
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -23,7 +24,7 @@ def select_channels(layer: T, kept: Tensor) -> T:
         >>> smaller(torch.randn(1, 3, 5, 5)).shape
         torch.Size([1, 2, 5, 5])
     """
-    smaller = deepcopy(layer)
+    smaller = cast(T, store_dense(layer))
     for value in [*smaller.parameters(), *smaller.buffers()]:
         if value.dim():  # not a norm's counter of batches
             value.data = value.data[kept.to(value.device)]

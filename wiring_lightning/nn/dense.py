@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.hooks import computes_as
+from wiring_lightning.wiring import plain_layer
 
 
 class DenseLayer(nn.Module):
@@ -58,14 +59,16 @@ class DenseLayer(nn.Module):
     def keep(self, gates: Tensor) -> "DenseLayer":
         """The layer with fixed gates `[sources]`, without the sources whose gate is zero."""
         used = [index for index, gate in enumerate(gates.tolist()) if gate]
+        conv = plain_layer(self.conv)
+        assert isinstance(conv, nn.Conv2d)
         smaller = DenseLayer(
             [self.channels[index] for index in used],
-            self.conv.out_channels,
+            conv.out_channels,
             [self.reads[index] for index in used],
-        ).to(self.conv.weight)
+        ).to(conv.weight)
         scale = self._by_channel(gates)
         kept = scale != 0
-        smaller.conv.weight.copy_((self.conv.weight * scale.view(1, -1, 1, 1))[:, kept])
+        smaller.conv.weight.copy_((conv.weight * scale.view(1, -1, 1, 1))[:, kept])
         smaller.norm = select_channels(self.norm, kept)
         return smaller
 

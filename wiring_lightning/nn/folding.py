@@ -1,10 +1,12 @@
 """Batch norms folded into the convolutions before them, for networks that only infer."""
 
 from itertools import pairwise
-from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from wiring_lightning.wiring import plain_layer
 
 T = TypeVar("T", bound=nn.Module)
 C = TypeVar("C", bound=nn.Conv2d)
@@ -62,7 +64,7 @@ def fold_pair(conv: C, norm: nn.Module) -> tuple[C, Any]:
     """The convolution with the norm in it, and an identity; both as they are if it cannot be."""
     if not can_fold(norm):
         return conv, norm
-    return fuse_conv_bn_eval(conv, norm), nn.Identity().eval()
+    return fuse_conv_bn_eval(cast(C, plain_layer(conv)), norm), nn.Identity().eval()
 
 
 def can_fold(norm: nn.Module) -> TypeGuard[BatchNorm]:
@@ -92,10 +94,10 @@ def _fold_sequential(layers: nn.Sequential) -> None:
     followed = [
         index
         for index, (layer, following) in enumerate(pairwise(layers))
-        if isinstance(layer, nn.Conv2d) and can_fold(following)
+        if isinstance(plain_layer(layer), nn.Conv2d) and can_fold(following)
     ]
     for index in reversed(followed):
-        conv = layers[index]
+        conv = plain_layer(layers[index])
         assert isinstance(conv, nn.Conv2d)
         layers[index], _ = fold_pair(conv, layers[index + 1])
         del layers[index + 1]

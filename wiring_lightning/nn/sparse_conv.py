@@ -8,9 +8,10 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.nn.csr import as_csr, copy_with_csr
+from wiring_lightning.wiring import StoredLayer
 
 
-class SparseConv2d(nn.Module):
+class SparseConv2d(StoredLayer):
     """A convolution for evaluation whose weight is stored as CSR, without its zeros.
 
     For each image, the weight is multiplied with a matrix that has the inputs of one position of
@@ -106,6 +107,7 @@ class SparseConv2d(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> "SparseConv2d":
         return copy_with_csr(self, memo)
 
+    @override
     def dense(self) -> nn.Conv2d:
         """The same layer as a plain one, such as for a file that other programs read."""
         layer = nn.Conv2d(

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.nn.csr import as_csr, copy_with_csr
+from wiring_lightning.wiring import StoredLayer
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(StoredLayer):
     """A linear layer for evaluation whose weight is stored as CSR, without its zeros.
 
     Under autocast it computes in the precision of its weight.
@@ -49,6 +50,7 @@ class SparseLinear(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> "SparseLinear":
         return copy_with_csr(self, memo)
 
+    @override
     def dense(self) -> nn.Linear:
         """The same layer as a plain one, such as for a file that other programs read."""
         bias = self.bias is not None

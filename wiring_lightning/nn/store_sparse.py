@@ -12,6 +12,7 @@ from wiring_lightning.nn.hooks import computes_as
 from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.nn.sparse_conv import SparseConv2d
 from wiring_lightning.nn.sparse_linear import SparseLinear
+from wiring_lightning.wiring import StoredLayer
 
 _ROUNDS = 15
 
@@ -33,7 +34,9 @@ def store_sparse(
       gives their weights to one operator;
     - layers of other classes, also of subclasses, and those with hooks or a `forward` of their own.
 
-    A file of `export.export_network` has the dense layers, and `store_dense` gives them back.
+    A file of `export.export_network` has the dense layers, and `store_dense` gives them back. The
+    methods `wiring()` and `compact()` of a network see the dense layers, too, so its costs are the
+    same. Where `compact()` changes a layer, it stays dense: store the compact network again.
 
     Args:
         model: any network; only its `nn.Linear` and `nn.Conv2d` layers are looked at.
@@ -69,7 +72,7 @@ def store_dense(model: nn.Module) -> nn.Module:
         True
     """
     dense = deepcopy(model)
-    stored = [m for m in dense.modules() if isinstance(m, SparseLinear | SparseConv2d)]
+    stored = [m for m in dense.modules() if isinstance(m, StoredLayer)]
     return replace_modules(dense, {layer: layer.dense() for layer in stored})
 
 

@@ -25,8 +25,10 @@ def draw_masks(
     """Draw one row per example: the image, its true mask and the predicted one.
 
     Args:
-        images: `[N, 1 or 3, H, W]`, of any range; the range of each image is scaled to [0, 1].
-        truth: `[N, H, W]` true class of each pixel.
+        images: `[N, channels, height, width]`, of any range; the range of each image is scaled to
+            [0, 1]. The first three channels are red, green and blue; of fewer than three the first
+            one is drawn, in grey.
+        truth: `[N, H, W]` true class of each pixel; masks may be smaller than the images.
         prediction: `[N, H, W]` predicted class of each pixel.
         class_names: the names for the legend, in the order of the classes.
         ignore_index: the number of pixels without a class, drawn in light grey.
@@ -41,13 +43,13 @@ def draw_masks(
         6
     """
     count, channels, height, width = images.shape
-    if channels not in (1, 3) or {truth.shape, prediction.shape} != {(count, height, width)}:
+    if truth.shape != prediction.shape or truth.dim() != 3 or len(truth) != count:
         raise ValueError(
-            f"Images of shape {list(images.shape)} need 1 or 3 channels and masks of shape "
-            f"{[count, height, width]}, got {list(truth.shape)} and {list(prediction.shape)}."
+            f"Images of shape {list(images.shape)} need two masks of one shape [{count}, height, "
+            f"width], got {list(truth.shape)} and {list(prediction.shape)}."
         )
     colors = _class_colors(len(class_names))
-    images = images.float()
+    images = images[:, : 3 if channels >= 3 else 1].float()
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     shown = ((images - low) / (high - low).clamp_min(1e-12)).expand(-1, 3, -1, -1)
     rows = zip(

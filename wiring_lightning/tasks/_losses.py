@@ -6,7 +6,6 @@ from typing import Literal, get_args
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning._checks import check_number
@@ -86,10 +85,7 @@ class LabelLosses(nn.Module):
             smoothing: share of the target that is spread over all classes.
         """
         if smoothing:
-            return functional.cross_entropy(
-                logits, labels, self.weights, ignore_index=self.ignored, reduction="none",
-                label_smoothing=smoothing,
-            )  # fmt: skip
+            return pixel_losses(logits, labels, self.ignored, self.weights, smoothing)
         losses = pixel_losses(logits, labels, self.ignored)
         factors = None
         if self.gamma:

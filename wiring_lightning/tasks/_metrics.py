@@ -44,8 +44,8 @@ class ExampleMean(Metric):
 
     @override
     def compute(self) -> Tensor:
-        """The mean."""
-        return self.total / self.count
+        """The mean; 0 if no example counts, as the loss of a training batch without a label."""
+        return self.total / self.count.clamp_min(1)
 
 
 class LabelAccuracy(Metric):

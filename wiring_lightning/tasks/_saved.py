@@ -1,9 +1,11 @@
 """What a checkpoint says about its task and backbone, in plain values, to build them again."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from wiring_lightning import backbones
@@ -11,6 +13,43 @@ from wiring_lightning._checks import is_plain
 from wiring_lightning.checkpoints import CheckpointError
 
 KEY = "network"  # in a checkpoint
+# Arguments of a task that are given anew: the network says itself what it was built with, and the
+# others say how training goes.
+_GIVEN_ANEW = (
+    "backbone", "optimizer", "lr_scheduler", "lr_interval", "lr_warmup", "lr_monitor", "compile",
+)  # fmt: skip
+
+
+def kept_arguments(task: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a task that it is built with again, as plain values.
+
+    Those in a checkpoint and those in the config of a run are chosen here, so both give one task.
+
+    Args:
+        task: class of the task.
+        given: arguments by name, such as those of its constructor; what it does not take is left
+            out, and so are the network, the optimizer with its schedule, and `compile`.
+
+    Example:
+        >>> from wiring_lightning.tasks import ClassificationTask
+        >>> kept_arguments(ClassificationTask, {"loss": "focal", "lr_warmup": 5, "size": 3})
+        {'loss': 'focal'}
+    """
+    names = inspect.signature(task).parameters
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in names.values())
+    plain = {
+        name: _as_plain(value)
+        for name, value in given.items()
+        if name not in _GIVEN_ANEW and (takes_all or name in names)
+    }
+    return {name: value for name, value in plain.items() if is_plain(value)}
+
+
+def _as_plain(value: Any) -> Any:
+    """Numbers of numpy as Python's own."""
+    if isinstance(value, list | tuple):
+        return [_as_plain(part) for part in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def describe_task(task: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -8,13 +8,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal, NoReturn, Self
+from types import MappingProxyType
+from typing import IO, Any, Literal, NoReturn, Self
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -23,13 +23,25 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_finite, check_number
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
-from wiring_lightning.checkpoints import check_optimizers, check_weights, read_weights
+from wiring_lightning.checkpoints import (
+    check_optimizers,
+    check_weights,
+    infinite_values,
+    read_weights,
+)
 from wiring_lightning.nn import BernoulliGate, Gate, find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
+from wiring_lightning.tasks._backbones import check_connected, check_image_size, output_width
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
 from wiring_lightning.tasks._outputs import find_outputs
-from wiring_lightning.tasks._saved import KEY, build_backbone, describe_task, described_for
+from wiring_lightning.tasks._saved import (
+    KEY,
+    build_backbone,
+    describe_task,
+    described_for,
+    kept_arguments,
+)
 from wiring_lightning.tasks._schedules import Schedule
 
 Stage = Literal["train", "val", "test"]
@@ -71,8 +83,7 @@ class SupervisedTask(LightningModule, ABC):
             the callback that learns it.
     """
 
-    # Arguments that a checkpoint keeps; they have the names of attributes.
-    saved_arguments: ClassVar[tuple[str, ...]] = ()
+    built_with: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -86,16 +97,28 @@ class SupervisedTask(LightningModule, ABC):
         super().__init__()
         check_number("auxiliary_weight", auxiliary_weight, error=MisconfigurationException)
         self.auxiliary_weight = auxiliary_weight
-        _check_connected(backbone)
+        check_connected(backbone)
         self.backbone = backbone
         self.optimizer = optimizer
         self.schedule = schedule
         self._compiled = compile_network(backbone, compile)
-        self.num_classes = _output_width(backbone, last_layer)
+        self.num_classes = output_width(backbone, last_layer)
         check_counts(2, error=MisconfigurationException, num_classes=self.num_classes)
         self.val_loss, self.test_loss = ExampleMean(), ExampleMean()
+        self._infinite_at_first = infinite_values(self.state_dict())  # such as an attention's mask
         self._last_loss: Tensor | None = None
         self._auxiliary: tuple[Tensor, ...] = ()  # of the last training batch
+
+    def record(self, arguments: Mapping[str, Any]) -> None:
+        """Keep in `built_with` what a constructor was given, so that a checkpoint can say it.
+
+        Call it first in the constructor. A subclass that adds arguments calls it again, before the
+        constructor of its base class; what it says counts.
+
+        Args:
+            arguments: `locals()`; what `load_from_checkpoint` is given anew is left out.
+        """
+        self.built_with = {**kept_arguments(type(self), arguments), **self.built_with}
 
     @abstractmethod
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
@@ -166,7 +189,7 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
-        _check_image_size(self.backbone, datamodule)
+        check_image_size(self.backbone, datamodule)
         classes = getattr(datamodule, "num_classes", None)  # None: images without labels
         if classes is not None and classes != self.num_classes:
             raise MisconfigurationException(
@@ -235,14 +258,15 @@ class SupervisedTask(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A diverged network must not replace a good checkpoint.
         self._read_loss()
-        for name, value in checkpoint["state_dict"].items():
-            if not torch.isfinite(value).all():
-                self._diverged(f"Values of {name}")
+        for name in infinite_values(checkpoint["state_dict"], but=self._infinite_at_first):
+            self._diverged(f"Values of {name}")
         # Averages of weights, for example, are a plain dict that does not say what they are of.
         checkpoint["state_dict"] = with_descriptions(checkpoint["state_dict"], self)
-        arguments = {name: getattr(self, name) for name in self.saved_arguments}
-        if (description := describe_task(self, arguments)) is not None:
+        if (description := describe_task(self, self.built_with)) is not None:
             checkpoint[KEY] = description
+        # Lightning's own loading, which takes any network as `backbone`, reads them here.
+        key = self.CHECKPOINT_HYPER_PARAMS_KEY
+        checkpoint[key] = {**self.built_with, **checkpoint.get(key, {})}
 
     @classmethod
     @override
@@ -257,13 +281,16 @@ class SupervisedTask(LightningModule, ABC):
     ) -> Self:
         """Build the task and the backbone that a checkpoint describes, with its weights.
 
-        The optimizer is not described: give `optimizer` and `lr_scheduler` to train further.
+        The task gets the arguments that it had, such as its loss. The optimizer is not described:
+        give `optimizer`, `lr_scheduler` and what begins with `lr_` to train further.
 
         Args:
             checkpoint_path: the file.
-            map_location: a device; the CPU by default.
+            map_location: a device, the CPU by default; or a mapping or function of places, as in
+                `torch.load`.
             hparams_file: as in Lightning; not needed.
-            strict: as in Lightning.
+            strict: whether the names of all weights must agree; `strict_loading` of the task if not
+                given.
             weights_only: as in Lightning.
             arguments: of the task, in place of those that the file names; `backbone` for a network
                 that is not of this package.
@@ -276,16 +303,22 @@ class SupervisedTask(LightningModule, ABC):
             return super().load_from_checkpoint(
                 checkpoint_path, map_location, hparams_file, strict, weights_only, **arguments
             )
-        content = read_weights(checkpoint_path)
+        named = map_location is None or isinstance(map_location, str | torch.device)
+        content = read_weights(checkpoint_path, "cpu" if named else map_location)
         described = described_for(cls, content, checkpoint_path)
-        saved = described["arguments"]
-        known = {name: saved[name] for name in cls.saved_arguments if name in saved}
+        known = kept_arguments(cls, described["arguments"])
         backbone = build_backbone(described, checkpoint_path)
         task = cls(backbone=backbone, **{**known, **arguments})
+        own = task.strict_loading
+        task.strict_loading = own if strict is None else strict  # the checks ask for it
         check_weights(task, content, checkpoint_path)
         task.on_load_checkpoint(content)
-        task.load_state_dict(content["state_dict"], strict=strict is not False)
-        return task.to(map_location) if isinstance(map_location, str | torch.device) else task
+        task.load_state_dict(content["state_dict"], strict=task.strict_loading)
+        task.strict_loading = own
+        if not named:
+            weights = [one for one in content["state_dict"].values() if isinstance(one, Tensor)]
+            map_location = weights[0].device
+        return task if map_location is None else task.to(map_location)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -335,50 +368,3 @@ class SupervisedTask(LightningModule, ABC):
             f"{what} became infinite or not a number by step {self.trainer.global_step}: lower the "
             "learning rate or clip the gradients; checkpoints from before are untouched."
         )
-
-
-def _check_connected(backbone: nn.Module) -> None:
-    """A fabric may be built of any edges; no run makes sense without a path through it."""
-    if find_bernoulli_gates(backbone) or any(weight.is_meta for weight in backbone.parameters()):
-        return  # it is being searched for, or holds no values yet
-    if getattr(backbone, "architecture_names", None) == []:
-        raise MisconfigurationException(
-            "The backbone's architecture does not connect the input to the output: name the edges "
-            "of at least one path."
-        )
-
-
-def _check_image_size(backbone: nn.Module, datamodule: Any) -> None:
-    """Costs and budgets follow from the size that the backbone was told."""
-    told = getattr(backbone, "image_size", None)
-    shape = getattr(datamodule, "image_shape", None)
-    if not isinstance(told, int) or shape is None or tuple(shape[1:]) == (told, told):
-        return
-    _, height, width = shape
-    hint = f"set image_size={height} of the backbone"
-    if height != width:
-        hint = "costs are those of square images, so use square ones"
-    message = (
-        f"The images have {height} x {width} pixels, but the backbone counts its costs for "
-        f"{told} x {told}: {hint}."
-    )
-    if not getattr(backbone, "assumes_image_size", False):
-        raise MisconfigurationException(message)
-    rank_zero_warn(message)  # nobody said a wrong size, and the training itself is not concerned
-
-
-def _output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
-    """Number of classes: the backbone's `num_classes`, or the width of its last such layer."""
-    settings = getattr(backbone, "config", None)  # of the networks of transformers
-    for owner, name in ((backbone, "num_classes"), (settings, "num_labels")):
-        if isinstance(declared := getattr(owner, name, None), int):
-            return declared
-    layers = [module for module in backbone.modules() if isinstance(module, last_layer)]
-    if not layers:
-        kind = "linear" if last_layer is nn.Linear else "convolution"
-        raise MisconfigurationException(
-            f"{type(backbone).__name__} has neither a `num_classes` attribute nor a {kind} layer "
-            "to read the number of classes from; add the attribute."
-        )
-    last = layers[-1]
-    return last.out_features if isinstance(last, nn.Linear) else last.out_channels

@@ -1,7 +1,7 @@
 """Image classification with any backbone."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -69,8 +69,6 @@ class ClassificationTask(SupervisedTask):
         torch.Size([2, 10])
     """
 
-    saved_arguments: ClassVar[tuple[str, ...]] = ("label_smoothing", "decay_norms")
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -88,6 +86,7 @@ class ClassificationTask(SupervisedTask):
         lr_warmup: int = 0,
         lr_monitor: str | None = None,
     ) -> None:
+        self.record(locals())
         schedule = Schedule(lr_scheduler, lr_interval, lr_warmup, lr_monitor)
         super().__init__(backbone, optimizer, schedule, compile, nn.Linear, auxiliary_weight)
         check_number("label_smoothing", label_smoothing, below=1, error=MisconfigurationException)

@@ -6,11 +6,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.tasks._compiling import Compile
-from wiring_lightning.tasks._metrics import LabelAccuracy, MostFrequent
+from wiring_lightning.tasks._metrics import NO_LABEL, LabelAccuracy, MostFrequent
+from wiring_lightning.tasks._pixel_losses import pixel_losses
 from wiring_lightning.tasks._schedules import Schedule
 from wiring_lightning.tasks._supervised import (
     Batch,
@@ -64,6 +64,7 @@ class WiringComparison(SupervisedTask):
         lr_scheduler: LRSchedulerCallable | None = None,
         compile: Compile = False,
     ) -> None:
+        self.record(locals())
         if not isinstance(backbone, Planted):
             raise MisconfigurationException(
                 f"WiringComparison needs a backbone that knows its right wiring, such as "
@@ -93,7 +94,7 @@ class WiringComparison(SupervisedTask):
     @override
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
         """`[batch]` the cross-entropy of each example, the mean over its labels."""
-        return mean_over_labels(functional.cross_entropy(logits, labels, reduction="none"))
+        return mean_over_labels(pixel_losses(logits, labels, NO_LABEL))
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

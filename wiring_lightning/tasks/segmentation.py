@@ -1,7 +1,7 @@
 """Semantic segmentation with any backbone."""
 
 from collections.abc import Sequence
-from typing import ClassVar, get_args
+from typing import get_args
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -31,7 +31,8 @@ class SegmentationTask(SupervisedTask):
     prediction of an epoch are left out.
 
     Loggers that take pictures (TensorBoard, W&B, MLflow) also get `val/masks`: images of the first
-    validation batch, their true masks and the predicted ones.
+    validation batch (of more than three channels the first three), their true masks and the
+    predicted ones.
 
     Args:
         backbone: the network, from images to logits for each pixel.
@@ -69,12 +70,6 @@ class SegmentationTask(SupervisedTask):
         torch.Size([4, 2, 16, 16])
     """
 
-    saved_arguments: ClassVar[tuple[str, ...]] = (
-        "ignore_index",
-        "picture_every_n_epochs",
-        "num_pictures",
-    )
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -92,6 +87,7 @@ class SegmentationTask(SupervisedTask):
         lr_warmup: int = 0,
         lr_monitor: str | None = None,
     ) -> None:
+        self.record(locals())
         schedule = Schedule(lr_scheduler, lr_interval, lr_warmup, lr_monitor)
         super().__init__(backbone, optimizer, schedule, compile, nn.Conv2d, auxiliary_weight)
         if loss == "dice" and class_weights is not None:

@@ -1,8 +1,30 @@
 """What a module costs, for the nodes of a wiring."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 from torch import nn
+
+
+class StoredLayer(nn.Module, ABC):
+    """A layer that keeps its weight in another form, such as one of `nn.store_sparse`.
+
+    It is counted as the plain layer, because the form is no part of the network.
+    """
+
+    @abstractmethod
+    def dense(self) -> nn.Linear | nn.Conv2d:
+        """The plain layer that computes the same."""
+
+
+def plain_layer(layer: nn.Module) -> nn.Module:
+    """A layer as a plain one, for code that looks at weights; most layers are plain."""
+    return layer.dense() if isinstance(layer, StoredLayer) else layer
+
+
+def plain_layers(*modules: nn.Module) -> Iterator[nn.Module]:
+    """All modules inside some modules, stored layers as plain ones."""
+    return (plain_layer(layer) for module in modules for layer in module.modules())
 
 
 def count_parameters(*modules: nn.Module) -> int:
@@ -12,7 +34,9 @@ def count_parameters(*modules: nn.Module) -> int:
         >>> count_parameters(nn.Linear(6, 7), nn.BatchNorm2d(7))
         63
     """
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+    stored = [one for module in modules for one in module.modules() if isinstance(one, StoredLayer)]
+    counted = [*modules, *(layer.dense() for layer in stored)]  # stored ones have no parameters
+    return sum(parameter.numel() for module in counted for parameter in module.parameters())
 
 
 def count_multiply_adds(*modules: nn.Module, side: int) -> int:
@@ -27,7 +51,7 @@ def count_multiply_adds(*modules: nn.Module, side: int) -> int:
         71680
     """
     total = 0
-    for layer in (layer for module in modules for layer in module.modules()):
+    for layer in plain_layers(*modules):
         if isinstance(layer, nn.Conv2d):
             side = -(-side // layer.stride[0])
             total += layer.weight.numel() * side**2
@@ -51,7 +75,7 @@ def count_by_source(
         >>> count_by_source(nn.Conv2d(6, 5, 3, bias=False), channels=[4, 2], side=8)
         ([180, 90], [11520, 5760])
     """
-    convs = [part for part in layer.modules() if isinstance(part, nn.Conv2d)]
+    convs = [part for part in plain_layers(layer) if isinstance(part, nn.Conv2d)]
     biases = sum(conv.bias.numel() for conv in convs if conv.bias is not None)
     parameters = (count_parameters(layer) - biases) // sum(channels)
     multiply_adds = count_multiply_adds(layer, side=side) // sum(channels)
