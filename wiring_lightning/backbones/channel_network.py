@@ -12,14 +12,13 @@ from wiring_lightning.nn import (
     CompactGraphStage,
     GraphStage,
     SparseEdges,
-    SparseLinear,
     select_channels,
 )
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import can_fold, fold_pair
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.nn.pre_activation import preferred_layout
-from wiring_lightning.wiring import Wiring, WiringBuilder, plain_layer
+from wiring_lightning.wiring import Wiring, WiringBuilder, count_parameters, plain_layer
 
 _FILTER = 9  # weights of a node's filter
 _NORM = 2  # scale and shift
@@ -33,7 +32,8 @@ class ChannelNetwork(Described):
         graphs: `GraphStage` or `CompactGraphStage` by name; the outputs of one are the inputs of
             the next.
         norm: of the outputs of the last graph; an identity if norms are folded.
-        classifier: a linear layer, or a graph from channels to classes.
+        classifier: a graph from channels to classes, or a linear layer or another head that gets
+            `[batch, features]`.
         image_size: height and width of the images, used only to count multiply-adds.
         numbers: `[features]` the numbers in the names of the features, which `compact()` keeps.
     """
@@ -43,7 +43,7 @@ class ChannelNetwork(Described):
         stem: nn.Conv2d,
         graphs: dict[str, nn.Module],
         norm: nn.Module,
-        classifier: nn.Linear | Adjacency | SparseEdges,
+        classifier: nn.Module,
         image_size: int,
         numbers: Tensor | None = None,
     ) -> None:
@@ -65,9 +65,9 @@ class ChannelNetwork(Described):
         for graph in self.graphs.values():
             state = graph(state)
         features = functional.relu(self.norm(state), inplace=True).mean((2, 3))
-        if isinstance(self.classifier, nn.Linear | SparseLinear):
-            return self.classifier(features)
-        return self.classifier(features[:, :, None, None]).flatten(1)
+        if isinstance(self.classifier, Adjacency | SparseEdges):
+            return self.classifier(features[:, :, None, None]).flatten(1)
+        return self.classifier(features)
 
     def wiring(self) -> Wiring:
         """Channels as nodes, and nonzero weights as edges.
@@ -154,16 +154,18 @@ class ChannelNetwork(Described):
         constant[torch.cat(fed)] = False
         graph.connect(image, constant.nonzero().flatten())
         classifier = plain_layer(self.classifier)
-        if isinstance(classifier, nn.Linear):
-            last, size = graph.add_node("classifier", len(classifier.bias)), classifier.out_features
-            graph.connect(features, last, parameters=size, multiply_adds=size)
-        else:
-            assert isinstance(classifier, Adjacency | SparseEdges)
+        if isinstance(classifier, Adjacency | SparseEdges):
             first, edges = len(graph) - len(features), edges_of(classifier, len(features))
             classes = graph.add_group("classes.node", classifier.receivers)
             _connect(graph, first, edges, 1)
             unlisted += edges.unlisted
             graph.add_node("classifier", reads=classes, steps=0)
+        elif isinstance(classifier, nn.Linear):
+            size, weights = classifier.out_features, classifier.weight.numel()
+            last = graph.add_node("classifier", count_parameters(classifier) - weights)
+            graph.connect(features, last, parameters=size, multiply_adds=size)
+        else:  # another head reads all features
+            graph.connect(features, graph.add_layers("classifier", classifier, side=1))
         return graph.wiring(unlisted)
 
 
@@ -180,19 +182,17 @@ def _connect(graph: WiringBuilder, first: int, edges: GraphEdges, multiply_adds:
 
 
 @torch.no_grad()
-def _select_inputs(
-    classifier: nn.Linear | Adjacency | SparseEdges, kept: Tensor
-) -> nn.Linear | SparseEdges:
-    """The classifier of the features in a mask."""
+def _select_inputs(classifier: nn.Module, kept: Tensor) -> nn.Module:
+    """The classifier of the features in a mask; a head of another class reads all of them."""
     count, layer = int(kept.sum()), plain_layer(classifier)
     if isinstance(layer, Adjacency | SparseEdges):
         edges = edges_of(layer, 0)
         edges, number = edges.select(kept[edges.source]), kept.cumsum(0) - 1
         columns = edges.target, number[edges.source], edges.weight
-        smaller = SparseEdges(*columns, layer.receivers, count, edges.learned)
-        return smaller.to(next(layer.parameters()).device)
-    assert isinstance(layer, nn.Linear)
-    linear = nn.Linear(count, layer.out_features)
-    linear.weight = nn.Parameter(layer.weight[:, kept.to(layer.weight.device)])
-    linear.bias = nn.Parameter(layer.bias.clone())
-    return linear
+        graph = SparseEdges(*columns, layer.receivers, count, edges.learned)
+        return graph.to(next(layer.parameters()).device)
+    smaller = deepcopy(layer)
+    if isinstance(smaller, nn.Linear):
+        smaller.weight = nn.Parameter(smaller.weight[:, kept.to(smaller.weight.device)])
+        smaller.in_features = count
+    return smaller

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.nn import BernoulliGate, SparseLinear
+from wiring_lightning.nn import BernoulliGate
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.folding import fold_batch_norms
@@ -46,7 +46,8 @@ class FabricNetwork(Described):
         self.stem = stem
         self.fabric = fabric
         self.classifier = classifier
-        self._candidates, self._edge_of = _candidates(self)
+        self._pools = isinstance(classifier, nn.Linear)  # any head that takes its place gets means
+        _, self._edge_of = _candidates(self)
 
     @property
     def gate(self) -> BernoulliGate | None:
@@ -61,7 +62,7 @@ class FabricNetwork(Described):
             `[batch, classes]`, for segmentation `[batch, classes, height, width]`.
         """
         state, connected = self.fabric(self.stem(images))
-        if isinstance(self.classifier, nn.Linear | SparseLinear):
+        if self._pools:
             state = state.mean((2, 3))
         logits: Tensor = self.classifier(state)
         if connected is None:
@@ -74,13 +75,14 @@ class FabricNetwork(Described):
         The edge from a module to its sum is always active. An identity is an edge from sum to sum.
         The score of a sampled edge is its probability.
         """
+        candidates, _ = _candidates(self)  # counted anew: a head may have been replaced
         fabric, drawn = self.fabric, self._edge_of >= 0
         learnable = torch.tensor([edge.learnable for edge in fabric.edges()], dtype=torch.bool)
         scores = torch.ones(len(fabric.names))
         if fabric.gate is not None:
             scores = fabric.gate.probabilities.float().cpu()
         return replace(
-            self._candidates,
+            candidates,
             active=self.active_edges(fabric.best),
             score=torch.where(drawn, scores[self._edge_of], 1.0),
             learnable=drawn & learnable[self._edge_of],
@@ -119,9 +121,9 @@ class FabricNetwork(Described):
         fabric = Fabric(self.fabric.spaces, edges)
         parts = deepcopy(self.stem), fabric, deepcopy(self.classifier)
         compacted = FabricNetwork(*parts, self.image_size).eval()
+        compacted._pools = self._pools
         if fold_batch_norm:
             fold_batch_norms(compacted)
-            compacted._candidates, compacted._edge_of = _candidates(compacted)  # count again
         return compacted
 
     def _live_edges(self) -> list[FabricEdge]:

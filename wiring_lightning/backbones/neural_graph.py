@@ -248,9 +248,8 @@ class NeuralGraph(Described):
         number, count = live.cumsum(0) - 1, int(live.sum())
         columns = number[edges.target], number[edges.source], edges.weight
         small = deepcopy(self)
-        small.adjacency = SparseEdges(*columns, count, count, edges.learned).to(
-            self.classifier.weight.device
-        )
+        device = next(self.adjacency.parameters()).device
+        small.adjacency = SparseEdges(*columns, count, count, edges.learned).to(device)
         small.operations = select_channels(self.operations, live)
         inputs = live[: self.sizes[0]]
         small.stem.pointwise = select_channels(self.stem.pointwise, inputs)

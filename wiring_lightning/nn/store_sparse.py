@@ -81,11 +81,11 @@ def _stored_sparse(layer: nn.Module) -> nn.Module | None:
     kind = type(layer)
     if kind not in (nn.Linear, nn.Conv2d) or not computes_as(kind, layer):
         return None
-    if not _has_zeros(layer.weight):
-        return None
-    if kind is nn.Linear:
+    if isinstance(layer, nn.Linear) and _has_zeros(layer.weight):
         return SparseLinear(layer)
-    return SparseConv2d(layer) if SparseConv2d.takes(layer) else None
+    if isinstance(layer, nn.Conv2d) and SparseConv2d.takes(layer) and _has_zeros(layer.weight):
+        return SparseConv2d(layer)
+    return None
 
 
 def _has_zeros(weight: Tensor) -> bool:
