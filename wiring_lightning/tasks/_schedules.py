@@ -7,10 +7,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.optim import WarmupCosine
+from wiring_lightning.tasks._warm_up import WarmUp
 
 Interval = Literal["epoch", "step"]
 
@@ -94,6 +95,6 @@ class Schedule:
         if self.warmup == 0:
             assert main is not None
             return main
-        # `main` was made first, so it knows the whole rates, and the optimizer has them.
-        rise = LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
-        return rise if main is None else SequentialLR(optimizer, [rise, main], [self.warmup])
+        if main is None:
+            return LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
+        return WarmUp(optimizer, main, self.warmup)
