@@ -170,6 +170,69 @@ def test_a_plateau_lowers_the_rate(monitor: str | None) -> None:
     assert seen == pytest.approx([0.8, 0.8, 0.4, 0.2])
 
 
+@pytest.mark.parametrize(
+    ("monitor", "expected"),
+    [
+        (None, [0.8, 0.8, 0.8, 0.8, 0.4, 0.4, 0.2]),
+        ("train/loss", [0.8, 0.8, 0.4, 0.2, 0.1, 0.05, 0.025]),
+    ],
+)
+def test_a_plateau_looks_when_there_is_something_new(
+    monitor: str | None, expected: list[float]
+) -> None:
+    seen = Rates()
+    fit = quiet_trainer(max_epochs=7, limit_train_batches=1, limit_val_batches=1, callbacks=[seen],
+                        check_val_every_n_epoch=2)  # fmt: skip
+    fit.fit(task(lr_scheduler=hopeless, lr_monitor=monitor), Digits(batch_size=16))
+    assert seen.seen == pytest.approx(expected)
+
+
+def hopeless(optimizer: Any) -> ReduceLROnPlateau:
+    return ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e3, threshold_mode="abs")
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize(("val_size", "limit"), [(0, 1.0), (100, 0)])
+def test_a_plateau_without_validation_is_refused_before_training(
+    val_size: int, limit: float, sanity: int, every: int
+) -> None:
+    options: dict[str, Any] = {"limit_val_batches": limit, "num_sanity_val_steps": sanity}
+    seen = Rates()
+    fit = quiet_trainer(max_epochs=3, limit_train_batches=1, callbacks=[seen],
+                        check_val_every_n_epoch=every, **options)  # fmt: skip
+    with pytest.raises(MisconfigurationException, match=r"val/loss, but there is no validation"):
+        fit.fit(task(lr_scheduler=hopeless), Digits(batch_size=16, val_size=val_size))
+    assert seen.seen == []
+    fit = quiet_trainer(max_epochs=2, limit_train_batches=1, **options)
+    plateau = task(lr_scheduler=hopeless, lr_monitor="train/loss")
+    fit.fit(plateau, Digits(batch_size=16, val_size=val_size))
+
+
+@pytest.mark.parametrize("every", [1, 2, None])
+def test_a_misspelt_number_is_named_with_those_that_there_are(every: int | None) -> None:
+    interval = {"val_check_interval": 1} if every is None else {}
+    fit = quiet_trainer(max_epochs=2, limit_train_batches=1, limit_val_batches=1,
+                        check_val_every_n_epoch=every, **interval)  # fmt: skip
+    with pytest.raises(MisconfigurationException, match=r"val/los, .* lr_monitor .*val/loss") as it:
+        fit.fit(task(lr_scheduler=hopeless, lr_monitor="val/los"), Digits(batch_size=16))
+    assert "\n" not in str(it.value)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda given: StepLR(given, 0),
+        lambda given: StepLR(given, "two"),
+        lambda given: LambdaLR(given, lambda step: [1.0][step]),
+    ],
+)
+def test_a_schedule_that_cannot_step_is_named(schedule: Any) -> None:
+    said = r"LR cannot make a step with the options that lr_scheduler gives it: "
+    with pytest.raises(MisconfigurationException, match=said):
+        rates(epochs=2, batches=1, lr_scheduler=schedule)
+
+
 PLATEAU: Any = ReduceLROnPlateau
 WRONG = {
     "a number below 0": ({"lr_warmup": -1}, "lr_warmup must be at least 0, got -1"),

@@ -30,7 +30,7 @@ from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
 from wiring_lightning.tasks._outputs import find_outputs
 from wiring_lightning.tasks._saved import KEY, build_backbone, describe_task, described_for
-from wiring_lightning.tasks._schedules import Schedule
+from wiring_lightning.tasks._schedules import Schedule, check_monitored, check_validated
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -161,7 +161,8 @@ class SupervisedTask(LightningModule, ABC):
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             check_finite(type(optimizer).__name__, group, MisconfigurationException)
-        return self.schedule.configure(optimizer)
+        every = None if self._trainer is None else self._trainer.check_val_every_n_epoch
+        return self.schedule.configure(optimizer, every or 1)  # None: counted in steps
 
     @override
     def setup(self, stage: str) -> None:
@@ -205,6 +206,7 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def on_train_start(self) -> None:
         check_optimizers(self.trainer)
+        check_validated(self.trainer)
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -220,6 +222,17 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def on_train_epoch_end(self) -> None:
         self._read_loss()
+        check_monitored(self.trainer)
+
+    @override
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        try:
+            super().lr_scheduler_step(scheduler, metric)
+        except (ArithmeticError, LookupError, TypeError) as error:  # of a number that it was given
+            raise MisconfigurationException(
+                f"{type(scheduler).__name__} cannot make a step with the options that lr_scheduler "
+                f"gives it: {error}."
+            ) from error
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
