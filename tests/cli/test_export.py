@@ -65,7 +65,7 @@ def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path) -> None:
         ((str(alone), "--output", name, "--data"), "no config.yaml beside it"),
         ((run, "--output", name, "--image", "1", "0", "8"), "at least 1"),
         ((run, "--output", name, "--image", "1", "8", "8", "--data"), "no effect with --data"),
-        ((run, "--output", name, "--image", "2", "8", "8"), "channels"),
+        ((run, "--output", name, "--image", "2", "8", "8"), "compute images of shape [2, 8, 8]:"),
         (("nowhere", "--output", name), "There is no checkpoint at nowhere"),
         ((str(tmp_path), "--output", name), "is no run folder"),
     ]

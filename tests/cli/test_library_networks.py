@@ -134,7 +134,7 @@ def test_names_and_class_paths_mean_the_same(path: str, tmp_path: Path) -> None:
         ("torchvision:os.system", {}, "torchvision has no network 'os.system'"),
         (TORCHVISION, {"chanels": 3}, "squeezenet1_1 has no option 'chanels'"),
         (TORCHVISION, {"in_chans": "one"}, "in_chans: must be a whole number (int), got 'one'"),
-        ("torchvision:resnet18", {"weights": "NO"}, "resnet18 cannot be built with"),
+        ("torchvision:resnet18", {"weights": "NO"}, "must be one of IMAGENET1K_V1, DEFAULT"),
         ("huggingface:resnet18", {}, "huggingface:resnet18"),
         ("timm:resnet81", {}, "near ones are resnet18"),
         ("timm:resnet10t.c9_in1k", {}, "near ones are resnet10t.c3_in1k"),

@@ -91,7 +91,14 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
         )
     images = images.detach().cpu()
     plain = plain_network(network)
-    source = _logits(network, images)
+    try:
+        source = _logits(network, images)
+    except Exception as error:  # a network fails in any way on images that it is not made for
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise ExportError(
+            f"{type(network).__name__} cannot compute images of shape {list(images.shape[1:])}: "
+            f"{reason}."
+        ) from error
     # A reader of .safetensors has this package, and with it the product of sparse matrices.
     program = trace(plain, images[0], sparse=path.suffix == ".safetensors")
     content = _WRITERS[path.suffix](program)
