@@ -60,6 +60,7 @@ def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path) -> None:
     cases = [
         ((run, "--output", "net.pb"), "net.pb must end in .onnx, .pt2, .safetensors"),
         ((run, "--output", "there.pt2"), "there.pt2 is there already"),
+        ((run, "--output", f"{alone}/net.pt2"), "alone.ckpt is no folder; name another place"),
         ((run, "--output", name, "--checkpoint", "best"), "has no best checkpoint"),
         ((str(alone), "--output", name, "--checkpoint", "best"), "chooses from the folder"),
         ((str(alone), "--output", name, "--data"), "no config.yaml beside it"),

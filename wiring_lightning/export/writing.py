@@ -14,7 +14,7 @@ from wiring_lightning.export.errors import ExportError
 from wiring_lightning.export.formats import onnx_bytes, pt2_bytes, safetensors_bytes
 from wiring_lightning.export.reading import load_exported
 from wiring_lightning.export.tracing import plain_network, trace
-from wiring_lightning.files import write_file
+from wiring_lightning.files import check_writable, write_file
 
 _WRITERS: dict[str, Callable[[ExportedProgram], bytes]] = {
     ".onnx": onnx_bytes,
@@ -89,6 +89,7 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
         raise ExportError(
             f"images must be [batch, channels, height, width], got {list(images.shape)}."
         )
+    check_writable(path)
     images = images.detach().cpu()
     plain = plain_network(network)
     try:
