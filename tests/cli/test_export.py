@@ -40,6 +40,7 @@ def test_a_run_is_exported_compared_and_counted(trained: Trained) -> None:
     assert said.count(" ms") == 6
     assert "images ['batch', 1, 8, 8]. On 64 test images of the run its logits" in said
     assert "100.0% of its classes are the same" in said
+    assert "images that are normalised as in the run: data.normalizer" in said
     with torch.no_grad():
         logits = network(run_images(find_run(trained.folder), 64))
     assert f" its logits, up to {float(logits.abs().max()):.2g}, differ by at most " in said

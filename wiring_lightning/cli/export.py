@@ -71,7 +71,8 @@ def run(arguments: Sequence[str]) -> None:
     print(
         f"\n{done.path} is for images {['batch', *images.shape[1:]]}. On {done.images} {whose} its "
         f"logits, up to {done.largest:.2g}, differ by at most {done.from_source:.1g} from those of "
-        f"{trained.checkpoint}, and {done.agreement:.1%} of its classes are the same."
+        f"{trained.checkpoint}, and {done.agreement:.1%} of its classes are the same. It takes "
+        "images that are normalised as in the run: data.normalizer of the data module does it."
     )
 
 
