@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 
 from wiring_lightning.checkpoints import AtomicCheckpointIO, CheckpointError, load_checkpoint
 from wiring_lightning.files import (
+    check_outputs,
+    check_writable,
     claim_version,
     free_path,
     picture_path,
-    refuse_existing,
     write_file,
     write_new_file,
 )
@@ -92,10 +93,10 @@ def test_a_new_name_is_never_one_that_is_there(tmp_path: Path) -> None:
 
 
 def test_existing_files_are_refused(tmp_path: Path) -> None:
-    refuse_existing([tmp_path / "new"], "-o")
+    check_outputs([tmp_path / "new"], "-o")
     (tmp_path / "broken link").symlink_to("nowhere")
     with pytest.raises(FileExistsError, match=r"is there already: .* with -o, or add --overwrite"):
-        refuse_existing([tmp_path / "new", tmp_path / "broken link"], "-o")
+        check_outputs([tmp_path / "new", tmp_path / "broken link"], "-o")
 
 
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf", ""])
@@ -196,3 +197,34 @@ def test_a_full_disk_leaves_what_was_there(tiny_disk: Path) -> None:
         write_new_file(tiny_disk / "predictions.pt", bytes(200_000))
     assert names(tiny_disk) == ["last.ckpt"]
     assert torch.equal(load_checkpoint(path)["value"], small)
+
+
+BAD_PLACES = {
+    "below a file": ("taken/deeper/net.onnx", r"taken is no folder; name another place"),
+    "a folder": ("folder", r"it is there, and is no file"),
+    "below a link to nowhere": ("broken/net.onnx", r"broken is no folder"),
+    "a long name": ("folder/" + "n" * 300, r"File name too long"),
+    "a system's folder": ("/proc/no_folder/net.onnx", r"in /proc\); name another place"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PLACES)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    name: str, tmp_path: Path
+) -> None:
+    if name.startswith("a system") and not Path("/proc/self").exists():
+        pytest.skip("no /proc")
+    (tmp_path / "taken").write_bytes(b"mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    before = names(tmp_path)
+    place, said = BAD_PLACES[name]
+    with pytest.raises(OSError, match=said) as caught:
+        check_writable(tmp_path / place)
+    assert str(tmp_path / place) in str(caught.value)
+    with pytest.raises(OSError, match=r"."):
+        write_file(tmp_path / place, b"x")  # it would have failed
+    check_outputs([tmp_path / "new/deep/net.onnx", tmp_path / "net"], "-o")
+    check_outputs([tmp_path / "taken"], "-o", overwrite=True)
+    assert names(tmp_path) == before
+    assert (tmp_path / "taken").read_bytes() == b"mine"

@@ -29,8 +29,7 @@ def write_file(path: str | Path, content: bytes | memoryview) -> None:
         ['table.md']
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} cannot be written: it is there, and is no file.")
+    _refuse_no_file(path)
     with _complete(path, content) as unfinished:
         unfinished.replace(path)
 
@@ -96,22 +95,58 @@ def claim_version(folder: str | Path) -> int:
     raise AssertionError("numbers do not end")
 
 
-def refuse_existing(paths: Iterable[str | Path], option: str) -> None:
-    """Keep a command from overwriting a file.
+def check_outputs(paths: Iterable[str | Path], option: str, overwrite: bool = False) -> None:
+    """Refuse places for files before the work, not after it.
 
     Args:
-        paths: what it would write.
+        paths: what a command would write.
         option: the option that names another place for it, such as `"-o"`.
+        overwrite: whether files that are there may be replaced.
 
     Raises:
-        FileExistsError: if one of them is there.
+        FileExistsError: if one of them is there, and must not be replaced.
+        OSError: if one of them cannot be written.
     """
     for path in paths:
-        if os.path.lexists(path):
+        if not overwrite and os.path.lexists(path):
             raise FileExistsError(
                 f"{path} is there already: name another place with {option}, or add --overwrite to "
                 "replace it."
             )
+        check_writable(path)
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out whether a file can be written, and leave nothing behind.
+
+    Raises:
+        OSError: if it cannot be.
+
+    Example:
+        >>> check_writable("no_folder_yet/table.md")
+        >>> check_writable(f"{__file__}/table.md")
+        Traceback (most recent call last):
+        OSError: .../table.md cannot be written: .../files.py is no folder; name another place.
+    """
+    path = Path(path)
+    _refuse_no_file(path)
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise OSError(f"{path} cannot be written: {folder} is no folder; name another place.")
+    probe = folder / f".{uuid4().hex}.unfinished"
+    try:
+        path.exists()  # an error if the name is too long
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror} (in {folder}); name another place."
+        ) from error
+
+
+def _refuse_no_file(path: Path) -> None:
+    if os.path.exists(path) and not path.is_file():  # noqa: PTH110  # Path's own fails on long names
+        raise FileExistsError(f"{path} cannot be written: it is there, and is no file.")
 
 
 @contextmanager

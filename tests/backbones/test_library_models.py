@@ -116,3 +116,35 @@ def test_the_first_layer_keeps_everything_but_its_channels() -> None:
     assert repr(layer) == repr(before).replace("Conv2d(3,", "Conv2d(6,")
     assert layer.weight.shape == (6, 2, 3, 5)
     assert torch.equal(layer.bias, before.bias)
+
+
+@pytest.mark.parametrize(
+    ("network", "key", "names"),
+    [
+        ("resnet18", "weights", "IMAGENET1K_V1, DEFAULT"),
+        ("resnet50", "weights", "IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
+        ("fcn_resnet50", "weights", "COCO_WITH_VOC_LABELS_V1, DEFAULT"),
+        ("fcn_resnet50", "weights_backbone", "IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
+    ],
+)
+def test_weights_that_do_not_exist_are_refused_with_those_that_do(
+    network: str, key: str, names: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be one of {names}, got 'WRONG'"):
+        torchvision_models.builder(network)(**{key: "WRONG"})
+
+
+def test_every_network_of_torchvision_tells_its_weights() -> None:
+    for name in torchvision_models.names():
+        with pytest.raises(ValueError, match=r"weights must be one of .*DEFAULT"):
+            torchvision_models.builder(name)(weights="WRONG")
+
+
+def test_the_long_name_of_weights_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str, *_: object, **__: object) -> None:
+        raise RuntimeError(url)
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
+    for name in ("IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"):
+        with pytest.raises(RuntimeError, match="resnet18"):
+            torchvision_models.resnet18(weights=name)

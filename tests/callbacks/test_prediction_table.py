@@ -2,13 +2,17 @@
 
 import csv
 import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
 
-from wiring_lightning.callbacks import _prediction_table as tables
+from wiring_lightning.callbacks import PredictionWriter, _prediction_table as tables
 from wiring_lightning.data import BatchLoader
 
 FILES = ["a.png", "b,2.png", 'c"3.png', "d\udcff.png"]
@@ -90,3 +94,31 @@ def test_parquet_without_its_package_names_the_command(monkeypatch: pytest.Monke
         MisconfigurationException, match=r"pip install 'wiring_lightning\[tables\]'"
     ):
         tables.need_parquet("mine.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("p.xlsx", "p.xlsx must end in .csv, .parquet for a table, or in .pt or .pth"),
+        ("p.tsv", "must end in"),
+        ("p", "must end in"),
+        ("taken/p.csv", "taken is no folder; name another place"),
+        ("folder.pt", "is there"),
+        ("taken/deeper/p.PT", "taken is no folder; name another place"),
+    ],
+)
+def test_a_place_for_predictions_is_checked_before_them(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_bytes(b"mine")
+    (tmp_path / "folder.pt").mkdir()
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(predict_names=[]), world_size=1)
+    model = LightningModule()
+    for overwrite in (False, True):
+        writer = PredictionWriter(str(tmp_path / name), overwrite)
+        with pytest.raises((MisconfigurationException, OSError)) as caught:
+            writer.setup(trainer, model, "predict")
+        assert said in str(caught.value)
+        writer.setup(trainer, model, "fit")  # where it writes nothing
+    PredictionWriter(str(tmp_path / "new/p.CSV")).setup(trainer, model, "predict")
+    assert not (tmp_path / "new").exists()

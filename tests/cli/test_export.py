@@ -40,6 +40,7 @@ def test_a_run_is_exported_compared_and_counted(trained: Trained) -> None:
     assert said.count(" ms") == 6
     assert "images ['batch', 1, 8, 8]. On 64 test images of the run its logits" in said
     assert "100.0% of its classes are the same" in said
+    assert "images that are normalised as in the run: data.normalizer" in said
     with torch.no_grad():
         logits = network(run_images(find_run(trained.folder), 64))
     assert f" its logits, up to {float(logits.abs().max()):.2g}, differ by at most " in said
@@ -60,12 +61,13 @@ def test_bad_input_is_one_sentence(trained: Trained, tmp_path: Path) -> None:
     cases = [
         ((run, "--output", "net.pb"), "net.pb must end in .onnx, .pt2, .safetensors"),
         ((run, "--output", "there.pt2"), "there.pt2 is there already"),
+        ((run, "--output", f"{alone}/net.pt2"), "alone.ckpt is no folder; name another place"),
         ((run, "--output", name, "--checkpoint", "best"), "has no best checkpoint"),
         ((str(alone), "--output", name, "--checkpoint", "best"), "chooses from the folder"),
         ((str(alone), "--output", name, "--data"), "no config.yaml beside it"),
         ((run, "--output", name, "--image", "1", "0", "8"), "at least 1"),
         ((run, "--output", name, "--image", "1", "8", "8", "--data"), "no effect with --data"),
-        ((run, "--output", name, "--image", "2", "8", "8"), "channels"),
+        ((run, "--output", name, "--image", "2", "8", "8"), "compute images of shape [2, 8, 8]:"),
         (("nowhere", "--output", name), "There is no checkpoint at nowhere"),
         ((str(tmp_path), "--output", name), "is no run folder"),
     ]

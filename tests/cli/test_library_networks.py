@@ -9,7 +9,7 @@ import pytest
 import torchvision
 import yaml
 
-from tests.cli.commands import BASE, checkpoint_in, refused, succeed, weights_in, write
+from tests.cli.commands import BASE, checkpoint_in, refused, succeed, weights_in, wiring, write
 
 TIMM, TORCHVISION = "timm:resnet10t", "torchvision:squeezenet1_1"
 
@@ -50,6 +50,65 @@ def test_arguments_on_the_command_line() -> None:
     assert shown.split()[:2] == ["parameters", f"{expected:,}"]
 
 
+def shown_after(*given: str, file: str) -> tuple[dict[str, Any], list[str]]:
+    """The config that would run, and the lines about classes that changed."""
+    done = wiring("fit", "--config", file, *given, "--print_config")
+    assert done.code == 0, done.err
+    lines = [line for line in done.err.splitlines() if "keeps from" in line]
+    return yaml.safe_load(done.out), lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        ("ResNeXt", "timm:resnet10t", {"num_classes": 7}),
+        ("ResNeXt", "torchvision:resnet18", {"num_classes": 7}),
+        ("ResNeXt", "ResNet", {"depth": 11, "num_classes": 7, "in_channels": 1, "fan_in": 1}),
+        ("timm:resnet10t", "torchvision:resnet18", {"num_classes": 7, "in_chans": 1}),
+        (
+            "timm:resnet10t",
+            "timm:resnet18",
+            {"num_classes": 7, "in_chans": 1, "global_pool": "max"},
+        ),
+    ],
+)
+def test_another_backbone_keeps_what_means_the_same(
+    old: str, new: str, kept: dict[str, Any], tmp_path: Path
+) -> None:
+    if "timm:" in old + new:
+        pytest.importorskip("timm")
+    changed = config(old, num_classes=7, global_pool="max")
+    if old == "ResNeXt":
+        own = {"depth": 11, "width": 8, "cardinality": 8, "fan_in": 1, "num_classes": 7}
+        own |= {"in_channels": 1}
+        changed["model"]["init_args"]["backbone"]["init_args"] = own
+    file = write(changed, tmp_path / "c.yaml")
+    shown, lines = shown_after("--model.backbone", new, file=file)
+    plain = config(new)  # the new network with its own defaults
+    plain["model"]["init_args"]["backbone"]["init_args"] = {}
+    expected, none = shown_after(file=write(plain, tmp_path / "d.yaml"))
+    arguments = shown["model"]["init_args"]["backbone"]["init_args"]
+    defaults = expected["model"]["init_args"]["backbone"]["init_args"]
+    assert {name: value for name, value in arguments.items() if defaults[name] != value} == kept
+    assert none == []
+    (line,) = lines
+    assert all(f"{name}={value}" in line for name, value in kept.items())
+    assert line.startswith(f"wiring: {new.rpartition(':')[2]} keeps from ")
+
+
+def test_other_classes_say_what_they_keep(tmp_path: Path) -> None:
+    changed = config(TORCHVISION)
+    sgd = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.01}
+    changed["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": sgd}
+    file = write(changed, tmp_path / "c.yaml")
+    shown, lines = shown_after("--model.optimizer", "AdamW", file=file)
+    arguments = shown["model"]["init_args"]["optimizer"]["init_args"]
+    assert (arguments["lr"], arguments["weight_decay"]) == (0.3, 0.01)
+    said = "wiring: AdamW keeps from SGD what is not given anew: lr=0.3, weight_decay=0.01"
+    assert lines == [said]
+    assert shown_after("--model.optimizer", "torch.optim.SGD", file=file)[1] == []
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -75,7 +134,7 @@ def test_names_and_class_paths_mean_the_same(path: str, tmp_path: Path) -> None:
         ("torchvision:os.system", {}, "torchvision has no network 'os.system'"),
         (TORCHVISION, {"chanels": 3}, "squeezenet1_1 has no option 'chanels'"),
         (TORCHVISION, {"in_chans": "one"}, "in_chans: must be a whole number (int), got 'one'"),
-        ("torchvision:resnet18", {"weights": "NO"}, "resnet18 cannot be built with"),
+        ("torchvision:resnet18", {"weights": "NO"}, "must be one of IMAGENET1K_V1, DEFAULT"),
         ("huggingface:resnet18", {}, "huggingface:resnet18"),
         ("timm:resnet81", {}, "near ones are resnet18"),
         ("timm:resnet10t.c9_in1k", {}, "near ones are resnet10t.c3_in1k"),

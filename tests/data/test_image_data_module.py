@@ -27,6 +27,7 @@ def test_statistics_come_from_the_training_split_only(tiny, kind):
     images, _ = data.read(train=True)
     normalizer = Normalizer.fit(images[:17], kind)
     assert torch.equal(gather(data.val_dataloader())[0], normalizer(images[17:]))
+    assert torch.equal(gather(data.val_dataloader())[0], data.normalizer(images[17:]))
     assert not torch.equal(normalizer.mean, Normalizer.fit(images, kind).mean)
 
 

@@ -1,5 +1,6 @@
 """Tables of pictures: what is read, and one sentence for what is wrong."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -99,20 +100,21 @@ def test_the_order_of_the_classes_can_be_chosen(root: Path) -> None:
     assert labels_by_name(data) == {name: int(label == "ant") for name, label in ROWS}
 
 
-def test_what_is_written_is_read(root: Path) -> None:
+@pytest.mark.parametrize("last", ["z", "z ", " z", "z\n", "\r\nz", "z\rz", '"z" '])
+def test_what_is_written_is_read(last: str) -> None:
     splits = {
         "train": [('a "b",c.png', "x;y"), ("d\u00e9.png", "z")],
         "val": [],
-        "test": [("e", "z")],
+        "test": [("e", last)],
     }
-    read, told = read_table(write_table(splits), "The table", lambda path, _: path)
+    read, told = read_table(write_table(splits), "The table", lambda path, _: (path, path))
     assert told
     assert read == splits
 
 
 def test_names_in_the_other_unicode_form_are_found(tmp_path: Path) -> None:
     write_image(tmp_path / "e\u0301.png", (9, 9))
-    assert find_below(tmp_path)("\u00e9.png", "x") == "e\u0301.png"
+    assert find_below(tmp_path)("\u00e9.png", "x")[0] == "e\u0301.png"
 
 
 HEAD = "path,label\n"
@@ -148,6 +150,75 @@ def test_a_wrong_table_is_refused_in_one_sentence(root: Path, text: str | bytes,
         make(root, text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["ant3.png,ant,x", "ant3.png,ant,", "ant3.png;ant;small;x"])
+def test_a_line_with_more_values_than_columns_is_refused(root: Path, line: str) -> None:
+    text = text_of([*ROWS[:3], (line,), *ROWS[4:]])
+    if ";" in line:
+        text = text.replace(",", ";")
+    with pytest.raises(RuntimeError, match=r"has [34] values in line 5, but 2 columns"):
+        make(root, text)
+
+
+@pytest.mark.parametrize(
+    "header", ["path,label,label", "Path, label,path", "split,path,label,split"]
+)
+def test_a_column_that_is_named_twice_is_refused(root: Path, header: str) -> None:
+    text = "\n" + text_of([("a",) * 4], header)
+    with pytest.raises(RuntimeError, match=r"has the column '\w+' 2 times in line 2;"):
+        make(root, text)
+
+
+def test_other_columns_may_have_one_name(root: Path) -> None:
+    rows = [(*row, "x", "y") for row in ROWS]
+    data = make(root, text_of(rows, "path,label,,"))
+    assert labels_by_name(data) == labels_by_name(make(root, text_of(ROWS)))
+
+
+def spellings(root: Path) -> list[tuple[str, str]]:
+    """Two paths of one picture, in several ways."""
+    return [
+        ("ant0.png", "sub/../ant0.png"),
+        ("ant0.png", "./ant0.png"),
+        ("ant0.png", f"../{root.name}/ant0.png"),
+        ("sub/bee3.png", str(root / "sub/bee3.png")),
+        (str(root / "ant0.png"), str(root / "sub" / ".." / "ant0.png")),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("relative", [False, True])
+def test_one_picture_in_two_spellings_is_refused(
+    root: Path, number: int, relative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root.parent)
+    one, other = spellings(root)[number]
+    assert (root / one).samefile(root / other)
+    text = text_of([(one, "ant"), ("ant1.png", "ant"), (other, "bee")])
+    with pytest.raises(RuntimeError, match=r"in line 2 and again in line 4 as '.*'; name each"):
+        read_table(text, "The table", find_below(Path(root.name) if relative else root))
+
+
+@pytest.mark.parametrize(
+    "names", [("daisy ", "rose"), (" daisy", "rose\u3000"), ("a", "a "), ("a", "b\t"), ("a", " ")]
+)
+def test_spaces_at_the_ends_of_names_round_trip(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        for number in range(4):
+            write_image(tmp_path / "pictures" / name / f" {number}.png", (9, 9))
+    data = ImageFolder(str(tmp_path / "pictures"), image_size=8, num_workers=0)
+    data.setup("fit")
+    found = data.read_splits()
+    folders = {Path(path).parent.name for paths, _ in found for path in paths}
+    assert folders == set(names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.load_state_dict(data.state_dict())  # what a run does that resumes or tests
+    (tmp_path / "split.csv").write_bytes(write_table(data._found.splits).encode())
+    again = ImageFolder(data.root, table=str(tmp_path / "split.csv"), image_size=8)
+    assert again.read_splits()[0][0] == found[0][0]
+    assert (again.class_names, again._found.splits) == (sorted(names), data._found.splits)
 
 
 @pytest.mark.parametrize(

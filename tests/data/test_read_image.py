@@ -5,6 +5,7 @@ import random
 import signal
 import socket
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ExifTags import Base
 
 from wiring_lightning.data._read_image import ImageFileError, pixels, read_image
 
@@ -197,6 +199,26 @@ def test_other_kinds_of_colours_become_red_green_and_blue(tmp_path: Path, mode: 
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     Image.new("RGB", (4, 3), "white").convert(mode).save(path)
     assert pixels(read_image(str(path))).min() == 255
+
+
+@pytest.mark.parametrize("transparency", [bytes(range(256)), bytes([0, 255]), 3, None])
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_transparent_palettes_are_read_without_a_word(
+    tmp_path: Path, transparency: bytes | int | None, orientation: int | None
+) -> None:
+    colors, numbers = noise(256, 3), noise(7, 5, seed=1)
+    image = Image.fromarray(numbers, "P")
+    image.putpalette(colors.tobytes())
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[Base.Orientation] = orientation
+    options = {} if transparency is None else {"transparency": transparency}
+    image.save(tmp_path / "x.png", exif=exif, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = read_image(str(tmp_path / "x.png"))
+    expected = colors[numbers]
+    np.testing.assert_array_equal(read, expected if orientation is None else np.rot90(expected, 3))
 
 
 # Damage

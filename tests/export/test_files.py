@@ -227,3 +227,31 @@ for suffix in ("onnx", "safetensors"):
         assert name in line
         assert line.endswith("pip install 'wiring_lightning[export]'")
     assert not list(tmp_path.iterdir())
+
+
+class NeverRun(nn.Module):
+    """A network that takes long."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise AssertionError("it was run")
+
+
+@pytest.mark.parametrize("place", ["taken/net.pt2", "folder.pt2", "taken/deeper/net.onnx"])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_bytes(b"mine")
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(OSError, match=r"cannot be written: .*(no folder|is no file)"):
+        export_network(NeverRun(), tmp_path / place, torch.zeros(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 2, 2)])
+def test_images_that_a_network_cannot_compute_are_named(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    said = re.escape(f"Tiny cannot compute images of shape {list(shape[1:])}: ")
+    with pytest.raises(ExportError, match=said) as caught:
+        export_network(Tiny(), tmp_path / "net.pt2", torch.zeros(shape))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

@@ -166,6 +166,8 @@ SEGMENTATION, CLASSIFICATION = (SegmentationTask, nn.Conv2d(3, 4, 1)), (Classifi
             "must be from 0 up",
         ),
         (SEGMENTATION, {"class_weights": [1.0, 2.0, 1.0, float("nan")]}, "class_weights must be"),
+        (CLASSIFICATION, {"class_weights": [0.0] * 4}, "class_weights are all 0"),
+        (SEGMENTATION, {"class_weights": [0, 0, 0, 0], "loss": "focal"}, "weights are all 0"),
         (CLASSIFICATION, {"focal_gamma": 1.0}, "focal_gamma has no effect with loss=cross_entropy"),
         (SEGMENTATION, {"loss": "dice", "focal_gamma": 1.0}, "no effect with loss=dice"),
         (CLASSIFICATION, {"loss": "focal", "focal_gamma": -1.0}, "focal_gamma must be from 0 up"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.trainers import quiet_trainer
-from wiring_lightning.backbones import torchvision_models
+from wiring_lightning.backbones import timm_models, torchvision_models
 from wiring_lightning.data import Digits
 from wiring_lightning.tasks import ClassificationTask, SegmentationTask
 from wiring_lightning.tasks._outputs import find_outputs
@@ -133,3 +133,56 @@ def test_the_classes_of_a_transformer_are_read_from_its_config() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Linear(5, 7))
     network.config = SimpleNamespace(num_labels=5)  # type: ignore[assignment]
     assert ClassificationTask(network).num_classes == 5
+
+
+TOO_SMALL = {
+    "torchvision:alexnet": ("AlexNet", "Output size is too small"),
+    "torchvision:vit_b_32": ("VisionTransformer", "Wrong image height! Expected 224 but got 8!"),
+    "timm:test_vit": ("VisionTransformer", "Input height (8)"),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", TOO_SMALL)
+def test_images_that_a_library_refuses_are_named(name: str, training: bool) -> None:
+    library, _, network = name.partition(":")
+    if library == "timm":
+        pytest.importorskip("timm")
+    models = {"timm": timm_models, "torchvision": torchvision_models}[library]
+    with torch.device("meta"):
+        task = ClassificationTask(models.builder(network)(num_classes=4)).train(training)
+        images = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(RuntimeError) as caught:
+        task(images)
+    owner, said = TOO_SMALL[name]
+    assert str(caught.value).startswith(f"{owner} cannot compute images of shape [3, 8, 8]: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class OwnNetwork(nn.Module):
+    """Code of a user: what it raises is for its author."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error, self.head = error, nn.Linear(1, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [AssertionError("mine"), RuntimeError("mine"), KeyError("mine")])
+def test_errors_of_own_code_stay_as_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        ClassificationTask(OwnNetwork(error))(torch.zeros(2, 3, 8, 8))
+    assert caught.value is error
+
+
+def test_an_error_about_memory_stays_one() -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    network[0].register_forward_hook(run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        ClassificationTask(network)(torch.zeros(2, 3, 8, 8))

@@ -1,6 +1,7 @@
 """Schedules by step and by epoch, with a warm-up, and by a number that is logged."""
 
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,22 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    MultiplicativeLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 from tests.bad_input.configs import config_with, model, trainer
 from tests.cli.commands import refused, succeed, write
@@ -18,6 +34,7 @@ from tests.trainers import quiet_trainer
 from wiring_lightning.data import Digits
 from wiring_lightning.optim import WarmupCosine
 from wiring_lightning.tasks import ClassificationTask
+from wiring_lightning.tasks._schedules import Schedule
 
 
 class Rates(Callback):
@@ -83,6 +100,62 @@ def test_a_warm_up_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert first.seen + rest.seen == pytest.approx(whole.seen)
 
 
+def falling(optimizer: Any) -> MultiplicativeLR:
+    return MultiplicativeLR(optimizer, lambda step: 0.9 if step % 2 else 0.5)
+
+
+ALL: dict[str, Any] = {
+    "multiplied": falling,
+    "chained": lambda one: ChainedScheduler([falling(one), ExponentialLR(one, 0.5)], one),
+    "one after the other": lambda one: SequentialLR(one, [falling(one), StepLR(one, 2)], [3]),
+    "multiplied later": lambda one: SequentialLR(one, [ConstantLR(one, 0.5, 9), falling(one)], [2]),
+    "averaged": lambda one: torch.optim.swa_utils.SWALR(one, 0.05, 4),
+    "cosine": cosine(5),
+    "restarts": lambda one: CosineAnnealingWarmRestarts(one, 3),
+    "steps": lambda one: StepLR(one, 2),
+    "exponential": lambda one: ExponentialLR(one, 0.5),
+    "polynomial": lambda one: PolynomialLR(one, 5),
+    "linear": lambda one: LinearLR(one, total_iters=4),
+    "one cycle": lambda one: OneCycleLR(one, 1.0, total_steps=9),
+    "cycles": lambda one: CyclicLR(one, 0.0, 1.0, step_size_up=2),
+    "function": lambda one: LambdaLR(one, lambda step: 0.9**step),
+}
+
+
+def two_groups() -> SGD:
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.8, 0.3)]
+    return SGD(groups, lr=0.1, momentum=0.9)
+
+
+def stepped(optimizer: SGD, schedule: Any, steps: int) -> list[list[float]]:
+    seen = []
+    for _ in range(steps):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize("warmup", [1, 4])
+@pytest.mark.parametrize("name", ALL)
+def test_after_a_warm_up_every_schedule_is_as_without(name: str, warmup: int) -> None:
+    plain, optimizer = two_groups(), two_groups()
+    expected = stepped(plain, ALL[name](plain), 8)
+    whole = [group["initial_lr"] for group in plain.param_groups]
+    options = Schedule(ALL[name], "step", warmup)
+    schedule = options.configure(optimizer)["lr_scheduler"]["scheduler"]
+    seen = stepped(optimizer, schedule, warmup + 3)
+    state, rest = (deepcopy(one.state_dict()) for one in (schedule, optimizer))
+    resumed = two_groups()  # the rest in another process
+    schedule = options.configure(resumed)["lr_scheduler"]["scheduler"]
+    schedule.load_state_dict(state)
+    resumed.load_state_dict(rest)
+    seen += stepped(resumed, schedule, 5)
+    rise = [[lr * (step + 1) / (warmup + 1) for lr in whole] for step in range(warmup)]
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(rise + expected))
+    assert schedule.get_last_lr() == [group["lr"] for group in resumed.param_groups]
+
+
 @pytest.mark.parametrize("monitor", [None, "val/acc"])
 def test_a_plateau_lowers_the_rate(monitor: str | None) -> None:
     """An accuracy that is to rise and never does, and a loss that never falls by so much."""
@@ -95,6 +168,69 @@ def test_a_plateau_lowers_the_rate(monitor: str | None) -> None:
 
     seen = rates(batches=1, lr_scheduler=never_better, lr_monitor=monitor)
     assert seen == pytest.approx([0.8, 0.8, 0.4, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("monitor", "expected"),
+    [
+        (None, [0.8, 0.8, 0.8, 0.8, 0.4, 0.4, 0.2]),
+        ("train/loss", [0.8, 0.8, 0.4, 0.2, 0.1, 0.05, 0.025]),
+    ],
+)
+def test_a_plateau_looks_when_there_is_something_new(
+    monitor: str | None, expected: list[float]
+) -> None:
+    seen = Rates()
+    fit = quiet_trainer(max_epochs=7, limit_train_batches=1, limit_val_batches=1, callbacks=[seen],
+                        check_val_every_n_epoch=2)  # fmt: skip
+    fit.fit(task(lr_scheduler=hopeless, lr_monitor=monitor), Digits(batch_size=16))
+    assert seen.seen == pytest.approx(expected)
+
+
+def hopeless(optimizer: Any) -> ReduceLROnPlateau:
+    return ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e3, threshold_mode="abs")
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize(("val_size", "limit"), [(0, 1.0), (100, 0)])
+def test_a_plateau_without_validation_is_refused_before_training(
+    val_size: int, limit: float, sanity: int, every: int
+) -> None:
+    options: dict[str, Any] = {"limit_val_batches": limit, "num_sanity_val_steps": sanity}
+    seen = Rates()
+    fit = quiet_trainer(max_epochs=3, limit_train_batches=1, callbacks=[seen],
+                        check_val_every_n_epoch=every, **options)  # fmt: skip
+    with pytest.raises(MisconfigurationException, match=r"val/loss, but there is no validation"):
+        fit.fit(task(lr_scheduler=hopeless), Digits(batch_size=16, val_size=val_size))
+    assert seen.seen == []
+    fit = quiet_trainer(max_epochs=2, limit_train_batches=1, **options)
+    plateau = task(lr_scheduler=hopeless, lr_monitor="train/loss")
+    fit.fit(plateau, Digits(batch_size=16, val_size=val_size))
+
+
+@pytest.mark.parametrize("every", [1, 2, None])
+def test_a_misspelt_number_is_named_with_those_that_there_are(every: int | None) -> None:
+    interval = {"val_check_interval": 1} if every is None else {}
+    fit = quiet_trainer(max_epochs=2, limit_train_batches=1, limit_val_batches=1,
+                        check_val_every_n_epoch=every, **interval)  # fmt: skip
+    with pytest.raises(MisconfigurationException, match=r"val/los, .* lr_monitor .*val/loss") as it:
+        fit.fit(task(lr_scheduler=hopeless, lr_monitor="val/los"), Digits(batch_size=16))
+    assert "\n" not in str(it.value)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda given: StepLR(given, 0),
+        lambda given: StepLR(given, "two"),
+        lambda given: LambdaLR(given, lambda step: [1.0][step]),
+    ],
+)
+def test_a_schedule_that_cannot_step_is_named(schedule: Any) -> None:
+    said = r"LR cannot make a step with the options that lr_scheduler gives it: "
+    with pytest.raises(MisconfigurationException, match=said):
+        rates(epochs=2, batches=1, lr_scheduler=schedule)
 
 
 PLATEAU: Any = ReduceLROnPlateau
@@ -141,6 +277,7 @@ def test_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for path in sorted(tmp_path.rglob("*.ckpt"))
     )
     assert (first["factor"], first["num_bad_epochs"], first["last_epoch"]) == (0.5, 0, 1)
-    assert (second["_milestones"], second["last_epoch"]) == ([1], 4)
+    assert (second["steps"], second["last_epoch"]) == (1, 4)
+    assert second["_schedulers"][0]["last_epoch"] == 3
     missing = config_with(model(lr_scheduler=plateau, lr_monitor="val/accuracy"), short)
     assert "val/accuracy" in refused("fit", "--config", write(missing, tmp_path / "c.yaml"))

@@ -89,7 +89,8 @@ def with_signature(path: tuple[str, str], build: Build, types: Mapping[str, Any]
             return build(**given)
         except (TypeError, ValueError, AssertionError, LookupError) as error:
             named = ", ".join(f"{key}={value!r}" for key, value in given.items())
-            raise ValueError(f"{name} cannot be built with ({named}): {error}") from error
+            reason = f"{error} is unknown" if isinstance(error, LookupError) else error
+            raise ValueError(f"{name} cannot be built with ({named}): {reason}") from error
 
     hints = {key: _or_none(kind) for key, kind in types.items()}
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -9,8 +9,10 @@ Example:
 """
 
 from collections.abc import Sequence
+from enum import Enum
 from functools import cache
-from typing import Any
+from inspect import isclass
+from typing import Any, get_args
 
 import torch
 import torchvision
@@ -54,17 +56,31 @@ def builder(name: str) -> Build:
     entry = torchvision.models.get_model_builder(name)
     own = {one.name: one.annotation for one in named_parameters(entry)}
     weights = [key for key in own if key.startswith("weights")]
+    enums = {key: kind for key in weights for kind in get_args(own[key]) if _is_enum(kind)}
     types = {**own, **dict.fromkeys(weights, str)}
     if "num_classes" not in own and (cls := return_class(entry)) is not None:
         types |= {key: one.annotation for key, one in arguments_of(cls).items()}
 
     def build(in_chans: int = _CHANNELS, **arguments: Any) -> nn.Module:
+        for key in enums.keys() & arguments.keys():
+            _check_weights(key, arguments[key], enums[key])
         network: nn.Module = entry(**{**dict.fromkeys(weights), **arguments})
         if in_chans != _CHANNELS:
             _take_channels(network, in_chans)
         return network
 
     return with_signature((__name__, name), build, {**types, "in_chans": int})
+
+
+def _is_enum(kind: Any) -> bool:
+    return isclass(kind) and issubclass(kind, Enum)
+
+
+def _check_weights(key: str, given: Any, enum: type[Enum]) -> None:
+    """Name the weights that there are; torchvision itself repeats only the wrong name."""
+    known = enum.__members__
+    if isinstance(given, str) and given.removeprefix(f"{enum.__name__}.") not in known:
+        raise ValueError(f"{key} must be one of {', '.join(known)}, got {given!r}")
 
 
 def _take_channels(network: nn.Module, channels: int) -> None:

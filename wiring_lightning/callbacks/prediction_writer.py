@@ -21,7 +21,7 @@ from wiring_lightning.callbacks._prediction_table import (
     need_parquet,
     table_of,
 )
-from wiring_lightning.files import write_file, write_new_file
+from wiring_lightning.files import check_writable, write_file, write_new_file
 
 Content = bytes | memoryview
 
@@ -42,14 +42,16 @@ class PredictionWriter(BasePredictionWriter):
     Of other data modules, each of several processes writes its share to its own file.
 
     Args:
-        path: file to write instead: a table if it ends in `.csv` or `.parquet`, otherwise a tensor
-            for `torch.load`. If not given, all of them are written in the run's folder under the
-            names above and `predictions.pt`, with a number behind a name that is taken.
+        path: file to write instead: a table if it ends in `.csv` or `.parquet`, a tensor for
+            `torch.load` if it ends in `.pt` or `.pth`. If not given, all of them are written in the
+            run's folder under the names above and `predictions.pt`, with a number behind a name
+            that is taken.
         overwrite: whether a file at `path` may be replaced.
 
     Raises:
-        MisconfigurationException: before anything is predicted, if `path` is there already, or is a
-            table that cannot be written.
+        MisconfigurationException: before anything is predicted, if `path` is there already, has
+            another ending, or is a table that cannot be made.
+        OSError: before anything is predicted, if no file can be written at `path`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -67,6 +69,11 @@ class PredictionWriter(BasePredictionWriter):
         super().setup(trainer, pl_module, stage)
         if stage != "predict" or self.path is None:
             return
+        if Path(self.path).suffix.lower() not in (*_WRITTEN, *_TENSORS):
+            raise MisconfigurationException(
+                f"PredictionWriter: {self.path} must end in {', '.join(_WRITTEN)} for a table, or "
+                f"in {' or '.join(_TENSORS)} for a tensor."
+            )
         named = hasattr(_data_of(trainer), "predict_names")
         if (ending := _table_ending(self.path)) is not None:
             if not named:
@@ -83,6 +90,7 @@ class PredictionWriter(BasePredictionWriter):
                 f"PredictionWriter: {path} is there already; name another path, or set "
                 "overwrite=True to replace it."
             )
+        check_writable(path)
 
     @override
     def write_on_epoch_end(
@@ -133,6 +141,8 @@ class PredictionWriter(BasePredictionWriter):
 
 _WRITTEN: dict[str, Callable[[dict[str, Any]], Content]] = {".csv": as_csv, ".parquet": as_parquet}
 """What writes a table, by the ending of the file."""
+
+_TENSORS = (".pt", ".pth")
 
 
 def _columns(data: Any, files: list[str], places: list[int], merged: Tensor) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
+from wiring_lightning.cli.class_changes import tell_class_changes
 from wiring_lightning.cli.curves import default_logger
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
@@ -61,6 +62,7 @@ class WiringCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
         prefer_own_classes()
+        tell_class_changes()
         given = args if isinstance(args, list) else sys.argv[1:]
         if given and given[0] in (known := self.subcommands()):
             # The parser of each takes a while to make, so only that of the first word is made.

@@ -43,6 +43,7 @@ def run(arguments: Sequence[str]) -> None:
         CheckpointError: if a checkpoint cannot be read.
         ExportError: if the network cannot be exported, or the file would compute something else.
         FileExistsError: if the file is there already.
+        OSError: if it cannot be written.
         UntrustedError: if a class is not of this package, and not trusted.
     """
     given = parse(arguments)  # before torch is loaded
@@ -51,10 +52,9 @@ def run(arguments: Sequence[str]) -> None:
     from wiring_lightning.cli.loading import find_trained
     from wiring_lightning.cli.runs import RunError
     from wiring_lightning.export import export_network
-    from wiring_lightning.files import refuse_existing
+    from wiring_lightning.files import check_outputs
 
-    if not given.overwrite:
-        refuse_existing([given.output], "--output")
+    check_outputs([given.output], "--output", given.overwrite)
     trained = find_trained(given.source, given.checkpoint, given.trust)
     network = getattr(trained.task, "backbone", trained.task)
     if given.data and trained.run is None:
@@ -71,7 +71,8 @@ def run(arguments: Sequence[str]) -> None:
     print(
         f"\n{done.path} is for images {['batch', *images.shape[1:]]}. On {done.images} {whose} its "
         f"logits, up to {done.largest:.2g}, differ by at most {done.from_source:.1g} from those of "
-        f"{trained.checkpoint}, and {done.agreement:.1%} of its classes are the same."
+        f"{trained.checkpoint}, and {done.agreement:.1%} of its classes are the same. It takes "
+        "images that are normalised as in the run: data.normalizer of the data module does it."
     )
 
 

@@ -56,11 +56,11 @@ def run(arguments: Sequence[str]) -> None:
     given = parse(arguments)  # before torch is loaded
     from wiring_lightning.cli import kinds
     from wiring_lightning.cli.runs import find_runs
-    from wiring_lightning.files import free_path, refuse_existing
+    from wiring_lightning.files import check_outputs, free_path
     from wiring_lightning.plots import save_figure
 
-    if given.output and not given.overwrite:
-        refuse_existing([given.output], "-o")
+    if given.output:
+        check_outputs([given.output], "-o", given.overwrite)
     figure = getattr(kinds, given.kind)(*find_runs(given.runs, given.trust))
     path = given.output or free_path(f"{given.kind}.png")
     save_figure(figure, path)

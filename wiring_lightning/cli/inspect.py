@@ -30,7 +30,7 @@ from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
 from wiring_lightning.cli.yaml_text import read_yaml
 from wiring_lightning.costs import layer_costs
-from wiring_lightning.files import picture_path, refuse_existing
+from wiring_lightning.files import check_outputs, picture_path
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
 from wiring_lightning.plots import draw_densities, save_figure
 from wiring_lightning.wiring import find_wired
@@ -169,9 +169,8 @@ class WiringTrainer(Trainer):
                 a network that does not tell its wiring; by default that of the config's data or of
                 the network, if it is known.
         """
-        if not overwrite:
-            refuse_existing([picture_path(figure)] if figure else [], "--figure")
-            refuse_existing(found_files(Path(found)) if found else [], "--found")
+        check_outputs([picture_path(figure)] if figure else [], "--figure", overwrite)
+        check_outputs(found_files(Path(found)) if found else [], "--found", overwrite)
         if ckpt_path is not None:
             load_weights(model, ckpt_path)
         network = find_wired(model)

@@ -48,6 +48,18 @@ def network_path(name: str) -> str | None:
     return None
 
 
+def library_of(path: str) -> str | None:
+    """The library of a network by its import path; `None` if it is no other library's.
+
+    Example:
+        >>> library_of("wiring_lightning.backbones.timm_models.resnet18")
+        'timm'
+        >>> library_of("wiring_lightning.backbones.ResNet")
+    """
+    homes = (library for library, home in _HOMES.items() if path.startswith(f"{home}."))
+    return next(homes, None)
+
+
 def _names(library: str) -> frozenset[str]:
     try:
         return frozenset(import_module(_HOMES[library]).names())

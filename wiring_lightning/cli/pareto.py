@@ -48,13 +48,12 @@ def run(arguments: Sequence[str]) -> None:
     given = parse(arguments)  # before torch is loaded
     from wiring_lightning.cli.runs import Run, check_alike, distinct_names, find_runs, finished
     from wiring_lightning.costs import named_cost
-    from wiring_lightning.files import free_path, refuse_existing, write_file
+    from wiring_lightning.files import check_outputs, free_path, write_file
     from wiring_lightning.plots import Candidate, draw_pareto, save_figure, select
 
     output = given.output or free_path("pareto.png")
     markdown, csv = output.with_suffix(".md"), output.with_suffix(".csv")
-    if not given.overwrite:
-        refuse_existing([output, markdown, csv], "-o")
+    check_outputs([output, markdown, csv], "-o", given.overwrite)
     runs = find_runs(given.runs, given.trust)
     check_alike(runs, ["data"], "on one data set")
     val, test = (lambda run: run.accuracy("val")), (lambda run: run.accuracy("test"))

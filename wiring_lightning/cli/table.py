@@ -49,12 +49,11 @@ def run(arguments: Sequence[str]) -> None:
     from wiring_lightning.cli.run_rows import METHOD, make_rows, mixed, read_scored
     from wiring_lightning.cli.runs import RunError
     from wiring_lightning.cli.table_text import Table
-    from wiring_lightning.files import refuse_existing, write_file
+    from wiring_lightning.files import check_outputs, write_file
     from wiring_lightning.plots import draw_seeds, save_figure
 
-    if not given.overwrite:
-        refuse_existing([file for file in [given.csv] if file], "--csv")
-        refuse_existing([file for file in [given.picture] if file], "--picture")
+    check_outputs([file for file in [given.csv] if file], "--csv", given.overwrite)
+    check_outputs([file for file in [given.picture] if file], "--picture", given.overwrite)
     keys = list(dict.fromkeys(given.by or [METHOD]))
     scored = read_scored(given.runs, given.score, given.trust)
     for key in keys:

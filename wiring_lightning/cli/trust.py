@@ -37,7 +37,7 @@ _KINDS = (
     nn.Module, Optimizer, LRScheduler, LightningDataModule, Callback, Logger, Profiler, Strategy,
     Accelerator, Precision, CheckpointIO, ClusterEnvironment, Dataset, Sampler, ConfiguredCost,
 )  # fmt: skip
-_ALLOW = "if you trust it, allow its code to run with --trust"
+_ALLOW = "if you trust it, allow its code to run with --trust (in Python trust=True)"
 
 _adapt_typehints = _typehints.adapt_typehints
 _adapt_classes_any = _typehints.adapt_classes_any

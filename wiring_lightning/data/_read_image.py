@@ -85,6 +85,8 @@ def _eight_bit_color(image: Image.Image, path: str) -> Image.Image:
             f"The image file '{path}' holds floating-point numbers, whose range is not known; "
             "save it with 8 or 16 bits per channel."
         )
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # as Pillow asks for; the colours are the same
     return image.convert("RGB")
 
 

@@ -41,12 +41,14 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
     Attributes:
         image_shape: Channels, height and width of the images that the loaders yield.
         crop_flip: The augmentation.
+        normalizer: Maps bytes to the network's images as the loaders do; there after :meth:`setup`.
 
     Raises:
         ValueError: If ``batch_size`` is below 1; in :meth:`setup`, if ``normalization`` is unknown.
     """
 
     crop_flip: ClassVar[CropFlip | Mirror]
+    normalizer: Normalizer
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
         """
         if self._splits is None:
             splits = self.read_splits()
-            self._normalizer = Normalizer.fit(splits[0][0], self.normalization)
+            self.normalizer = Normalizer.fit(splits[0][0], self.normalization)
             self._splits = splits
 
     def _augmentation(self, train: bool) -> CropFlip | Mirror | None:
@@ -94,7 +96,7 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
             images,
             labels,
             self.batch_size,
-            normalizer=self._normalizer,
+            normalizer=self.normalizer,
             crop_flip=self._augmentation(train),
             **options,
         )

@@ -14,7 +14,7 @@ from wiring_lightning.export.errors import ExportError
 from wiring_lightning.export.formats import onnx_bytes, pt2_bytes, safetensors_bytes
 from wiring_lightning.export.reading import load_exported
 from wiring_lightning.export.tracing import plain_network, trace
-from wiring_lightning.files import write_file
+from wiring_lightning.files import check_writable, write_file
 
 _WRITERS: dict[str, Callable[[ExportedProgram], bytes]] = {
     ".onnx": onnx_bytes,
@@ -89,9 +89,17 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
         raise ExportError(
             f"images must be [batch, channels, height, width], got {list(images.shape)}."
         )
+    check_writable(path)
     images = images.detach().cpu()
     plain = plain_network(network)
-    source = _logits(network, images)
+    try:
+        source = _logits(network, images)
+    except Exception as error:  # a network fails in any way on images that it is not made for
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise ExportError(
+            f"{type(network).__name__} cannot compute images of shape {list(images.shape[1:])}: "
+            f"{reason}."
+        ) from error
     # A reader of .safetensors has this package, and with it the product of sparse matrices.
     program = trace(plain, images[0], sparse=path.suffix == ".safetensors")
     content = _WRITERS[path.suffix](program)

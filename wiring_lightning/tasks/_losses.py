@@ -70,6 +70,11 @@ class LabelLosses(nn.Module):
                     f"class_weights has {len(class_weights)} numbers, but there are {num_classes} "
                     "classes: give one for each."
                 )
+            if not any(class_weights):
+                raise MisconfigurationException(
+                    "class_weights are all 0, so there is nothing to learn: give a class a weight "
+                    "above 0."
+                )
         weights = None if class_weights is None else torch.tensor(class_weights).float()
         self.register_buffer("weights", weights, persistent=False)
         self.gamma = (2.0 if focal_gamma is None else focal_gamma) if loss == "focal" else 0.0

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.optim import WarmupCosine
+from wiring_lightning.tasks._warm_up import WarmUp
 
 Interval = Literal["epoch", "step"]
 
@@ -52,8 +54,12 @@ class Schedule:
                 "lr_monitor out."
             )
 
-    def configure(self, optimizer: Optimizer) -> OptimizerLRScheduler:
+    def configure(self, optimizer: Optimizer, validated_every: int = 1) -> OptimizerLRScheduler:
         """What `configure_optimizers` returns.
+
+        Args:
+            optimizer: whose rates change.
+            validated_every: epochs from one validation to the next.
 
         Raises:
             MisconfigurationException: if the options do not go together.
@@ -62,7 +68,7 @@ class Schedule:
         if main is None and self.warmup == 0:
             return optimizer
         if isinstance(main, ReduceLROnPlateau):
-            return self._on_plateau(optimizer, main)
+            return self._on_plateau(optimizer, main, validated_every)
         if self.monitor is not None:
             raise MisconfigurationException(
                 f"lr_monitor={self.monitor} has no effect: {type(main).__name__} looks at no "
@@ -80,7 +86,9 @@ class Schedule:
             "lr_scheduler": {"scheduler": scheduler, "interval": self.interval},
         }
 
-    def _on_plateau(self, optimizer: Optimizer, main: ReduceLROnPlateau) -> OptimizerLRScheduler:
+    def _on_plateau(
+        self, optimizer: Optimizer, main: ReduceLROnPlateau, validated_every: int
+    ) -> OptimizerLRScheduler:
         if self.warmup or self.interval == "step":
             option = "lr_warmup" if self.warmup else "lr_interval=step"
             raise MisconfigurationException(
@@ -88,12 +96,66 @@ class Schedule:
                 f"leave {option} out, or take another schedule."
             )
         monitor = self.monitor or getattr(main, "monitor", "val/loss")  # Lightning's own has one
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": main, "monitor": monitor}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": main,
+                "monitor": monitor,
+                "frequency": 1 if _of_training(monitor) else validated_every,
+            },
+        }
 
     def _warmed_up(self, optimizer: Optimizer, main: LRScheduler | None) -> LRScheduler:
         if self.warmup == 0:
             assert main is not None
             return main
-        # `main` was made first, so it knows the whole rates, and the optimizer has them.
-        rise = LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
-        return rise if main is None else SequentialLR(optimizer, [rise, main], [self.warmup])
+        if main is None:
+            return LinearLR(optimizer, start_factor=1 / (self.warmup + 1), total_iters=self.warmup)
+        return WarmUp(optimizer, main, self.warmup)
+
+
+def check_validated(trainer: Trainer) -> None:
+    """Refuse a plateau of a number that no validation will log, at the start of training.
+
+    Raises:
+        MisconfigurationException: if there is none.
+    """
+    monitors = [monitor for _, monitor in _on_plateaus(trainer) if not _of_training(monitor)]
+    if not monitors:
+        return
+    if trainer.val_dataloaders is None:  # Lightning asks for them before the first validation
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
+    if sum(trainer.num_val_batches) == 0:
+        raise MisconfigurationException(
+            f"ReduceLROnPlateau looks at {monitors[0]}, but there is no validation: set images "
+            "aside for it and limit_val_batches above 0, let lr_monitor name a number of training, "
+            "such as train/loss, or take another schedule."
+        )
+
+
+def check_monitored(trainer: Trainer) -> None:
+    """Refuse a plateau of a number that was not logged, at the end of an epoch of training.
+
+    Raises:
+        MisconfigurationException: if it was not.
+    """
+    for every, monitor in _on_plateaus(trainer):
+        due = (trainer.current_epoch + 1) % every == 0 and not trainer.fit_loop.restarting
+        if due and not _of_training(monitor) and monitor not in trainer.callback_metrics:
+            there = ", ".join(sorted(trainer.callback_metrics)) or "none"
+            raise MisconfigurationException(
+                f"ReduceLROnPlateau looks at {monitor}, which was not logged: let lr_monitor name "
+                f"one of the numbers that were ({there})."
+            )
+
+
+def _on_plateaus(trainer: Trainer) -> list[tuple[int, str]]:
+    """How often schedules step that look at a number, and its name."""
+    configs = [config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+    return [(config.frequency, str(config.monitor)) for config in configs]
+
+
+def _of_training(monitor: str) -> bool:
+    return monitor.startswith("train/")

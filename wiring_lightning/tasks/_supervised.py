@@ -4,7 +4,6 @@ The file is private so that the command line does not list the base class as a t
 """
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from wiring_lightning.tasks._backbones import check_connected, check_image_size,
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
 from wiring_lightning.tasks._outputs import find_outputs
+from wiring_lightning.tasks._refused_images import explained
 from wiring_lightning.tasks._saved import (
     KEY,
     build_backbone,
@@ -42,7 +42,7 @@ from wiring_lightning.tasks._saved import (
     described_for,
     kept_arguments,
 )
-from wiring_lightning.tasks._schedules import Schedule
+from wiring_lightning.tasks._schedules import Schedule, check_monitored, check_validated
 
 Stage = Literal["train", "val", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -136,6 +136,7 @@ class SupervisedTask(LightningModule, ABC):
             ValueError: if the images are bytes, the backbone is made for another number of
                 channels, its batch norm cannot learn from a batch of one image, or what it gives
                 holds no logits.
+            RuntimeError: if a network of another library cannot compute images of this shape.
         """
         logits, auxiliary = find_outputs(self._answer(images), type(self.backbone).__name__)
         if self.training:
@@ -145,26 +146,11 @@ class SupervisedTask(LightningModule, ABC):
     def _answer(self, images: Tensor) -> Any:
         try:
             return self.backbone(images)
-        except (RuntimeError, ValueError) as error:  # torch.compile wraps the ValueError
-            if images.dtype == torch.uint8:
-                raise ValueError(
-                    "The images are bytes: give the trainer the data module itself "
-                    "(datamodule=data), which normalises them, not its loaders."
-                ) from error
-            if len(images) == 1 and "Expected more than 1 value per channel" in str(error):
-                raise ValueError(
-                    "A training batch holds one image, too few for batch norm: leave out a last "
-                    "batch that is not full (drop_last=True of the data, --data.drop_last=true), "
-                    "or choose another batch_size."
-                ) from error
-            channels = images.shape[1]
-            if wanted := re.search(rf"to have (\d+) channels, but got {channels} ", str(error)):
-                raise ValueError(
-                    f"The images have {channels} channels, but the backbone takes {wanted[1]}: set "
-                    f"in_channels={channels} of the backbone (in_chans={channels} of one of timm "
-                    "or torchvision)."
-                ) from error
-            raise
+        except Exception as error:  # libraries fail in many ways; torch.compile wraps them
+            explanation = explained(error, self.backbone, images)
+            if explanation is None:
+                raise
+            raise explanation from error
 
     def counted(self, labels: Tensor) -> Tensor | None:  # noqa: ARG002
         """`[batch]` which examples have a label, and count in a mean; `None` if all have one."""
@@ -184,7 +170,8 @@ class SupervisedTask(LightningModule, ABC):
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             check_finite(type(optimizer).__name__, group, MisconfigurationException)
-        return self.schedule.configure(optimizer)
+        every = None if self._trainer is None else self._trainer.check_val_every_n_epoch
+        return self.schedule.configure(optimizer, every or 1)  # None: counted in steps
 
     @override
     def setup(self, stage: str) -> None:
@@ -230,6 +217,7 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def on_train_start(self) -> None:
         check_optimizers(self.trainer)
+        check_validated(self.trainer)
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -245,6 +233,17 @@ class SupervisedTask(LightningModule, ABC):
     @override
     def on_train_epoch_end(self) -> None:
         self._read_loss()
+        check_monitored(self.trainer)
+
+    @override
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        try:
+            super().lr_scheduler_step(scheduler, metric)
+        except (ArithmeticError, LookupError, TypeError) as error:  # of a number that it was given
+            raise MisconfigurationException(
+                f"{type(scheduler).__name__} cannot make a step with the options that lr_scheduler "
+                f"gives it: {error}."
+            ) from error
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
