@@ -26,6 +26,7 @@ from tests.callbacks.reader import (
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import DNW, Phase, PhaseSchedule, PruneAndRetrain
 from wiring_lightning.optim import WarmupCosine
+from wiring_lightning.tasks._warm_up import WarmUp
 
 
 def scheduled(make: Any, parameters: Any) -> dict[str, Any]:
@@ -81,7 +82,13 @@ def chained(optimizer: Any) -> SequentialLR:
     return SequentialLR(optimizer, parts, milestones=[1])
 
 
-@pytest.mark.parametrize("schedule", [chained, partial(WarmupCosine, epochs=2, warmup_epochs=1)])
+def warmed_up(optimizer: Any) -> WarmUp:
+    return WarmUp(optimizer, CosineAnnealingLR(optimizer, T_max=2), 1)
+
+
+@pytest.mark.parametrize(
+    "schedule", [chained, warmed_up, partial(WarmupCosine, epochs=2, warmup_epochs=1)]
+)
 def test_a_rate_scales_schedules_of_all_kinds(schedule: Any) -> None:
     callback = PruneAndRetrain(2, lr=0.01, density=0.25)
     _, watch = fit(callback, Reader(partial(scheduled, schedule)), data=batches(3), max_epochs=4)

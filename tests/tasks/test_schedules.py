@@ -278,6 +278,6 @@ def test_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert (first["factor"], first["num_bad_epochs"], first["last_epoch"]) == (0.5, 0, 1)
     assert (second["steps"], second["last_epoch"]) == (1, 4)
-    assert second["_schedulers"][0]["last_epoch"] == 3
+    assert second["parts"][0]["last_epoch"] == 3
     missing = config_with(model(lr_scheduler=plateau, lr_monitor="val/accuracy"), short)
     assert "val/accuracy" in refused("fit", "--config", write(missing, tmp_path / "c.yaml"))

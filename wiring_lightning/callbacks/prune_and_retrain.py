@@ -187,7 +187,7 @@ def _renew_optimizers(trainer: Trainer, lr: float | None) -> None:
 
 def _scale(schedule: Any, factor: float) -> None:
     """Scale the initial learning rates of a schedule and of the schedules in it."""
-    for part in getattr(schedule, "_schedulers", []):
+    for part in (*getattr(schedule, "_schedulers", ()), *getattr(schedule, "parts", ())):
         _scale(part, factor)
     if hasattr(schedule, "base_lrs"):
         schedule.base_lrs = [lr * factor for lr in schedule.base_lrs]

@@ -32,8 +32,9 @@ def write_table(splits: Splits) -> str:
     rows = [(*picture, split) for split, pictures in splits.items() for picture in pictures]
     plain = all(value == value.strip() and "\r" not in value for row in rows for value in row)
     text = io.StringIO()
-    quoting = csv.QUOTE_MINIMAL if plain else csv.QUOTE_ALL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
+    writer = csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_MINIMAL if plain else csv.QUOTE_ALL
+    )
     writer.writerows([_COLUMNS, *rows])
     return text.getvalue()
 

@@ -95,14 +95,12 @@ class Schedule:
                 "ReduceLROnPlateau steps after an epoch of validation, by what it has seen before: "
                 f"leave {option} out, or take another schedule."
             )
-        monitor = self.monitor or getattr(main, "monitor", "val/loss")  # Lightning's own has one
+        # Lightning's own has one.
+        monitor: str = self.monitor or getattr(main, "monitor", None) or "val/loss"
+        frequency = 1 if _of_training(monitor) else validated_every
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": main,
-                "monitor": monitor,
-                "frequency": 1 if _of_training(monitor) else validated_every,
-            },
+            "lr_scheduler": {"scheduler": main, "monitor": monitor, "frequency": frequency},
         }
 
     def _warmed_up(self, optimizer: Optimizer, main: LRScheduler | None) -> LRScheduler:

@@ -34,7 +34,7 @@ class WarmUp(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, main: LRScheduler, steps: int) -> None:
-        self._schedulers = [main]  # as torch names the schedules inside another
+        self.parts = [main]
         self.steps = steps
         # Shares of the whole rates, which others may scale later.
         self.first = [
@@ -57,7 +57,7 @@ class WarmUp(LRScheduler):
         if self.last_epoch < self.steps:
             super().step(epoch)
             return
-        (main,) = self._schedulers
+        (main,) = self.parts
         main.step()
         self.last_epoch += 1
         self._last_lr = main.get_last_lr()
@@ -65,14 +65,14 @@ class WarmUp(LRScheduler):
     @override
     def state_dict(self) -> dict[str, Any]:
         """The state of the rise, and of the schedule after it."""
-        (main,) = self._schedulers
-        return {**super().state_dict(), "_schedulers": [main.state_dict()]}
+        (main,) = self.parts
+        return {**super().state_dict(), "parts": [main.state_dict()]}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        (main,) = self._schedulers
+        (main,) = self.parts
         own = dict(state_dict)
-        (state,) = own.pop("_schedulers")
+        (state,) = own.pop("parts")
         super().load_state_dict(own)
         main.load_state_dict(state)
