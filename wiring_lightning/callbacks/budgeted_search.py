@@ -12,7 +12,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.callbacks._gate_learner import GateLearner
@@ -23,6 +22,7 @@ from wiring_lightning.costs.scheduling import Order
 from wiring_lightning.functional import budgeted_objective, derived_seed
 from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.optim import Reinforce, step_was_skipped
+from wiring_lightning.optim._step_hooks import StepHooks
 from wiring_lightning.wiring import Priced, SuperNetwork, Wiring
 
 
@@ -120,7 +120,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self.baseline = baseline
         self.seed = seed
         self._searched: _Searched | None = None
-        self._hook: RemovableHandle | None = None
+        self._hooks: StepHooks | None = None
         self._stepped = False
         self._batches = 0
         self._sampled = Sampled()
@@ -195,7 +195,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
             for optimizer, own in zip(trainer.optimizers, self.take_over(trainer), strict=True)
             if own
         )
-        self._hook = owner.register_step_post_hook(self._after_step)
+        self._hooks = StepHooks(owner, after=self._after_step)
         self.remember()
         super().on_fit_start(trainer, pl_module)
 
@@ -276,9 +276,9 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @override
     def let_go(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
         if self._searched is not None:
             self._searched.gate.sampling = True
         self._searched = None

@@ -13,6 +13,7 @@ from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.dnw import keep_largest_of_rows
 from wiring_lightning.functional.mask_times import MaskTimes
 from wiring_lightning.optim._skipped import step_was_skipped
+from wiring_lightning.optim._step_hooks import StepHooks
 
 
 @dataclass(eq=False)
@@ -194,10 +195,7 @@ class StraightThrough:
         self._sparse: list[Tensor] = []  # the parameters' own memory during a step
         self._swap_in()
         self._swap_out()
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._hooks = StepHooks(optimizer, self._before_step, self._after_step)
 
     @property
     def _weights(self) -> list[Tensor]:
@@ -261,9 +259,7 @@ class StraightThrough:
 
     def detach(self) -> None:
         """Remove the hooks from the optimizer; the parameters keep their present values."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._hooks.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """The latent weights, and the masks of the edges if they are frozen."""
