@@ -158,3 +158,35 @@ def test_removed_hooks_are_gone() -> None:
     hooks.remove()
     optimizer.step()
     assert not calls
+
+
+@pytest.mark.parametrize("rule", ["dnw", "n_of_m", "dropout"])
+def test_an_error_inside_of_a_step_leaves_sparse_weights(rule: str) -> None:
+    """After `detach`, or from the next step on; the latent weights are those that it left."""
+    for detach in (True, False):
+        hooked_parents()
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(6, 4))
+        optimizer = Child([weight], lr=0.1)
+        learner, address = RULES[rule](optimizer, weight), weight.data_ptr()
+        before = learner.latent[0].clone()
+        weight.grad = torch.randn(6, 4)
+        optimizer.fails = True
+        with pytest.raises(RuntimeError, match="out of memory"):
+            optimizer.step()
+        optimizer.fails = False
+        latent = before - 0.1 * weight.grad
+        if rule == "dropout":
+            learner.evaluate()
+        if detach:
+            learner.detach()
+        else:
+            weight.grad = None
+            optimizer.step()
+        torch.testing.assert_close(learner.latent[0], latent)
+        latent = learner.latent[0]
+        assert weight.data_ptr() == address != learner.latent[0].data_ptr()
+        blocks = latent.abs() if rule == "n_of_m" else latent.abs().view(1, -1)
+        k = 2 if rule == "n_of_m" else 8
+        mask = blocks >= blocks.topk(k).values[:, -1:]
+        assert torch.equal(weight.detach(), latent * mask.view_as(latent))
