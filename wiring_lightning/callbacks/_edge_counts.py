@@ -90,6 +90,17 @@ class EdgeCounts:
             for group, k in zip(found, numbers, strict=True)
         ]
 
+    def check_saved(self, saved: Mapping[str, int] | None, groups: Sequence[SparseGroup]) -> None:
+        """Raise an error if a checkpoint, of which these are the numbers, has other ones."""
+        wanted = {group.name: group.k for group in groups}
+        if saved is not None and saved != wanted:
+            names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
+            raise self.fail(
+                f"the checkpoint was saved with {saved.get(names[0], 0):,} edges in {names[0]}, "
+                f"but {wanted.get(names[0], 0):,} are asked for now; resume with the same choice "
+                "of layers and edges."
+            )
+
     def _numbers(self, groups: Sequence[SparseGroup], counts: Sequence[int]) -> list[int]:
         if self.edges is not None:
             return [self.edges] * len(groups)

@@ -92,12 +92,10 @@ class TimedLayers(SparseLayers[TimedRule]):
         super().on_fit_start(trainer, pl_module)
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         if not self.due and any(rule.changes_next for rule in self._rules):
             self.remember_checkpoints(trainer)
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        super().before_step(trainer, optimizer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,6 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
 
 from wiring_lightning.nn import Adjacency, find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight as SparseWeight, find_weights, own_names
@@ -63,6 +64,16 @@ class SparseGroup:
         for weight, absent in zip(self.weights, self.take_absent(), strict=True):
             if absent is not None:
                 weight.add_(absent)
+
+    def count(self) -> tuple[int, int]:
+        """The number of weights that are not zero, and of all weights."""
+        kept = sum(int(weight.count_nonzero()) for weight in self.weights)
+        return kept, sum(weight.numel() for weight in self.weights)
+
+    def is_held_by(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer has all of the weights."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return all(id(weight) in held for weight in self.weights)
 
     def edge_set(self) -> EdgeSet:
         """The group as an `optim.EdgeSet`."""

@@ -181,11 +181,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
             )
         self.optimizer = Reinforce([gate], self.lr, self.baseline)
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
-        if self._restored is not None:
-            self.optimizer.load_state_dict(self._restored["optimizer"])
-            self._batches = self._restored["batches"]
-            self._sampled = Sampled(**self._restored["sampled"])
-            self._restored = None
+        self.restore()
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
         elif isinstance(self.cost, str):  # a user's own cost may be expensive to compute
@@ -273,6 +269,10 @@ class BudgetedSearch(GateLearner[Reinforce]):
     @override
     def more_state(self) -> dict[str, Any]:
         return {"batches": self._batches, "sampled": vars(self._sampled).copy()}
+
+    @override
+    def load_more_state(self, state: dict[str, Any]) -> None:
+        self._batches, self._sampled = state["batches"], Sampled(**state["sampled"])
 
     @override
     def let_go(self) -> None:

@@ -147,9 +147,7 @@ class MaskConnect(GateLearner[GateSGD]):
             self.optimizer = GateSGD(gates, self.lr, seed=self.seed, **self._options(trainer))
         except ValueError as error:
             raise self.mistake(str(error)) from None
-        if self._restored is not None:
-            self.optimizer.load_state_dict(self._restored["optimizer"])
-            self._restored = None
+        self.restore()
         self._owners = _owners(trainer.optimizers, gates, self.take_over(trainer))
         for owner in self._owners:
             after = partial(self._after_step, owner)

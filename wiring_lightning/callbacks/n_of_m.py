@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -80,9 +80,7 @@ class NMSparsity(SparseLayers[SparseRefined]):
         return SparseRefined(optimizer, sets, self.decay)
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         for rule in self._rules:
             if rule.optimizer is optimizer:
                 rule.decay_absent(gradient_scale(trainer, optimizer))

@@ -75,6 +75,14 @@ class StepHooks:
             self._after(*arguments)
 
 
+def closure_of(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[], Any] | None:
+    """The closure among the arguments of a step, of which the first is the optimizer itself."""
+    closure: Callable[[], Any] | None = keywords.get(
+        "closure", arguments[1] if len(arguments) > 1 else None
+    )
+    return closure
+
+
 def _caller() -> FrameType | None:
     """The frame that called the function that calls this."""
     frame = currentframe()

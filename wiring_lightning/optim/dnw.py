@@ -13,7 +13,7 @@ from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.dnw import keep_largest_of_rows
 from wiring_lightning.functional.mask_times import MaskTimes
 from wiring_lightning.optim._skipped import step_was_skipped
-from wiring_lightning.optim._step_hooks import StepHooks
+from wiring_lightning.optim._step_hooks import Arguments, StepHooks, closure_of
 
 
 @dataclass(eq=False)
@@ -306,10 +306,9 @@ class StraightThrough:
 
     def _before_step(
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    ) -> Arguments:
         self._swap_out()  # does nothing unless the last step ended with an error
-        # The first positional argument is the optimizer itself.
-        closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
+        closure = closure_of(arguments, keywords)
         if closure is None:
             self._swap_in()
             return arguments, keywords
