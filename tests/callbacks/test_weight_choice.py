@@ -225,6 +225,21 @@ def test_a_pattern_without_a_match_is_an_error(arguments: dict[str, Any], named:
             fit(learner(density=DENSITY, **arguments), Reader())
 
 
+@pytest.mark.parametrize(
+    ("one", "listed"),
+    [
+        ({"layers": "Linear"}, {"layers": ["Linear"]}),
+        ({"exclude": "head"}, {"exclude": ["head"]}),
+        ({"groups": {"a": "Conv2d"}}, {"groups": {"a": ["Conv2d"]}}),
+        ({"vectors": "*.bias"}, {"vectors": ["*.bias"]}),
+    ],
+)
+def test_one_string_is_one_pattern(one: dict[str, Any], listed: dict[str, Any]) -> None:
+    first, second = (DNW(density=DENSITY, **arguments) for arguments in (one, listed))
+    assert list(first.find_layers(Reader())) == list(second.find_layers(Reader()))
+    assert first.state_key == second.state_key
+
+
 def test_a_layer_that_lost_all_of_its_weights_to_its_group_is_named() -> None:
     module = Reader()
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._weight_choice import SparseGroup, SparseWeight, listed
 from wiring_lightning.functional.densities import (
     DISTRIBUTIONS,
@@ -47,10 +48,9 @@ class EdgeCounts:
             if density is not None and not 0 < density <= 1:
                 of = f" of {pattern}" if pattern else ""
                 raise self.fail(f"density{of} must be above 0 and at most 1, got {density}.")
-        if self.edges is not None and self.edges < 1:
-            raise self.fail(f"edges must be at least 1, got {self.edges}.")
-        if self.min_edges < 0:
-            raise self.fail(f"min_edges must not be negative, got {self.min_edges}.")
+        if self.edges is not None:
+            check_counts(edges=self.edges, most=10**12, error=self.fail)
+        check_counts(least=0, min_edges=self.min_edges, most=10**12, error=self.fail)
         if self.distribution not in DISTRIBUTIONS:
             raise self.fail(
                 f"there is no distribution {self.distribution}; there are "

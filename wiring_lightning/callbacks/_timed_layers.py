@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._run_length import RunLength
 from wiring_lightning.callbacks.sparse_layers import SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
@@ -103,10 +104,9 @@ class TimedLayers(SparseLayers[TimedRule]):
 
     def _check_times(self) -> None:
         """Raise an error if an argument of the times is out of range."""
-        if self.every < 1:
-            raise self.mistake(f"every must be at least 1, got {self.every}.")
-        if self.total_steps is not None and self.total_steps < 1:
-            raise self.mistake(f"total_steps must be at least 1, got {self.total_steps}.")
+        check_counts(every=self.every, most=10**12, error=self.mistake)
+        if self.total_steps is not None:
+            check_counts(total_steps=self.total_steps, most=10**12, error=self.mistake)
         if not 0 <= self.start <= self.until <= 1:
             raise self.mistake(
                 "start and until are shares of the training, with 0 <= start <= until <= 1, got "

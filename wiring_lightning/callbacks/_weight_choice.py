@@ -209,6 +209,11 @@ class Chosen:
     frozen: list[str]
 
 
+def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
+    """Patterns as a tuple; one string is one pattern, not one for each of its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def listed(names: Sequence[str]) -> str:
     """Up to five names for a message, and how many more there are."""
     shown = ", ".join(names[:5])

@@ -21,6 +21,7 @@ from wiring_lightning.callbacks._weight_choice import (
     SparseGroup,
     SparseWeight,
     WeightChoice,
+    as_patterns,
     listed,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
@@ -48,7 +49,8 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         layers: the sparse weights, as names of classes such as `Conv2d` (subclasses included), or
             patterns for the qualified names of modules such as `backbone.layer4.*`, or of
             parameters such as `encoder.lstm.weight_*`. Biases and norms stay dense. By default the
-            graphs of the network, or all convolutions and linear layers if it has no graph.
+            graphs of the network, or all convolutions and linear layers if it has no graph. One
+            string is one name or pattern.
         first_dense: whether the first of these layers stays dense.
         groups: patterns as in `layers` by the name of a group. The layers of a group share one
             number of edges, so edges can move between them. Layers in no group have their own.
@@ -101,15 +103,15 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             layers = tuple(density)
         self.density = density
         self.edges = edges
-        self.layers = None if layers is None else tuple(layers)
+        self.layers = None if layers is None else as_patterns(layers)
         self.first_dense = first_dense
-        self.groups = dict(groups or {})
-        self.exclude = tuple(exclude)
+        self.groups = {name: list(as_patterns(own)) for name, own in (groups or {}).items()}
+        self.exclude = as_patterns(exclude)
         self.log_density = log_density
         self.distribution = distribution
         self.last_dense = last_dense
         self.min_edges = min_edges
-        self.vectors = tuple(vectors)
+        self.vectors = as_patterns(vectors)
         self._rules: list[SomeRule] = []
         self._before_steps: list[BeforeStep] = []  # of the same optimizers
         # Every group with its rule, and the index of its first parameter in that rule.

@@ -144,10 +144,13 @@ class ScheduledMasks(MaskedWeights):
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state, and set absent weights to zero."""
+        """Restore a state, and set absent weights to zero.
+
+        An average that the state lacks, as that of a run without growth by momentum, starts at 0.
+        """
         self.steps, self.present = state["steps"], list(state["present"])
         self.waiting, self.frozen = state["waiting"], state["frozen"]
-        for own, saved in zip(self.averages, state["averages"], strict=True):
+        for own, saved in zip(self.averages, state["averages"], strict=False):
             own.copy_(saved)
         super().load_state_dict(state)
 
