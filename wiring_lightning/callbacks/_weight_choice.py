@@ -86,7 +86,9 @@ class WeightChoice:
 
     A pattern is one of three things: the name of a class, such as `Conv2d`, which includes its
     subclasses; a pattern for the names of modules, such as `backbone.layer4.*`; or a pattern for
-    the names of parameters, such as `encoder.lstm.weight_hh_l0`.
+    the names of parameters, such as `encoder.lstm.weight_hh_l0`. Of subclasses only the weight that
+    the named class defines is meant. A weight that several layers share is chosen, or excluded, if
+    a pattern matches one of them.
 
     Args:
         layers: patterns of sparse layers. If not given, the graphs of the network, or all of its
@@ -111,7 +113,8 @@ class WeightChoice:
 
     def find(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> "Chosen":
         """The chosen weights of a module, without those of submodules that copy others."""
-        both = list(find_weights(module, copies))
+        # A weight that modules share is in these lists once for each of them.
+        both = list(find_weights(module, copies, tied=True))
         matrices = [weight for weight in both if not weight.is_vector]
         vectors = [weight for weight in both if weight.is_vector]
         self._check_patterns(module, matrices, vectors)
@@ -119,10 +122,13 @@ class WeightChoice:
         if layers is None:
             layers = ("Adjacency",) if find_adjacencies(module) else _DEFAULT_LAYERS
         wanted = [*layers, *chain(*self.groups.values())]
-        chosen = [w for w in matrices if w.matches(*wanted) and not w.matches(*self.exclude)]
+        kept_dense = [w for w in both if w.matches(*self.exclude)]
+        chosen = _without(kept_dense, [w for w in matrices if w.matches(*wanted)])
         ends = chosen[:1] * self.first_dense + chosen[-1:] * self.last_dense
-        chosen = [w for w in chosen if all(w.layer is not end.layer for end in ends)]
-        chosen += [w for w in vectors if w.matches(*self.vectors) and not w.matches(*self.exclude)]
+        layers_at_ends = [w for w in matrices if any(w.layer is end.layer for end in ends)]
+        chosen = _without(layers_at_ends, chosen)
+        chosen += _without(kept_dense, [w for w in vectors if w.matches(*self.vectors)])
+        chosen = _once(chosen)
         sparse = [weight for weight in chosen if weight.parameter.requires_grad]
         frozen = [weight.name for weight in chosen if weight not in sparse]
         self._check_layers(sparse)
@@ -130,10 +136,12 @@ class WeightChoice:
             self._raise_none_left(module, frozen)
         groups: dict[str, list[SparseWeight]] = {}
         for weight, own_name in zip(sparse, own_names(sparse), strict=True):
-            fitting = (name for name, own in self.groups.items() if weight.matches(*own))
+            others = both if self.groups else []
+            same = [other for other in others if other.parameter is weight.parameter]
+            fitting = (n for n, own in self.groups.items() if any(w.matches(*own) for w in same))
             name = "all" if self.together else next(fitting, own_name)
             groups.setdefault(name, []).append(weight)
-        dense = dict.fromkeys(weight.layer_name for weight in matrices if weight not in sparse)
+        dense = dict.fromkeys(w.layer_name for w in _once(_without(sparse, matrices)))
         return Chosen(groups, list(dense), frozen)
 
     def _check_patterns(
@@ -207,6 +215,19 @@ class Chosen:
     groups: dict[str, list[SparseWeight]]
     dense: list[str]
     frozen: list[str]
+
+
+def _without(
+    left_out: Sequence[SparseWeight], weights: Sequence[SparseWeight]
+) -> list[SparseWeight]:
+    """The weights whose parameter is none of some others."""
+    parameters = {id(weight.parameter) for weight in left_out}
+    return [weight for weight in weights if id(weight.parameter) not in parameters]
+
+
+def _once(weights: Sequence[SparseWeight]) -> list[SparseWeight]:
+    """The first weight of every parameter."""
+    return list({id(weight.parameter): weight for weight in reversed(weights)}.values())[::-1]
 
 
 def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
