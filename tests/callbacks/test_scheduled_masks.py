@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD
@@ -277,6 +278,64 @@ def test_a_fit_that_ends_before_the_final_density_is_told() -> None:
         fit(GradualPruning(density=0.5, every=25, total_steps=100))
 
 
+class EveryOther(Reader):
+    """Steps its optimizer in every second batch only, which no trainer knows."""
+
+    def __init__(self) -> None:
+        super().__init__(PLAIN)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Batch, index: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(functional.cross_entropy(self(batch[0]), batch[1]))
+        if index % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("make", [RigL, SET, MaskSchedule])
+def test_masks_that_were_to_change_longer_are_told(make: Any) -> None:
+    options = {"alpha": 0.3, "delta_t": 2} if make is RigL else {"fraction": 0.3, "every": 1}
+    with pytest.warns(UserWarning, match=r"until step (18|24), of which there were 12, but"):
+        fit(make(density=0.5, **options), EveryOther(), max_epochs=4)  # of 24 batches
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        RigL(density=0.5, delta_t=2),  # in a whole training
+        RigL(density=0.5, delta_t=5, total_steps=9),  # nothing changes between step 6 and the end
+        SNIP(density=0.5),
+        RigL(density=0.5, delta_t=2, freeze_epoch=0, total_steps=99),
+    ],
+)
+def test_masks_that_have_changed_as_planned_are_not_told(
+    learner: MaskSchedule, recwarn: pytest.WarningsRecorder
+) -> None:
+    fit(learner, max_epochs=1)
+    assert not [w for w in recwarn if "masks change until" in str(w.message)]
+
+
+@pytest.mark.parametrize("limits", [{"limit_train_batches": 0}, {"max_steps": 0}])
+def test_a_training_without_steps_is_told(limits: dict[str, int]) -> None:
+    with pytest.raises(MisconfigurationException, match="the training has no step: give"):
+        fit(RigL(density=0.5), **limits)
+
+
+@pytest.mark.parametrize(("before", "after"), [("gradient", "momentum"), ("momentum", "random")])
+def test_a_run_may_resume_with_another_way_to_grow(before: Any, after: Any, tmp_path: Path) -> None:
+    """The average of gradients starts with the first step after the resume."""
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+    make = partial(MaskSchedule, density=0.5, every=2, fraction=0.3, average=0.5, total_steps=99)
+    fit(make(grow=before), callbacks=[saver], enable_checkpointing=True, max_epochs=1)
+    learner = make(grow=after)
+    fit(learner, resume=tmp_path / "step=6.ckpt", max_epochs=2)
+    assert learner._rules[0].steps == 12
+    averages = learner._rules[0].averages
+    assert all(bool(own.isfinite().all() and own.any()) for own in averages)
+    assert bool(averages) == (after == "momentum")
+
+
 class Endless(IterableDataset[Batch]):
     def __iter__(self) -> Any:
         while True:
@@ -321,7 +380,12 @@ def test_data_without_a_length_need_steps() -> None:
         ({"density": {"Conv2d": 0.5}, "distribution": "erk"}, "shares out one density"),
         ({"density": {"Conv2d": 0.5}, "distribution": "global"}, "one density for all layers"),
         ({"distribution": "global", "groups": {"a": ["Linear"]}}, "remove `groups`"),
-        ({"min_edges": -1}, "min_edges must not be negative"),
+        ({"min_edges": -1}, "min_edges must be at least 0, got -1"),
+        ({"min_edges": 1.5}, "min_edges must be a whole number, got 1.5"),
+        ({"density": None, "edges": 5.5}, "edges must be a whole number, got 5.5"),
+        ({"density": None, "edges": True}, "edges must be a whole number, got True"),
+        ({"every": 1.5}, "every must be a whole number, got 1.5"),
+        ({"total_steps": 9.5}, "total_steps must be a whole number, got 9.5"),
         ({"density": 0.001, "distribution": "global", "min_edges": 9}, "min_edges asks for 27"),
         ({"vectors": ["LSTM"]}, "no parameter of one axis in Reader .* LSTM"),
     ],

@@ -177,6 +177,101 @@ def test_tied_weights_are_one() -> None:
     assert share(module.other.weight) == DENSITY
 
 
+class Tied(Of):
+    """An embedding and a linear layer share a matrix; either of them is defined first."""
+
+    def __init__(self, embedding_first: bool) -> None:
+        super().__init__(nn.Identity())
+        embedding, linear = nn.Embedding(12, 12), nn.Linear(12, 12, bias=False)
+        linear.weight = embedding.weight
+        if embedding_first:
+            self.embedding = embedding
+        self.linear = linear
+        self.embedding = embedding
+        self.twin = linear  # the same layer under another name
+
+
+TIED_CHOICES: list[tuple[dict[str, Any], bool]] = [
+    ({}, True),
+    ({"layers": ["Linear"]}, True),
+    ({"layers": ["linear"]}, True),
+    ({"layers": ["embedding"]}, True),
+    ({"layers": ["Embedding", "head"]}, True),
+    ({"layers": ["twin"]}, True),
+    ({"density": {"twin": 0.25}}, True),
+    ({"layers": ["head"], "groups": {"a": ["embedding", "first"]}}, True),
+    ({"exclude": ["embedding"]}, False),
+    ({"exclude": ["linear"]}, False),
+    ({"layers": ["Linear"], "exclude": ["Embedding"]}, False),
+    ({"layers": ["head"]}, False),
+    ({"layers": ["body.*", "Linear"], "last_dense": True}, False),  # `twin` comes last
+]
+
+
+@pytest.mark.parametrize("embedding_first", [False, True])
+@pytest.mark.parametrize(("arguments", "chosen"), TIED_CHOICES)
+def test_a_tied_weight_is_chosen_by_any_of_its_names(
+    arguments: dict[str, Any], chosen: bool, embedding_first: bool
+) -> None:
+    module = Tied(embedding_first)
+    learner = DNW(**{"density": DENSITY, **arguments})
+    found = learner.find_layers(module)
+    weights = [weight.parameter for own in found.values() for weight in own]
+    assert len({id(weight) for weight in weights}) == len(weights)
+    assert any(weight is module.linear.weight for weight in weights) == chosen
+    if "groups" in arguments:
+        assert len(found["a"]) == 2
+
+
+class LowRank(nn.Linear):
+    """A frozen layer with an adapter of low rank."""
+
+    def __init__(self) -> None:
+        super().__init__(16, 16)
+        self.weight.requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(4, 16))
+        self.up = nn.Parameter(torch.zeros(16, 4))
+
+
+class Scaled(nn.Conv2d):
+    """A convolution with gains of as many axes as its weight."""
+
+    def __init__(self) -> None:
+        super().__init__(16, 16, 1)
+        self.gains = nn.Parameter(torch.ones(16, 1, 1, 1))
+
+
+class TwoMatrices(nn.Module):
+    """A layer of its own, in which `weight` is one of two matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+        self.other = nn.Parameter(torch.randn(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("layer", "layers", "names"),
+    [
+        (LowRank, None, []),
+        (LowRank, ["Linear", "Conv2d"], []),
+        (LowRank, ["Linear", "middle.down"], ["middle.down"]),
+        (LowRank, ["middle", "head"], ["middle.down", "middle.up"]),
+        (LowRank, ["LowRank", "head"], ["middle.down", "middle.up"]),
+        (Scaled, None, ["middle.weight"]),
+        (Scaled, ["Conv2d"], ["middle.weight"]),
+        (TwoMatrices, ["TwoMatrices"], ["middle.weight", "middle.other"]),
+        (lambda: nn.LSTM(4, 4), ["LSTM"], ["middle.weight_ih_l0", "middle.weight_hh_l0"]),
+    ],
+)
+def test_a_class_means_the_weight_that_it_defines(
+    layer: Any, layers: list[str] | None, names: list[str]
+) -> None:
+    found = DNW(density=DENSITY, layers=layers).find_layers(Of(layer()))
+    chosen = [weight.name for own in found.values() for weight in own]
+    assert [name for name in chosen if name.startswith("middle")] == names
+
+
 def test_compiled_layers_are_found_by_their_names() -> None:
     module = Of(nn.Sequential(nn.Linear(16, 16)))
     module.middle = torch.compile(module.middle, backend="eager")
@@ -223,6 +318,21 @@ def test_a_pattern_without_a_match_is_an_error(arguments: dict[str, Any], named:
     for learner in (DNW, RandomEdges):
         with pytest.raises(MisconfigurationException, match=named):
             fit(learner(density=DENSITY, **arguments), Reader())
+
+
+@pytest.mark.parametrize(
+    ("one", "listed"),
+    [
+        ({"layers": "Linear"}, {"layers": ["Linear"]}),
+        ({"exclude": "head"}, {"exclude": ["head"]}),
+        ({"groups": {"a": "Conv2d"}}, {"groups": {"a": ["Conv2d"]}}),
+        ({"vectors": "*.bias"}, {"vectors": ["*.bias"]}),
+    ],
+)
+def test_one_string_is_one_pattern(one: dict[str, Any], listed: dict[str, Any]) -> None:
+    first, second = (DNW(density=DENSITY, **arguments) for arguments in (one, listed))
+    assert list(first.find_layers(Reader())) == list(second.find_layers(Reader()))
+    assert first.state_key == second.state_key
 
 
 def test_a_layer_that_lost_all_of_its_weights_to_its_group_is_named() -> None:

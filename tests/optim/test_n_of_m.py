@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD
 
 from tests.callbacks.reader import Masks, Reader, assert_same, batches, by_hand, check_resuming, fit
-from wiring_lightning.callbacks import NMSparsity
+from wiring_lightning.callbacks import NMSparsity, WiringError
 from wiring_lightning.functional import mask_n_of_m
 from wiring_lightning.optim import BlockEdgeSet, SparseRefined
 
@@ -118,6 +118,7 @@ def test_transposed_convolutions_have_their_inputs_first() -> None:
     ("arguments", "message"),
     [
         ({"n": 4}, "1 <= n < m <= 64, got n=4 and m=4"),
+        ({"n": 1.5}, "n must be a whole number, got 1.5"),
         ({"n": 0}, "1 <= n < m <= 64, got n=0 and m=4"),
         ({"decay": -1.0}, "decay must be a number from 0 up"),
         ({"m": 7}, "no layer of Reader has a number of inputs that is a multiple of 7"),
@@ -130,3 +131,14 @@ def test_bad_arguments_get_one_clear_sentence(arguments: dict[str, Any], message
         mask_n_of_m(torch.ones(2, 4), 5, 4)
     with pytest.raises(ValueError, match="has no blocks of 4"):
         mask_n_of_m(torch.ones(2, 6), 2, 4)
+
+
+def test_weights_that_are_no_numbers_are_called_so() -> None:
+    """SAM is not blamed for a loss that has diverged."""
+
+    class Diverges(Reader):
+        def training_step(self, batch: Any, index: int) -> Any:
+            return super().training_step(batch, index) * float("nan")
+
+    with pytest.raises(WiringError, match=r"body.1.weight.* no numbers; has the loss diverged"):
+        fit(NMSparsity(2, 4), Diverges(), limit_val_batches=1)

@@ -1,7 +1,7 @@
 """Numbers that people give: each is checked where it decides something, by one of these."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,7 +14,7 @@ MOST_LAYERS = 10_000
 def check_counts(
     least: int = 1,
     most: int = MOST,
-    error: type[Exception] = ValueError,
+    error: Callable[[str], Exception] = ValueError,
     owner: str = "",
     **counts: int,
 ) -> None:
@@ -23,7 +23,7 @@ def check_counts(
     Args:
         least: the smallest one allowed.
         most: the largest one allowed.
-        error: what to raise.
+        error: what to raise, or what makes it from a message.
         owner: whose numbers they are, such as the name of a callback.
         counts: the numbers by their names.
 

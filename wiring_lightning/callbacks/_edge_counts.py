@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._weight_choice import SparseGroup, SparseWeight, listed
 from wiring_lightning.functional.densities import (
     DISTRIBUTIONS,
@@ -47,10 +48,9 @@ class EdgeCounts:
             if density is not None and not 0 < density <= 1:
                 of = f" of {pattern}" if pattern else ""
                 raise self.fail(f"density{of} must be above 0 and at most 1, got {density}.")
-        if self.edges is not None and self.edges < 1:
-            raise self.fail(f"edges must be at least 1, got {self.edges}.")
-        if self.min_edges < 0:
-            raise self.fail(f"min_edges must not be negative, got {self.min_edges}.")
+        if self.edges is not None:
+            check_counts(edges=self.edges, most=10**12, error=self.fail)
+        check_counts(least=0, min_edges=self.min_edges, most=10**12, error=self.fail)
         if self.distribution not in DISTRIBUTIONS:
             raise self.fail(
                 f"there is no distribution {self.distribution}; there are "
@@ -89,6 +89,17 @@ class EdgeCounts:
             SparseGroup(group.name, group.members, k, self.min_edges)
             for group, k in zip(found, numbers, strict=True)
         ]
+
+    def check_saved(self, saved: Mapping[str, int] | None, groups: Sequence[SparseGroup]) -> None:
+        """Raise an error if a checkpoint, of which these are the numbers, has other ones."""
+        wanted = {group.name: group.k for group in groups}
+        if saved is not None and saved != wanted:
+            names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
+            raise self.fail(
+                f"the checkpoint was saved with {saved.get(names[0], 0):,} edges in {names[0]}, "
+                f"but {wanted.get(names[0], 0):,} are asked for now; resume with the same choice "
+                "of layers and edges."
+            )
 
     def _numbers(self, groups: Sequence[SparseGroup], counts: Sequence[int]) -> list[int]:
         if self.edges is not None:

@@ -48,7 +48,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         self.optimizer: SomeOptimizer | None = None
         self._restored: dict[str, Any] | None = None
         self._latest: list[list[Tensor]] = []  # values of `places()` after the last update
-        self._user_parameters = 0  # number of parameters in the user's optimizers
+        self._user_parameters = 0  # number of parameters in the optimizers of a running fit
 
     @property
     @override
@@ -132,6 +132,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     @override
     def let_go(self) -> None:
         self._restored = None  # a state that was loaded for a test is not for the next fit
+        self._user_parameters = 0
 
     def take_over(self, trainer: Trainer) -> list[list[Tensor]]:
         """Take the parameters of the gates out of the user's optimizers; see `take_out`."""
@@ -162,12 +163,25 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The gates are not on their device yet, so `on_fit_start` loads the state.
         self._restored = state_dict or None
+        # Otherwise the gates are not on their device yet, so `on_fit_start` restores the optimizer.
+        if self._user_parameters:
+            self.restore()
+            self.remember()
 
     def more_state(self) -> dict[str, Any]:
         """The state of a subclass, saved with the state of the optimizer."""
         return {}
+
+    def load_more_state(self, state: dict[str, Any]) -> None:
+        """Load what `more_state` has saved."""
+
+    def restore(self) -> None:
+        """Give the optimizer and the subclass the state that was loaded, if there is one."""
+        if self._restored is not None and self.optimizer is not None:
+            self.optimizer.load_state_dict(self._restored["optimizer"])
+            self.load_more_state(self._restored)
+            self._restored = None
 
 
 def _count_parameters(optimizers: Sequence[Optimizer]) -> int:

@@ -34,10 +34,16 @@ class RunLength:
             in_epochs: whether the length of an epoch must be known.
 
         Raises:
-            MisconfigurationException: if the length is not known.
+            MisconfigurationException: if the length is not known, or zero.
         """
         epoch = steps_per_epoch(trainer)
         total = trainer.estimated_stepping_batches if total_steps is None else total_steps
+        # Lightning takes the length of data that it does not load for unknown.
+        if total == 0 or (total_steps is None and trainer.limit_train_batches == 0):
+            raise callback.mistake(
+                "the training has no step: give the trainer limit_train_batches, max_steps and "
+                "max_epochs above 0."
+            )
         if not math.isfinite(total) or total < 1:
             raise callback.mistake(
                 "the length of the training is not known: give the trainer max_steps or "

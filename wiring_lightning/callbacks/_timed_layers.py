@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._run_length import RunLength
 from wiring_lightning.callbacks.sparse_layers import SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
@@ -93,12 +94,10 @@ class TimedLayers(SparseLayers[TimedRule]):
         super().on_fit_start(trainer, pl_module)
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         if not self.due and any(rule.changes_next for rule in self._rules):
             self.remember_checkpoints(trainer)
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        super().before_step(trainer, optimizer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,10 +105,9 @@ class TimedLayers(SparseLayers[TimedRule]):
 
     def _check_times(self) -> None:
         """Raise an error if an argument of the times is out of range."""
-        if self.every < 1:
-            raise self.mistake(f"every must be at least 1, got {self.every}.")
-        if self.total_steps is not None and self.total_steps < 1:
-            raise self.mistake(f"total_steps must be at least 1, got {self.total_steps}.")
+        check_counts(every=self.every, most=10**12, error=self.mistake)
+        if self.total_steps is not None:
+            check_counts(total_steps=self.total_steps, most=10**12, error=self.mistake)
         if not 0 <= self.start <= self.until <= 1:
             raise self.mistake(
                 "start and until are shares of the training, with 0 <= start <= until <= 1, got "

@@ -8,6 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
 
 from wiring_lightning.nn import Adjacency, find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight as SparseWeight, find_weights, own_names
@@ -67,6 +68,16 @@ class SparseGroup:
             if absent is not None:
                 weight.add_(absent)
 
+    def count(self) -> tuple[int, int]:
+        """The number of weights that are not zero, and of all weights."""
+        kept = sum(int(weight.count_nonzero()) for weight in self.weights)
+        return kept, sum(weight.numel() for weight in self.weights)
+
+    def is_held_by(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer has all of the weights."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return all(id(weight) in held for weight in self.weights)
+
     def edge_set(self) -> EdgeSet:
         """The group as an `optim.EdgeSet`."""
         return EdgeSet(*self.edge_fields())
@@ -82,7 +93,9 @@ class WeightChoice:
 
     A pattern is one of three things: the name of a class, such as `Conv2d`, which includes its
     subclasses; a pattern for the names of modules, such as `backbone.layer4.*`; or a pattern for
-    the names of parameters, such as `encoder.lstm.weight_hh_l0`.
+    the names of parameters, such as `encoder.lstm.weight_hh_l0`. Of subclasses only the weight that
+    the named class defines is meant. A weight that several layers share is chosen, or excluded, if
+    a pattern matches one of them.
 
     Args:
         layers: patterns of sparse layers. If not given, the graphs of the network, or all of its
@@ -107,7 +120,8 @@ class WeightChoice:
 
     def find(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> "Chosen":
         """The chosen weights of a module, without those of submodules that copy others."""
-        both = list(find_weights(module, copies))
+        # A weight that modules share is in these lists once for each of them.
+        both = list(find_weights(module, copies, tied=True))
         matrices = [weight for weight in both if not weight.is_vector]
         vectors = [weight for weight in both if weight.is_vector]
         self._check_patterns(module, matrices, vectors)
@@ -115,10 +129,13 @@ class WeightChoice:
         if layers is None:
             layers = ("Adjacency",) if find_adjacencies(module) else _DEFAULT_LAYERS
         wanted = [*layers, *chain(*self.groups.values())]
-        chosen = [w for w in matrices if w.matches(*wanted) and not w.matches(*self.exclude)]
+        kept_dense = [w for w in both if w.matches(*self.exclude)]
+        chosen = _without(kept_dense, [w for w in matrices if w.matches(*wanted)])
         ends = chosen[:1] * self.first_dense + chosen[-1:] * self.last_dense
-        chosen = [w for w in chosen if all(w.layer is not end.layer for end in ends)]
-        chosen += [w for w in vectors if w.matches(*self.vectors) and not w.matches(*self.exclude)]
+        layers_at_ends = [w for w in matrices if any(w.layer is end.layer for end in ends)]
+        chosen = _without(layers_at_ends, chosen)
+        chosen += _without(kept_dense, [w for w in vectors if w.matches(*self.vectors)])
+        chosen = _once(chosen)
         sparse = [weight for weight in chosen if weight.parameter.requires_grad]
         frozen = [weight.name for weight in chosen if weight not in sparse]
         self._check_layers(sparse)
@@ -126,10 +143,12 @@ class WeightChoice:
             self._raise_none_left(module, frozen)
         groups: dict[str, list[SparseWeight]] = {}
         for weight, own_name in zip(sparse, own_names(sparse), strict=True):
-            fitting = (name for name, own in self.groups.items() if weight.matches(*own))
+            others = both if self.groups else []
+            same = [other for other in others if other.parameter is weight.parameter]
+            fitting = (n for n, own in self.groups.items() if any(w.matches(*own) for w in same))
             name = "all" if self.together else next(fitting, own_name)
             groups.setdefault(name, []).append(weight)
-        dense = dict.fromkeys(weight.layer_name for weight in matrices if weight not in sparse)
+        dense = dict.fromkeys(w.layer_name for w in _once(_without(sparse, matrices)))
         return Chosen(groups, list(dense), frozen)
 
     def _check_patterns(
@@ -203,6 +222,24 @@ class Chosen:
     groups: dict[str, list[SparseWeight]]
     dense: list[str]
     frozen: list[str]
+
+
+def _without(
+    left_out: Sequence[SparseWeight], weights: Sequence[SparseWeight]
+) -> list[SparseWeight]:
+    """The weights whose parameter is none of some others."""
+    parameters = {id(weight.parameter) for weight in left_out}
+    return [weight for weight in weights if id(weight.parameter) not in parameters]
+
+
+def _once(weights: Sequence[SparseWeight]) -> list[SparseWeight]:
+    """The first weight of every parameter."""
+    return list({id(weight.parameter): weight for weight in reversed(weights)}.values())[::-1]
+
+
+def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
+    """Patterns as a tuple; one string is one pattern, not one for each of its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.callbacks._gate_learner import GateLearner
@@ -23,6 +22,7 @@ from wiring_lightning.costs.scheduling import Order
 from wiring_lightning.functional import budgeted_objective, derived_seed
 from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.optim import Reinforce, step_was_skipped
+from wiring_lightning.optim._step_hooks import StepHooks
 from wiring_lightning.wiring import Priced, SuperNetwork, Wiring
 
 
@@ -120,7 +120,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self.baseline = baseline
         self.seed = seed
         self._searched: _Searched | None = None
-        self._hook: RemovableHandle | None = None
+        self._hooks: StepHooks | None = None
         self._stepped = False
         self._batches = 0
         self._sampled = Sampled()
@@ -181,11 +181,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
             )
         self.optimizer = Reinforce([gate], self.lr, self.baseline)
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
-        if self._restored is not None:
-            self.optimizer.load_state_dict(self._restored["optimizer"])
-            self._batches = self._restored["batches"]
-            self._sampled = Sampled(**self._restored["sampled"])
-            self._restored = None
+        self.restore()
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
         elif isinstance(self.cost, str):  # a user's own cost may be expensive to compute
@@ -195,7 +191,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
             for optimizer, own in zip(trainer.optimizers, self.take_over(trainer), strict=True)
             if own
         )
-        self._hook = owner.register_step_post_hook(self._after_step)
+        self._hooks = StepHooks(owner, after=self._after_step)
         self.remember()
         super().on_fit_start(trainer, pl_module)
 
@@ -274,10 +270,14 @@ class BudgetedSearch(GateLearner[Reinforce]):
         return {"batches": self._batches, "sampled": vars(self._sampled).copy()}
 
     @override
+    def load_more_state(self, state: dict[str, Any]) -> None:
+        self._batches, self._sampled = state["batches"], Sampled(**state["sampled"])
+
+    @override
     def let_go(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
         if self._searched is not None:
             self._searched.gate.sampling = True
             self._searched.gate.seed(self.seed)

@@ -91,14 +91,12 @@ class L1Anneal(SparseLayers[PrunedWeights]):
         self._anneal(trainer)
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         strength = self.penalty * gradient_scale(trainer, optimizer)
         for rule in self._rules:
             if rule.optimizer is optimizer:
                 rule.penalize(strength)
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        super().before_step(trainer, optimizer)
 
     def _anneal(self, trainer: Trainer) -> None:
         epoch = trainer.current_epoch

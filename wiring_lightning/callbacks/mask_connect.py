@@ -10,7 +10,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.callbacks._averages import copies_inside
@@ -20,6 +19,7 @@ from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped
 from wiring_lightning.optim._gate_variants import PAPERS_RULE, Explore, Update, check_variant
+from wiring_lightning.optim._step_hooks import StepHooks
 
 
 class MaskConnect(GateLearner[GateSGD]):
@@ -96,7 +96,7 @@ class MaskConnect(GateLearner[GateSGD]):
         self.seed = seed
         self._trainer: Trainer | None = None
         self._owners: list[_Owner] = []
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: list[StepHooks] = []
         self._names: list[str] = []
 
     @property
@@ -148,13 +148,11 @@ class MaskConnect(GateLearner[GateSGD]):
             self.optimizer = GateSGD(gates, self.lr, seed=self.seed, **self._options(trainer))
         except ValueError as error:
             raise self.mistake(str(error)) from None
-        if self._restored is not None:
-            self.optimizer.load_state_dict(self._restored["optimizer"])
-            self._restored = None
+        self.restore()
         self._owners = _owners(trainer.optimizers, gates, self.take_over(trainer))
         for owner in self._owners:
-            hook = partial(self._after_step, owner)
-            self._hooks.append(owner.optimizer.register_step_post_hook(hook))
+            after = partial(self._after_step, owner)
+            self._hooks.append(StepHooks(owner.optimizer, after=after))
         self.remember()
         super().on_fit_start(trainer, pl_module)
 
@@ -212,8 +210,8 @@ class MaskConnect(GateLearner[GateSGD]):
 
     @override
     def let_go(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        for hooks in self._hooks:
+            hooks.remove()
         self._owners, self._hooks = [], []
         self._trainer = None
         super().let_go()

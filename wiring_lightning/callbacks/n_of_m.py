@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._scaled import gradient_scale
 from wiring_lightning.callbacks._weight_choice import Chosen, SparseWeight, listed
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
+from wiring_lightning.callbacks.wiring_callback import WiringError
 from wiring_lightning.functional.n_of_m import mask_n_of_m
 from wiring_lightning.optim.n_of_m import BlockEdgeSet, SparseRefined
 
@@ -57,6 +59,7 @@ class NMSparsity(SparseLayers[SparseRefined]):
         freeze_epoch: int | None = None,
         log_density: bool = False,
     ) -> None:
+        check_counts(n=n, m=m, least=0, error=self.mistake)
         if not 1 <= n < m <= 64:
             raise self.mistake(f"n and m must be 1 <= n < m <= 64, got n={n} and m={m}.")
         if not 0 <= decay < float("inf"):
@@ -81,18 +84,16 @@ class NMSparsity(SparseLayers[SparseRefined]):
         return SparseRefined(optimizer, sets, self.decay)
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         for rule in self._rules:
             if rule.optimizer is optimizer and not rule.frozen:
                 rule.decay_absent(gradient_scale(trainer, optimizer))
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        super().before_step(trainer, optimizer)
 
     @override
     def broken(self) -> str | None:
         wrong = [
-            f"{group.name} has more than {self.n} of {self.m} weights in a block"
+            (group, member)
             for group in self._groups
             for member in group.members
             if (
@@ -100,7 +101,17 @@ class NMSparsity(SparseLayers[SparseRefined]):
                 & ~mask_n_of_m(member.parameter, self.n, self.m, _axis(member))
             ).any()
         ]
-        return listed(wrong) if wrong else None
+        lost = [member.name for _, member in wrong if member.parameter.isnan().any()]
+        if lost:
+            raise WiringError(
+                f"{type(self).__name__}: {listed(lost)} has weights that are no numbers; has the "
+                "loss diverged?"
+            )
+        names = [
+            f"{group.name} has more than {self.n} of {self.m} weights in a block"
+            for group, _ in wrong
+        ]
+        return listed(names) if names else None
 
     @override
     def _choose(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> Chosen:

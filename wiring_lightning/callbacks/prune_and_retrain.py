@@ -151,8 +151,6 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         """Prune, and start the second training."""
         self.remember_checkpoints(trainer)
         _renew_optimizers(trainer, self.lr)
-        for rule in self._rules:
-            rule.detach()
         self.make_rules(trainer, self.find_groups(trainer, pl_module))
         for rule in self._rules:
             rule.freeze()

@@ -145,6 +145,17 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
             )
 
     @override
+    def unfinished(self, epochs: int) -> str | None:
+        missed = super().unfinished(epochs)
+        if missed is not None or self.frozen or not self._over:
+            return missed
+        for rule in self._rules:
+            end = rule.times.end
+            if rule.moves_any(end, since=rule.steps):
+                return f"masks change until step {end}, of which there were {rule.steps}"
+        return None
+
+    @override
     def broken(self) -> str | None:
         wrong = [found for rule in self._rules for found in rule.excess()]
         return listed(wrong) if wrong else None

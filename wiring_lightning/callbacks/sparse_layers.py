@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._averages import Group, Place, copies_inside
+from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
@@ -19,6 +21,7 @@ from wiring_lightning.callbacks._weight_choice import (
     SparseGroup,
     SparseWeight,
     WeightChoice,
+    as_patterns,
     listed,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
@@ -46,7 +49,8 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         layers: the sparse weights, as names of classes such as `Conv2d` (subclasses included), or
             patterns for the qualified names of modules such as `backbone.layer4.*`, or of
             parameters such as `encoder.lstm.weight_*`. Biases and norms stay dense. By default the
-            graphs of the network, or all convolutions and linear layers if it has no graph.
+            graphs of the network, or all convolutions and linear layers if it has no graph. One
+            string is one name or pattern.
         first_dense: whether the first of these layers stays dense.
         groups: patterns as in `layers` by the name of a group. The layers of a group share one
             number of edges, so edges can move between them. Layers in no group have their own.
@@ -99,16 +103,17 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             layers = tuple(density)
         self.density = density
         self.edges = edges
-        self.layers = None if layers is None else tuple(layers)
+        self.layers = None if layers is None else as_patterns(layers)
         self.first_dense = first_dense
-        self.groups = dict(groups or {})
-        self.exclude = tuple(exclude)
+        self.groups = {name: list(as_patterns(own)) for name, own in (groups or {}).items()}
+        self.exclude = as_patterns(exclude)
         self.log_density = log_density
         self.distribution = distribution
         self.last_dense = last_dense
         self.min_edges = min_edges
-        self.vectors = tuple(vectors)
+        self.vectors = as_patterns(vectors)
         self._rules: list[SomeRule] = []
+        self._before_steps: list[BeforeStep] = []  # of the same optimizers
         # Every group with its rule, and the index of its first parameter in that rule.
         self._ruled_groups: list[tuple[SomeRule, SparseGroup, int]] = []
         self._dense: list[str] = []
@@ -200,7 +205,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def make_rules(self, trainer: Trainer, groups: Sequence[SparseGroup]) -> None:
         """Make a rule for every optimizer that holds the weights of a group."""
         owners = [
-            (optimizer, [group for group in groups if _holds(optimizer, group)])
+            (optimizer, [group for group in groups if group.is_held_by(optimizer)])
             for optimizer in trainer.optimizers
         ]
         held = [group.name for _, own in owners for group in own]
@@ -210,22 +215,32 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
                 f"the weights of {listed(missing)} are in no optimizer, or in two; exclude them, "
                 "or give all weights of a layer or group to one optimizer."
             )
+        self._detach()
         self._rules, self._ruled_groups = [], []
         for optimizer, own in owners:
             if own:
+                # Its hooks come first: the rule may exchange the weights during a step.
+                change = partial(self.before_step, trainer, optimizer)
+                self._before_steps.append(BeforeStep(optimizer, change))
                 rule, first = self.make_rule(optimizer, own), 0
                 self._rules.append(rule)
                 for group in own:
                     self._ruled_groups.append((rule, group, first))
                     first += len(group.members)
 
+    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        """Change the gradients of an optimizer, before they are clipped, for its next step."""
+        for rule in self._rules:
+            if rule.optimizer is optimizer and (self.masks_gradients or rule.frozen):
+                rule.mask_gradients()
+
     @override
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        for rule in self._rules:
-            if rule.optimizer is optimizer and (self.masks_gradients or rule.frozen):
-                rule.mask_gradients()
+        for before_step in self._before_steps:
+            if before_step.optimizer is optimizer:
+                before_step()
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -238,12 +253,9 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         groups = self.find_groups(trainer, pl_module)
-        self._check_restored(groups)
+        self._edge_counts.check_saved((self._restored or {}).get("edges"), groups)
         self.make_rules(trainer, groups)
-        if self._restored is not None:
-            for rule, state in zip(self._rules, self._restored["rules"], strict=True):
-                rule.load_state_dict(state)
-            self._restored = None
+        self._restore()
         super().on_fit_start(trainer, pl_module)
         if self.log_density:
             self._report.memory.start(by_name(self._groups, self.present_edges()))
@@ -292,7 +304,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def broken(self) -> str | None:
         wrong = []
         for group in self._groups if self.due else []:
-            kept, weights = _count(group)
+            kept, weights = group.count()
             if kept > group.k:
                 wrong.append(f"{group.name} has {kept:,} of {weights:,} weights, not {group.k:,}")
         return listed(wrong) if wrong else None
@@ -328,15 +340,29 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The optimizers do not exist yet, so `on_fit_start` loads the state.
         self._restored = state_dict if "rules" in state_dict else None
         self._report.memory.load_state_dict(state_dict.get("seen", {}))
+        # Otherwise the optimizers do not exist yet, so `on_fit_start` restores the rules.
+        if self._before_steps:
+            self._restore()
 
     @override
     def let_go(self) -> None:
-        for rule in self._rules:
-            rule.detach()  # `_rules` keeps it, for a checkpoint that is saved after the fit
+        self._detach()  # `_rules` stay, for a checkpoint that is saved after the fit
         self._restored = None
+
+    def _restore(self) -> None:
+        """Give the rules the state that was loaded, if there is one."""
+        if self._restored is not None:
+            for rule, state in zip(self._rules, self._restored["rules"], strict=True):
+                rule.load_state_dict(state)
+            self._restored = None
+
+    def _detach(self) -> None:
+        """Remove the hooks of the rules from their optimizers."""
+        for watched in (*self._rules, *self._before_steps):
+            watched.detach()
+        self._before_steps = []
 
     @property
     def _groups(self) -> list[SparseGroup]:
@@ -367,31 +393,8 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             together=self.distribution == "global",
         ).find(module, copies)
 
-    def _check_restored(self, groups: Sequence[SparseGroup]) -> None:
-        """Raise an error if a resumed run has other numbers of edges."""
-        saved = (self._restored or {}).get("edges")
-        wanted = {group.name: group.k for group in groups}
-        if saved is not None and saved != wanted:
-            names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
-            raise self.mistake(
-                f"the checkpoint was saved with {saved.get(names[0], 0):,} edges in {names[0]}, "
-                f"but {wanted.get(names[0], 0):,} are asked for now; resume with the same choice "
-                "of layers and edges."
-            )
-
 
 def find_sparse_learners(trainer: Trainer) -> list[SparseLayers[Any]]:
     """The callbacks of a trainer that make layers sparse."""
     callbacks: Sequence[Any] = trainer.callbacks
     return [callback for callback in callbacks if isinstance(callback, SparseLayers)]
-
-
-def _count(group: SparseGroup) -> tuple[int, int]:
-    """The number of non-zero weights of a group, and of all its weights."""
-    kept = sum(int(weight.count_nonzero()) for weight in group.weights)
-    return kept, sum(weight.numel() for weight in group.weights)
-
-
-def _holds(optimizer: Optimizer, group: SparseGroup) -> bool:
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return all(id(weight) in held for weight in group.weights)

@@ -103,9 +103,16 @@ class MaskTimes:
         progress = (step - self.start) / (self.end - self.start)
         return round(self.fraction * decay(self.fraction_decay, progress) * edges)
 
-    def moves_any(self, final: int, count: int, until: int) -> bool:
-        """Whether a change up to the step `until` moves a weight; the rest is as for `edges`."""
-        for step in filter(self.changes, range(1, min(until, self.end) + 1)):
+    def moves_any(self, final: int, count: int, until: int, since: int = 0) -> bool:
+        """Whether a change after the step `since`, up to `until`, moves a weight.
+
+        Args:
+            final: as for `edges`.
+            count: as for `edges`.
+            until: the last step to look at.
+            since: the step before the first one.
+        """
+        for step in filter(self.changes, range(since + 1, min(until, self.end) + 1)):
             before, after = (self.edges(t, final, count) for t in (step - 1, step))
             if self.moved(step, min(before, after)):
                 return True

@@ -59,13 +59,24 @@ class SparseWeight:
         return self.layer if isinstance(self.layer, Adjacency) else None
 
     def matches(self, *patterns: str) -> bool:
-        """Whether a pattern is a class of the layer, or matches the layer's or parameter's name."""
-        classes = {kind.__name__ for kind in type(self.layer).__mro__}
+        """Whether a pattern is a class of the layer, or matches the layer's or parameter's name.
+
+        A base class means the weight that it defines, and not what a subclass adds, as adapters of
+        low rank do. The layer's own class means all of its matrices.
+        """
+        kinds = type(self.layer).__mro__ if self._is_inherited else (type(self.layer),)
+        classes = {kind.__name__ for kind in kinds}
         names = (self.layer_name, self.name)
         return any(
             pattern in classes or any(fnmatchcase(name, pattern) for name in names)
             for pattern in patterns
         )
+
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether a base class of the layer may have defined the parameter."""
+        named_weight = self.name.rpartition(".")[2] == "weight"
+        return named_weight or self.is_vector or not hasattr(self.layer, "weight")
 
     @property
     def inputs_first(self) -> bool:
@@ -122,19 +133,22 @@ def find_dead(weight: SparseWeight, edges: Tensor) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
-def find_weights(module: nn.Module, copies: Sequence[nn.Module] = ()) -> Iterator[SparseWeight]:
+def find_weights(
+    module: nn.Module, copies: Sequence[nn.Module] = (), tied: bool = False
+) -> Iterator[SparseWeight]:
     """Every parameter that can be sparse, once, even if several modules share it.
 
     Args:
         module: the network.
         copies: submodules that copy others, such as an average; theirs are left out.
+        tied: whether a parameter that several modules share comes once for each name of them.
 
     Example:
         >>> [weight.name for weight in find_weights(nn.Sequential(nn.Linear(4, 3), nn.LSTM(3, 2)))]
         ['0.weight', '0.bias', '1.weight_ih_l0', '1.weight_hh_l0', '1.bias_ih_l0', '1.bias_hh_l0']
     """
     seen = {id(parameter) for copy in copies for parameter in copy.parameters()}
-    modules = dict(module.named_modules())
+    modules = dict(module.named_modules(remove_duplicate=not tied))
     for path, owner in modules.items():
         if isinstance(owner, Gate):
             continue
@@ -148,7 +162,8 @@ def find_weights(module: nn.Module, copies: Sequence[nn.Module] = ()) -> Iterato
             layer = modules[layer_path]
             if not lazy and not _has_shape_of_weight(layer, name, parameter):
                 continue
-            seen.add(id(parameter))
+            if not tied:
+                seen.add(id(parameter))
             clean = ".".join(part for part in layer_path.split(".") if part != "_orig_mod")
             yield SparseWeight(f"{clean}.{name}" if clean else name, layer, owner, key)
 

@@ -13,6 +13,7 @@ from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.dnw import keep_largest_of_rows
 from wiring_lightning.functional.mask_times import MaskTimes
 from wiring_lightning.optim._skipped import step_was_skipped
+from wiring_lightning.optim._step_hooks import Arguments, StepHooks, closure_of
 
 
 @dataclass(eq=False)
@@ -73,6 +74,16 @@ class EdgeSet:
                 weight.copy_(torch.where(mask, own, 0))
             return
         self.largest.keep(latent, self.weights, self.usable)
+
+    def limits(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """For each parameter what absent weights must stay below, so that these values are edges.
+
+        That is the smallest of the `k` largest magnitudes, or the smallest but zero if there are
+        fewer.
+        """
+        magnitudes = torch.cat([value.detach().abs().flatten() for value in values])
+        largest = magnitudes.topk(max(self.k, 1), sorted=False).values
+        return [torch.where(largest > 0, largest, torch.inf).amin()] * len(values)
 
 
 @torch.no_grad()
@@ -148,6 +159,11 @@ class StraightThrough:
     optimizer, with its momentum and weight decay) updates all of them, and the k largest become
     the new edges. Accumulated gradients and steps that a gradient scaler skips need no extra care.
 
+    Values that other code writes into a parameter between steps, as `load_state_dict`,
+    `reset_parameters` or a clamp under `torch.no_grad()` do, become latent weights in the next
+    step. Absent weights are then limited, so that they do not take the place of what was written.
+    PyTorch does not tell of writes into `parameter.data`: those in place are lost in the next step.
+
     Args:
         optimizer: the optimizer that holds the parameters.
         edge_sets: the sparse parameters; each set has its own number of edges.
@@ -193,12 +209,10 @@ class StraightThrough:
         self.latent = [latent for edges in self.edge_sets for latent in edges.latent()]
         self._fixed: list[Tensor] = []  # masks of the edges, once they are frozen
         self._sparse: list[Tensor] = []  # the parameters' own memory during a step
+        self._written = self._marks()
         self._swap_in()
         self._swap_out()
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._hooks = StepHooks(optimizer, self._before_step, self._after_step)
 
     @property
     def _weights(self) -> list[Tensor]:
@@ -261,14 +275,16 @@ class StraightThrough:
         self.frozen = True
 
     def detach(self) -> None:
-        """Remove the hooks from the optimizer; the parameters keep their present values."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        """Remove the hooks from the optimizer; the parameters keep their present values.
+
+        After an error inside of a step they get the edges of what the optimizer has left.
+        """
+        self._hooks.remove()
+        self._swap_out()
 
     def state_dict(self) -> dict[str, Any]:
         """The latent weights, and the masks of the edges if they are frozen."""
-        state = {"latent": self.latent, "masks": self._fixed, "frozen": self.frozen}
+        state = {"latent": self._present_latent(), "masks": self._fixed, "frozen": self.frozen}
         return state if self.times is None else {**state, "steps": self.steps}
 
     @torch.no_grad()
@@ -291,9 +307,9 @@ class StraightThrough:
 
     def _before_step(
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # The first positional argument is the optimizer itself.
-        closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
+    ) -> Arguments:
+        self._swap_out()  # does nothing unless the last step ended with an error
+        closure = closure_of(arguments, keywords)
         if closure is None:
             self._swap_in()
             return arguments, keywords
@@ -316,15 +332,48 @@ class StraightThrough:
             self._set_numbers()
         self._swap_out()
 
+    def _marks(self) -> list[tuple[int, int]]:
+        """Tells whether the parameters were written: their versions, and where they are."""
+        return [(weight._version, weight.data_ptr()) for weight in self._weights]
+
+    @torch.no_grad()
+    def _present_latent(self) -> list[Tensor]:
+        """The latent weights, with what others have written into the parameters since this rule."""
+        if self._sparse or self._marks() == self._written:
+            return self.latent
+        values = [weight.detach().clone() for weight in self._weights]
+        self._write_edges()
+        pairs, latent = iter(zip(values, self.latent, self._weights, strict=True)), list[Tensor]()
+        for edges in self.edge_sets:
+            own = [next(pairs) for _ in edges.weights]
+            limits = edges.limits([value for value, *_ in own])
+            changed = torch.stack([(value != edge).any() for value, _, edge in own]).any()
+            for (value, old, edge), limit in zip(own, limits, strict=True):
+                below = limit * (1 - torch.finfo(limit.dtype).eps)
+                absent = torch.minimum(torch.maximum(old.nan_to_num(0.0), -below), below)
+                new = torch.where(value == edge, torch.where(value == 0, absent, old), value)
+                latent.append(torch.where(changed, new, old))
+        for weight, value in zip(self._weights, values, strict=True):
+            weight.copy_(value)
+        return latent
+
+    @torch.no_grad()
+    def _take_writes(self) -> None:
+        """Make what others have written into the parameters part of the latent weights."""
+        for latent, present in zip(self.latent, self._present_latent(), strict=True):
+            if present is not latent:
+                latent.copy_(present)
+
     def _swap_in(self) -> None:
         """Make the latent weights the data of every parameter."""
+        self._take_writes()
         self._sparse = [weight.data for weight in self._weights]
         for weight, latent in zip(self._weights, self.latent, strict=True):
             weight.data = latent
 
     @torch.no_grad()
     def _swap_out(self) -> None:
-        """Give every parameter its own memory again, and write the new edges into it."""
+        """Give every parameter its own memory again if it has not; write the new edges into it."""
         if not self._sparse:
             return
         self.latent = [weight.data for weight in self._weights]
@@ -333,8 +382,13 @@ class StraightThrough:
         self._sparse = []
         self._write_sparse()
 
-    @torch.no_grad()
     def _write_sparse(self) -> None:
+        """Write the edges into the parameters, and remember that this rule did."""
+        self._write_edges()
+        self._written = self._marks()
+
+    @torch.no_grad()
+    def _write_edges(self) -> None:
         if self.frozen:
             for weight, latent, mask in zip(self._weights, self.latent, self._fixed, strict=True):
                 torch.mul(latent, mask, out=weight)

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
+from wiring_lightning.optim._step_hooks import StepHooks
 from wiring_lightning.optim.dnw import EdgeSet, count_usable, keep_masked, mask_gradients
 
 
@@ -42,7 +43,7 @@ class MaskedWeights:
         self.weights = list(weights)
         self.masks: list[Tensor | None] = []
         self.keep(masks)
-        self._hook = optimizer.register_step_post_hook(self._after_step)
+        self._hooks = StepHooks(optimizer, after=self._after_step)
 
     def keep(self, masks: Sequence[Tensor | None]) -> None:
         """Replace the masks; entries that become present start from zero.
@@ -84,7 +85,7 @@ class MaskedWeights:
 
     def detach(self) -> None:
         """Remove the hook from the optimizer; the parameters keep their present values."""
-        self._hook.remove()
+        self._hooks.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """The masks."""

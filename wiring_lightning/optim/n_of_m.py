@@ -43,6 +43,16 @@ class BlockEdgeSet(EdgeSet):
             # On a CPU a product with a mask takes twice as long as one with its copied bytes.
             weight.copy_(mask.view(torch.int8)).mul_(own)
 
+    @override
+    def limits(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """As for `EdgeSet`, in every block: for each parameter a tensor of its shape."""
+        found = list[Tensor]()
+        for value, mask in zip(values, self.masks(values), strict=True):
+            edges = torch.where(mask & (value != 0), value.detach().abs(), torch.inf)
+            blocks = edges.unflatten(self.axis, (-1, self.m)).amin(self.axis + 1)
+            found.append(blocks.repeat_interleave(self.m, self.axis))
+        return found
+
 
 class SparseRefined(StraightThrough):
     """Lets an optimizer train N:M sparse weights with SR-STE (Zhou et al., Equation 9).
@@ -83,7 +93,8 @@ class SparseRefined(StraightThrough):
         Args:
             scale: by what the optimizer divides the gradients later.
         """
-        for weight, latent in zip(self._weights, self.latent, strict=True):
+        latents = self._present_latent()
+        for weight, latent in zip(self._weights, latents, strict=True):
             if weight.grad is not None:
                 # A weight is its latent one or zero, so the difference is what is absent.
                 weight.grad.add_(latent - weight, alpha=self.decay * scale)

@@ -98,10 +98,10 @@ class ScheduledMasks(MaskedWeights):
         """Whether the masks change in the next step."""
         return self.waiting or (not self.frozen and self.times.changes(self.steps + 1))
 
-    def moves_any(self, until: int) -> bool:
-        """Whether a change up to the step `until` moves a weight."""
+    def moves_any(self, until: int, since: int = 0) -> bool:
+        """Whether a change after the step `since`, up to `until`, moves a weight."""
         pairs = zip(self.edge_sets, self.counts, strict=True)
-        return any(self.times.moves_any(edges.k, count, until) for edges, count in pairs)
+        return any(self.times.moves_any(edges.k, count, until, since) for edges, count in pairs)
 
     def excess(self) -> list[str]:
         """Sets that have more weights than their masks should leave, in words."""
@@ -149,10 +149,13 @@ class ScheduledMasks(MaskedWeights):
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state, and set absent weights to zero."""
+        """Restore a state, and set absent weights to zero.
+
+        An average that the state lacks, as that of a run without growth by momentum, starts at 0.
+        """
         self.steps, self.present = state["steps"], list(state["present"])
         self.waiting, self.frozen = state["waiting"], state["frozen"]
-        for own, saved in zip(self.averages, state["averages"], strict=True):
+        for own, saved in zip(self.averages, state["averages"], strict=False):
             own.copy_(saved)
         super().load_state_dict(state)
 

@@ -133,7 +133,7 @@ class WeightDropout(StraightThrough):
         edges = self._set_at(first)
         assert isinstance(edges, DroppedEdgeSet)
         if edges.dropping and values[0].data_ptr() == edges.weights[0].data_ptr():
-            return edges.largest_of(self.latent[first : first + len(values)])
+            return edges.largest_of(self._present_latent()[first : first + len(values)])
         return super().settled(first, values)
 
     @override
@@ -149,6 +149,7 @@ class WeightDropout(StraightThrough):
         super().load_state_dict(state)
 
     def _drop(self, dropping: bool) -> None:
+        self._swap_out()  # does nothing unless the last step ended with an error
         changed = [edges for edges in self.dropped_sets if edges.dropping != dropping]
         for edges in changed:
             edges.dropping = dropping

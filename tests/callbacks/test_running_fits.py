@@ -1,0 +1,172 @@
+"""What happens to learners in the middle of a fit: raw optimizers, and states that are loaded."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import LBFGS, SGD, Optimizer
+from torch.utils.data import DataLoader
+
+from tests.callbacks.foreign_module import Foreign, loader
+from tests.callbacks.reader import Batch, Reader, batches, fit
+from tests.trainers import quiet_trainer
+from wiring_lightning.callbacks import (
+    ACDC,
+    DNW,
+    SET,
+    SNIP,
+    GradualPruning,
+    L1Anneal,
+    MaskConnect,
+    NMSparsity,
+    RigL,
+    TargetedDropout,
+)
+
+LEARNERS: dict[str, Callable[[], Any]] = {
+    "L1Anneal": partial(L1Anneal, 0.05, density=0.2),
+    "NMSparsity": partial(NMSparsity, decay=0.3),
+    "RigL": partial(RigL, density=0.25, delta_t=2),
+    "SET": partial(SET, density=0.25, every=2),
+    "ACDC": partial(ACDC, density=0.25, every=1),
+    "GradualPruning": partial(GradualPruning, density=0.25, every=2),
+    "SNIP": partial(SNIP, density=0.25),
+    "TargetedDropout": partial(TargetedDropout, density=0.25),
+    "DNW": partial(DNW, density=0.25),
+}
+
+
+class Manual(Reader):
+    """Steps its optimizer itself: the one of Lightning, or the one that it wraps."""
+
+    def __init__(self, wrapped: bool, closure: bool = False, make: Any = None) -> None:
+        super().__init__(make or partial(SGD, lr=0.05, momentum=0.9))
+        self.automatic_optimization = False
+        self.wrapped, self.closure = wrapped, closure
+
+    def training_step(self, batch: Batch, index: int) -> None:
+        optimizer: Any = self.optimizers(use_pl_optimizer=self.wrapped)
+
+        def closure() -> Tensor:
+            loss = functional.cross_entropy(self(batch[0]), batch[1])
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            return loss
+
+        if self.closure:
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_optimizer_without_lightnings_wrapper_takes_the_same_steps(
+    name: str, closure: bool
+) -> None:
+    ends = []
+    for wrapped in (True, False):
+        module, _ = fit(LEARNERS[name](), Manual(wrapped, closure), steps=4, max_epochs=2)
+        ends.append(list(module.parameters()))
+    assert all(map(torch.equal, *ends))
+
+
+def test_a_closure_that_is_called_often_is_followed_each_time() -> None:
+    make = partial(LBFGS, lr=0.1, max_iter=4)
+    ends = []
+    for wrapped in (True, False):
+        learner = NMSparsity(decay=0.3)
+        module, _ = fit(learner, Manual(wrapped, True, make), steps=2, max_epochs=1)
+        ends.append(list(module.parameters()))
+    assert all(map(torch.equal, *ends))
+
+
+def test_gradients_change_once_and_before_clipping() -> None:
+    """The norm that Lightning clips is that of the present weights, and there is one penalty."""
+    norms, calls = list[float](), list[int]()
+
+    class Counted(L1Anneal):
+        def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
+            super().before_step(trainer, optimizer)
+            calls.append(trainer.global_step)
+
+    class Clips(Reader):
+        def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+            masked = [p.grad for p in self.parameters() if p.dim() > 1]
+            norms.append(
+                max(float(g[w == 0].abs().sum()) for g, w in zip(masked, self.weights, strict=True))
+            )
+
+        @property
+        def weights(self) -> list[Tensor]:
+            return [p for p in self.parameters() if p.dim() > 1]
+
+    fit(Counted(0.01, density=0.1, freeze_epoch=0), Clips(), steps=3, max_epochs=2)
+    assert norms == [0.0] * 6
+    assert calls == list(range(6))
+
+
+class Rewind(Callback):
+    """Trains some steps with a large rate and takes them back, as a learning rate finder does."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch != 1:
+            return
+        learners: list[Any] = [c for c in trainer.callbacks if c is not self]
+        (optimizer,) = trainer.optimizers
+        parts = (pl_module, optimizer, *learners)
+        saved = [deepcopy(part.state_dict()) for part in parts]
+        optimizer.param_groups[0]["lr"] = 3.0
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(5):
+                for parameter in pl_module.parameters():
+                    parameter.grad = torch.randn_like(parameter)
+                optimizer.step()
+        optimizer.zero_grad()
+        for part, state in zip(parts, saved, strict=True):
+            part.load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_state_that_is_loaded_during_a_fit_counts_at_once(name: str) -> None:
+    ends = []
+    for callbacks in ([], [Rewind()]):
+        learner = LEARNERS[name]()
+        trainer = quiet_trainer(callbacks=[learner, *callbacks], max_epochs=3)
+        module = Reader()
+        trainer.fit(module, _loader())
+        rule = learner._rules[0]
+        ends.append([*module.parameters(), torch.tensor(getattr(rule, "steps", 0))])
+    assert all(map(torch.equal, *ends))
+
+
+def test_gates_go_on_from_a_state_that_is_loaded_during_a_fit() -> None:
+    ends = []
+    for callbacks in ([], [Rewind()]):
+        torch.manual_seed(0)
+        learner, module = MaskConnect(lr=1.0), Foreign()
+        quiet_trainer(callbacks=[learner, *callbacks], max_epochs=3).fit(module, loader())
+        assert learner.optimizer is not None
+        ends.append([*module.state_dict().values(), torch.tensor(learner.optimizer.group["steps"])])
+    assert all(map(torch.equal, *ends))
+
+
+def test_a_state_that_is_loaded_after_a_fit_is_for_the_next_one() -> None:
+    learner, module = DNW(density=0.25), Reader()
+    quiet_trainer(callbacks=[learner], max_epochs=1).fit(module, _loader())
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    state = deepcopy(learner.state_dict())
+    state["rules"][0]["latent"][0].neg_()
+    learner.load_state_dict(state)
+    assert all(map(torch.equal, before, module.parameters()))
+
+
+def _loader() -> Any:
+    return DataLoader(batches(4, torch.float32), batch_size=None)
