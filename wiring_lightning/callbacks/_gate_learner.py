@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Group, Place
+from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks.own_parameters import (
     copy_from_first_rank,
     hide_from_reducer,

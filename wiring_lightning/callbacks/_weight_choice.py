@@ -8,6 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.optim import Optimizer
 
 from wiring_lightning.nn import Adjacency, find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight as SparseWeight, find_weights, own_names
@@ -40,6 +41,16 @@ class SparseGroup:
     def weights(self) -> list[Tensor]:
         """The parameters."""
         return [member.parameter for member in self.members]
+
+    @property
+    def size(self) -> int:
+        """The number of entries of all parameters."""
+        return sum(weight.numel() for weight in self.weights)
+
+    def is_in(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer holds all parameters."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return all(id(weight) in held for weight in self.weights)
 
     @property
     def usable(self) -> list[Tensor | None]:
@@ -196,6 +207,11 @@ class Chosen:
     groups: dict[str, list[SparseWeight]]
     dense: list[str]
     frozen: list[str]
+
+
+def count_present(values: Sequence[Tensor]) -> int:
+    """The number of entries that are not zero."""
+    return sum(int(value.count_nonzero()) for value in values)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import copies_inside
+from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates

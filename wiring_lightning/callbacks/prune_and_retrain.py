@@ -1,6 +1,7 @@
 """Dense training, pruning and retraining in one run, for any LightningModule."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
@@ -61,7 +62,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         self.rewind = rewind
         self.lr = lr
         self._pruned = False
-        self._initial: dict[str, Tensor] | None = None  # state of the network before the fit
+        self._initial: dict[str, Any] | None = None  # state of the network before the fit
 
     @property
     @override
@@ -116,7 +117,9 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         if self.rewind and not self._pruned and self._initial is None:
             self._initial = pl_module.state_dict()  # with the descriptions of its modules
             for name, value in self._initial.items():
-                self._initial[name] = value.detach().cpu().clone()
+                # Modules may add an extra state of any kind.
+                own = value.detach().cpu().clone() if isinstance(value, Tensor) else deepcopy(value)
+                self._initial[name] = own
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

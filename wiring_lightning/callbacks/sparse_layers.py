@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Group, Place, copies_inside
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
+from wiring_lightning.callbacks._copies import Group, Place, copies_inside
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
 from wiring_lightning.callbacks._weight_choice import (
@@ -19,6 +19,7 @@ from wiring_lightning.callbacks._weight_choice import (
     SparseGroup,
     SparseWeight,
     WeightChoice,
+    count_present,
     listed,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
@@ -200,7 +201,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def make_rules(self, trainer: Trainer, groups: Sequence[SparseGroup]) -> None:
         """Make a rule for every optimizer that holds the weights of a group."""
         owners = [
-            (optimizer, [group for group in groups if _holds(optimizer, group)])
+            (optimizer, [group for group in groups if group.is_in(optimizer)])
             for optimizer in trainer.optimizers
         ]
         held = [group.name for _, own in owners for group in own]
@@ -292,7 +293,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def broken(self) -> str | None:
         wrong = []
         for group in self._groups if self.due else []:
-            kept, weights = _count(group)
+            kept, weights = count_present(group.weights), group.size
             if kept > group.k:
                 wrong.append(f"{group.name} has {kept:,} of {weights:,} weights, not {group.k:,}")
         return listed(wrong) if wrong else None
@@ -307,6 +308,11 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
         rule, _, first = self._ruled_groups[group]
         return rule.settled(first, values) if self.due else values
+
+    @override
+    def valid(self, group: int, values: list[Tensor]) -> bool:
+        _, own, _ = self._ruled_groups[group]
+        return not self.due or count_present(values) <= own.k
 
     @override
     def summary(self) -> str:
@@ -384,14 +390,3 @@ def find_sparse_learners(trainer: Trainer) -> list[SparseLayers[Any]]:
     """The callbacks of a trainer that make layers sparse."""
     callbacks: Sequence[Any] = trainer.callbacks
     return [callback for callback in callbacks if isinstance(callback, SparseLayers)]
-
-
-def _count(group: SparseGroup) -> tuple[int, int]:
-    """The number of non-zero weights of a group, and of all its weights."""
-    kept = sum(int(weight.count_nonzero()) for weight in group.weights)
-    return kept, sum(weight.numel() for weight in group.weights)
-
-
-def _holds(optimizer: Optimizer, group: SparseGroup) -> bool:
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return all(id(weight) in held for weight in group.weights)

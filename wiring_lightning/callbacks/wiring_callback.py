@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Averages, Group, learning_epochs
+from wiring_lightning.callbacks._averages import Averages, learning_epochs
+from wiring_lightning.callbacks._copies import Group
 
 
 class WiringError(RuntimeError):
@@ -82,6 +83,10 @@ class WiringCallback(Callback, ABC):
         """
         return values
 
+    def valid(self, group: int, values: list[Tensor]) -> bool:
+        """Whether values of a group that may be from an earlier step have a wiring of their own."""
+        return False
+
     def summary(self) -> str:
         """One line about the chosen weights or gates, printed when a fit starts."""
         return ""
@@ -137,6 +142,7 @@ class WiringCallback(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._averages is not None:
+            self._averages.look()
             self._averages.settle_for_norms()
 
     @override
