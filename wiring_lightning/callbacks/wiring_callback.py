@@ -1,7 +1,7 @@
 """The base class of callbacks that learn a wiring: freezing, checks, and averages of weights."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -210,7 +210,12 @@ class WiringCallback(Callback, ABC):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._end()  # Lightning does not call teardown after an exception
+        # Lightning does not call teardown after an exception. Callbacks that come later may still
+        # save a checkpoint, in which averages must be settled.
+        if self._averages is not None:
+            self._averages.restore()
+        self.let_go()
+        trainer.callbacks.append(_LastOfAll(self._end))
 
     def _end(self) -> None:
         if self._averages is not None:
@@ -258,6 +263,21 @@ class WiringCallback(Callback, ABC):
     def _freeze_if_due(self, trainer: Trainer) -> None:
         if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
             self.freeze()
+
+
+class _LastOfAll(Callback):
+    """Calls a function when all other callbacks have seen an exception, and leaves the trainer."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        # Not in place: Lightning is still going through the list.
+        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
+        self._function()
 
 
 _AVERAGES = "wiring_averages"
