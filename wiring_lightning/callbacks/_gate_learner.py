@@ -67,12 +67,16 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             refuse_a_second(self, trainer)
-            self.optimizer, self._latest = None, []  # from an earlier fit
             if is_overridden("configure_model", pl_module):
                 # So that the gates exist. Lightning calls it again, which must change nothing.
                 pl_module.configure_model()
             names = self.gate_names(pl_module)
             hide_from_reducer(pl_module, [f"{name}.{self.learned}" for name in names])
+
+    @override
+    def forget(self) -> None:
+        super().forget()
+        self.optimizer, self._latest = None, []
 
     @abstractmethod
     def gate_names(self, module: LightningModule) -> list[str]:

@@ -81,9 +81,9 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         return f"the network is pruned after {self.dense_epochs} epochs, and then trains again"
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        self._pruned, self._initial = False, None  # from an earlier fit
+    def forget(self) -> None:
+        super().forget()
+        self._pruned, self._initial = False, None
 
     @override
     def freeze(self) -> None:
@@ -113,6 +113,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
                 f"the trainer stops after {last} epochs, but the second training "
                 f"begins after {self.dense_epochs}: give it the max_epochs of both together."
             )
+        if self._restored is not None:
+            self._pruned, self._initial = self._restored["pruned"], self._restored.get("first")
         super().on_fit_start(trainer, pl_module)
         if self.rewind and not self._pruned and self._initial is None:
             self._initial = pl_module.state_dict()  # with the descriptions of its modules
@@ -134,21 +136,11 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        state = {**super().state_dict(), "pruned": self._pruned}
-        return state if self._initial is None else {**state, "first": self._initial}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._pruned = state_dict["pruned"]
-        self._initial = state_dict.get("first")
-
-    @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        if stage != "fit":
-            # A state that was loaded for a test is not for the next fit.
-            self._pruned, self._initial = False, None
+        state = super().state_dict()
+        if not self._rules:
+            return state
+        first = {} if self._initial is None else {"first": self._initial}
+        return {**state, "pruned": self._pruned, **first}
 
     def _begin_again(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune, and start the second training."""

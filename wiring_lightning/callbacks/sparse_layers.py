@@ -229,12 +229,10 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
                 rule.mask_gradients()
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            # What is from an earlier fit.
-            self._rules, self._ruled_groups, self._best_before = [], [], []
-            self._report = LayerReport(type(self).__name__)
+    def forget(self) -> None:
+        super().forget()
+        self._rules, self._ruled_groups, self._best_before = [], [], []
+        self._report = LayerReport(type(self).__name__)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
