@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from torch.optim import SGD
 
 from tests.callbacks.averaged import Inside, fit, values_of
-from tests.callbacks.reader import Reader
+from tests.callbacks.reader import Gated
 from tests.callbacks.test_averages import LEARNERS, Beside, K
 from wiring_lightning.callbacks import (
     DNW,
@@ -24,7 +22,6 @@ from wiring_lightning.callbacks import (
     PruneAndRetrain,
     RigL,
 )
-from wiring_lightning.nn import Gate
 
 KEPT: dict[str, Callable[[], Callback]] = {
     **LEARNERS,
@@ -89,18 +86,6 @@ def test_a_snapshot_stays_as_it_is(learner: str, first: bool) -> None:
     both = [best, own[learner]()] if first else [own[learner](), best]
     fit(*both, module=Gated() if learner == "MaskConnect" else None)
     assert differing(best.best.state_dict(), best.expected) == []
-
-
-class Gated(Reader):
-    """Its channels pass through a gate before the head."""
-
-    def __init__(self) -> None:
-        super().__init__(partial(SGD, lr=0.3))
-        self.gate = Gate(targets=4, candidates=4, fan_in=2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        sources = self.body(self.first(images)).mean((2, 3)).unflatten(1, (4, 4))
-        return self.head(self.gate(sources).flatten(1))
 
 
 def test_an_average_that_a_callback_keeps_of_gates_gets_the_learned_wiring() -> None:

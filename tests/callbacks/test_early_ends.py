@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
-from tests.callbacks.reader import Reader, batches
+from tests.callbacks.reader import Gated, Reader, batches
 from tests.methods import METHODS, digits
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
@@ -22,12 +22,16 @@ from wiring_lightning.callbacks import (
     GradualPruning,
     L1Anneal,
     MaskConnect,
+    NMSparsity,
     Phase,
     PhaseSchedule,
     PruneAndRetrain,
+    RandomEdges,
+    RigL,
     TargetedDropout,
     WiringError,
 )
+from wiring_lightning.nn import Gate
 
 FABRIC = next(method for method in METHODS if method.name == "resnet-fabric")
 
@@ -235,3 +239,51 @@ def test_a_checkpoint_of_a_denser_moment_can_be_tested(
     module.head.weight.data += 0.01
     with pytest.raises(WiringError, match="outside of the optimizer"):
         trainer.test(module, data, verbose=False)
+
+
+class Replaces(Callback):
+    """Puts another module or parameter into the network when the second epoch starts."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch != 1:
+            return
+        if self.what == "gate":
+            pl_module.gate = Gate(targets=4, candidates=4, fan_in=2).double()
+            new = [pl_module.gate.scores]
+        elif self.what == "module":
+            pl_module.head = torch.nn.Linear(16, 10).double()
+            new = [*pl_module.head.parameters()]
+        else:
+            pl_module.head.weight = torch.nn.Parameter(torch.ones(10, 16).double())
+            new = [pl_module.head.weight]
+        trainer.optimizers[0].add_param_group({"params": new})
+
+
+LEARNERS: dict[str, Any] = {
+    **DENSER,
+    "RandomEdges": lambda: RandomEdges(density=0.1),
+    "RigL": lambda: RigL(density=0.1),
+    "NMSparsity": NMSparsity,
+    "TargetedDropout": lambda: TargetedDropout(density=0.1),
+}
+
+
+@pytest.mark.parametrize("validates", [0, 1])
+@pytest.mark.parametrize("what", ["module", "parameter"])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_what_replaces_a_learned_part_is_an_error(learner: str, what: str, validates: int) -> None:
+    """Before the next validation, or else at the end."""
+    with pytest.raises(WiringError, match=r"head\.weight of the network were replaced"):
+        fit(LEARNERS[learner](), Replaces(what), limit_val_batches=validates, max_epochs=2)
+
+
+def test_a_gate_that_replaces_another_is_an_error() -> None:
+    with pytest.raises(WiringError, match=r"MaskConnect: gate\.scores of the network were"):
+        fit(MaskConnect(freeze_epoch=2), Replaces("gate"), module=Gated(), max_epochs=3)
+
+
+def test_what_replaces_a_part_that_is_not_learned_is_no_error() -> None:
+    fit(DNW(density=0.1, exclude=["head"]), Replaces("module"), max_epochs=2)

@@ -149,6 +149,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         for rule in self._rules:
             rule.detach()
         self.make_rules(trainer, self.find_groups(trainer, pl_module))
+        self.remember_learned(pl_module)
         for rule in self._rules:
             rule.freeze()
         if self._initial is not None:

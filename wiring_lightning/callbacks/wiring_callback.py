@@ -10,11 +10,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.callbacks._averages import Averages, learning_epochs
 from wiring_lightning.callbacks._copies import Group
+from wiring_lightning.callbacks._weight_choice import listed
 
 
 class WiringError(RuntimeError):
@@ -26,7 +27,8 @@ class WiringCallback(Callback, ABC):
 
     A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
     reports violations. It is checked before validation, testing and saving a checkpoint, and at
-    the end of the fit. A violation raises a `WiringError`.
+    the end of the fit. A violation raises a `WiringError`, and so does a learned parameter that was
+    replaced by another one during the fit.
 
     Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
     steps. For validation, in checkpoints and after the fit they get a valid wiring (`settled`).
@@ -48,6 +50,8 @@ class WiringCallback(Callback, ABC):
     freeze_epoch: int | None = None
     _averages: Averages | None = None
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
+    _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
+    _network: LightningModule | None = None  # while it is trained
     _warned = False
     _loaded = False  # whether the network is that of a checkpoint, and nothing was trained since
 
@@ -129,6 +133,7 @@ class WiringCallback(Callback, ABC):
         """A subclass calls this at the end of its own method, when its wiring is known."""
         self._refuse_two_learners(trainer)
         self._averages = Averages(self, trainer, pl_module)
+        self.remember_learned(pl_module)
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
         self._warned = False
@@ -231,7 +236,27 @@ class WiringCallback(Callback, ABC):
             self._averages.detach()
             self._averages = None
         self._saved_averages = {}
+        self._network, self._learned = None, {}
         self.let_go()
+
+    def remember_learned(self, module: LightningModule) -> None:
+        """Remember which parameters are learned; a subclass calls this if they become others."""
+        own = {id(getattr(place.owner, place.key)) for group in self.places() for place in group}
+        self._network = module
+        self._learned = {n: p for n, p in module.named_parameters() if id(p) in own}
+
+    def _check_learned(self) -> None:
+        """Raise a `WiringError` if a parameter that is learned is no longer in the network."""
+        if self._network is None:
+            return
+        now = dict(self._network.named_parameters(remove_duplicate=False))
+        replaced = [name for name, own in self._learned.items() if now.get(name) is not own]
+        if replaced:
+            raise WiringError(
+                f"{type(self).__name__}: {listed(replaced)} of the network were replaced after the "
+                "fit had started, so their wiring is not learned; replace parts of a network "
+                "before the fit, such as in its __init__ or configure_model."
+            )
 
     def _find_averages(self) -> None:
         if self._averages is not None:
@@ -251,6 +276,7 @@ class WiringCallback(Callback, ABC):
         A checkpoint that is loaded for a test or a validation may be from an earlier moment of the
         fit, when the network was denser. Then a line says so.
         """
+        self._check_learned()
         problem = self.broken()
         if problem is not None and self._loaded:
             rank_zero_info(
