@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._run_length import learning_epochs
+from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.optim import PrunedWeights
@@ -29,6 +32,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
     The trainer's `max_epochs` is the sum of both trainings; a schedule should span one of them.
     Graphs (`nn.Adjacency`) have all possible edges in the first training. Checkpoints of the first
     training are dense, those of the second are sparse; a run can resume from either.
+    `EarlyStopping` compares the second training only with itself: its best score and its patience
+    start anew.
 
     Args:
         dense_epochs: length of the first training, at least 1.
@@ -86,12 +91,16 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         self._pruned, self._initial = False, None
 
     @override
-    def freeze(self) -> None:
-        if not self._pruned:
+    def check_freeze(self, epoch: int | None) -> None:
+        if epoch is not None and epoch < self.dense_epochs:
             raise self.mistake(
                 f"the edges are not known before epoch {self.dense_epochs}; remove `freeze` from "
                 "earlier phases."
             )
+
+    @override
+    def freeze(self) -> None:
+        """Nothing to do: once the network is pruned, its edges stay."""
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> PrunedWeights:
@@ -159,8 +168,20 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         for graph in self._graphs:
             graph.freeze()
         self._pruned, self._initial = True, None
+        for callback in trainer.callbacks:
+            if isinstance(callback, EarlyStopping):
+                _forget_scores(callback)
+            elif isinstance(callback, PhaseSchedule):
+                callback.enter(trainer)  # its rates are for the new optimizers, too
         what = "the first weights" if self.rewind else "the trained weights"
         rank_zero_info(f"{type(self).__name__}: pruned; trains again from {what}.")
+
+
+def _forget_scores(stopping: EarlyStopping) -> None:
+    """Forget the scores of the dense network, which the second training need not reach."""
+    worst = float("inf") if stopping.mode == "min" else -float("inf")
+    stopping.best_score = torch.full_like(stopping.best_score, worst)
+    stopping.wait_count = 0
 
 
 def _renew_optimizers(trainer: Trainer, lr: float | None) -> None:
