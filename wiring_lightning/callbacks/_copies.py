@@ -65,7 +65,7 @@ class CopiedGroup:
     @property
     def was_written(self) -> bool:
         """Whether something wrote to a copy that may still be no average."""
-        return not self.mixed and self._versions != _versions(self.places)
+        return not self.mixed and self._versions != versions(self.places)
 
     def look(self) -> None:
         """Find out whether this is an average by now."""
@@ -88,10 +88,10 @@ class CopiedGroup:
     def _keep(self) -> None:
         """Remember the present values."""
         self._seen = [place.tensor.clone() for place in self.places]
-        self._versions = _versions(self.places)
+        self._versions = versions(self.places)
 
 
-def _versions(places: Group) -> list[int]:
+def versions(places: Group) -> list[int]:
     """A number for each tensor, which grows when it is written to."""
     tensors = [place.tensor for place in places]
     return [-1 if tensor.is_inference() else tensor._version for tensor in tensors]

@@ -236,6 +236,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.refuse_changed(trainer)
         groups = self.find_groups(trainer, pl_module)
         self._check_restored(groups)
         self.make_rules(trainer, groups)

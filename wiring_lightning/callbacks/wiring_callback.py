@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.callbacks._averages import Averages, learning_epochs
-from wiring_lightning.callbacks._copies import Group
+from wiring_lightning.callbacks._copies import Group, versions
 from wiring_lightning.callbacks._weight_choice import listed
 
 
@@ -36,6 +36,9 @@ class WiringCallback(Callback, ABC):
     A learner compares whole weights and scores, so strategies that give each process a part of
     them are refused when a fit starts: FSDP, model parallel, DeepSpeed. DDP works.
 
+    A second fit with the same trainer and network, which Lightning lets go on where the first one
+    ended, goes on with the learner's state. A fit with a new trainer starts anew.
+
     Args:
         freeze_epoch: from the start of this epoch the wiring is fixed; never if not given.
 
@@ -52,6 +55,9 @@ class WiringCallback(Callback, ABC):
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
     _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
     _network: LightningModule | None = None  # while it is trained
+    _left: Sequence[int] = ()  # `_versions` at the end of the last fit; none after an average
+    _continues = False  # whether this fit goes on where the last one ended
+    _changed = False  # whether something wrote to the wiring in between
     _warned = False
     _loaded = False  # whether the network is that of a checkpoint, and nothing was trained since
 
@@ -123,7 +129,30 @@ class WiringCallback(Callback, ABC):
                 "a wiring is learned from whole ones: use strategy=ddp."
             )
         self._loaded = False
+        state = self.state_dict() if self._goes_on(trainer, pl_module) else {}
+        self._continues = bool(state)
+        self._changed = self._continues and self._versions() != self._left
         self.forget()
+        if self._continues:
+            self.load_state_dict(state)
+
+    def _goes_on(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Whether this fit goes on where the last one of the same trainer and network ended."""
+        owners = {id(place.owner) for group in self.places() for place in group}
+        return trainer.global_step > 0 and bool(owners) and owners <= set(map(id, module.modules()))
+
+    def _versions(self) -> list[int]:
+        """Numbers that change if something writes to the tensors of the wiring."""
+        return [number for group in self.places() for number in versions(group)]
+
+    def refuse_changed(self, trainer: Trainer) -> None:
+        """Raise an error if the fit goes on, but the network is not as the last one left it."""
+        if self._changed:
+            raise self.mistake(
+                f"the trainer goes on after step {trainer.global_step}, but something has changed "
+                "the weights since, such as an average or a checkpoint: give `fit` the `ckpt_path` "
+                "to go on from, or use a new Trainer."
+            )
 
     def forget(self) -> None:
         """Forget what is from an earlier fit; a subclass calls this first."""
@@ -208,6 +237,10 @@ class WiringCallback(Callback, ABC):
     ) -> None:
         self._saved_averages = checkpoint.get(_AVERAGES, {}).get(self.state_key, {})
         self._loaded = trainer.state.fn != TrainerFn.FITTING
+        if self._continues and not self._loaded:
+            # The fit goes on from the checkpoint, and not from the last fit.
+            self._continues = self._changed = False
+            self.load_state_dict({})
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -234,6 +267,7 @@ class WiringCallback(Callback, ABC):
     def _end(self) -> None:
         if self._averages is not None:
             self._averages.detach()
+            self._left = [] if self._averages.in_network else self._versions()
             self._averages = None
         self._saved_averages = {}
         self._network, self._learned = None, {}
