@@ -15,7 +15,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from tests.trainers import quiet_trainer
-from wiring_lightning.nn import Adjacency
+from wiring_lightning.nn import Adjacency, Gate
 
 MAKE = partial(SGD, lr=0.05, momentum=0.9, weight_decay=1e-2)
 Batch = tuple[Tensor, Tensor]
@@ -55,6 +55,18 @@ class GraphReader(Reader):
         super().__init__(make)
         self.graph = Adjacency(torch.ones(16, 16, dtype=torch.bool).tril(-1), edges=20)
         self.body.append(self.graph)
+
+
+class Gated(Reader):
+    """Its channels pass through a gate before the head."""
+
+    def __init__(self) -> None:
+        super().__init__(partial(SGD, lr=0.3))
+        self.gate = Gate(targets=4, candidates=4, fan_in=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        sources = self.body(self.first(images)).mean((2, 3)).unflatten(1, (4, 4))
+        return self.head(self.gate(sources).flatten(1))
 
 
 SPARSE = ("first.weight", "body.1.weight", "head.weight")

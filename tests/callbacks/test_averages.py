@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
+    OnExceptionCheckpoint,
     StochasticWeightAveraging,
     WeightAveraging,
 )
 from torch import Tensor
+from torch.optim import SGD
 
 from tests.callbacks.averaged import (
     AVERAGES,
@@ -297,3 +300,42 @@ class Prober(Callback):
 def test_a_group_is_settled_once_for_a_state_dict() -> None:
     learner = DNW(density=0.25, groups={"all": ["first", "body.1", "head"]})
     fit(learner, WeightAveraging(), Prober(learner), max_epochs=1)
+
+
+class Fails(Callback):
+    """Raises an error after a step of the last epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 13:
+            raise ValueError("boom")
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_what_is_saved_at_an_exception_is_the_average_with_exactly_k(
+    learner: str, first: bool, tmp_path: Path
+) -> None:
+    """Twice: by the checkpoint callbacks, which come last, and by one that comes first."""
+    history, module = History(), Reader(partial(SGD, lr=0.3, momentum=0.9))
+    saver = OnExceptionCheckpoint(tmp_path, "late")
+    own = LEARNERS[learner]()
+    both = [own, EMAWeightAveraging(decay=0.7)][:: 1 if first else -1]
+
+    class Early(Callback):
+        def on_exception(self, trainer: Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "early.ckpt")
+            self.trainer = trainer
+
+    early = Early()
+    with pytest.raises(ValueError, match="boom"):
+        fit(early, history, *both, Fails(), saver, module=module, enable_checkpointing=True)
+    for name in ("early", "late"):
+        saved = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["state_dict"]
+        assert_is_average(saved, ema(history.seen))
+    # The learner has let go of the network and of the trainer.
+    assert {type(callback) for callback in early.trainer.callbacks} == {
+        *map(type, [early, history, *both, saver, Fails()])
+    }
+    with torch.no_grad():
+        module.head.weight.fill_(1)
+    assert module.state_dict()["head.weight"].all()

@@ -26,6 +26,7 @@ from tests.callbacks.tiny_super_network import (
     new_module,
     new_search,
 )
+from tests.trainers import same_state
 from wiring_lightning import costs
 from wiring_lightning.callbacks import BudgetedSearch, Phase, PhaseSchedule
 from wiring_lightning.functional import derived_seed, log_probability
@@ -283,3 +284,20 @@ def test_freeze_epoch_freezes() -> None:
     fit(module, new_search(freeze_epoch=1), watches, max_epochs=2)
     assert torch.equal(watches.logits[STEPS - 1], watches.logits[-1])
     assert bool(module.net.gate.frozen)
+
+
+def test_a_network_that_setup_builds_is_searched_as_any_other() -> None:
+    class Late(Searching):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.net
+
+        def setup(self, stage: str) -> None:
+            torch.manual_seed(0)
+            self.net = TinySuperNetwork()
+
+    torch.manual_seed(0)
+    early, late = Searching(TinySuperNetwork()), Late()
+    for module in (early, late):
+        fit(module, new_search(), max_epochs=2)
+    assert same_state(early.state_dict(), late.state_dict())

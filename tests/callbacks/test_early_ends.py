@@ -8,24 +8,30 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
-from tests.callbacks.reader import Reader, batches
+from tests.callbacks.reader import Gated, Reader, batches
 from tests.methods import METHODS, digits
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
+    ACDC,
     DNW,
     BudgetedSearch,
+    GradualPruning,
     L1Anneal,
     MaskConnect,
+    NMSparsity,
     Phase,
     PhaseSchedule,
     PruneAndRetrain,
+    RandomEdges,
+    RigL,
     TargetedDropout,
     WiringError,
 )
+from wiring_lightning.nn import Gate
 
 FABRIC = next(method for method in METHODS if method.name == "resnet-fabric")
 
@@ -212,3 +218,95 @@ def test_weights_of_zero_are_fewer_and_no_error() -> None:
             return self(batch[0]).sum() * 0
 
     assert fit(DNW(density=0.1), module=Zeros()) == []
+
+
+DENSER: dict[str, Any] = {
+    "GradualPruning": lambda: GradualPruning(density=0.1, every=2),
+    "ACDC": lambda: ACDC(density=0.1, every=1, start=0.5),
+    "L1Anneal": lambda: L1Anneal(density=0.1),
+    "DNW": lambda: DNW(density=0.1, initial_density=1.0),
+    "PruneAndRetrain": lambda: PruneAndRetrain(1, density=0.1),
+}
+
+
+@pytest.mark.parametrize("learner", DENSER)
+def test_a_checkpoint_of_a_denser_moment_can_be_tested(
+    learner: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Tested(Rising):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.tested = int(self.head.weight.count_nonzero())
+
+    data = torch.utils.data.DataLoader(batches(3), batch_size=None)
+    saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    callbacks: list[Callback] = [DENSER[learner](), saver]
+    settings: dict[str, Any] = {"max_epochs": 3, "limit_test_batches": 1, "precision": "64-true"}
+    trainer = quiet_trainer(callbacks=callbacks, enable_checkpointing=True, **settings)
+    module = Tested()
+    trainer.fit(module, data)
+    kept = []
+    for epoch in (2, 0):
+        path = tmp_path / f"epoch={epoch}.ckpt"
+        with caplog.at_level("INFO"):
+            trainer.test(module, data, ckpt_path=path, weights_only=True, verbose=False)
+        saved = torch.load(path, weights_only=True)["state_dict"]["head.weight"]
+        assert module.tested == int(saved.count_nonzero())
+        kept.append(module.tested)
+    assert kept[0] == 16 < kept[1]
+    said = [line for line in caplog.messages if "is not as sparse as asked for" in line]
+    assert len(said) == 1
+    assert f"head has {kept[1]:,} of 160 weights" in said[0]
+    trainer.test(module, data, verbose=False)  # still the loaded one
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(module, data, ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=True)
+    module.head.weight.data += 0.01
+    with pytest.raises(WiringError, match="outside of the optimizer"):
+        trainer.test(module, data, verbose=False)
+
+
+class Replaces(Callback):
+    """Puts another module or parameter into the network when the second epoch starts."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch != 1:
+            return
+        if self.what == "gate":
+            pl_module.gate = Gate(targets=4, candidates=4, fan_in=2).double()
+            new = [pl_module.gate.scores]
+        elif self.what == "module":
+            pl_module.head = torch.nn.Linear(16, 10).double()
+            new = [*pl_module.head.parameters()]
+        else:
+            pl_module.head.weight = torch.nn.Parameter(torch.ones(10, 16).double())
+            new = [pl_module.head.weight]
+        trainer.optimizers[0].add_param_group({"params": new})
+
+
+LEARNERS: dict[str, Any] = {
+    **DENSER,
+    "RandomEdges": lambda: RandomEdges(density=0.1),
+    "RigL": lambda: RigL(density=0.1),
+    "NMSparsity": NMSparsity,
+    "TargetedDropout": lambda: TargetedDropout(density=0.1),
+}
+
+
+@pytest.mark.parametrize("validates", [0, 1])
+@pytest.mark.parametrize("what", ["module", "parameter"])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_what_replaces_a_learned_part_is_an_error(learner: str, what: str, validates: int) -> None:
+    """Before the next validation, or else at the end."""
+    with pytest.raises(WiringError, match=r"head\.weight of the network were replaced"):
+        fit(LEARNERS[learner](), Replaces(what), limit_val_batches=validates, max_epochs=2)
+
+
+def test_a_gate_that_replaces_another_is_an_error() -> None:
+    with pytest.raises(WiringError, match=r"MaskConnect: gate\.scores of the network were"):
+        fit(MaskConnect(freeze_epoch=2), Replaces("gate"), module=Gated(), max_epochs=3)
+
+
+def test_what_replaces_a_part_that_is_not_learned_is_no_error() -> None:
+    fit(DNW(density=0.1, exclude=["head"]), Replaces("module"), max_epochs=2)

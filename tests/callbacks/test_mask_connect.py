@@ -201,3 +201,43 @@ def test_gates_whose_scores_take_no_gradient_are_named_and_stay(parts: list[str]
 def test_gates_that_learn_are_not_named(recwarn: pytest.WarningsRecorder) -> None:
     fit(Foreign(), MaskConnect(lr=0.5), max_steps=1)
     assert not any("take no gradient" in str(one.message) for one in recwarn)
+
+
+class Late(Foreign):
+    """Its network is built by `setup`, which Lightning calls after that of the callbacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.net
+
+    def setup(self, stage: str) -> None:
+        if not hasattr(self, "net"):
+            torch.manual_seed(3)
+            self.net = Net()
+
+
+def test_a_network_that_setup_builds_learns_and_resumes_as_any_other(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    early, late = Foreign(Net()), Late()
+    saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    settings: dict[str, Any] = {"max_epochs": 2, "enable_checkpointing": True}
+    fit(early, MaskConnect(lr=0.7, freeze_epoch=1), **settings)
+    fit(late, MaskConnect(lr=0.7, freeze_epoch=1), saver, **settings)
+    assert same_state(copy_of(early), copy_of(late))
+    resumed = Late()
+    fit(
+        resumed,
+        MaskConnect(lr=0.7, freeze_epoch=1),
+        max_epochs=2,
+        ckpt_path=tmp_path / "epoch=0.ckpt",
+    )
+    assert same_state(copy_of(early), copy_of(resumed))
+
+
+def test_with_ddp_the_gates_must_be_there_before_setup() -> None:
+    trainer = quiet_trainer(strategy="ddp", callbacks=[MaskConnect()])
+    with pytest.raises(MisconfigurationException, match="`setup` of Late builds the network: with"):
+        trainer.callbacks[0].setup(trainer, Late(), "fit")
+    module = Foreign()
+    trainer.callbacks[0].setup(trainer, module, "fit")
+    assert module._ddp_params_and_buffers_to_ignore == ["net.gate.scores", "net.last.scores"]

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
@@ -151,3 +153,51 @@ def test_what_cannot_be_combined_is_refused() -> None:
     phases = [PhaseSchedule([Phase(1), Phase(1, freeze=True), Phase(2)])]
     with pytest.raises(MisconfigurationException, match="not known before epoch 2"):
         fit(PruneAndRetrain(2, density=0.5), max_epochs=4, callbacks=phases)
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("min", 1.0), ("max", -1.0)])
+def test_early_stopping_compares_the_second_training_with_itself(mode: str, sign: float) -> None:
+    """The scores are given: 3 epochs of a good network, then others that are worse and improve."""
+    scores = [3.0, 2.0, 1.0, 9.0, 8.0, 7.0, 6.0, 5.0, 5.5, 5.5, 4.0]
+
+    class Scored(Reader):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("score", sign * scores[self.current_epoch])
+
+    stopping = EarlyStopping("score", patience=2, mode=mode)
+    data = torch.utils.data.DataLoader(batches(1), batch_size=None)
+    trainer = quiet_trainer(
+        callbacks=[stopping, PruneAndRetrain(3, rewind=True, density=0.5)],
+        precision="64-true",
+        max_epochs=11,
+        limit_val_batches=1,
+    )
+    trainer.fit(Scored(), data, data)
+    assert trainer.current_epoch == 10  # two epochs without a better one than 5
+    assert float(stopping.best_score) == sign * 5
+
+
+class Rates(Callback):
+    """The rate of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("lr", [None, 0.7])
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_phases_set_the_rates_whichever_callback_comes_first(
+    first: bool, freeze: bool, lr: float | None
+) -> None:
+    phases = PhaseSchedule([Phase(2, lr=0.3), Phase(2, lr=0.03, freeze=freeze)])
+    rates, callback = Rates(), PruneAndRetrain(2, lr=lr, density=0.25)
+    both: list[Callback] = [phases, callback] if first else [callback, phases]
+    trainer = quiet_trainer(callbacks=[*both, rates], precision="64-true")
+    module = Reader()
+    trainer.fit(module, torch.utils.data.DataLoader(batches(2), batch_size=None))
+    assert rates.seen == [0.3] * 4 + [0.03] * 4
+    assert edges(module.head) == 40

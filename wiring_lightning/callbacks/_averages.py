@@ -4,39 +4,28 @@ To *settle* an average is to replace its values by ones with a valid wiring. The
 `settled` computes them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 from torch.utils.hooks import RemovableHandle
 
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A parameter or buffer that is part of a wiring.
-
-    Args:
-        owner: the module that holds it.
-        key: its name in that module.
-    """
-
-    owner: nn.Module
-    key: str
-
-    @property
-    def tensor(self) -> Tensor:
-        """The parameter or buffer, detached."""
-        value: Tensor = getattr(self.owner, self.key)
-        return value.detach()
-
-
-Group = Sequence[Place]
+from wiring_lightning.callbacks._copies import (
+    CopiedGroup,
+    Group,
+    Place,
+    candidates,
+    tensors_of,
+    writes_average,
+)
 
 
 class Settler(Protocol):
@@ -50,6 +39,10 @@ class Settler(Protocol):
         """The values of a group with a valid wiring; the same objects if nothing changes."""
         ...
 
+    def valid(self, group: int, values: list[Tensor]) -> bool:
+        """Whether values of a group that may be from an earlier step have a wiring of their own."""
+        ...
+
     def check(self) -> None:
         """Raise an error if the network that learns breaks a constraint."""
         ...
@@ -60,8 +53,10 @@ class Averages:
 
     These are the averages of Lightning's callbacks, and copies of the network, such as timm's
     `ModelEmaV3`, that a callback or the LightningModule holds. A copy is a module of the same
-    class that no optimizer holds and that starts with the same weights. Averages are settled for
-    validation and in checkpoints; the running average itself is settled only after the fit.
+    class that no optimizer holds and that starts with the same weights. It is an average once its
+    values have changed to others than those of the network, so teachers and snapshots stay as they
+    are. Averages are settled for validation and in checkpoints; the running average itself is
+    settled only after the fit.
 
     Args:
         settler: the learner.
@@ -75,11 +70,13 @@ class Averages:
         self._module = module
         self._paths = {id(child): name for name, child in module.named_modules()}
         # Lightning's callbacks write their average into the network itself.
-        self.in_network = any(map(_averages, trainer.callbacks))
-        self.copies: dict[str, list[Group]] = {}
+        self.in_network = any(map(writes_average, trainer.callbacks))
+        self.copies: dict[str, list[CopiedGroup]] = {}
+        self._announced: set[str] = set()
         self._before: list[tuple[Tensor, Tensor]] = []
         self._hooks: list[RemovableHandle] = []
-        self._settle_state_dicts(settler.places(), check=not self.in_network)
+        for number, group in enumerate(settler.places()):
+            self._settle_state_dicts(_SettledGroup(settler, number, group, not self.in_network))
         for callback in trainer.callbacks:
             for value in vars(callback).values():
                 if isinstance(value, AveragedModel):
@@ -91,27 +88,35 @@ class Averages:
         Args:
             known: names of copies in a resumed run; their weights may differ from the network's.
         """
-        for name, copy, original, certain in _candidates(self._trainer, self._module):
+        for name, copy, original, certain in candidates(self._trainer, self._module):
             if name in self.copies:
                 continue
             if certain or name in known or self._is_equal(copy, original):
-                places = self._counterparts(copy, self._paths[id(original)])
-                self.copies[name] = places
-                self._settle_state_dicts(places)
+                self.copies[name] = self._copied(name, copy, self._paths[id(original)], certain)
+                for number, copied in enumerate(self.copies[name]):
+                    self._settle_state_dicts(
+                        _SettledGroup(self._settler, number, copied.places, copied=copied)
+                    )
+
+    def look(self) -> None:
+        """Look at the copies that were written to since the last look."""
+        for groups in self.copies.values():
+            for copied in groups:
+                if copied.was_written:
+                    copied.look()
 
     def settle(self) -> None:
         """Settle all averages in place, until `restore`."""
-        networks = [self._settler.places()] if self.in_network else []
-        for groups in (*networks, *self.copies.values()):
-            for number, group in enumerate(groups):
-                values = [place.tensor for place in group]
-                if not values:
-                    continue
-                settled = self._settler.settled(number, values)
-                for value, new in zip(values, settled, strict=True):
-                    if new is not value and not torch.equal(value, new):
-                        self._before.append((value, value.clone()))
-                        value.copy_(new)
+        groups = [*enumerate(self._settler.places())] if self.in_network else []
+        for copy in self.copies.values():
+            groups += [(n, one.places) for n, one in enumerate(copy) if one.needs_wiring()]
+        for number, group in groups:
+            values = [place.tensor for place in group]
+            settled = self._settler.settled(number, values)
+            for value, new in zip(values, settled, strict=True):
+                if new is not value and not torch.equal(value, new):
+                    self._before.append((value, value.clone()))
+                    value.copy_(new)
 
     def restore(self) -> None:
         """Restore the values from before `settle`, so that averaging continues with them."""
@@ -153,31 +158,33 @@ class Averages:
         self._hooks = []
 
     def state(self) -> dict[str, list[list[Tensor]]]:
-        """The averages before they are settled; the `state_dict` holds settled ones only."""
+        """The averages before they are settled; the `state_dict` holds settled ones only.
+
+        Copies that are no averages yet have their names here, and no values.
+        """
         return {
-            name: [[place.tensor for place in group] for group in groups]
+            name: [[place.tensor for place in one.places] if one.mixed else [] for one in groups]
             for name, groups in self.copies.items()
         }
 
     def load_state(self, state: Mapping[str, list[list[Tensor]]]) -> None:
         """Restore the averages of a state."""
         for name, groups in self.copies.items():
-            for group, values in zip(groups, state.get(name, []), strict=False):
-                for place, value in zip(group, values, strict=False):
+            for copied, values in zip(groups, state.get(name, []), strict=False):
+                for place, value in zip(copied.places, values, strict=False):
                     place.tensor.copy_(value)
+                    copied.mixed = True
 
-    def _settle_state_dicts(self, groups: Sequence[Group], check: bool = False) -> None:
-        """Register hooks that settle every `state_dict` of the modules that hold these groups."""
-        for number, group in enumerate(groups):
-            shared = _SettledGroup(self._settler, number, group, check)
-            for index, place in enumerate(group):
-                hook = _SettledState(shared, index)
-                self._hooks.append(place.owner.register_state_dict_post_hook(hook))
+    def _settle_state_dicts(self, shared: "_SettledGroup") -> None:
+        """Register hooks that settle every `state_dict` of the modules that hold a group."""
+        for index, place in enumerate(shared.group):
+            hook = _SettledState(shared, index)
+            self._hooks.append(place.owner.register_state_dict_post_hook(hook))
 
     def _is_equal(self, copy: nn.Module, original: nn.Module) -> bool:
         """Whether two modules hold the same weights, except where the original's are absent."""
         wiring = {p.tensor.data_ptr() for group in self._settler.places() for p in group}
-        pairs = zip(copy.state_dict().values(), original.state_dict().values(), strict=True)
+        pairs = zip(tensors_of(copy).values(), tensors_of(original).values(), strict=True)
         for copied, value in pairs:
             same = copied.to(value.device) == value
             if value.data_ptr() in wiring:
@@ -186,10 +193,10 @@ class Averages:
                 return False
         return True
 
-    def _counterparts(self, copy: nn.Module, path: str) -> list[Group]:
+    def _copied(self, name: str, copy: nn.Module, path: str, certain: bool) -> list[CopiedGroup]:
         """The wiring's groups in a copy of the submodule at `path`; empty if not all is in it."""
-        groups: list[Group] = []
-        for group in self._settler.places():
+        groups = []
+        for number, group in enumerate(self._settler.places()):
             places = []
             for place in group:
                 owner = self._paths.get(id(place.owner), "")
@@ -197,8 +204,21 @@ class Averages:
                     continue
                 inside = owner[len(path) :].lstrip(".") if path else owner
                 places.append(Place(copy.get_submodule(inside), place.key))
-            groups.append(places if len(places) == len(group) else [])
+            whole = places if len(places) == len(group) else []
+            is_valid = partial(self._settler.valid, number)
+            say = partial(self._announce, name)
+            groups.append(CopiedGroup(whole, group, is_valid, say, mixed=certain))
         return groups
+
+    def _announce(self, name: str) -> None:
+        """Say once that a copy is an average."""
+        if name not in self._announced:
+            self._announced.add(name)
+            rank_zero_info(
+                f"{type(self._settler).__name__}: {name.removeprefix('module.')} is an average of "
+                "the network, so it gets the wiring when it is validated or saved, and for good "
+                "when the fit ends."
+            )
 
 
 def learning_epochs(trainer: Trainer, callback: object) -> int | None:
@@ -217,66 +237,24 @@ def learning_epochs(trainer: Trainer, callback: object) -> int | None:
     )
 
 
-def copies_inside(trainer: Trainer, module: LightningModule) -> list[nn.Module]:
-    """Submodules that no optimizer holds and that have the same weights as another submodule."""
-    return [
-        copy
-        for name, copy, original, _ in _candidates(trainer, module)
-        if name.startswith("module.")
-        and all(map(_is_same, copy.state_dict().values(), original.state_dict().values()))
-    ]
-
-
-def _is_same(copied: Tensor, value: Tensor) -> bool:
-    return torch.equal(copied.to(value.device), value)
-
-
-def _candidates(
-    trainer: Trainer, network: LightningModule
-) -> Iterator[tuple[str, nn.Module, nn.Module, bool]]:
-    """Modules that no optimizer holds and that may be copies of parts of the network.
-
-    Yields:
-        Name, module, the part of the network that it may copy, and whether that is certain.
-    """
-    learned = {
-        id(parameter)
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-
-    def learns(module: nn.Module) -> bool:
-        return any(id(parameter) in learned for parameter in module.parameters())
-
-    learning = [module for module in network.modules() if learns(module)]
-    pending: list[tuple[str, nn.Module, bool]] = [("module", network, False)]
-    for callback in trainer.callbacks:
-        for key, value in vars(callback).items():
-            if isinstance(value, nn.Module) and value is not network:
-                name = f"{type(callback).__name__}.{key}"
-                pending.append((name, value, _averages(callback)))
-    while pending:
-        name, module, certain = pending.pop()
-        if next(module.parameters(), None) is None:
-            continue
-        originals = [] if learns(module) else [m for m in learning if _is_alike(m, module)]
-        if originals:
-            yield name, module, originals[0], certain
-        else:
-            children = module.named_children()
-            pending += [(f"{name}.{key}", child, certain) for key, child in children]
-
-
 class _SettledGroup:
     """Settles a group once for each `state_dict`, however many modules write into it.
 
-    With `check`, values that are no average and break a constraint are an error.
+    With `check`, values that are no average and break a constraint are an error. A group in a copy
+    is settled if it is an average.
     """
 
-    def __init__(self, settler: Settler, number: int, group: Group, check: bool) -> None:
+    def __init__(
+        self,
+        settler: Settler,
+        number: int,
+        group: Group,
+        check: bool = False,
+        copied: CopiedGroup | None = None,
+    ) -> None:
         self.group = group
         self._settler, self._number, self._check = settler, number, check
+        self._copied = copied
         self._state: object = None  # the one that is being filled
         self._pending: dict[int, Tensor | None] = {}
 
@@ -284,7 +262,9 @@ class _SettledGroup:
         """The settled value of one tensor; `None` if the tensor is valid as it is."""
         if self._state is not state or index not in self._pending:
             values = [place.tensor for place in self.group]
-            settled = self._settler.settled(self._number, values)
+            settled = values
+            if self._copied is None or self._copied.needs_wiring():
+                settled = self._settler.settled(self._number, values)
             pairs = zip(settled, values, strict=True)
             changed = [None if new is old else new for new, old in pairs]
             if self._check and any(new is not None for new in changed):
@@ -319,10 +299,6 @@ class _NoHook:
         """Do nothing."""
 
 
-def _averages(callback: Any) -> bool:
-    return isinstance(callback, WeightAveraging | StochasticWeightAveraging)
-
-
 def _copy_booleans(average: AveragedModel) -> None:
     """Make an average copy boolean tensors, such as a wiring, which torch would try to average."""
     average_lists = average.multi_avg_fn
@@ -343,11 +319,3 @@ def _copy_booleans(average: AveragedModel) -> None:
 def _updates_norms(averaging: StochasticWeightAveraging, epoch: int) -> bool:
     """Whether this is the extra epoch that computes the average's batch norm statistics."""
     return averaging._model_contains_batch_norm is True and epoch == averaging.swa_end + 1
-
-
-def _is_alike(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two modules have the same class, and tensors of the same names and shapes."""
-    if type(first) is not type(second):
-        return False
-    one, two = first.state_dict(), second.state_dict()
-    return list(one) == list(two) and all(one[name].shape == two[name].shape for name in one)

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Group, Place
+from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks._weight_choice import listed
 from wiring_lightning.callbacks.own_parameters import (
     copy_from_first_rank,
@@ -73,12 +75,29 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             refuse_a_second(self, trainer)
-            self.optimizer, self._latest = None, []  # from an earlier fit
             if is_overridden("configure_model", pl_module):
                 # So that the gates exist. Lightning calls it again, which must change nothing.
                 pl_module.configure_model()
-            names = self.gate_names(pl_module)
-            hide_from_reducer(pl_module, [f"{name}.{self.learned}" for name in names])
+            if isinstance(trainer.strategy, DDPStrategy):
+                self._hide(pl_module)
+
+    def _hide(self, module: LightningModule) -> None:
+        """Keep the gates out of DDP's reducer, which is made before the fit starts."""
+        try:
+            names = self.gate_names(module)
+        except MisconfigurationException as error:
+            if not is_overridden("setup", module):
+                raise
+            raise MisconfigurationException(
+                f"{error} If `setup` of {type(module).__name__} builds the network: with DDP that "
+                "is too late, so build it in `__init__` or `configure_model`."
+            ) from None
+        hide_from_reducer(module, [f"{name}.{self.learned}" for name in names])
+
+    @override
+    def forget(self) -> None:
+        super().forget()
+        self.optimizer, self._latest = None, []
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from wiring_lightning.callbacks._averages import copies_inside
+from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._edge_memory import EdgeMemory
 from wiring_lightning.callbacks._example import CountedOnce
 from wiring_lightning.callbacks._weight_choice import SparseGroup

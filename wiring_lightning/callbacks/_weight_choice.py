@@ -242,6 +242,11 @@ def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
+def count_present(values: Sequence[Tensor]) -> int:
+    """The number of entries that are not zero."""
+    return sum(int(value.count_nonzero()) for value in values)
+
+
 def listed(names: Sequence[str]) -> str:
     """Up to five names for a message, and how many more there are."""
     shown = ", ".join(names[:5])

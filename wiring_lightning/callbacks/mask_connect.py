@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import copies_inside
+from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._run_length import steps_per_epoch
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
@@ -140,6 +140,7 @@ class MaskConnect(GateLearner[GateSGD]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.gate_names(pl_module)  # an error if there is none
         copies = copies_inside(trainer, pl_module)  # such as a moving average
         copied = {id(module) for copy in copies for module in copy.modules()}
         found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lightning.pytorch import Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -91,15 +91,17 @@ class NMSparsity(SparseLayers[SparseRefined]):
         super().before_step(trainer, optimizer)
 
     @override
+    def valid(self, group: int, values: list[Tensor]) -> bool:
+        axes = [_axis(member) for member in self._groups[group].members]
+        return all(map(self._has_n_of_m, values, axes))
+
+    @override
     def broken(self) -> str | None:
         wrong = [
             (group, member)
             for group in self._groups
             for member in group.members
-            if (
-                member.parameter.detach().ne(0)
-                & ~mask_n_of_m(member.parameter, self.n, self.m, _axis(member))
-            ).any()
+            if not self._has_n_of_m(member.parameter.detach(), _axis(member))
         ]
         lost = [member.name for _, member in wrong if member.parameter.isnan().any()]
         if lost:
@@ -129,6 +131,9 @@ class NMSparsity(SparseLayers[SparseRefined]):
             )
         left = [name for name in chosen.groups if name not in groups]
         return Chosen(groups, [*chosen.dense, *left], chosen.frozen)
+
+    def _has_n_of_m(self, value: Tensor, axis: int) -> bool:
+        return not (value.ne(0) & ~mask_n_of_m(value, self.n, self.m, axis)).any()
 
     def _has_blocks(self, weight: SparseWeight) -> bool:
         return weight.graph is None and weight.parameter.shape[_axis(weight)] % self.m == 0

@@ -166,11 +166,11 @@ class PhaseSchedule(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that resumes inside an epoch does not call `on_train_epoch_start`.
-        self._enter(trainer)
+        self.enter(trainer)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._enter(trainer)
+        self.enter(trainer)
         number = self.index(trainer.current_epoch)
         if trainer.current_epoch == sum(phase.epochs for phase in self._running[:number]):
             rank_zero_info(f"Phase {number + 1} of {len(self._running)}: {self._running[number]}")
@@ -199,7 +199,8 @@ class PhaseSchedule(Callback):
             f"{', so the wiring is not frozen' if unfrozen else ''}."
         )
 
-    def _enter(self, trainer: Trainer) -> None:
+    def enter(self, trainer: Trainer) -> None:
+        """Set the rates of the present phase, and freeze if it is frozen."""
         number = self._entered = self.index(trainer.current_epoch)
         phase = self.phases[number]
         for optimizer in trainer.optimizers:

@@ -1,16 +1,20 @@
 """Dense training, pruning and retraining in one run, for any LightningModule."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._run_length import learning_epochs
+from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.optim import PrunedWeights
@@ -28,6 +32,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
     The trainer's `max_epochs` is the sum of both trainings; a schedule should span one of them.
     Graphs (`nn.Adjacency`) have all possible edges in the first training. Checkpoints of the first
     training are dense, those of the second are sparse; a run can resume from either.
+    `EarlyStopping` compares the second training only with itself: its best score and its patience
+    start anew.
 
     Args:
         dense_epochs: length of the first training, at least 1.
@@ -61,7 +67,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         self.rewind = rewind
         self.lr = lr
         self._pruned = False
-        self._initial: dict[str, Tensor] | None = None  # state of the network before the fit
+        self._initial: dict[str, Any] | None = None  # state of the network before the fit
 
     @property
     @override
@@ -80,17 +86,21 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         return f"the network is pruned after {self.dense_epochs} epochs, and then trains again"
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        self._pruned, self._initial = False, None  # from an earlier fit
+    def forget(self) -> None:
+        super().forget()
+        self._pruned, self._initial = False, None
 
     @override
-    def freeze(self) -> None:
-        if not self._pruned:
+    def check_freeze(self, epoch: int | None) -> None:
+        if epoch is not None and epoch < self.dense_epochs:
             raise self.mistake(
                 f"the edges are not known before epoch {self.dense_epochs}; remove `freeze` from "
                 "earlier phases."
             )
+
+    @override
+    def freeze(self) -> None:
+        """Nothing to do: once the network is pruned, its edges stay."""
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> PrunedWeights:
@@ -112,11 +122,15 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
                 f"the trainer stops after {last} epochs, but the second training "
                 f"begins after {self.dense_epochs}: give it the max_epochs of both together."
             )
+        if self._restored is not None:
+            self._pruned, self._initial = self._restored["pruned"], self._restored.get("first")
         super().on_fit_start(trainer, pl_module)
         if self.rewind and not self._pruned and self._initial is None:
             self._initial = pl_module.state_dict()  # with the descriptions of its modules
             for name, value in self._initial.items():
-                self._initial[name] = value.detach().cpu().clone()
+                # Modules may add an extra state of any kind.
+                own = value.detach().cpu().clone() if isinstance(value, Tensor) else deepcopy(value)
+                self._initial[name] = own
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -131,27 +145,18 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        state = {**super().state_dict(), "pruned": self._pruned}
-        return state if self._initial is None else {**state, "first": self._initial}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._pruned = state_dict["pruned"]
-        self._initial = state_dict.get("first")
-
-    @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        if stage != "fit":
-            # A state that was loaded for a test is not for the next fit.
-            self._pruned, self._initial = False, None
+        state = super().state_dict()
+        if not self._rules:
+            return state
+        first = {} if self._initial is None else {"first": self._initial}
+        return {**state, "pruned": self._pruned, **first}
 
     def _begin_again(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune, and start the second training."""
         self.remember_checkpoints(trainer)
         _renew_optimizers(trainer, self.lr)
         self.make_rules(trainer, self.find_groups(trainer, pl_module))
+        self.remember_learned(pl_module)
         for rule in self._rules:
             rule.freeze()
         if self._initial is not None:
@@ -161,8 +166,20 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         for graph in self._graphs:
             graph.freeze()
         self._pruned, self._initial = True, None
+        for callback in trainer.callbacks:
+            if isinstance(callback, EarlyStopping):
+                _forget_scores(callback)
+            elif isinstance(callback, PhaseSchedule):
+                callback.enter(trainer)  # its rates are for the new optimizers, too
         what = "the first weights" if self.rewind else "the trained weights"
         rank_zero_info(f"{type(self).__name__}: pruned; trains again from {what}.")
+
+
+def _forget_scores(stopping: EarlyStopping) -> None:
+    """Forget the scores of the dense network, which the second training need not reach."""
+    worst = float("inf") if stopping.mode == "min" else -float("inf")
+    stopping.best_score = torch.full_like(stopping.best_score, worst)
+    stopping.wait_count = 0
 
 
 def _renew_optimizers(trainer: Trainer, lr: float | None) -> None:

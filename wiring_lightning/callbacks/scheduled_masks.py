@@ -12,9 +12,10 @@ from typing_extensions import override
 
 from wiring_lightning.callbacks._run_length import RunLength
 from wiring_lightning.callbacks._timed_layers import TimedLayers
-from wiring_lightning.callbacks._weight_choice import listed
+from wiring_lightning.callbacks._weight_choice import count_present, listed
 from wiring_lightning.callbacks.sparse_layers import SparseGroup
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
+from wiring_lightning.optim import count_usable
 from wiring_lightning.optim.mask_scores import DROPS, GROWS, SCORES, Drop, Grow, Seen
 from wiring_lightning.optim.scheduled_masks import FIRSTS, First, ScheduledMasks
 
@@ -164,6 +165,12 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
         rule, _, first = self._ruled_groups[group]
         return rule.settled(first, values)
+
+    @override
+    def valid(self, group: int, values: list[Tensor]) -> bool:
+        rule, _, first = self._ruled_groups[group]
+        masks = rule.masks[first : first + len(values)]
+        return count_present(values) <= count_usable(values, masks)
 
     def _check(self) -> None:
         """Raise an error if another argument is out of range."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Group, Place, copies_inside
 from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
+from wiring_lightning.callbacks._copies import Group, Place, copies_inside
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
 from wiring_lightning.callbacks._weight_choice import (
@@ -22,6 +22,7 @@ from wiring_lightning.callbacks._weight_choice import (
     SparseWeight,
     WeightChoice,
     as_patterns,
+    count_present,
     listed,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
@@ -243,15 +244,14 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
                 before_step()
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            # What is from an earlier fit.
-            self._rules, self._ruled_groups, self._best_before = [], [], []
-            self._report = LayerReport(type(self).__name__)
+    def forget(self) -> None:
+        super().forget()
+        self._rules, self._ruled_groups, self._best_before = [], [], []
+        self._report = LayerReport(type(self).__name__)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.refuse_changed(trainer)
         groups = self.find_groups(trainer, pl_module)
         self._edge_counts.check_saved((self._restored or {}).get("edges"), groups)
         self.make_rules(trainer, groups)
@@ -319,6 +319,11 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
         rule, _, first = self._ruled_groups[group]
         return rule.settled(first, values) if self.due else values
+
+    @override
+    def valid(self, group: int, values: list[Tensor]) -> bool:
+        _, own, _ = self._ruled_groups[group]
+        return not self.due or count_present(values) <= own.k
 
     @override
     def summary(self) -> str:

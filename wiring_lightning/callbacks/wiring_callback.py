@@ -1,7 +1,7 @@
 """The base class of callbacks that learn a wiring: freezing, checks, and averages of weights."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -10,10 +10,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import Averages, Group, learning_epochs
+from wiring_lightning.callbacks._averages import Averages, learning_epochs
+from wiring_lightning.callbacks._copies import Group, versions
+from wiring_lightning.callbacks._weight_choice import listed
 
 
 class WiringError(RuntimeError):
@@ -25,13 +27,17 @@ class WiringCallback(Callback, ABC):
 
     A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
     reports violations. It is checked before validation, testing and saving a checkpoint, and at
-    the end of the fit. A violation raises a `WiringError`.
+    the end of the fit. A violation raises a `WiringError`, and so does a learned parameter that was
+    replaced by another one during the fit.
 
     Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
     steps. For validation, in checkpoints and after the fit they get a valid wiring (`settled`).
 
     A learner compares whole weights and scores, so strategies that give each process a part of
     them are refused when a fit starts: FSDP, model parallel, DeepSpeed. DDP works.
+
+    A second fit with the same trainer and network, which Lightning lets go on where the first one
+    ended, goes on with the learner's state. A fit with a new trainer starts anew.
 
     Args:
         freeze_epoch: from the start of this epoch the wiring is fixed; never if not given.
@@ -47,7 +53,13 @@ class WiringCallback(Callback, ABC):
     freeze_epoch: int | None = None
     _averages: Averages | None = None
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
+    _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
+    _network: LightningModule | None = None  # while it is trained
+    _left: Sequence[int] = ()  # `_versions` at the end of the last fit; none after an average
+    _continues = False  # whether this fit goes on where the last one ended
+    _changed = False  # whether something wrote to the wiring in between
     _warned = False
+    _loaded = False  # whether the network is that of a checkpoint, and nothing was trained since
 
     def __init__(self, freeze_epoch: int | None = None) -> None:
         if freeze_epoch is not None and freeze_epoch < 0:
@@ -82,6 +94,10 @@ class WiringCallback(Callback, ABC):
         """
         return values
 
+    def valid(self, group: int, values: list[Tensor]) -> bool:
+        """Whether values of a group that may be from an earlier step have a wiring of their own."""
+        return False
+
     def summary(self) -> str:
         """One line about the chosen weights or gates, printed when a fit starts."""
         return ""
@@ -105,17 +121,48 @@ class WiringCallback(Callback, ABC):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A subclass calls this first."""
-        if stage == "fit" and isinstance(trainer.strategy, _SHARDED):
+        if stage != "fit":
+            return
+        if isinstance(trainer.strategy, _SHARDED):
             raise self.mistake(
                 f"{type(trainer.strategy).__name__} gives each process a part of the weights, but "
                 "a wiring is learned from whole ones: use strategy=ddp."
             )
+        self._loaded = False
+        state = self.state_dict() if self._goes_on(trainer, pl_module) else {}
+        self._continues = bool(state)
+        self._changed = self._continues and self._versions() != self._left
+        self.forget()
+        if self._continues:
+            self.load_state_dict(state)
+
+    def _goes_on(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Whether this fit goes on where the last one of the same trainer and network ended."""
+        owners = {id(place.owner) for group in self.places() for place in group}
+        return trainer.global_step > 0 and bool(owners) and owners <= set(map(id, module.modules()))
+
+    def _versions(self) -> list[int]:
+        """Numbers that change if something writes to the tensors of the wiring."""
+        return [number for group in self.places() for number in versions(group)]
+
+    def refuse_changed(self, trainer: Trainer) -> None:
+        """Raise an error if the fit goes on, but the network is not as the last one left it."""
+        if self._changed:
+            raise self.mistake(
+                f"the trainer goes on after step {trainer.global_step}, but something has changed "
+                "the weights since, such as an average or a checkpoint: give `fit` the `ckpt_path` "
+                "to go on from, or use a new Trainer."
+            )
+
+    def forget(self) -> None:
+        """Forget what is from an earlier fit; a subclass calls this first."""
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A subclass calls this at the end of its own method, when its wiring is known."""
         self._refuse_two_learners(trainer)
         self._averages = Averages(self, trainer, pl_module)
+        self.remember_learned(pl_module)
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
         self._warned = False
@@ -137,6 +184,7 @@ class WiringCallback(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._averages is not None:
+            self._averages.look()
             self._averages.settle_for_norms()
 
     @override
@@ -188,6 +236,11 @@ class WiringCallback(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._saved_averages = checkpoint.get(_AVERAGES, {}).get(self.state_key, {})
+        self._loaded = trainer.state.fn != TrainerFn.FITTING
+        if self._continues and not self._loaded:
+            # The fit goes on from the checkpoint, and not from the last fit.
+            self._continues = self._changed = False
+            self.load_state_dict({})
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,14 +257,40 @@ class WiringCallback(Callback, ABC):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._end()  # Lightning does not call teardown after an exception
+        # Lightning does not call teardown after an exception. Callbacks that come later may still
+        # save a checkpoint, in which averages must be settled.
+        if self._averages is not None:
+            self._averages.restore()
+        self.let_go()
+        trainer.callbacks.append(_LastOfAll(self._end))
 
     def _end(self) -> None:
         if self._averages is not None:
             self._averages.detach()
+            self._left = [] if self._averages.in_network else self._versions()
             self._averages = None
         self._saved_averages = {}
+        self._network, self._learned = None, {}
         self.let_go()
+
+    def remember_learned(self, module: LightningModule) -> None:
+        """Remember which parameters are learned; a subclass calls this if they become others."""
+        own = {id(getattr(place.owner, place.key)) for group in self.places() for place in group}
+        self._network = module
+        self._learned = {n: p for n, p in module.named_parameters() if id(p) in own}
+
+    def _check_learned(self) -> None:
+        """Raise a `WiringError` if a parameter that is learned is no longer in the network."""
+        if self._network is None:
+            return
+        now = dict(self._network.named_parameters(remove_duplicate=False))
+        replaced = [name for name, own in self._learned.items() if now.get(name) is not own]
+        if replaced:
+            raise WiringError(
+                f"{type(self).__name__}: {listed(replaced)} of the network were replaced after the "
+                "fit had started, so their wiring is not learned; replace parts of a network "
+                "before the fit, such as in its __init__ or configure_model."
+            )
 
     def _find_averages(self) -> None:
         if self._averages is not None:
@@ -226,9 +305,19 @@ class WiringCallback(Callback, ABC):
             rank_zero_warn(f"{type(self).__name__}: {missed}, but {what} after {epochs} epochs.")
 
     def check(self) -> None:
-        """Raise a `WiringError` if something does not hold."""
+        """Raise a `WiringError` if something does not hold.
+
+        A checkpoint that is loaded for a test or a validation may be from an earlier moment of the
+        fit, when the network was denser. Then a line says so.
+        """
+        self._check_learned()
         problem = self.broken()
-        if problem is not None:
+        if problem is not None and self._loaded:
+            rank_zero_info(
+                f"{type(self).__name__}: the checkpoint that was loaded is not as sparse as asked "
+                f"for: {problem}."
+            )
+        elif problem is not None:
             raise WiringError(
                 f"{type(self).__name__}: {problem}. Something has changed them outside of the "
                 "optimizer's step(), such as an optimizer that moves weights between its steps "
@@ -252,6 +341,21 @@ class WiringCallback(Callback, ABC):
     def _freeze_if_due(self, trainer: Trainer) -> None:
         if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
             self.freeze()
+
+
+class _LastOfAll(Callback):
+    """Calls a function when all other callbacks have seen an exception, and leaves the trainer."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        # Not in place: Lightning is still going through the list.
+        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
+        self._function()
 
 
 _AVERAGES = "wiring_averages"
