@@ -302,18 +302,17 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     @override
     def broken(self) -> str | None:
-        wrong = []
-        for group in self._groups if self.due else []:
-            kept, weights = group.count()
-            if kept > group.k:
-                wrong.append(f"{group.name} has {kept:,} of {weights:,} weights, not {group.k:,}")
+        counts = [(group, *group.count()) for group in self._groups if self.due]
+        wrong = [
+            f"{group.name} has {kept:,} of {weights:,} weights, not {group.k:,}"
+            for group, kept, weights in counts
+            if kept > group.k
+        ]
         return listed(wrong) if wrong else None
 
     @override
     def places(self) -> list[Group]:
-        return [
-            [Place(member.owner, member.key) for member in group.members] for group in self._groups
-        ]
+        return [[Place(one.owner, one.key) for one in group.members] for group in self._groups]
 
     @override
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
@@ -322,8 +321,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     @override
     def valid(self, group: int, values: list[Tensor]) -> bool:
-        _, own, _ = self._ruled_groups[group]
-        return not self.due or count_present(values) <= own.k
+        return not self.due or count_present(values) <= self._groups[group].k
 
     @override
     def summary(self) -> str:
@@ -338,9 +336,8 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         if self._rules:
             numbers = {group.name: group.k for group in self._groups}
             state = {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers}
-            return (
-                {**state, "seen": self._report.memory.state_dict()} if self.log_density else state
-            )
+            seen = {"seen": self._report.memory.state_dict()} if self.log_density else {}
+            return {**state, **seen}
         return self._restored or {}
 
     @override
