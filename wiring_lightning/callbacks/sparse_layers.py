@@ -102,16 +102,14 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             raise self.mistake("distribution=global is one group of all layers; remove `groups`.")
         if layers is None and isinstance(density, dict):
             layers = tuple(density)
-        self.density = density
-        self.edges = edges
+        self.density, self.edges = density, edges
         self.layers = None if layers is None else as_patterns(layers)
         self.first_dense = first_dense
         self.groups = {name: list(as_patterns(own)) for name, own in (groups or {}).items()}
         self.exclude = as_patterns(exclude)
         self.log_density = log_density
         self.distribution = distribution
-        self.last_dense = last_dense
-        self.min_edges = min_edges
+        self.last_dense, self.min_edges = last_dense, min_edges
         self.vectors = as_patterns(vectors)
         self._rules: list[SomeRule] = []
         self._before_steps: list[BeforeStep] = []  # of the same optimizers
