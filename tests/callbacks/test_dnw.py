@@ -190,7 +190,7 @@ def test_a_compiled_module_is_one_graph() -> None:
         ({"density": 1.5}, "above 0 and at most 1, got 1.5"),
         ({"edges": 0}, "at least 1, got 0"),
         ({"density": 0.5, "edges": 3}, "a density or a number of edges, not both"),
-        ({"density": 0.5, "freeze_epoch": -1}, "must not be negative"),
+        ({"density": 0.5, "freeze_epoch": -1}, "freeze_epoch must be at least 0"),
         ({"density": 0.5, "layers": ["LSTM"]}, "found no layer .* Reader: .* LSTM"),
         ({"edges": 100}, "100 edges were asked for in first, but it has only 72 weights"),
         ({}, "either a density or"),

@@ -136,6 +136,7 @@ def test_it_resumes_in_both_trainings(rewind: bool, at: int, tmp_path: Path) -> 
     ("arguments", "message"),
     [
         ({"dense_epochs": 0}, "dense_epochs must be at least 1, got 0"),
+        ({"dense_epochs": 1.5}, "dense_epochs must be a whole number, got 1.5"),
         ({"dense_epochs": 1, "lr": 0.0}, "lr must be above 0, got 0"),
         ({"dense_epochs": 3}, "stops after 2 epochs, but the second training begins after 3"),
     ],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
@@ -104,8 +105,9 @@ class BudgetedSearch(GateLearner[Reinforce]):
                 raise self.mistake(f"{name} must be a number from 0 up, got {number}.")
         if penalty is None and budget == 0:
             raise self.mistake("a budget of 0 has no order of magnitude; give an absolute penalty.")
+        check_counts(0, error=self.mistake, warmup_epochs=warmup_epochs)
         self.warmup_epochs = warmup_epochs
-        if warmup_epochs < 0 or freeze_epoch is not None:
+        if freeze_epoch is not None:
             self.check_freeze(freeze_epoch)
         try:
             self._price = named_cost(cost, machines, order) if isinstance(cost, str) else cost
@@ -151,7 +153,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @override
     def check_freeze(self, epoch: int | None) -> None:
-        if self.warmup_epochs < 0 or (epoch is not None and epoch <= self.warmup_epochs):
+        if epoch is not None and epoch <= self.warmup_epochs:
             raise self.mistake(
                 "the search lasts from the end of the warm-up to the freeze, but warmup_epochs is "
                 f"{self.warmup_epochs} and freeze_epoch is {epoch}."

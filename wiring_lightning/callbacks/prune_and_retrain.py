@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
@@ -59,8 +60,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         self, dense_epochs: int, rewind: bool = False, lr: float | None = None, **choice: Any
     ) -> None:
         super().__init__(freeze_epoch=None, **choice)
-        if dense_epochs < 1:
-            raise self.mistake(f"dense_epochs must be at least 1, got {dense_epochs}.")
+        check_counts(error=self.mistake, dense_epochs=dense_epochs)
         if lr is not None and not 0 < lr < float("inf"):
             raise self.mistake(f"lr must be above 0, got {lr}.")
         self.dense_epochs = dense_epochs

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._averages import Averages, learning_epochs
 from wiring_lightning.callbacks._copies import Group, versions
 from wiring_lightning.callbacks._weight_choice import listed
@@ -62,8 +63,8 @@ class WiringCallback(Callback, ABC):
     _loaded = False  # whether the network is that of a checkpoint, and nothing was trained since
 
     def __init__(self, freeze_epoch: int | None = None) -> None:
-        if freeze_epoch is not None and freeze_epoch < 0:
-            raise self.mistake(f"freeze_epoch must not be negative, got {freeze_epoch}.")
+        if freeze_epoch is not None:
+            check_counts(0, error=self.mistake, freeze_epoch=freeze_epoch)
         self.freeze_epoch = freeze_epoch
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning import costs
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._layer_monitor import LayerMonitor
 from wiring_lightning.callbacks.hparams_page import add_to_row, write_row
 from wiring_lightning.callbacks.layer_table import layer_table
@@ -100,10 +101,9 @@ class WiringMonitor(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 1, pictures: bool = True) -> None:
-        if every_n_epochs < 1:
-            raise MisconfigurationException(
-                f"WiringMonitor: every_n_epochs must be at least 1, got {every_n_epochs}."
-            )
+        check_counts(
+            error=MisconfigurationException, owner="WiringMonitor", every_n_epochs=every_n_epochs
+        )
         self.every_n_epochs = every_n_epochs
         self.pictures = pictures
         self._edges: dict[str, Tensor] = {}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.costs.configured import ConfiguredCost
 from wiring_lightning.wiring import Wiring
 
@@ -75,8 +76,7 @@ class SequentialSteps(ConfiguredCost):
     """
 
     def __init__(self, machines: int = 1, order: Order = "critical_path") -> None:
-        if machines < 1:
-            raise ValueError(f"machines must be at least 1, got {machines}.")
+        check_counts(machines=machines)
         if order not in _RANKS:
             raise ValueError(f"order must be one of {', '.join(_RANKS)}, got {order!r}.")
         self.machines = machines

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.data.loader import BatchLoader
 
 Images = TypeVar("Images", Tensor, list[str])
@@ -31,8 +32,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     def __init__(self, batch_size: int, seed: int, drop_last: bool) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_counts(batch_size=batch_size)
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last

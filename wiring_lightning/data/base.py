@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.data.augment import CropFlip
 from wiring_lightning.data.in_memory import InMemoryDataModule, Split
 
@@ -52,8 +53,7 @@ class ImageDataModule(InMemoryDataModule):
 
     def __init__(self, batch_size: int = 128, val_size: int = 5000, **options: Any) -> None:
         super().__init__(batch_size, **options)
-        if val_size < 0:
-            raise ValueError(f"val_size must be at least 0, got {val_size}.")
+        check_counts(0, val_size=val_size)
         self.val_size = val_size
 
     @abstractmethod

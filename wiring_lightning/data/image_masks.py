@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.data._find_files import IMAGE_ENDINGS
 from wiring_lightning.data._mask_files import Color, classes_of_colors, classes_of_numbers
 from wiring_lightning.data._mask_splits import Pair, find_pairs, split_by_chance, split_by_lists
@@ -92,8 +93,8 @@ class ImageMaskFolder(MaskDataModule):
     ) -> None:
         super().__init__(**options)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if min(height, width) < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}.")
+        for side in (height, width):
+            check_counts(image_size=side)
         _check_classes(class_names, palette, ignored_color)
         if (train_list is None) != (test_list is None) or (val_list and train_list is None):
             raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.data.augment import CropFlip, Mirror
 from wiring_lightning.functional import seed_of_epoch
 from wiring_lightning.functional.transfer import send
@@ -97,8 +98,7 @@ class BatchLoader:
             )
         if masks and isinstance(crop_flip, CropFlip):
             raise ValueError("Images with masks can only be mirrored: crop_flip must be a Mirror.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_counts(batch_size=batch_size)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}.")
         self.images = images

@@ -7,6 +7,7 @@ import torch
 from PIL.Image import Resampling
 from typing_extensions import override
 
+from wiring_lightning._checks import check_counts
 from wiring_lightning.data._class_folders import ClassFiles, ClassFolders, split_folders
 from wiring_lightning.data._picture_sources import names_below
 from wiring_lightning.data._read_image import pixels, read_image
@@ -73,10 +74,7 @@ class MiniImageNet(ImageDataModule):
         **options: Any,
     ) -> None:
         super().__init__(batch_size, val_size, **options)
-        sizes = {"train_per_class": train_per_class, "test_per_class": test_per_class}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}.")
+        check_counts(train_per_class=train_per_class, test_per_class=test_per_class)
         self.root = root
         self.train_per_class = train_per_class
         self.test_per_class = test_per_class
