@@ -157,22 +157,22 @@ def _rebuild(memory: Tensor, requires_grad: bool, parameter: bool) -> SimulatedT
 
 def _run(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Refuse or compute one operation, of which some tensor is or will be on the device."""
-    if operation is torch.ops.prim.device.default:
-        return simulated_device()
-    if operation in (aten.is_pinned.default, aten.is_pinned):
-        return False
-    leaves = list(leaves_of((args, kwargs)))
-    here = any(is_simulated(leaf) for leaf in leaves)
+    if operation in _ABOUT_TENSORS:
+        return _ABOUT_TENSORS[operation]()
+    tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
+    # By their identity; they and their memories must stay alive.
+    memories = {id(one): (on_cpu(one), one) for one in tensors if is_simulated(one)}
+    others = [tensor for tensor in tensors if id(tensor) not in memories]
+    here = bool(memories)
     wanted = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     to_device = here if wanted is None else wanted.type == "sim"
-    _refuse(operation, args, leaves, to_device, kwargs.get("generator"))
-    _note_waits(operation, args, kwargs, here, to_device)
-
-    memories: dict[int, tuple[Tensor, Tensor]] = {}  # by tensor; both must stay alive
+    _refuse(operation, args, here, others, to_device, kwargs.get("generator"))
+    if RECORD.on:
+        _note_waits(operation, args, kwargs, here, to_device)
 
     def unwrap(value: Any) -> Any:
-        if is_simulated(value):
-            return memories.setdefault(id(value), (on_cpu(value), value))[0]
+        if id(value) in memories:
+            return memories[id(value)][0]
         return CPU if isinstance(value, torch.device) and value.type == "sim" else value
 
     plain_args, plain_kwargs = replaced((args, kwargs), unwrap)
@@ -182,7 +182,7 @@ def _run(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     outputs = operation(*plain_args, **plain_kwargs)
     if moves and outputs.data_ptr() == plain_args[0].data_ptr():
         outputs = outputs.clone()
-    if here:
+    if here and RECORD.on:
         RECORD.run(operation, plain_args, plain_kwargs, outputs)
     if short_name(operation) in _RESHAPING and is_simulated(args[0]):
         args[0].data = SimulatedTensor(plain_args[0])
@@ -203,17 +203,17 @@ def _run(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 def _refuse(
     operation: OpOverload,
     args: Sequence[Any],
-    leaves: Sequence[Any],
+    here: bool,
+    others: Sequence[Tensor],
     to_device: bool,
     generator: torch.Generator | None,
 ) -> None:
-    """Raise an error for what a GPU refuses."""
-    others = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not is_simulated(leaf)]
-    here = len(others) < sum(isinstance(leaf, Tensor) for leaf in leaves)
+    """Raise an error for what a GPU refuses, with tensors on the device and others."""
     name = short_name(operation)
     if here and operation in _INDEXING and not is_simulated(args[0]):
         raise DeviceError(f"{name}: indices on sim:0 for a CPU tensor, at {calling_line()}")
-    if here and operation not in _COPIES | _INDEXING and any(other.dim() for other in others):
+    mixed = here and any(other.dim() for other in others)
+    if mixed and operation not in _COPIES and operation not in _INDEXING:
         raise DeviceError(f"{name}: tensors on sim:0 and on the CPU, at {calling_line()}")
     any_order = name in _RANDOM_ORDER or (name == "cumsum" and args[0].is_floating_point())
     if here and any_order and torch.are_deterministic_algorithms_enabled():
@@ -254,6 +254,10 @@ def _note_waits(
 class _Factories(TorchDispatchMode):
     """Sees operations without a tensor on the device, some of which make one."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and torch's wrapper takes longer than an operation
+
     def __torch_dispatch__(
         self,
         operation: OpOverload,
@@ -261,6 +265,8 @@ class _Factories(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if operation in _ABOUT_TENSORS:
+            return _ABOUT_TENSORS[operation]() if is_simulated(args[0]) else operation(*args)
         kwargs = kwargs or {}
         generator, wanted = kwargs.get("generator"), kwargs.get("device")
         made_here = generator is not None and generator._cdata in _Generators.made
@@ -287,6 +293,12 @@ class _Generators(metaclass=_KnowsDevice):
         return generator
 
 
+# What asks about a tensor, and computes nothing.
+_ABOUT_TENSORS: dict[Any, Callable[[], Any]] = {
+    torch.ops.prim.device.default: simulated_device,
+    aten.is_pinned.default: lambda: False,
+    aten.is_pinned: lambda: False,
+}
 _LIBRARIES: list[torch.library.Library] = []  # the operations go with the object
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
+import sklearn.datasets  # noqa: F401  # of the digits: imported here once, and not in every fork
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from tests.methods import Method, digits
 from tests.simulated_device import RECORD, is_simulated, on_cpu
 
+STEPS = 4  # of an epoch
 RECORDED = range(2, 4)  # the batches of an epoch in which waits and kernels are counted
 
 # Waits of the host in a step, by file. A search reads its logits to choose the modules to run.
@@ -61,18 +63,18 @@ class Watch(Callback):
             self.recording.__enter__()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"].detach()
         self.losses.append(on_cpu(loss) if is_simulated(loss) else loss)
-        if len(self.losses) % 5 == RECORDED.stop % 5:
+        if batch_idx + 1 == RECORDED.stop:
             self.recording.__exit__(None, None, None)
             kernels = sum(RECORD.kernels.values()) // len(RECORDED)
             self.epochs.append(Step(RECORD.waits, kernels))
 
 
 def fit(method: Method, make: Any, **kwargs: Any) -> tuple[LightningModule, Watch]:
-    """Train for two epochs of five steps; what can be frozen is frozen in the second."""
+    """Train for two short epochs; what can be frozen is frozen in the second."""
     seed_everything(0)
     watch, callbacks = Watch(), method.new_callbacks()
     for callback in callbacks:
@@ -81,7 +83,7 @@ def fit(method: Method, make: Any, **kwargs: Any) -> tuple[LightningModule, Watc
     more = kwargs.pop("callbacks", [])
     resume = kwargs.pop("ckpt_path", None)
     task = method.task()
-    settings = {"max_epochs": 2, "limit_train_batches": 5, "limit_val_batches": 1} | kwargs
+    settings = {"max_epochs": 2, "limit_train_batches": STEPS, "limit_val_batches": 1} | kwargs
     trainer = make(callbacks=[*callbacks, watch, *more], **settings)
     trainer.fit(task, digits(), ckpt_path=resume)
     return task, watch

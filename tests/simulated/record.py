@@ -96,6 +96,7 @@ def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in leaves(values) if isinstance(leaf, Tensor)]
 
 
+@cache
 def short_name(operation: OpOverload) -> str:
     """`aten::add_.Tensor` -> `add_`."""
     return operation._schema.name.partition("::")[2]
@@ -125,6 +126,7 @@ def calling_line() -> str:
     return library or "torch"
 
 
+@cache
 def _is_view(operation: OpOverload) -> bool:
     schema = operation._schema
     aliases = [argument.alias_info for argument in schema.arguments]
@@ -132,6 +134,7 @@ def _is_view(operation: OpOverload) -> bool:
     return shares and not schema.is_mutable
 
 
+@cache
 def _outputs(operation: OpOverload) -> list[str]:
     """Names of the arguments that an operation only writes to, such as `out`."""
     return [argument.name for argument in operation._schema.arguments if argument.is_out]

@@ -1,4 +1,7 @@
-"""A network is one graph, and a wiring that changes does not make torch.compile start again."""
+"""A network is one graph, and a wiring that changes does not make torch.compile start again.
+
+CUDA graphs can replay these graphs, see `tests.graphs`.
+"""
 
 from copy import deepcopy
 from typing import Any
@@ -9,6 +12,7 @@ from lightning.pytorch import Callback
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
+from tests.graphs import check_graphs, traced_graphs
 from tests.methods import LEARNING, METHODS, Method, digits, named, over
 from tests.trainers import Recorder, quiet_trainer
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates, find_gates, find_learnable
@@ -20,9 +24,8 @@ DRAWN = [method for method in METHODS if find_bernoulli_gates(method.task())]
 
 @over(METHODS, "compile", "network")
 def test_one_graph_for_all_wirings(method: Method) -> None:
-    torch._dynamo.reset()
-    counter, recorder, task = CompileCounter(), Recorder(), method.task()
-    task.backbone.compile(backend=counter, fullgraph=True)
+    recorder, task = Recorder(), method.task()
+    traced = traced_graphs(task.backbone)
     trainer = quiet_trainer(
         callbacks=[*method.new_callbacks(), recorder],
         max_epochs=method.epochs,
@@ -32,14 +35,15 @@ def test_one_graph_for_all_wirings(method: Method) -> None:
     graphs = find_adjacencies(task).values()
     # Those that were frozen meanwhile compute another gradient since then: one graph more.
     froze = method in LEARNING and any(not graph.learnable for graph in graphs)
-    assert counter.frame_count == 1 + froze
+    assert len(traced) == 2 * (1 + froze)  # forward and backward
+    check_graphs(traced, "cpu")
     changed = [not torch.equal(recorder.active[0], active) for active in recorder.active]
     assert any(changed) == (method in LEARNING)
 
 
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("resnext-learned", 2), ("densenet-learned", 2), ("neural-graph", 2), ("sparse-layers", 1)],
+    [("resnext-learned", 2), ("neural-graph", 2), ("n-of-m", 1)],
 )
 def test_a_freeze_compiles_at_most_once_more(name: str, most: int) -> None:
     """What is frozen gets no gradient; not every release of torch compiles again for that."""
@@ -81,6 +85,14 @@ def test_a_fixed_fabric_is_one_graph(method: Method, way: str) -> None:
     assert counter.frame_count == 1
     quiet_trainer(limit_train_batches=5).fit(task.train(), digits())
     assert counter.frame_count == 2  # another mode is another graph
+
+
+@over(DRAWN)
+def test_the_graphs_of_a_frozen_fabric_hold_no_constants(method: Method) -> None:
+    task = fixed_fabric(method, "frozen")
+    graphs = traced_graphs(task.backbone)
+    task(torch.randn(8, 1, 8, 8)).sum().backward()
+    check_graphs(graphs, "cpu")
 
 
 @over(DRAWN)

@@ -1,13 +1,9 @@
-"""Every method on the simulated device: resumed, compacted, in mixed precision, channels last."""
+"""Every method on the simulated device in mixed precision, and with channels last."""
 
-from copy import deepcopy
-from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 
 from tests.methods import METHODS, WITH_CALLBACKS, Method, named, over
@@ -15,39 +11,8 @@ from tests.simulated.autocast import simulate_autocast
 from tests.simulated.fits import LEARNING, VARYING, ChannelsLast, fit
 from tests.simulated.process import in_own_process
 from tests.simulated.trainer import simulated_trainer
-from tests.simulated_device import on_cpu, simulated
-from tests.trainers import quiet_trainer, same_state
-from wiring_lightning.callbacks import WiringMonitor
-from wiring_lightning.wiring import find_wired
-
-
-@over(METHODS, "network")
-@in_own_process
-def test_resumes_monitors_and_compacts(method: Method, tmp_path: Path) -> None:
-    saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-    logger = TensorBoardLogger(tmp_path, name="")
-    with simulated() as device:
-        whole, _ = fit(method, simulated_trainer, callbacks=[saver], enable_checkpointing=True)
-        state = whole.state_dict()
-        resumed, _ = fit(
-            method,
-            simulated_trainer,
-            ckpt_path=tmp_path / "epoch=0.ckpt",
-            callbacks=[WiringMonitor()] if find_wired(whole) else [],
-            logger=logger,
-        )
-        assert same_state(resumed.state_dict(), state)
-        backbone = whole.backbone.to(device).eval()
-        images = torch.rand(4, 1, 8, 8)
-        expected = backbone(images.to(device))
-        assert expected.device == device
-        torch.testing.assert_close(
-            on_cpu(expected), deepcopy(backbone).cpu()(images), rtol=1e-3, atol=1e-4
-        )
-        if hasattr(backbone, "compact"):
-            found = backbone.compact()(images.to(device))
-            torch.testing.assert_close(on_cpu(found), on_cpu(expected), rtol=1e-3, atol=1e-4)
-
+from tests.simulated_device import simulated
+from tests.trainers import quiet_trainer
 
 # Low precision changes what a network computes, so one of each family is enough. With float16 there
 # is also a scaler, which every rule meets.

@@ -36,15 +36,15 @@ def _train(method: Method, batch_size: int, **kwargs: Any) -> Recorder:
 @over(WITH_CALLBACKS, "cut batches")
 def test_accumulated_batches_are_one_step(method: Method) -> None:
     exact: dict[str, Any] = {"precision": "64-true"}  # float32 may round a ReLU to its other side
-    whole = _train(method, 64, limit_train_batches=3, **exact)
-    halves = _train(method, 32, limit_train_batches=6, accumulate_grad_batches=2, **exact)
-    assert len(whole.scores) == 3 * method.epochs
+    whole = _train(method, 64, limit_train_batches=2, **exact)
+    halves = _train(method, 32, limit_train_batches=4, accumulate_grad_batches=2, **exact)
+    assert len(whole.scores) == 2 * method.epochs
     assert len(halves.scores) == 2 * len(whole.scores)
     for step, expected in enumerate(whole.scores):
         inside, after = halves.active[2 * step], halves.active[2 * step + 1]
         torch.testing.assert_close(halves.scores[2 * step + 1], expected, atol=1e-8, rtol=1e-8)
         assert torch.equal(after, whole.active[step])
-        if step % 3:  # no new draw between the two halves; what a new epoch changes comes before
+        if step % 2:  # no new draw between the two halves; what a new epoch changes comes before
             assert torch.equal(inside, halves.active[2 * step - 1])
 
 
@@ -58,34 +58,29 @@ def test_gradient_clipping_does_not_touch_the_gates(method: Method) -> None:
 
 
 @over(SCORED)
-@pytest.mark.parametrize(
-    "make",
-    [partial(AdamW, lr=0.01, weight_decay=0.5), partial(SGD, lr=0.1, weight_decay=0.5)],
-    ids=["AdamW", "SGD"],
-)
-def test_the_users_optimizer_never_touches_the_scores(method: Method, make: Any) -> None:
+def test_the_users_optimizer_never_touches_the_scores(method: Method) -> None:
     def learned_with(optimizer: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        torch.manual_seed(0)
         callbacks = method.new_callbacks()
         callbacks[0].lr = 0.0  # the learner holds the scores, too
         task = method.task(optimizer=optimizer)
-        trainer = quiet_trainer(callbacks=callbacks, max_steps=3)
+        trainer = quiet_trainer(callbacks=callbacks, max_steps=2)
         trainer.fit(task, digits())
         groups = trainer.optimizers[0].param_groups
         return learned_parameters(task), [one for group in groups for one in group["params"]]
 
-    torch.manual_seed(0)
     expected, _ = learned_with(partial(SGD, lr=0.0))  # which moves nothing
-    torch.manual_seed(0)
-    found, moved = learned_with(make)
-    for own, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(own.detach(), other.detach(), atol=1e-6, rtol=0)
-        assert all(own is not parameter for parameter in moved)
+    for make in (partial(AdamW, lr=0.01, weight_decay=0.5), partial(SGD, lr=0.1, weight_decay=0.5)):
+        found, moved = learned_with(make)
+        for own, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(own.detach(), other.detach(), atol=1e-6, rtol=0)
+            assert all(own is not parameter for parameter in moved)
 
 
 @over(SCORED)
 def test_bf16_mixed_updates_the_scores_in_full_precision(method: Method) -> None:
-    full = _train(method, 64, limit_train_batches=2)
-    mixed = _train(method, 64, limit_train_batches=2, precision="bf16-mixed")
+    full = _train(method, 64, limit_train_batches=1)
+    mixed = _train(method, 64, limit_train_batches=1, precision="bf16-mixed")
     assert mixed.scores[-1].dtype == torch.float32
     moved = (full.scores[0] - full.scores[0].mean()).abs().max()
     assert (mixed.scores[0] - full.scores[0]).abs().max() < 0.2 * moved
@@ -134,19 +129,15 @@ def _batches(count: int) -> list[Any]:
 @over(WITH_CALLBACKS)
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_the_gradient_scaler_skips_changes_nothing(method: Method, fused: bool) -> None:
-    skipping = _train_scaled(method, _batches(5), fused)
+    """It leaves nothing behind, and the scale is taken out: the others are those without one."""
+    batches = _batches(5)
+    skipping = _train_scaled(method, batches, fused)
     for step in OverflowAt.overflow:
         assert torch.equal(skipping.scores[step], skipping.scores[step - 1])
         assert torch.equal(skipping.active[step], skipping.active[step - 1])
         assert not torch.equal(skipping.scores[step + 1], skipping.scores[step])
-
-
-@over(WITH_CALLBACKS, "skipped steps")
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_skipped_step_leaves_nothing_behind(method: Method, fused: bool) -> None:
-    """And the scale is taken out of the gradients: the others are the steps of full precision."""
-    batches = _batches(5)
-    skipping = _train_scaled(method, batches, fused)
+    if "skipped steps" in method.without:
+        return
     kept = [step for step in range(5) if step not in OverflowAt.overflow]
     plain = _train_scaled(method, [batches[step] for step in kept], fused, scaled=False)
     steps = [5 * epoch + step for epoch in range(method.epochs) for step in kept]

@@ -14,11 +14,14 @@ from wiring_lightning.wiring import count_parameters
 
 HEADS: dict[str, Callable[[int], nn.Module]] = {
     "linear": lambda width: nn.Linear(width, 7),
-    "no bias": lambda width: nn.Linear(width, 7, bias=False),
     "features": lambda _: nn.Identity(),
-    "dropout": lambda width: nn.Sequential(nn.Dropout(), nn.Linear(width, 7)),
-    "two layers": lambda width: nn.Sequential(nn.Linear(width, 9), nn.ReLU(), nn.Linear(9, 7)),
-    "norm": lambda width: nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 7)),
+    "layers": lambda width: nn.Sequential(
+        nn.BatchNorm1d(width),
+        nn.Linear(width, 9, bias=False),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(9, 7),
+    ),
 }
 
 
