@@ -1,4 +1,4 @@
-"""`torch.export.export` takes every network as it is, and what `compact()` gives."""
+"""`torch.export.export` takes every network as it is; for compact ones see `test_every_network`."""
 
 import pytest
 import torch
@@ -23,25 +23,23 @@ def _check(network: nn.Module, images: Tensor) -> None:
     assert expected.std() > 1e-3  # the comparison says something
 
 
-def _both(method: Method) -> None:
+def _as_it_is(method: Method) -> None:
     network, images = made(method).eval(), images_for(method)
     for module in network.modules():
         if isinstance(module, BernoulliGate):
             module.freeze()
     _check(network, images)
-    if hasattr(network, "compact"):
-        _check(network.compact(), images)
 
 
 @over([method for method in NETWORKS if method.name in FAST])
 def test_some_networks(method: Method) -> None:
-    _both(method)
+    _as_it_is(method)
 
 
 @pytest.mark.slow
 @over([method for method in NETWORKS if method.name not in FAST])
 def test_the_other_networks(method: Method) -> None:
-    _both(method)
+    _as_it_is(method)
 
 
 @pytest.mark.parametrize("name", ["conv-fabric", "resnet-fabric"])
