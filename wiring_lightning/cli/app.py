@@ -140,8 +140,8 @@ class WiringCLI(LightningCLI):
 
     @override
     def _parse_ckpt_path(self) -> None:
-        # Lightning would let hyper-parameters of the checkpoint override the command line. Ours
-        # holds none; the file is read here to say early and clearly if it is damaged.
+        # Lightning would let hyper-parameters of the checkpoint override the command line, which
+        # counts here. The file is read to say early and clearly if it is damaged.
         subcommand = self.config.subcommand
         path = self.config[subcommand].ckpt_path
         if path is not None and not is_word(path) and subcommand != "inspect":

@@ -13,6 +13,9 @@ from wiring_lightning._checks import is_plain
 from wiring_lightning.checkpoints import CheckpointError
 
 KEY = "network"  # in a checkpoint
+# Where Lightning's own loading, which takes any network as `backbone`, looks for arguments, too.
+# Those in `hyper_parameters` its command line would prefer to what the user gives.
+ARGUMENTS = "module_arguments"
 # Arguments of a task that are given anew: the network says itself what it was built with, and the
 # others say how training goes.
 _GIVEN_ANEW = (

@@ -35,6 +35,7 @@ from wiring_lightning.tasks._metrics import ExampleMean
 from wiring_lightning.tasks._outputs import find_outputs
 from wiring_lightning.tasks._refused_images import explained
 from wiring_lightning.tasks._saved import (
+    ARGUMENTS,
     KEY,
     build_backbone,
     by_name,
@@ -262,9 +263,7 @@ class SupervisedTask(LightningModule, ABC):
         checkpoint["state_dict"] = with_descriptions(checkpoint["state_dict"], self)
         if (description := describe_task(self, self.built_with)) is not None:
             checkpoint[KEY] = description
-        # Lightning's own loading, which takes any network as `backbone`, reads them here.
-        key = self.CHECKPOINT_HYPER_PARAMS_KEY
-        checkpoint[key] = {**self.built_with, **checkpoint.get(key, {})}
+        checkpoint[ARGUMENTS] = dict(self.built_with)
 
     @classmethod
     @override
