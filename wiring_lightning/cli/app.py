@@ -21,7 +21,7 @@ from typing_extensions import override
 import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, has_foreign_code
 from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLayers, WiringCallback
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
@@ -33,7 +33,7 @@ from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
-from wiring_lightning.cli.messages import fail, has_foreign_code, note
+from wiring_lightning.cli.messages import fail, note
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.picture import draw_network
 from wiring_lightning.cli.report import format_table, network_rows
