@@ -24,6 +24,7 @@ from wiring_lightning import costs
 from wiring_lightning.backbones import ResNet, ResNeXt
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
 from wiring_lightning.cli import WiringCLI
+from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.data import CropFlip, ImageDataModule, ImageNet
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.tasks import ClassificationTask
@@ -189,7 +190,8 @@ def commands() -> Iterator[Built]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.chdir(ROOT)
-        yield Built(["fit", "--config", CONFIGS[0]])
+        with own_classes_preferred():  # as `WiringCLI` does while it runs
+            yield Built(["fit", "--config", CONFIGS[0]])
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric.utilities.data import AttributeDict
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningCLI
 from torch import nn
 
 from tests.cli.commands import BASE, Trained, checkpoint_in, refused, succeed, weights_in, write
@@ -94,6 +96,30 @@ def test_the_command_line_wins_over_the_hyper_parameters_of_a_checkpoint(tmp_pat
     assert saved["label_smoothing"] == Remembers.smoothing == 0.25
     succeed("test", "--config", file, f"--ckpt_path={checkpoint}", "--model.label_smoothing=0.5")
     assert Remembers.smoothing == 0.5
+
+
+class Built(LightningCLI):
+    """Lightning's own command line, without what the command does."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("by_class_path", [True, False])
+def test_the_command_line_of_lightning_wins_over_a_checkpoint(
+    by_class_path: bool, trained: Trained
+) -> None:
+    command = ["fit", *by_class_path * ["--model=wiring_lightning.tasks.ClassificationTask"],
+               "--model.backbone=wiring_lightning.backbones.ResNeXt", "--model.label_smoothing=0.5",
+               f"--ckpt_path={trained.checkpoint}", "--trainer.barebones=true"]  # fmt: skip
+    cli = Built(
+        LightningModule if by_class_path else ClassificationTask,
+        Digits,
+        seed_everything_default=False,
+        subclass_mode_model=by_class_path,
+        args=command,
+    )
+    assert cli.model.label_smoothing == 0.5
 
 
 HYPER_PARAMETERS = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torchvision
 import yaml
+from jsonargparse import _typehints
 
 from tests.cli.commands import BASE, checkpoint_in, refused, succeed, weights_in, wiring, write
 
@@ -107,6 +108,12 @@ def test_other_classes_say_what_they_keep(tmp_path: Path) -> None:
     said = "wiring: AdamW keeps from SGD what is not given anew: lr=0.3, weight_decay=0.01"
     assert lines == [said]
     assert shown_after("--model.optimizer", "torch.optim.SGD", file=file)[1] == []
+
+
+def test_other_parsers_of_the_process_are_as_before() -> None:
+    assert "--nothing" in refused("fit", "--model=ClassificationTask", "--nothing")
+    owners = {getattr(value, "__module__", None) or "" for value in vars(_typehints).values()}
+    assert not [owner for owner in owners if owner.startswith("wiring_lightning")]
 
 
 @pytest.mark.parametrize(

@@ -171,10 +171,14 @@ class OwnNetwork(nn.Module):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [AssertionError("mine"), RuntimeError("mine"), KeyError("mine")])
-def test_errors_of_own_code_stay_as_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught:
-        ClassificationTask(OwnNetwork(error))(torch.zeros(2, 3, 8, 8))
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", [AssertionError, RuntimeError, KeyError])
+def test_errors_of_own_code_stay_as_they_are(kind: type[Exception], inside: bool) -> None:
+    error = kind("mine")
+    own = OwnNetwork(error)
+    task = ClassificationTask(nn.Sequential(nn.ReLU(), own) if inside else own)
+    with pytest.raises(kind) as caught:
+        task(torch.zeros(2, 3, 8, 8))
     assert caught.value is error
 
 

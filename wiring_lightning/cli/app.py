@@ -21,26 +21,26 @@ from typing_extensions import override
 import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, has_foreign_code
 from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLayers, WiringCallback
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
 from wiring_lightning.cli.arguments import TRUST
-from wiring_lightning.cli.class_changes import tell_class_changes
+from wiring_lightning.cli.class_changes import told_class_changes
 from wiring_lightning.cli.curves import default_logger
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
-from wiring_lightning.cli.messages import fail, has_foreign_code, note
+from wiring_lightning.cli.messages import fail, note
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.picture import draw_network
 from wiring_lightning.cli.report import format_table, network_rows
 from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
 from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
-from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.cli.trust import only_known_kinds
 from wiring_lightning.files import free_path
 from wiring_lightning.plots import save_figure
@@ -61,13 +61,12 @@ class WiringCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._checkpoint: dict[str, Any] | None = None
-        prefer_own_classes()
-        tell_class_changes()
         given = args if isinstance(args, list) else sys.argv[1:]
         if given and given[0] in (known := self.subcommands()):
             # The parser of each takes a while to make, so only that of the first word is made.
             self.subcommands = lambda: {given[0]: known[given[0]]}  # type: ignore[method-assign]
-        with only_known_kinds():  # the optimizer is built while the command runs
+        # The optimizer is built while the command runs.
+        with own_classes_preferred(), told_class_changes(), only_known_kinds():
             super().__init__(
                 model_class=LightningModule,
                 datamodule_class=LightningDataModule,
@@ -140,8 +139,8 @@ class WiringCLI(LightningCLI):
 
     @override
     def _parse_ckpt_path(self) -> None:
-        # Lightning would let hyper-parameters of the checkpoint override the command line. Ours
-        # holds none; the file is read here to say early and clearly if it is damaged.
+        # Lightning would let hyper-parameters of the checkpoint override the command line, which
+        # counts here. The file is read to say early and clearly if it is damaged.
         subcommand = self.config.subcommand
         path = self.config[subcommand].ckpt_path
         if path is not None and not is_word(path) and subcommand != "inspect":

@@ -1,5 +1,6 @@
 """What stays of the arguments of a class when a command line or a second config names another."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from jsonargparse import Namespace, _typehints
@@ -7,6 +8,7 @@ from jsonargparse import Namespace, _typehints
 from wiring_lightning._checks import is_plain
 from wiring_lightning.cli.library_networks import library_of
 from wiring_lightning.cli.messages import note
+from wiring_lightning.cli.typehints import replaced
 
 # Arguments that mean the same in every library; others only share a name, such as `depth`.
 _COMMON = ("num_classes", "in_chans")
@@ -15,14 +17,14 @@ _said: set[str] = set()  # a command line is parsed several times
 _discard = _typehints.discard_init_args_on_class_path_change
 
 
-def tell_class_changes() -> None:
+def told_class_changes() -> AbstractContextManager[None]:
     """Say which arguments a class takes over from the one that was named before it.
 
-    jsonargparse keeps those that the new class takes, too, and says nothing; it has no public
-    setting for this. A network of another library keeps no more than `num_classes` and `in_chans`.
+    jsonargparse keeps those that the new class takes, too, and says nothing. A network of another
+    library keeps no more than `num_classes` and `in_chans`.
     """
     _said.clear()
-    _typehints.discard_init_args_on_class_path_change = _discard_and_tell
+    return replaced(discard_init_args_on_class_path_change=_discard_and_tell)
 
 
 def _discard_and_tell(parser_or_action: Any, before: Any, now: Any) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.runs import CONFIG, Run, RunError
-from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.cli.trust import data_config, only_known_kinds
 
 COUNT = 64
@@ -71,10 +71,9 @@ def run_images(run: Run, count: int = COUNT) -> Tensor:
     if not run.config.get("data"):
         raise RunError(f"{file} names no data: leave --data out.")
     spec = data_config(run.config["data"], run.trust, str(file))
-    prefer_own_classes()
     parser = WiringParser(exit_on_error=False)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    with only_known_kinds():
+    with own_classes_preferred(), only_known_kinds():
         try:
             config = parser.parse_object({"data": spec})
         except ArgumentError as error:

@@ -2,13 +2,12 @@
 
 import os
 import sys
-import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
+from wiring_lightning._checks import has_foreign_code
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.text import shorten
 
@@ -85,20 +84,3 @@ def _for_users(error: Exception) -> str | None:
         f"unexpected {type(error).__name__}: {shorten(text, 200)} (in {where}); WIRING_DEBUG=1 "
         "shows the traceback"
     )
-
-
-def has_foreign_code(error: Exception) -> bool:
-    """Whether an error has come through code that is no part of this package or a library."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(
-        _is_foreign(str(frame.f_globals.get("__name__")), frame.f_code.co_filename)
-        for frame in frames
-    )
-
-
-def _is_foreign(name: str, file: str) -> bool:
-    """Whether a line of a traceback is neither this package nor an installed library."""
-    if name.startswith("wiring_lightning") or file.startswith("<"):
-        return False
-    folders = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return not any(Path(file).is_relative_to(folder) for folder in folders)

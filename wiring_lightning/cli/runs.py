@@ -18,7 +18,7 @@ from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.run_scalars import Scalar, read_scalars
-from wiring_lightning.cli.short_names import prefer_own_classes
+from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.cli.trust import network_config, only_known_kinds
 from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
 from wiring_lightning.nn import Gate, find_bernoulli_gates
@@ -119,12 +119,11 @@ class Run:
             RunError: if the config does not describe one.
             UntrustedError: if the network is not of this package, and not trusted.
         """
-        prefer_own_classes()
         parser = WiringParser(exit_on_error=False)
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
         file = self.folder / CONFIG
         model = network_config(self.config["model"], self.trust, str(file))
-        with only_known_kinds():
+        with own_classes_preferred(), only_known_kinds():
             try:
                 config = parser.parse_object({"model": model})
             except ArgumentError as error:

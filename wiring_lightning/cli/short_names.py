@@ -1,23 +1,25 @@
 """Short class names in configs: classes of this package are preferred."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from jsonargparse import _typehints
 
 from wiring_lightning.cli.library_networks import network_path
+from wiring_lightning.cli.typehints import replaced
 
 _resolve = _typehints.resolve_class_path_by_name
 
 
-def prefer_own_classes() -> None:
+def own_classes_preferred() -> AbstractContextManager[None]:
     """Make `class_path: ResNet` this package's class, although torchvision has one too.
 
     `timm:resnet18` and `torchvision:resnet18` are names as well, of networks of these libraries.
 
-    jsonargparse raises an error if two imported libraries define a short name, and it has no public
-    setting for a preference. Full paths are not affected.
+    jsonargparse raises an error if two imported libraries define a short name. Full paths are not
+    affected.
     """
-    _typehints.resolve_class_path_by_name = _resolve_own
+    return replaced(resolve_class_path_by_name=_resolve_own)
 
 
 def _resolve_own(cls: Any, name: str) -> str:

@@ -9,8 +9,8 @@ only one of this package or a network that timm or torchvision lists, unless its
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -30,6 +30,7 @@ from wiring_lightning import backbones, data as data_modules, tasks
 from wiring_lightning._checks import check_finite, is_plain
 from wiring_lightning.cli.library_networks import network_path
 from wiring_lightning.cli.parse_errors import unknown_class
+from wiring_lightning.cli.typehints import replaced
 from wiring_lightning.costs import ConfiguredCost
 from wiring_lightning.tasks._saved import kept_arguments
 
@@ -47,22 +48,14 @@ class UntrustedError(ValueError):
     """A config that is only looked at names a class that is not of this package."""
 
 
-@contextmanager
-def only_known_kinds() -> Iterator[None]:
+def only_known_kinds() -> AbstractContextManager[None]:
     """Refuse, before anything is called, what a config names and is no class of a known kind.
 
-    jsonargparse checks a class against the type of its argument. Two places are left open, and it
-    has no public setting for them: where a callable is asked for, some of its versions take any
-    function and call it; and where an argument has no type, they build any class. Other parsers of
-    the process are as before once this is over.
+    jsonargparse checks a class against the type of its argument. Two places are left open: where a
+    callable is asked for, some of its versions take any function and call it; and where an argument
+    has no type, they build any class.
     """
-    before = _typehints.adapt_typehints, _typehints.adapt_classes_any
-    _typehints.adapt_typehints = _adapt_checked  # type: ignore[assignment]
-    _typehints.adapt_classes_any = _adapt_known
-    try:
-        yield
-    finally:
-        _typehints.adapt_typehints, _typehints.adapt_classes_any = before
+    return replaced(adapt_typehints=_adapt_checked, adapt_classes_any=_adapt_known)
 
 
 def _adapt_checked(value: Any, typehint: Any, *arguments: Any, **settings: Any) -> Any:

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from wiring_lightning._checks import has_foreign_code
+
 
 def explained(error: Exception, network: nn.Module, images: Tensor) -> Exception | None:
     """An error of a network's forward in words; `None` if it says best itself what is wrong.
@@ -48,7 +50,7 @@ def explained(error: Exception, network: nn.Module, images: Tensor) -> Exception
             "torchvision)."
         )
     of_device = isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError)
-    if of_device or not _is_installed(type(network)):
+    if of_device or not _is_installed(type(network)) or has_foreign_code(error):
         return None
     # A RuntimeError, by which Lightning looks for one about memory.
     reason = text.strip().partition("\n")[0].rstrip(".") or type(error).__name__

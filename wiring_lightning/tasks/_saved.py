@@ -1,7 +1,7 @@
 """What a checkpoint says about its task and backbone, in plain values, to build them again."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,16 @@ from wiring_lightning._checks import is_plain
 from wiring_lightning.checkpoints import CheckpointError
 
 KEY = "network"  # in a checkpoint
+# Where Lightning's own loading, which takes any network as `backbone`, looks for arguments, too.
+# Those in `hyper_parameters` its command line would prefer to what the user gives.
+ARGUMENTS = "module_arguments"
 # Arguments of a task that are given anew: the network says itself what it was built with, and the
 # others say how training goes.
 _GIVEN_ANEW = (
     "backbone", "optimizer", "lr_scheduler", "lr_interval", "lr_warmup", "lr_monitor", "compile",
 )  # fmt: skip
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def kept_arguments(task: type, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,14 +40,49 @@ def kept_arguments(task: type, given: Mapping[str, Any]) -> dict[str, Any]:
         >>> kept_arguments(ClassificationTask, {"loss": "focal", "lr_warmup": 5, "size": 3})
         {'loss': 'focal'}
     """
-    names = inspect.signature(task).parameters
-    takes_all = any(one.kind is one.VAR_KEYWORD for one in names.values())
     plain = {
         name: _as_plain(value)
         for name, value in given.items()
-        if name not in _GIVEN_ANEW and (takes_all or name in names)
+        if name not in _GIVEN_ANEW and takes(task, name)
     }
     return {name: value for name, value in plain.items() if is_plain(value)}
+
+
+def takes(task: type, name: str) -> bool:
+    """Whether the constructor of a task may be given an argument of a name."""
+    names = _parameters(task)
+    return name in names or any(one.kind is one.VAR_KEYWORD for one in names.values())
+
+
+def by_name(task: type, arguments: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the constructor of a task is given, with its defaults.
+
+    Example:
+        >>> class Smoothed(nn.Module):
+        ...     def __init__(self, smoothing, *, scale=2.0, **options): ...
+        >>> by_name(Smoothed, [0.1], {"loss": "focal"})
+        {'scale': 2.0, 'smoothing': 0.1, 'loss': 'focal'}
+    """
+    names = _parameters(task)
+    defaults = {name: one.default for name, one in names.items() if one.default is not one.empty}
+    return {**defaults, **dict(zip(_in_order(task), arguments, strict=False)), **options}
+
+
+def _in_order(task: type) -> list[str]:
+    """Names of positional arguments; for those of `*arguments` as the next class calls them."""
+    found: list[str] = []
+    for kind in [kind for kind in task.__mro__ if "__init__" in vars(kind)]:
+        names = _parameters(kind)
+        found += [name for name, one in names.items() if one.kind in _POSITIONAL]
+        if all(one.kind is not one.VAR_POSITIONAL for one in names.values()):
+            break
+    return found
+
+
+def _parameters(task: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a constructor, without `self`; a task's `__new__` names none."""
+    (_, *parameters) = inspect.signature(task.__init__).parameters.items()  # type: ignore[misc]
+    return dict(parameters)
 
 
 def _as_plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Any, Literal, NoReturn, Self
 
 import torch
@@ -36,11 +35,14 @@ from wiring_lightning.tasks._metrics import ExampleMean
 from wiring_lightning.tasks._outputs import find_outputs
 from wiring_lightning.tasks._refused_images import explained
 from wiring_lightning.tasks._saved import (
+    ARGUMENTS,
     KEY,
     build_backbone,
+    by_name,
     describe_task,
     described_for,
     kept_arguments,
+    takes,
 )
 from wiring_lightning.tasks._schedules import Schedule, check_monitored, check_validated
 
@@ -83,7 +85,16 @@ class SupervisedTask(LightningModule, ABC):
             the callback that learns it.
     """
 
-    built_with: Mapping[str, Any] = MappingProxyType({})
+    built_with: Mapping[str, Any]
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Keep in `built_with` what a task is built with, so that a checkpoint can say it.
+
+        Only here it is known what a subclass was given, and not what it gives its base class.
+        """
+        task = super().__new__(cls)
+        task.built_with = kept_arguments(cls, by_name(cls, arguments, options))
+        return task
 
     def __init__(
         self,
@@ -108,17 +119,6 @@ class SupervisedTask(LightningModule, ABC):
         self._infinite_at_first = infinite_values(self.state_dict())  # such as an attention's mask
         self._last_loss: Tensor | None = None
         self._auxiliary: tuple[Tensor, ...] = ()  # of the last training batch
-
-    def record(self, arguments: Mapping[str, Any]) -> None:
-        """Keep in `built_with` what a constructor was given, so that a checkpoint can say it.
-
-        Call it first in the constructor. A subclass that adds arguments calls it again, before the
-        constructor of its base class; what it says counts.
-
-        Args:
-            arguments: `locals()`; what `load_from_checkpoint` is given anew is left out.
-        """
-        self.built_with = {**kept_arguments(type(self), arguments), **self.built_with}
 
     @abstractmethod
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
@@ -263,9 +263,7 @@ class SupervisedTask(LightningModule, ABC):
         checkpoint["state_dict"] = with_descriptions(checkpoint["state_dict"], self)
         if (description := describe_task(self, self.built_with)) is not None:
             checkpoint[KEY] = description
-        # Lightning's own loading, which takes any network as `backbone`, reads them here.
-        key = self.CHECKPOINT_HYPER_PARAMS_KEY
-        checkpoint[key] = {**self.built_with, **checkpoint.get(key, {})}
+        checkpoint[ARGUMENTS] = dict(self.built_with)
 
     @classmethod
     @override
@@ -298,7 +296,8 @@ class SupervisedTask(LightningModule, ABC):
             CheckpointError: if the file does not describe a backbone of this package, and none is
                 given; or if it cannot be read or belongs to another network.
         """
-        if "backbone" in arguments or not isinstance(checkpoint_path, str | Path):
+        given = "backbone" in arguments or not takes(cls, "backbone")
+        if given or not isinstance(checkpoint_path, str | Path):
             return super().load_from_checkpoint(
                 checkpoint_path, map_location, hparams_file, strict, weights_only, **arguments
             )

@@ -86,7 +86,6 @@ class ClassificationTask(SupervisedTask):
         lr_warmup: int = 0,
         lr_monitor: str | None = None,
     ) -> None:
-        self.record(locals())
         schedule = Schedule(lr_scheduler, lr_interval, lr_warmup, lr_monitor)
         super().__init__(backbone, optimizer, schedule, compile, nn.Linear, auxiliary_weight)
         check_number("label_smoothing", label_smoothing, below=1, error=MisconfigurationException)

@@ -64,7 +64,6 @@ class WiringComparison(SupervisedTask):
         lr_scheduler: LRSchedulerCallable | None = None,
         compile: Compile = False,
     ) -> None:
-        self.record(locals())
         if not isinstance(backbone, Planted):
             raise MisconfigurationException(
                 f"WiringComparison needs a backbone that knows its right wiring, such as "

@@ -87,7 +87,6 @@ class SegmentationTask(SupervisedTask):
         lr_warmup: int = 0,
         lr_monitor: str | None = None,
     ) -> None:
-        self.record(locals())
         schedule = Schedule(lr_scheduler, lr_interval, lr_warmup, lr_monitor)
         super().__init__(backbone, optimizer, schedule, compile, nn.Conv2d, auxiliary_weight)
         if loss == "dice" and class_weights is not None:
