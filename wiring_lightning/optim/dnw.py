@@ -162,7 +162,7 @@ class StraightThrough:
     Values that other code writes into a parameter between steps, as `load_state_dict`,
     `reset_parameters` or a clamp under `torch.no_grad()` do, become latent weights in the next
     step. Absent weights are then limited, so that they do not take the place of what was written.
-    PyTorch does not tell of writes into `parameter.data`: those in place are lost in the next step.
+    A freeze takes them, too. PyTorch does not tell of writes into `parameter.data`: those in place are lost in the next step.
 
     Args:
         optimizer: the optimizer that holds the parameters.
@@ -197,9 +197,9 @@ class StraightThrough:
         sizes = [] if times is None else self.edge_sets
         # The final number of edges of every set, and how many there could be.
         self._range = [(e.k, count_usable(e.weights, e.usable)) for e in sizes]
-        self._set_numbers()
-        self.optimizer = optimizer
         self.frozen = False
+        self._set_numbers(self._planned())
+        self.optimizer = optimizer
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         weights = self._weights
         if len({id(weight) for weight in weights}) < len(weights):
@@ -259,18 +259,24 @@ class StraightThrough:
         """Whether the numbers of edges change in the next step."""
         return not self.due and self.times is not None and self.times.changes(self.steps + 1)
 
-    def _set_numbers(self, final: bool = False) -> None:
-        """Give every set the number of edges that it has after so many steps."""
-        for edges, (k, count) in zip(self.edge_sets, self._range, strict=False):
-            assert self.times is not None
-            edges.k = k if final else self.times.edges(self.steps, k, count)
-            edges.largest.k = edges.k
+    def _planned(self) -> list[int]:
+        """For every set the number of edges that such a training has after so many steps."""
+        if self.times is None or self.frozen:
+            return [k for k, _ in self._range]
+        return [self.times.edges(self.steps, k, count) for k, count in self._range]
+
+    def _set_numbers(self, numbers: Sequence[int]) -> None:
+        """Give every set another number of edges; none are given if they never change."""
+        for edges, number in zip(self.edge_sets, numbers, strict=False):
+            edges.k = edges.largest.k = number
 
     def freeze(self) -> None:
         """Fix the edges, the final number of them; from now on only their weights learn."""
-        if not self.due:
-            self._set_numbers(final=True)
-            self._write_sparse()
+        if self.frozen:
+            return
+        self._take_writes()
+        self._set_numbers([k for k, _ in self._range])
+        self._write_sparse()
         self._fixed = self.masks
         self.frozen = True
 
@@ -285,7 +291,9 @@ class StraightThrough:
     def state_dict(self) -> dict[str, Any]:
         """The latent weights, and the masks of the edges if they are frozen."""
         state = {"latent": self._present_latent(), "masks": self._fixed, "frozen": self.frozen}
-        return state if self.times is None else {**state, "steps": self.steps}
+        if self.times is None:
+            return state
+        return {**state, "steps": self.steps, "present": [edges.k for edges in self.edge_sets]}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -302,7 +310,9 @@ class StraightThrough:
         self._fixed = [mask.to(latent.device) for mask, latent in masks]
         self.frozen = state["frozen"]
         self.steps = state.get("steps", 0)
-        self._set_numbers(final=self.frozen)
+        planned = self._planned()
+        # A state of an earlier version lacks the numbers; they follow from its steps.
+        self._set_numbers(list(map(min, planned, state.get("present", planned))))
         self._write_sparse()
 
     def _before_step(
@@ -327,10 +337,19 @@ class StraightThrough:
         return wrapped
 
     def _after_step(self, *_: Any) -> None:
-        if not self.due and not step_was_skipped(self.optimizer):
-            self.steps += 1
-            self._set_numbers()
+        # Once all edges are gone that must go, a skipped step may count: to ask for it can make
+        # the host wait.
+        if self.times is not None and (self.due or not step_was_skipped(self.optimizer)):
+            self._count_step(self.times)
         self._swap_out()
+
+    def _count_step(self, times: MaskTimes) -> None:
+        """Count a real step, and set the numbers of edges after it."""
+        was_due = self.due
+        self.steps += 1
+        if not was_due:
+            pairs = zip(self.edge_sets, self._range, strict=True)
+            self._set_numbers([times.edges_after(self.steps, e.k, *size) for e, size in pairs])
 
     def _marks(self) -> list[tuple[int, int]]:
         """Tells whether the parameters were written: their versions, and where they are."""
