@@ -1,6 +1,6 @@
 """The straight-through estimator of DNW for sparse weights, with any optimizer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,7 @@ from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.dnw import keep_largest_of_rows
 from wiring_lightning.functional.mask_times import MaskTimes
 from wiring_lightning.optim._skipped import step_was_skipped
-from wiring_lightning.optim._step_hooks import Arguments, StepHooks, closure_of
+from wiring_lightning.optim._step_hooks import Arguments, StepHooks, around_gradients
 
 
 @dataclass(eq=False)
@@ -162,7 +162,8 @@ class StraightThrough:
     Values that other code writes into a parameter between steps, as `load_state_dict`,
     `reset_parameters` or a clamp under `torch.no_grad()` do, become latent weights in the next
     step. Absent weights are then limited, so that they do not take the place of what was written.
-    A freeze takes them, too. PyTorch does not tell of writes into `parameter.data`: those in place are lost in the next step.
+    A freeze takes them, too. PyTorch does not tell of writes into `parameter.data`: those in place
+    are lost in the next step.
 
     Args:
         optimizer: the optimizer that holds the parameters.
@@ -319,22 +320,8 @@ class StraightThrough:
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Arguments:
         self._swap_out()  # does nothing unless the last step ended with an error
-        closure = closure_of(arguments, keywords)
-        if closure is None:
-            self._swap_in()
-            return arguments, keywords
-        return arguments[:1], {**keywords, "closure": self._with_sparse(closure)}
-
-    def _with_sparse(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """Wrap a closure: it runs on the sparse network, and leaves the latent weights in place."""
-
-        def wrapped() -> Any:
-            self._swap_out()  # does nothing unless the optimizer calls it again in the same step
-            result = closure()
-            self._swap_in()
-            return result
-
-        return wrapped
+        # An optimizer may call its closure several times in a step.
+        return around_gradients(arguments, keywords, after=self._swap_in, before=self._swap_out)
 
     def _after_step(self, *_: Any) -> None:
         # Once all edges are gone that must go, a skipped step may count: to ask for it can make
