@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.dnw import keep_largest_of_rows
 from wiring_lightning.functional.mask_times import MaskTimes
+from wiring_lightning.optim._masks import copy_masked, keep_masked, mask_gradients
 from wiring_lightning.optim._skipped import step_was_skipped
 from wiring_lightning.optim._step_hooks import Arguments, StepHooks, around_gradients
 
@@ -124,28 +125,6 @@ def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> 
         weight.numel() if mask is None else int(mask.sum())
         for weight, mask in zip(weights, usable, strict=True)
     )
-
-
-def keep_masked(values: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
-    """Set the entries outside of the masks to zero; if nothing changes, return the same list."""
-    kept = [
-        value if mask is None else torch.where(mask.to(value.device), value, 0)
-        for value, mask in zip(values, masks, strict=True)
-    ]
-    return values if all(map(torch.equal, values, kept)) else kept
-
-
-@torch.no_grad()
-def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
-    """Set the gradients of entries outside of the masks to zero.
-
-    Args:
-        weights: parameters; those without a gradient are skipped.
-        masks: for each parameter a mask of the entries whose gradient stays, or `None` for all.
-    """
-    for weight, mask in zip(weights, masks, strict=True):
-        if weight.grad is not None and mask is not None:
-            weight.grad.mul_(mask)
 
 
 class StraightThrough:
@@ -396,8 +375,7 @@ class StraightThrough:
     @torch.no_grad()
     def _write_edges(self) -> None:
         if self.frozen:
-            for weight, latent, mask in zip(self._weights, self.latent, self._fixed, strict=True):
-                torch.mul(latent, mask, out=weight)
+            copy_masked(self.latent, self._fixed, self._weights)
             return
         latents = iter(self.latent)
         by_set = [[next(latents) for _ in edges.weights] for edges in self.edge_sets]
