@@ -10,7 +10,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CyclicLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 from tests.callbacks.reader import (
     SPARSE,
@@ -27,6 +34,7 @@ from tests.callbacks.reader import (
 )
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import DNW, Phase, PhaseSchedule, PruneAndRetrain
+from wiring_lightning.callbacks.prune_and_retrain import scale_rates
 from wiring_lightning.optim import WarmupCosine
 from wiring_lightning.tasks._warm_up import WarmUp
 
@@ -95,6 +103,46 @@ def test_a_rate_scales_schedules_of_all_kinds(schedule: Any) -> None:
     callback = PruneAndRetrain(2, lr=0.01, density=0.25)
     _, watch = fit(callback, Reader(partial(scheduled, schedule)), data=batches(3), max_epochs=4)
     assert_same(watch.after, *two_runs(False, 0.01, schedule))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(OneCycleLR, max_lr=2.0, total_steps=9),
+        partial(CyclicLR, base_lr=1.0, max_lr=4.0, step_size_up=3, cycle_momentum=False),
+        partial(CosineAnnealingLR, T_max=6, eta_min=0.5),
+        partial(ReduceLROnPlateau, patience=0, min_lr=0.3),
+        lambda sgd: WarmUp(sgd, OneCycleLR(sgd, max_lr=2.0, total_steps=9), 2),
+    ],
+)
+def test_all_rates_of_a_schedule_are_scaled(make: Any) -> None:
+    def rates(scaled: bool) -> list[float]:
+        sgd = SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        schedule, seen = make(sgd), []
+        if scaled:
+            first = sgd.param_groups[0]
+            scale_rates([sgd], [schedule], 0.01 * first.get("initial_lr", first["lr"]))
+        for _ in range(8):
+            seen.append(sgd.param_groups[0]["lr"])
+            sgd.step()
+            plateau = isinstance(schedule, ReduceLROnPlateau)
+            schedule.step(1.0) if plateau else schedule.step()
+        return seen
+
+    assert len(set(rates(scaled=False))) > 1
+    assert rates(scaled=True) == pytest.approx([0.01 * rate for rate in rates(scaled=False)])
+
+
+def test_the_second_training_goes_on_with_its_rate() -> None:
+    rates, data = Rates(), torch.utils.data.DataLoader(batches(2), batch_size=None)
+    learner = PruneAndRetrain(1, lr=0.02, density=0.25)
+    trainer = quiet_trainer(callbacks=[learner, rates], precision="64-true", max_epochs=2)
+    module = Reader()
+    trainer.fit(module, data)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, data)
+    assert rates.seen == pytest.approx([0.05] * 2 + [0.02] * 4)
+    assert edges(module.head) == 40
 
 
 def test_the_ticket_is_rewound_exactly_with_its_buffers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tests.callbacks.reader import (
@@ -22,6 +23,7 @@ from tests.callbacks.reader import (
     largest,
 )
 from wiring_lightning.callbacks import TargetedDropout
+from wiring_lightning.optim import DroppedEdgeSet, WeightDropout
 
 
 def half(dense: Masks) -> Masks:
@@ -166,6 +168,34 @@ def test_the_freeze_ends_the_dropping() -> None:
     assert min(drawn[:2]) > 600
     assert drawn[2:] == [288] * 4
     assert edges(module.body[1]) == 288
+
+
+def test_what_is_saved_after_the_freeze_are_the_frozen_edges() -> None:
+    """Although a weight that is absent has grown larger than they have shrunk to."""
+    weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1]))
+    sgd = torch.optim.SGD([weight], lr=1.0)
+    rule = WeightDropout(sgd, [DroppedEdgeSet([weight], 1, rho=0.0)])
+    rule.freeze()
+    rule.train()  # after a validation
+    weight.grad = torch.tensor([0.25, 0.0, 0.0])
+    sgd.step()
+    (saved,) = rule.settled(0, [weight.detach()])
+    assert saved.tolist() == weight.tolist() == [0.25, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("options", [{}, {"freeze_epoch": 1}])
+def test_a_clamp_between_steps_is_part_of_what_is_validated(options: dict[str, Any]) -> None:
+    class Clamp(Callback):
+        @torch.no_grad()
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            pl_module.body[1].weight.clamp_(-0.05, 0.05)
+
+    learner = TargetedDropout(0.5, density=0.25, **options)
+    kwargs: dict[str, Any] = {"limit_val_batches": 1, "max_epochs": 2, "data": batches(2)}
+    module, _ = fit(learner, callbacks=[Clamp()], **kwargs)
+    assert module.validated == [288] * 2
+    assert edges(module.body[1]) == 288
+    assert float(module.body[1].weight.detach().abs().max()) == pytest.approx(0.05)
 
 
 def test_a_graph_drops_usable_edges_only() -> None:

@@ -1,11 +1,19 @@
 """Weights that stay at zero, and how many of them."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from wiring_lightning.optim import EdgeSet, MaskedWeights, PrunedWeights, mask_largest
+from wiring_lightning.optim import (
+    EdgeSet,
+    MaskedWeights,
+    PrunedWeights,
+    StraightThrough,
+    mask_largest,
+)
 
 
 def weight_of(size: int) -> nn.Parameter:
@@ -61,6 +69,39 @@ def test_absent_weights_stay_absent_whatever_momentum_is_left() -> None:
         assert weight.grad.tolist() == [1, 0] * 3
         sgd.step()
         assert torch.equal(weight != 0, keep)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda sgd, weight: MaskedWeights(sgd, [weight], [weight.detach().abs() > 0.25]),
+        lambda sgd, weight: StraightThrough(sgd, [EdgeSet([weight], 2)]),
+    ],
+)
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_gradient_that_is_no_number_passes_an_absent_weight(
+    make: Any, value: float, masked: bool
+) -> None:
+    weight = nn.Parameter(torch.tensor([0.5, -0.5, 0.125]))
+    rule = make(SGD([weight], lr=1.0), weight)
+    rule.freeze()
+    weight.grad = torch.tensor([0.25, 0.25, value])
+    if masked:
+        rule.mask_gradients()
+        assert weight.grad.tolist() == [0.25, 0.25, 0.0]
+    rule.optimizer.step()
+    assert weight.tolist() == [0.25, -0.75, 0.0]
+
+
+def test_gradients_of_an_embedding_may_be_sparse() -> None:
+    layer = nn.Embedding(4, 2, sparse=True)
+    mask = torch.tensor([[True, False]] * 4)
+    rule = MaskedWeights(SGD(layer.parameters(), lr=1.0), [layer.weight], [mask])
+    layer(torch.tensor([1, 3])).sum().backward()
+    rule.mask_gradients()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.to_dense().tolist() == [[0, 0], [1, 0], [0, 0], [1, 0]]
 
 
 def test_a_penalty_pulls_every_weight_to_zero() -> None:

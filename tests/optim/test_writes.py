@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from wiring_lightning.functional import MaskTimes
 from wiring_lightning.optim import DroppedEdgeSet, EdgeSet, StraightThrough, WeightDropout
 from wiring_lightning.optim.n_of_m import BlockEdgeSet, SparseRefined
 
@@ -94,6 +95,26 @@ def test_what_others_write_between_steps_is_what_goes_on(
     other, _, resumed = _trained(name, 0.3)
     resumed.load_state_dict(state)
     assert torch.equal(other.weight, layer.weight) or name == "dropout"
+
+
+def _falling(sgd: Optimizer, weight: Tensor) -> StraightThrough:
+    times = MaskTimes(end=99, every=1, initial_density=1.0)
+    return StraightThrough(sgd, [EdgeSet([weight], 10)], times)
+
+
+@pytest.mark.parametrize("make", [*LEARNERS.values(), _falling], ids=[*LEARNERS, "falling"])
+def test_what_is_written_right_before_a_freeze_is_frozen(
+    make: Callable[[Optimizer, Tensor], StraightThrough],
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 6, bias=False)
+    rule = make(SGD(layer.parameters(), lr=1.0), layer.weight)
+    written = torch.randn_like(layer.weight)
+    layer.load_state_dict({"weight": written})
+    rule.freeze()
+    expected = _kept("n_of_m" if isinstance(rule, SparseRefined) else "dnw", written)
+    assert torch.equal(layer.weight, expected)
+    assert torch.equal(rule.masks[0], expected != 0)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

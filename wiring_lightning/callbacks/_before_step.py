@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from wiring_lightning.optim._step_hooks import Arguments, StepHooks, closure_of
+from wiring_lightning.optim._step_hooks import Arguments, StepHooks, around_gradients
 
 
 class BeforeStep:
@@ -37,18 +37,8 @@ class BeforeStep:
 
     def _before(
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> Arguments | None:
-        closure = closure_of(arguments, keywords)
-        if closure is None:
-            self._change_once()
-            return None
-
-        def wrapped() -> Any:
-            result = closure()
-            self._change_once()
-            return result
-
-        return arguments[:1], {**keywords, "closure": wrapped}
+    ) -> Arguments:
+        return around_gradients(arguments, keywords, after=self._change_once)
 
     def _change_once(self) -> None:
         if not self._changed:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks._run_length import learning_epochs
+from wiring_lightning.callbacks._averages import learning_epochs
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
@@ -40,7 +40,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         dense_epochs: length of the first training, at least 1.
         rewind: whether the second training starts from the initial weights.
         lr: initial learning rate of the second training. The rates of all groups and their
-            schedules are scaled by `lr` over the rate of the first group. By default unchanged.
+            schedules, also the lowest and highest ones, are scaled by `lr` over the rate of the
+            first group. By default unchanged.
         choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Raises:
@@ -124,6 +125,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
             )
         if self._restored is not None:
             self._pruned, self._initial = self._restored["pruned"], self._restored.get("first")
+        if self._continues and self._pruned:
+            self._scale_rates(trainer)  # of the new optimizers with which the fit goes on
         super().on_fit_start(trainer, pl_module)
         if self.rewind and not self._pruned and self._initial is None:
             self._initial = pl_module.state_dict()  # with the descriptions of its modules
@@ -154,7 +157,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
     def _begin_again(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune, and start the second training."""
         self.remember_checkpoints(trainer)
-        _renew_optimizers(trainer, self.lr)
+        _renew_optimizers(trainer)
+        self._scale_rates(trainer)
         self.make_rules(trainer, self.find_groups(trainer, pl_module))
         self.remember_learned(pl_module)
         for rule in self._rules:
@@ -174,6 +178,12 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         what = "the first weights" if self.rewind else "the trained weights"
         rank_zero_info(f"{type(self).__name__}: pruned; trains again from {what}.")
 
+    def _scale_rates(self, trainer: Trainer) -> None:
+        """Give new optimizers and their schedules the rates of the second training."""
+        if self.lr is not None:
+            schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+            scale_rates(trainer.optimizers, schedules, self.lr)
+
 
 def _forget_scores(stopping: EarlyStopping) -> None:
     """Forget the scores of the dense network, which the second training need not reach."""
@@ -182,18 +192,19 @@ def _forget_scores(stopping: EarlyStopping) -> None:
     stopping.wait_count = 0
 
 
-def _renew_optimizers(trainer: Trainer, lr: float | None) -> None:
+def _renew_optimizers(trainer: Trainer) -> None:
     """Give the trainer new optimizers and schedules from `configure_optimizers`."""
     trainer.strategy.setup_optimizers(trainer)
     _optimizers_to_device(trainer.optimizers, trainer.strategy.root_device)
-    if lr is None:
-        return
-    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-    for optimizer in trainer.optimizers:
+
+
+def scale_rates(optimizers: Sequence[Optimizer], schedules: Sequence[Any], lr: float) -> None:
+    """Scale all rates of new optimizers and their schedules, so that the first group's is `lr`."""
+    for optimizer in optimizers:
         first = optimizer.param_groups[0]
         factor = lr / first.get("initial_lr", first["lr"])
         for group in optimizer.param_groups:
-            for key in {"lr", "initial_lr"} & group.keys():
+            for key in {"lr", "initial_lr", "max_lr", "min_lr"} & group.keys():
                 group[key] = group[key] * factor
         for schedule in schedules:
             if schedule.optimizer is optimizer:
@@ -201,8 +212,10 @@ def _renew_optimizers(trainer: Trainer, lr: float | None) -> None:
 
 
 def _scale(schedule: Any, factor: float) -> None:
-    """Scale the initial learning rates of a schedule and of the schedules in it."""
+    """Scale the learning rates that a schedule holds, and those of the schedules in it."""
     for part in (*getattr(schedule, "_schedulers", ()), *getattr(schedule, "parts", ())):
         _scale(part, factor)
-    if hasattr(schedule, "base_lrs"):
-        schedule.base_lrs = [lr * factor for lr in schedule.base_lrs]
+    for name in {"base_lrs", "max_lrs", "min_lrs"} & vars(schedule).keys():
+        setattr(schedule, name, [lr * factor for lr in getattr(schedule, name)])
+    if hasattr(schedule, "eta_min"):
+        schedule.eta_min *= factor

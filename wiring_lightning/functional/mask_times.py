@@ -96,6 +96,22 @@ class MaskTimes:
         progress = changes * self._period / max(self._last - self.start, 1)
         return final + round((first - final) * decay(self.density_decay, progress))
 
+    def edges_after(self, step: int, present: int, final: int, count: int) -> int:
+        """How many weights the masks have after this step, if they had `present` before it.
+
+        That is `edges`, but the number rises only where `edges` itself does. So what is gone stays
+        gone in a training that goes on with other times, such as a longer one.
+
+        Args:
+            step: as for `edges`.
+            present: how many weights there were before.
+            final: as for `edges`.
+            count: as for `edges`.
+        """
+        after = self.edges(step, final, count)
+        rises = after > present and after > self.edges(step - 1, final, count)
+        return after if rises else min(after, present)
+
     def moved(self, step: int, edges: int) -> int:
         """How many of the present weights are dropped, and replaced by others, after this step."""
         if self.end <= self.start or step > self.end or step == self.total:

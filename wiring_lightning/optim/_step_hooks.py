@@ -75,12 +75,38 @@ class StepHooks:
             self._after(*arguments)
 
 
-def closure_of(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[], Any] | None:
-    """The closure among the arguments of a step, of which the first is the optimizer itself."""
-    closure: Callable[[], Any] | None = keywords.get(
-        "closure", arguments[1] if len(arguments) > 1 else None
-    )
-    return closure
+def around_gradients(
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    after: Callable[[], None],
+    before: Callable[[], None] | None = None,
+) -> Arguments:
+    """Call functions before and after each computation of gradients by the closure of a step.
+
+    Without a closure the gradients are complete, so `after` is called at once.
+
+    Args:
+        arguments: those of the step, of which the first is the optimizer itself.
+        keywords: its other arguments.
+        after: called with complete gradients.
+        before: called before the closure.
+
+    Returns:
+        The arguments that take the place of these.
+    """
+    closure = keywords.get("closure", arguments[1] if len(arguments) > 1 else None)
+    if closure is None:
+        after()
+        return arguments, keywords
+
+    def wrapped() -> Any:
+        if before is not None:
+            before()
+        result = closure()
+        after()
+        return result
+
+    return arguments[:1], {**keywords, "closure": wrapped}
 
 
 def _caller() -> FrameType | None:

@@ -1,6 +1,6 @@
 """The straight-through estimator of DNW for sparse weights, with any optimizer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional.dnw import keep_largest_of_rows
 from wiring_lightning.functional.mask_times import MaskTimes
+from wiring_lightning.optim._masks import copy_masked, keep_masked, mask_gradients
 from wiring_lightning.optim._skipped import step_was_skipped
-from wiring_lightning.optim._step_hooks import Arguments, StepHooks, closure_of
+from wiring_lightning.optim._step_hooks import Arguments, StepHooks, around_gradients
 
 
 @dataclass(eq=False)
@@ -126,28 +127,6 @@ def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> 
     )
 
 
-def keep_masked(values: list[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
-    """Set the entries outside of the masks to zero; if nothing changes, return the same list."""
-    kept = [
-        value if mask is None else torch.where(mask.to(value.device), value, 0)
-        for value, mask in zip(values, masks, strict=True)
-    ]
-    return values if all(map(torch.equal, values, kept)) else kept
-
-
-@torch.no_grad()
-def mask_gradients(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
-    """Set the gradients of entries outside of the masks to zero.
-
-    Args:
-        weights: parameters; those without a gradient are skipped.
-        masks: for each parameter a mask of the entries whose gradient stays, or `None` for all.
-    """
-    for weight, mask in zip(weights, masks, strict=True):
-        if weight.grad is not None and mask is not None:
-            weight.grad.mul_(mask)
-
-
 class StraightThrough:
     """Lets an optimizer update dense latent weights of sparse parameters (DNW, Section 2.2).
 
@@ -162,7 +141,8 @@ class StraightThrough:
     Values that other code writes into a parameter between steps, as `load_state_dict`,
     `reset_parameters` or a clamp under `torch.no_grad()` do, become latent weights in the next
     step. Absent weights are then limited, so that they do not take the place of what was written.
-    PyTorch does not tell of writes into `parameter.data`: those in place are lost in the next step.
+    A freeze takes them, too. PyTorch does not tell of writes into `parameter.data`: those in place
+    are lost in the next step.
 
     Args:
         optimizer: the optimizer that holds the parameters.
@@ -197,9 +177,9 @@ class StraightThrough:
         sizes = [] if times is None else self.edge_sets
         # The final number of edges of every set, and how many there could be.
         self._range = [(e.k, count_usable(e.weights, e.usable)) for e in sizes]
-        self._set_numbers()
-        self.optimizer = optimizer
         self.frozen = False
+        self._set_numbers(self._planned())
+        self.optimizer = optimizer
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         weights = self._weights
         if len({id(weight) for weight in weights}) < len(weights):
@@ -259,18 +239,24 @@ class StraightThrough:
         """Whether the numbers of edges change in the next step."""
         return not self.due and self.times is not None and self.times.changes(self.steps + 1)
 
-    def _set_numbers(self, final: bool = False) -> None:
-        """Give every set the number of edges that it has after so many steps."""
-        for edges, (k, count) in zip(self.edge_sets, self._range, strict=False):
-            assert self.times is not None
-            edges.k = k if final else self.times.edges(self.steps, k, count)
-            edges.largest.k = edges.k
+    def _planned(self) -> list[int]:
+        """For every set the number of edges that such a training has after so many steps."""
+        if self.times is None or self.frozen:
+            return [k for k, _ in self._range]
+        return [self.times.edges(self.steps, k, count) for k, count in self._range]
+
+    def _set_numbers(self, numbers: Sequence[int]) -> None:
+        """Give every set another number of edges; none are given if they never change."""
+        for edges, number in zip(self.edge_sets, numbers, strict=False):
+            edges.k = edges.largest.k = number
 
     def freeze(self) -> None:
         """Fix the edges, the final number of them; from now on only their weights learn."""
-        if not self.due:
-            self._set_numbers(final=True)
-            self._write_sparse()
+        if self.frozen:
+            return
+        self._take_writes()
+        self._set_numbers([k for k, _ in self._range])
+        self._write_sparse()
         self._fixed = self.masks
         self.frozen = True
 
@@ -285,7 +271,9 @@ class StraightThrough:
     def state_dict(self) -> dict[str, Any]:
         """The latent weights, and the masks of the edges if they are frozen."""
         state = {"latent": self._present_latent(), "masks": self._fixed, "frozen": self.frozen}
-        return state if self.times is None else {**state, "steps": self.steps}
+        if self.times is None:
+            return state
+        return {**state, "steps": self.steps, "present": [edges.k for edges in self.edge_sets]}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -302,35 +290,32 @@ class StraightThrough:
         self._fixed = [mask.to(latent.device) for mask, latent in masks]
         self.frozen = state["frozen"]
         self.steps = state.get("steps", 0)
-        self._set_numbers(final=self.frozen)
+        planned = self._planned()
+        # A state of an earlier version lacks the numbers; they follow from its steps.
+        self._set_numbers(list(map(min, planned, state.get("present", planned))))
         self._write_sparse()
 
     def _before_step(
         self, _: Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Arguments:
         self._swap_out()  # does nothing unless the last step ended with an error
-        closure = closure_of(arguments, keywords)
-        if closure is None:
-            self._swap_in()
-            return arguments, keywords
-        return arguments[:1], {**keywords, "closure": self._with_sparse(closure)}
-
-    def _with_sparse(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """Wrap a closure: it runs on the sparse network, and leaves the latent weights in place."""
-
-        def wrapped() -> Any:
-            self._swap_out()  # does nothing unless the optimizer calls it again in the same step
-            result = closure()
-            self._swap_in()
-            return result
-
-        return wrapped
+        # An optimizer may call its closure several times in a step.
+        return around_gradients(arguments, keywords, after=self._swap_in, before=self._swap_out)
 
     def _after_step(self, *_: Any) -> None:
-        if not self.due and not step_was_skipped(self.optimizer):
-            self.steps += 1
-            self._set_numbers()
+        # Once all edges are gone that must go, a skipped step may count: to ask for it can make
+        # the host wait.
+        if self.times is not None and (self.due or not step_was_skipped(self.optimizer)):
+            self._count_step(self.times)
         self._swap_out()
+
+    def _count_step(self, times: MaskTimes) -> None:
+        """Count a real step, and set the numbers of edges after it."""
+        was_due = self.due
+        self.steps += 1
+        if not was_due:
+            pairs = zip(self.edge_sets, self._range, strict=True)
+            self._set_numbers([times.edges_after(self.steps, e.k, *size) for e, size in pairs])
 
     def _marks(self) -> list[tuple[int, int]]:
         """Tells whether the parameters were written: their versions, and where they are."""
@@ -390,8 +375,7 @@ class StraightThrough:
     @torch.no_grad()
     def _write_edges(self) -> None:
         if self.frozen:
-            for weight, latent, mask in zip(self._weights, self.latent, self._fixed, strict=True):
-                torch.mul(latent, mask, out=weight)
+            copy_masked(self.latent, self._fixed, self._weights)
             return
         latents = iter(self.latent)
         by_set = [[next(latents) for _ in edges.weights] for edges in self.edge_sets]

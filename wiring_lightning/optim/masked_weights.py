@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
+from wiring_lightning.optim._masks import copy_masked, keep_masked, mask_gradients
 from wiring_lightning.optim._step_hooks import StepHooks
-from wiring_lightning.optim.dnw import EdgeSet, count_usable, keep_masked, mask_gradients
+from wiring_lightning.optim.dnw import EdgeSet, count_usable
 
 
 class MaskedWeights:
@@ -98,11 +99,8 @@ class MaskedWeights:
     def _after_step(self, *_: Any) -> None:
         self._mask()
 
-    @torch.no_grad()
     def _mask(self) -> None:
-        for weight, mask in zip(self.weights, self.masks, strict=True):
-            if mask is not None:
-                weight.masked_fill_(~mask, 0)
+        copy_masked(self.weights, self.masks, self.weights)
 
 
 class PrunedWeights(MaskedWeights):

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional.n_of_m import mask_n_of_m
-from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, keep_masked
+from wiring_lightning.optim._masks import keep_masked
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
 
 
 @dataclass(eq=False)

@@ -81,7 +81,9 @@ class ScheduledMasks(MaskedWeights):
         self.names = list(names) or [""] * len(self.edge_sets)
         self.steps = 0
         self.counts = [count_usable(edges.weights, edges.usable) for edges in self.edge_sets]
-        self.present = self._wanted()  # number of present weights of every set
+        pairs = zip(self.edge_sets, self.counts, strict=True)
+        # The number of present weights of every set.
+        self.present = [times.edges(0, edges.k, count) for edges, count in pairs]
         self.waiting = first == "sensitivity" and self.present != self.counts
         self._dense: list[Tensor] = []  # gradients of a step after which masks change
         weights = [weight for edges in self.edge_sets for weight in edges.weights]
@@ -119,8 +121,11 @@ class ScheduledMasks(MaskedWeights):
         if self.frozen:
             return
         self.frozen = True
-        if self.waiting:  # the first gradient chooses, and then nothing changes
-            return
+        if not self.waiting:  # otherwise the first gradient chooses, and then nothing changes
+            self._finish()
+
+    def _finish(self) -> None:
+        """Remove by magnitude what must still go for the final number."""
         final = [edges.k for edges in self.edge_sets]
         if any(map(int.__gt__, self.present, final)):
             self._change(magnitude, gradient, final, [0] * len(final))
@@ -158,6 +163,8 @@ class ScheduledMasks(MaskedWeights):
         for own, saved in zip(self.averages, state["averages"], strict=False):
             own.copy_(saved)
         super().load_state_dict(state)
+        if self.due:  # perhaps only now, in a training that is shorter than the saved one
+            self._finish()
 
     @override
     @torch.no_grad()
@@ -185,8 +192,9 @@ class ScheduledMasks(MaskedWeights):
 
     def _wanted(self) -> list[int]:
         """How many weights of every set are present after this number of steps."""
-        pairs = zip(self.edge_sets, self.counts, strict=True)
-        return [self.times.edges(self.steps, edges.k, count) for edges, count in pairs]
+        sets = zip(self.present, self.edge_sets, self.counts, strict=True)
+        after = self.times.edges_after
+        return [after(self.steps, present, edges.k, count) for present, edges, count in sets]
 
     def _gradients(self) -> list[Tensor]:
         """The gradients of all parameters, zeros where there is none."""

@@ -108,7 +108,10 @@ class WeightDropout(StraightThrough):
         super().__init__(optimizer, edge_sets)
 
     def evaluate(self) -> None:
-        """Write only the largest weights into the parameters, until `train` is called."""
+        """Write only the largest weights into the parameters, until `train` is called.
+
+        What others have written since the last step, such as a clamp, becomes part of them.
+        """
         self._drop(False)
 
     def train(self) -> None:
@@ -132,7 +135,8 @@ class WeightDropout(StraightThrough):
         """As for `StraightThrough`; for the parameters themselves the weights of evaluation."""
         edges = self._set_at(first)
         assert isinstance(edges, DroppedEdgeSet)
-        if edges.dropping and values[0].data_ptr() == edges.weights[0].data_ptr():
+        training = edges.dropping and not self.frozen
+        if training and values[0].data_ptr() == edges.weights[0].data_ptr():
             return edges.largest_of(self._present_latent()[first : first + len(values)])
         return super().settled(first, values)
 
@@ -151,9 +155,13 @@ class WeightDropout(StraightThrough):
     def _drop(self, dropping: bool) -> None:
         self._swap_out()  # does nothing unless the last step ended with an error
         changed = [edges for edges in self.dropped_sets if edges.dropping != dropping]
+        if not changed:
+            return
+        if not dropping:
+            self._take_writes()
         for edges in changed:
             edges.dropping = dropping
-        if changed and self._holds_latent():
+        if self._holds_latent():
             self._write_sparse()
 
     @torch.no_grad()
