@@ -28,6 +28,11 @@ class Place:
         value: Tensor = getattr(self.owner, self.key)
         return value.detach()
 
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is a parameter."""
+        return isinstance(getattr(self.owner, self.key), nn.Parameter)
+
 
 Group = Sequence[Place]
 

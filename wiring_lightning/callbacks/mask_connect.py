@@ -140,6 +140,7 @@ class MaskConnect(GateLearner[GateSGD]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.refuse_changed(trainer)
         self.gate_names(pl_module)  # an error if there is none
         copies = copies_inside(trainer, pl_module)  # such as a moving average
         copied = {id(module) for copy in copies for module in copy.modules()}

@@ -143,8 +143,12 @@ class WiringCallback(Callback, ABC):
         return trainer.global_step > 0 and bool(owners) and owners <= set(map(id, module.modules()))
 
     def _versions(self) -> list[int]:
-        """Numbers that change if something writes to the tensors of the wiring."""
-        return [number for group in self.places() for number in versions(group)]
+        """Numbers that change if something writes to the parameters of the wiring.
+
+        Buffers are others once the network has left its device, as it does after a fit.
+        """
+        places = [place for group in self.places() for place in group if place.is_parameter]
+        return versions(places)
 
     def refuse_changed(self, trainer: Trainer) -> None:
         """Raise an error if the fit goes on, but the network is not as the last one left it."""
