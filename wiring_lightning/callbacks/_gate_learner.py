@@ -144,6 +144,12 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         latest = self._latest[group] if self._latest else values
         return values if all(map(torch.equal, latest, values)) else latest
 
+    @override
+    def wrote(self, places: Group) -> None:
+        for gate in {place.owner for place in places}:
+            assert isinstance(gate, Gate | BernoulliGate)
+            gate.follow_frozen_mark()
+
     def remember(self) -> None:
         """Save the present wiring of the gates: averages are settled to it."""
         self._latest = [[place.tensor.clone() for place in group] for group in self.places()]

@@ -173,6 +173,7 @@ class MaskConnect(GateLearner[GateSGD]):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
+        super().on_before_backward(trainer, pl_module, loss)
         # With several optimizers, a backward pass also reaches gates of another optimizer.
         if not pl_module.automatic_optimization:
             for owner in self._owners:
