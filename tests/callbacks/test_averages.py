@@ -30,7 +30,7 @@ from tests.callbacks.averaged import (
     mean,
     values_of,
 )
-from tests.callbacks.reader import GraphReader, Reader
+from tests.callbacks.reader import GraphReader, Reader, batches
 from tests.methods import METHODS, digits
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
@@ -339,3 +339,31 @@ def test_what_is_saved_at_an_exception_is_the_average_with_exactly_k(
     with torch.no_grad():
         module.head.weight.fill_(1)
     assert module.state_dict()["head.weight"].all()
+
+
+@pytest.mark.parametrize("learner", ["DNW", "TargetedDropout"])
+def test_an_error_while_an_exception_is_handled_leaves_the_network_alone(learner: str) -> None:
+    class FailsTwice(Fails):
+        on = True
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            if self.on:
+                super().on_train_batch_end(trainer)
+
+        def on_exception(self, *_: Any) -> None:
+            raise OSError("disk full")
+
+    module, failing = Reader(), FailsTwice()
+    callbacks = [LEARNERS[learner](), failing]
+    trainer = quiet_trainer(callbacks=callbacks, max_epochs=3)
+    data = torch.utils.data.DataLoader(batches(5, torch.float32), batch_size=None)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.fit(module, data)
+    with torch.no_grad():
+        before = module.head.weight.fill_(1).clone()
+    assert torch.equal(module.state_dict()["head.weight"], before)
+    # Another fit with this trainer cleans up.
+    failing.on = False
+    trainer.fit(Reader(), data)
+    assert trainer.callbacks == callbacks
+    assert not any(each._state_dict_hooks for each in module.modules())

@@ -194,6 +194,36 @@ def test_a_fit_does_not_go_on_with_weights_that_something_else_wrote(tmp_path: P
     assert count(module.body[1]) == count(other.body[1]) == 288
 
 
+def test_gates_go_on_after_the_network_has_left_its_device(tmp_path: Path) -> None:
+    trainer, module = start(tmp_path, MaskConnect(lr=0.5))
+    module._apply(torch.clone)  # as `module.cpu()` after a fit on a GPU
+    trainer.fit(module, DATA)
+    assert trainer.current_epoch == 4
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gates_do_not_go_on_with_the_values_of_a_checkpoint(frozen: bool, tmp_path: Path) -> None:
+    """Also not with those of a moment before the freeze."""
+
+    class Tested(Gated):
+        test_step = Gated.training_step
+
+    saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    learner, module = MaskConnect(lr=0.5, freeze_epoch=1 if frozen else None), Tested()
+    trainer = quiet_trainer(callbacks=[learner, saver], max_epochs=2, enable_checkpointing=True)
+    trainer.fit(module, DATA)
+    earlier = tmp_path / "epoch=0.ckpt"
+    trainer.test(module, DATA, ckpt_path=earlier, weights_only=True, verbose=False)
+    before = copy.deepcopy(module.state_dict())
+    trainer.fit_loop.max_epochs = 3
+    message = "MaskConnect: the trainer goes on after step 8, but something has changed the weights"
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer.fit(module, DATA)
+    assert same_state(module.state_dict(), before)
+    trainer.fit(module, DATA, ckpt_path=earlier, weights_only=True)
+    assert learner.frozen == frozen
+
+
 @pytest.mark.parametrize("make", [MaskConnect, lambda: MaskConnect(freeze_epoch=0)])
 def test_a_second_fit_of_gates_is_as_the_first(make: Callable[[], Callback]) -> None:
     def train(callback: Callback, monitor: WiringMonitor) -> dict[str, Any]:

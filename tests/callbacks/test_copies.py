@@ -11,18 +11,24 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from tests.callbacks.averaged import Inside, fit, values_of
-from tests.callbacks.reader import Gated
+from tests.callbacks.averaged import ExponentialCopy, Inside, fit, values_of
+from tests.callbacks.reader import Gated, Reader
 from tests.callbacks.test_averages import LEARNERS, Beside, K
+from tests.methods import METHODS, digits
+from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
     DNW,
+    BudgetedSearch,
     GradualPruning,
     MaskConnect,
     NMSparsity,
     PruneAndRetrain,
     RigL,
 )
+from wiring_lightning.callbacks._copies import tensors_of
+from wiring_lightning.nn.bernoulli_gate import find_bernoulli_gates
 
+FABRIC = next(method for method in METHODS if method.name == "resnet-fabric")
 KEPT: dict[str, Callable[[], Callback]] = {
     **LEARNERS,
     "RigL": lambda: RigL(density=0.25, delta_t=2),
@@ -88,10 +94,88 @@ def test_a_snapshot_stays_as_it_is(learner: str, first: bool) -> None:
     assert differing(best.best.state_dict(), best.expected) == []
 
 
-def test_an_average_that_a_callback_keeps_of_gates_gets_the_learned_wiring() -> None:
+class Target(Distilled):
+    """Overwrites its copy in the middle of some training steps, as Q-learning does."""
+
+    def __init__(self, net: Reader) -> None:
+        super().__init__()
+        self.net, self.ema = net, deepcopy(net).requires_grad_(False)
+        self.first_values = {}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.global_step % 4 == 2:
+            self.ema.load_state_dict(self.net.state_dict())
+            self.expected = deepcopy(self.ema).state_dict()  # no hook of the learner sees this
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("learner", [lambda: MaskConnect(lr=0.5), lambda: DNW(density=0.25)])
+def test_a_copy_that_a_step_overwrites_stays_as_it_is(learner: Callable[[], Callback]) -> None:
+    module = Target(Gated())
+    fit(learner(), module=module)
+    assert differing(dict(module.ema.state_dict()), module.expected) == []
+
+
+class Data(Best):
+    """Writes so that PyTorch does not know of it."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            values = self.best.state_dict().values()
+            for value, new in zip(values, pl_module.state_dict().values(), strict=True):
+                value.data.copy_(new)
+            self.expected = deepcopy(self.best).state_dict()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_snapshot_that_is_written_without_a_trace_stays_as_it_is(first: bool) -> None:
+    best = Data()
+    both = [best, MaskConnect(lr=0.5)] if first else [MaskConnect(lr=0.5), best]
+    fit(*both, module=Gated())
+    assert differing(best.best.state_dict(), best.expected) == []
+
+
+class Begins(Beside):
+    """Begins its average again in the second epoch, or only then."""
+
+    def __init__(self, again: bool) -> None:
+        self.again = again
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.again:
+            super().on_fit_start(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == 7:
+            self.ema = ExponentialCopy(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.again or trainer.global_step > 7:
+            super().on_train_batch_end(trainer, pl_module)
+
+
+@pytest.mark.parametrize("validates", [0, 1])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("again", [True, False])
+def test_an_average_that_begins_during_the_fit_gets_the_wiring(
+    again: bool, first: bool, validates: int
+) -> None:
+    begins, sparse = Begins(again), DNW(density=0.25, exclude=["head"])
+    both: list[Callback] = [begins, sparse] if first else [sparse, begins]
+    module = fit(*both, MaskConnect(lr=0.5), module=Gated(), limit_val_batches=validates)
+    copied = begins.ema.module
+    assert int(copied.body[1].weight.count_nonzero()) == K["body.1.weight"]
+    assert torch.equal(copied.gate.scores, module.gate.scores)
+
+
+@pytest.mark.parametrize("freeze", [None, 1])
+def test_an_average_that_a_callback_keeps_of_gates_gets_the_learned_wiring(
+    freeze: int | None,
+) -> None:
     beside = Beside()
-    module = fit(MaskConnect(lr=0.5), beside, module=Gated())
+    module = fit(MaskConnect(lr=0.5, freeze_epoch=freeze), beside, module=Gated())
     copied = beside.ema.module
+    assert copied.gate.learnable == module.gate.learnable == (freeze is None)
     assert not torch.equal(module.gate.scores[0], module.gate.scores[1])  # they did learn
     for name in ("scores", "active", "frozen"):
         assert torch.equal(getattr(copied.gate, name), getattr(module.gate, name))
@@ -107,6 +191,28 @@ def test_which_copies_are_averages_is_said_once(caplog: pytest.LogCaptureFixture
         "DNW: Beside.ema.module",
         "DNW: ema.module",
     ]
+
+
+def test_an_average_of_a_search_is_frozen_with_it() -> None:
+    beside, task = Beside(), FABRIC.task()
+    search = BudgetedSearch(budget=1e5, freeze_epoch=1)
+    quiet_trainer(callbacks=[beside, search], max_epochs=2, limit_train_batches=2).fit(
+        task, digits()
+    )
+    own, copied = (find_bernoulli_gates(each).popitem()[1] for each in (task, beside.ema.module))
+    assert not copied.learnable
+    assert torch.equal(copied.train().draw(5), own.train().draw(5))
+
+
+def test_the_tensors_of_a_module_are_those_of_its_state_dict() -> None:
+    module = torch.nn.Sequential(Extra(3, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3))
+    module[2].weight = module[0].weight
+    module[2].register_buffer("kept", torch.zeros(1))
+    module[2].register_buffer("lost", torch.zeros(1), persistent=False)
+    state = {name: value for name, value in module.state_dict().items() if name != "0._extra_state"}
+    found = tensors_of(module)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 class Extra(torch.nn.Linear):

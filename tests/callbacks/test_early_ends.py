@@ -146,6 +146,23 @@ def test_phases_that_are_all_reached_are_not() -> None:
         assert [text for text in fit(phases, DNW(density=0.1), **settings) if "ended" in text] == []
 
 
+@pytest.mark.parametrize("limit", [{}, {"max_steps": 5}])  # the whole run, or not all of epoch 1
+def test_a_fit_with_nothing_left_to_do_has_missed_no_phase(
+    limit: dict[str, int], tmp_path: Path
+) -> None:
+    data = torch.utils.data.DataLoader(batches(3, torch.float32), batch_size=None)
+    phases = [Phase(1), Phase(1, freeze=True)]
+    path = tmp_path / "last.ckpt"
+    for resume in (None, path):
+        callbacks = [PhaseSchedule(phases), DNW(density=0.1)]
+        trainer = quiet_trainer(callbacks=callbacks, **{"max_epochs": -1, **limit})
+        for _ in range(2):
+            with warnings.catch_warnings(record=True, action="always") as said:
+                trainer.fit(Reader(), data, ckpt_path=resume, weights_only=True)
+            assert [str(each.message) for each in said if "ended" in str(each.message)] == []
+        trainer.save_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     ("learner", "stays"),
     [

@@ -76,6 +76,20 @@ def test_a_network_that_is_built_in_configure_model_learns_and_resumes(tmp_path:
     assert {"net.gate.scores", "net.last.scores"} <= differs(uniform, copy_of(late))
 
 
+def test_configure_model_may_need_what_setup_has_set() -> None:
+    class Sized(BuiltLate):
+        def setup(self, stage: str) -> None:
+            self.size = 5
+
+        def configure_model(self) -> None:
+            assert self.size == 5
+            super().configure_model()
+
+    module = Sized()
+    fit(module, MaskConnect(lr=0.5), max_epochs=1)
+    assert module.net.gate.scores.std() > 0
+
+
 @pytest.mark.parametrize("shared", [True, False], ids=["same optimizer", "new optimizer"])
 def test_the_same_callback_serves_two_fits(shared: bool) -> None:
     module: LightningModule = SelfMade() if shared else Foreign()

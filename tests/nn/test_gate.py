@@ -237,7 +237,8 @@ MAKERS: dict[str, Callable[[], Gate | BernoulliGate]] = {
 }
 # What happens to a gate, and what its wiring is then: frozen, learning, or as before.
 EVENTS: dict[str, bool | None] = {
-    "freeze": True, "off": None, "on": None, "copy": None, "load frozen": True, "load": False
+    "freeze": True, "off": None, "on": None, "copy": None, "load frozen": True, "load": False,
+    "write": True
 }  # fmt: skip
 
 
@@ -255,6 +256,9 @@ def test_only_a_freeze_or_a_state_says_whether_a_gate_learns(kind: str) -> None:
                 gate.requires_grad_(event == "on")
             elif event == "copy":
                 gate = deepcopy(gate)
+            elif event == "write":
+                gate.frozen.fill_(True)
+                gate.follow_frozen_mark()
             else:
                 given = frozen_state if event == "load frozen" else MAKERS[kind]()
                 gate.load_state_dict(given.state_dict())

@@ -4,6 +4,7 @@ To *settle* an average is to replace its values by ones with a valid wiring. The
 `settled` computes them.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from wiring_lightning.callbacks._copies import (
     Group,
     Place,
     candidates,
+    same,
     tensors_of,
     writes_average,
 )
@@ -43,9 +45,26 @@ class Settler(Protocol):
         """Whether values of a group that may be from an earlier step have a wiring of their own."""
         ...
 
+    def wrote(self, places: Group) -> None:
+        """Called after a group of a copy got other values."""
+        ...
+
     def check(self) -> None:
         """Raise an error if the network that learns breaks a constraint."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Copy:
+    """A copy of a part of the network, with the groups of the wiring in it."""
+
+    module: nn.Module
+    groups: list[CopiedGroup]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it is an average by now."""
+        return any(group.mixed for group in self.groups)
 
 
 class Averages:
@@ -58,10 +77,17 @@ class Averages:
     are. Averages are settled for validation and in checkpoints; the running average itself is
     settled only after the fit.
 
+    A copy may also be made during the fit. One that takes the place of an average, under its name,
+    is an average from the start.
+
     Args:
         settler: the learner.
         trainer: the trainer of the fit.
         module: the module that it trains.
+
+    Attributes:
+        interrupted: whether the fit has failed. Then the hooks do nothing any more as soon as the
+            exception is no longer handled, even if an error while it was has kept them in place.
     """
 
     def __init__(self, settler: Settler, trainer: Trainer, module: LightningModule) -> None:
@@ -71,9 +97,12 @@ class Averages:
         self._paths = {id(child): name for name, child in module.named_modules()}
         # Lightning's callbacks write their average into the network itself.
         self.in_network = any(map(writes_average, trainer.callbacks))
-        self.copies: dict[str, list[CopiedGroup]] = {}
+        self.copies: dict[str, _Copy] = {}
+        self.interrupted = False
+        self._held: list[int] = []  # what could be a copy, at the last look
         self._announced: set[str] = set()
         self._before: list[tuple[Tensor, Tensor]] = []
+        self._settled: list[Group] = []  # those of copies, until `restore`
         self._hooks: list[RemovableHandle] = []
         for number, group in enumerate(settler.places()):
             self._settle_state_dicts(_SettledGroup(settler, number, group, not self.in_network))
@@ -88,41 +117,56 @@ class Averages:
         Args:
             known: names of copies in a resumed run; their weights may differ from the network's.
         """
-        for name, copy, original, certain in candidates(self._trainer, self._module):
-            if name in self.copies:
-                continue
-            if certain or name in known or self._is_equal(copy, original):
-                self.copies[name] = self._copied(name, copy, self._paths[id(original)], certain)
-                for number, copied in enumerate(self.copies[name]):
-                    self._settle_state_dicts(
-                        _SettledGroup(self._settler, number, copied.places, copied=copied)
-                    )
+        before = {id(copy.module): copy for copy in self.copies.values()}
+        for name, module, original, certain in candidates(self._trainer, self._module):
+            path, earlier = self._paths.get(id(original)), self.copies.get(name)
+            if id(module) in before:
+                self.copies[name] = before[id(module)]
+            elif path is not None:
+                mixed = certain or (earlier is not None and earlier.mixed)
+                if mixed or name in known or self._is_equal(module, original):
+                    self.copies[name] = self._copied(name, module, path, mixed)
 
-    def look(self) -> None:
-        """Look at the copies that were written to since the last look."""
-        for groups in self.copies.values():
-            for copied in groups:
-                if copied.was_written:
+    def look(self, closely: bool = False) -> None:
+        """Look for new copies, and at those that were written to since the last look.
+
+        Args:
+            closely: whether to look everywhere, also for what was written without a trace.
+        """
+        held = self._holdings()
+        if closely or held != self._held:
+            self.find()
+            self._held = held
+        for copy in self.copies.values():
+            for copied in copy.groups:
+                if closely or copied.was_written:
                     copied.look()
 
     def settle(self) -> None:
         """Settle all averages in place, until `restore`."""
-        groups = [*enumerate(self._settler.places())] if self.in_network else []
-        for copy in self.copies.values():
-            groups += [(n, one.places) for n, one in enumerate(copy) if one.needs_wiring()]
-        for number, group in groups:
+        own = [*enumerate(self._settler.places())] if self.in_network else []
+        copied = [
+            (number, one.places)
+            for copy in self.copies.values()
+            for number, one in enumerate(copy.groups)
+            if one.needs_wiring()
+        ]
+        for number, group in (*own, *copied):
             values = [place.tensor for place in group]
             settled = self._settler.settled(number, values)
             for value, new in zip(values, settled, strict=True):
                 if new is not value and not torch.equal(value, new):
                     self._before.append((value, value.clone()))
                     value.copy_(new)
+        self._settled = [group for _, group in copied]
+        self._tell()
 
     def restore(self) -> None:
         """Restore the values from before `settle`, so that averaging continues with them."""
         for value, before in self._before:
             value.copy_(before)
-        self._before = []
+        self._tell()
+        self._before, self._settled = [], []
 
     def settle_for_norms(self) -> None:
         """Settle an average whose batch norm statistics are being computed, each time it changed.
@@ -147,8 +191,9 @@ class Averages:
                 # therefore no longer holds the average.
                 assert callback._average_model is not None
                 callback.transfer_weights(callback._average_model, self._module)
+        self.find()
         self.settle()
-        self._before = []
+        self._before, self._settled = [], []
 
     def detach(self) -> None:
         """Restore all values and remove all hooks."""
@@ -163,38 +208,51 @@ class Averages:
         Copies that are no averages yet have their names here, and no values.
         """
         return {
-            name: [[place.tensor for place in one.places] if one.mixed else [] for one in groups]
-            for name, groups in self.copies.items()
+            name: [[p.tensor for p in one.places] if one.mixed else [] for one in copy.groups]
+            for name, copy in self.copies.items()
         }
 
     def load_state(self, state: Mapping[str, list[list[Tensor]]]) -> None:
         """Restore the averages of a state."""
-        for name, groups in self.copies.items():
-            for copied, values in zip(groups, state.get(name, []), strict=False):
+        for name, copy in self.copies.items():
+            for copied, values in zip(copy.groups, state.get(name, []), strict=False):
                 for place, value in zip(copied.places, values, strict=False):
                     place.tensor.copy_(value)
                     copied.mixed = True
+                self._settler.wrote(copied.places)
+
+    @property
+    def over(self) -> bool:
+        """Whether the fit has failed, and its exception is no longer handled."""
+        return self.interrupted and sys.exc_info()[1] is None
+
+    def _holdings(self) -> list[int]:
+        """The modules that callbacks and the LightningModule hold, without looking into them."""
+        values = (value for each in self._trainer.callbacks for value in vars(each).values())
+        own = self._module.children()
+        return [id(value) for value in (*values, *own) if isinstance(value, nn.Module)]
+
+    def _tell(self) -> None:
+        """Tell the learner which copies got other values."""
+        for group in self._settled:
+            self._settler.wrote(group)
 
     def _settle_state_dicts(self, shared: "_SettledGroup") -> None:
         """Register hooks that settle every `state_dict` of the modules that hold a group."""
         for index, place in enumerate(shared.group):
-            hook = _SettledState(shared, index)
+            hook = _SettledState(self, shared, index)
             self._hooks.append(place.owner.register_state_dict_post_hook(hook))
 
     def _is_equal(self, copy: nn.Module, original: nn.Module) -> bool:
-        """Whether two modules hold the same weights, except where the original's are absent."""
+        """Whether two modules hold the same weights, except where those of one are absent."""
         wiring = {p.tensor.data_ptr() for group in self._settler.places() for p in group}
         pairs = zip(tensors_of(copy).values(), tensors_of(original).values(), strict=True)
-        for copied, value in pairs:
-            same = copied.to(value.device) == value
-            if value.data_ptr() in wiring:
-                same |= value == 0
-            if not same.all():
-                return False
-        return True
+        return all(
+            same(copied, value, where_there=value.data_ptr() in wiring) for copied, value in pairs
+        )
 
-    def _copied(self, name: str, copy: nn.Module, path: str, certain: bool) -> list[CopiedGroup]:
-        """The wiring's groups in a copy of the submodule at `path`; empty if not all is in it."""
+    def _copied(self, name: str, copy: nn.Module, path: str, mixed: bool) -> _Copy:
+        """A copy of the submodule at `path`; groups that are not wholly in it are empty."""
         groups = []
         for number, group in enumerate(self._settler.places()):
             places = []
@@ -207,8 +265,10 @@ class Averages:
             whole = places if len(places) == len(group) else []
             is_valid = partial(self._settler.valid, number)
             say = partial(self._announce, name)
-            groups.append(CopiedGroup(whole, group, is_valid, say, mixed=certain))
-        return groups
+            copied = CopiedGroup(whole, group, is_valid, say, mixed)
+            self._settle_state_dicts(_SettledGroup(self._settler, number, whole, copied=copied))
+            groups.append(copied)
+        return _Copy(copy, groups)
 
     def _announce(self, name: str) -> None:
         """Say once that a copy is an average."""
@@ -280,11 +340,12 @@ class _SettledGroup:
 class _SettledState:
     """A hook that settles one tensor of a group in the `state_dict` of a module."""
 
+    averages: Averages
     shared: _SettledGroup
     index: int
 
     def __call__(self, _owner: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        settled = self.shared.value(state, self.index)
+        settled = None if self.averages.over else self.shared.value(state, self.index)
         if settled is not None:
             state[f"{prefix}{self.shared.group[self.index].key}"] = settled.clone()
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,11 @@ class Place:
         """The parameter or buffer, detached."""
         value: Tensor = getattr(self.owner, self.key)
         return value.detach()
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is a parameter."""
+        return isinstance(getattr(self.owner, self.key), nn.Parameter)
 
 
 Group = Sequence[Place]
@@ -69,9 +74,11 @@ class CopiedGroup:
 
     def look(self) -> None:
         """Find out whether this is an average by now."""
-        if self.mixed or not self.places or _hold(self.places, self._seen):
+        if self.mixed or not self.places:
             return
-        if _hold(self.places, [place.tensor for place in self._original]):
+        if _hold(self.places, self._seen):
+            self._versions = versions(self.places)
+        elif _hold(self.places, [place.tensor for place in self._original]):
             self._keep()
         else:
             self.mixed, self._seen = True, []
@@ -98,9 +105,23 @@ def versions(places: Group) -> list[int]:
 
 
 def _hold(places: Group, values: Sequence[Tensor]) -> bool:
-    """Whether tensors have these values, on whichever device."""
-    pairs = zip(places, values, strict=True)
-    return all(bool((place.tensor.to(value.device) == value).all()) for place, value in pairs)
+    """Whether tensors have these values."""
+    return all(same(place.tensor, value) for place, value in zip(places, values, strict=True))
+
+
+def same(copied: Tensor, value: Tensor, where_there: bool = False) -> bool:
+    """Whether tensors hold the same values, on whichever devices.
+
+    Args:
+        copied: a tensor.
+        value: another one of its shape.
+        where_there: whether it does not matter what is zero in one of them.
+    """
+    copied = copied.to(value.device)
+    equal = copied == value
+    if where_there:
+        equal |= (copied == 0) | (value == 0)
+    return bool(equal.all())
 
 
 def copies_inside(trainer: Trainer, module: LightningModule) -> list[nn.Module]:
@@ -109,14 +130,18 @@ def copies_inside(trainer: Trainer, module: LightningModule) -> list[nn.Module]:
         copy
         for name, copy, original, _ in candidates(trainer, module)
         if name.startswith("module.")
-        and all(map(_is_same, tensors_of(copy).values(), tensors_of(original).values()))
+        and all(map(same, tensors_of(copy).values(), tensors_of(original).values()))
     ]
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module's `state_dict`, without the extra state that modules may add."""
-    state = module.state_dict()
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    """The tensors of a module's `state_dict`, which are not settled here."""
+    found: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    for path, child in module.named_modules(remove_duplicate=False):
+        buffers = child.named_buffers(path, recurse=False)
+        lost = child._non_persistent_buffers_set
+        found |= {name: value for name, value in buffers if name.rpartition(".")[2] not in lost}
+    return found
 
 
 def writes_average(callback: Any) -> bool:
@@ -142,7 +167,9 @@ def candidates(
     def learns(module: nn.Module) -> bool:
         return any(id(parameter) in learned for parameter in module.parameters())
 
-    learning = [module for module in network.modules() if learns(module)]
+    originals: dict[Any, nn.Module] = {}
+    for module in filter(learns, network.modules()):
+        originals.setdefault(_likeness(module), module)
     pending: list[tuple[str, nn.Module, bool]] = [("module", network, False)]
     for callback in trainer.callbacks:
         for key, value in vars(callback).items():
@@ -153,21 +180,18 @@ def candidates(
         name, module, certain = pending.pop()
         if next(module.parameters(), None) is None:
             continue
-        originals = [] if learns(module) else [m for m in learning if _is_alike(m, module)]
-        if originals:
-            yield name, module, originals[0], certain
+        original = None if learns(module) else originals.get(_likeness(module))
+        if original is not None:
+            yield name, module, original, certain
         else:
             children = module.named_children()
             pending += [(f"{name}.{key}", child, certain) for key, child in children]
 
 
-def _is_same(copied: Tensor, value: Tensor) -> bool:
-    return torch.equal(copied.to(value.device), value)
+def _likeness(module: nn.Module) -> Any:
+    """What a module has in common with its copies: the class, and names and shapes of tensors.
 
-
-def _is_alike(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two modules have the same class, and tensors of the same names and shapes."""
-    if type(first) is not type(second):
-        return False
-    one, two = tensors_of(first), tensors_of(second)
-    return list(one) == list(two) and all(one[name].shape == two[name].shape for name in one)
+    Parameters whose shape is not known yet are like no others.
+    """
+    tensors = tensors_of(module).items()
+    return type(module), *((n, id(t) if is_lazy(t) else t.shape) for n, t in tensors)

@@ -75,14 +75,14 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             refuse_a_second(self, trainer)
-            if is_overridden("configure_model", pl_module):
-                # So that the gates exist. Lightning calls it again, which must change nothing.
-                pl_module.configure_model()
             if isinstance(trainer.strategy, DDPStrategy):
                 self._hide(pl_module)
 
     def _hide(self, module: LightningModule) -> None:
         """Keep the gates out of DDP's reducer, which is made before the fit starts."""
+        if is_overridden("configure_model", module):
+            # So that the gates exist. Lightning calls it again, which must change nothing.
+            module.configure_model()
         try:
             names = self.gate_names(module)
         except MisconfigurationException as error:
@@ -143,6 +143,12 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
         latest = self._latest[group] if self._latest else values
         return values if all(map(torch.equal, latest, values)) else latest
+
+    @override
+    def wrote(self, places: Group) -> None:
+        for gate in {place.owner for place in places}:
+            assert isinstance(gate, Gate | BernoulliGate)
+            gate.follow_frozen_mark()
 
     def remember(self) -> None:
         """Save the present wiring of the gates: averages are settled to it."""

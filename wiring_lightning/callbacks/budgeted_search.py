@@ -172,6 +172,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.refuse_changed(trainer)
         searched = self._searched = _find_searched(pl_module)
         gate = searched.gate
         assert isinstance(searched.network, nn.Module)

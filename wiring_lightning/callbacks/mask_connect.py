@@ -140,6 +140,7 @@ class MaskConnect(GateLearner[GateSGD]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.refuse_changed(trainer)
         self.gate_names(pl_module)  # an error if there is none
         copies = copies_inside(trainer, pl_module)  # such as a moving average
         copied = {id(module) for copy in copies for module in copy.modules()}
@@ -172,6 +173,7 @@ class MaskConnect(GateLearner[GateSGD]):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
+        super().on_before_backward(trainer, pl_module, loss)
         # With several optimizers, a backward pass also reaches gates of another optimizer.
         if not pl_module.automatic_optimization:
             for owner in self._owners:

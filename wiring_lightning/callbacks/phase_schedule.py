@@ -72,7 +72,6 @@ class PhaseSchedule(Callback):
         for number, phase in enumerate(self.phases, start=1):
             _check(number, phase)
         self._running = self.phases  # with the lengths that they have in the present fit
-        self._entered = 0  # number of the phase that the present fit has reached
 
     @property
     def max_epochs(self) -> int:
@@ -98,7 +97,7 @@ class PhaseSchedule(Callback):
                 "PhaseSchedule has a phase with `freeze` or `gate_lr`, but no callback learns a "
                 "wiring: add MaskConnect to the trainer's callbacks, or remove these keys."
             )
-        self._running, self._entered = self.phases, 0
+        self._running = self.phases
         if trainer.fast_dev_run:
             return
         wanted = trainer.max_epochs
@@ -187,21 +186,24 @@ class PhaseSchedule(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        missed = self.phases[self._entered + 1 :]
+        # A fit with nothing left to do starts no epoch, so the last one that was started counts.
+        started = trainer.fit_loop.epoch_progress.current.ready
+        reached = self.index(max(started - 1, 0))
+        missed = self.phases[reached + 1 :]
         if trainer.fast_dev_run or not missed:
             return
         unfrozen = any(phase.freeze for phase in missed) and not all(
             learner.frozen for learner in _learners(trainer)
         )
         rank_zero_warn(
-            f"PhaseSchedule: training ended in phase {self._entered + 1} of {len(self.phases)}, "
+            f"PhaseSchedule: training ended in phase {reached + 1} of {len(self.phases)}, "
             f"after {trainer.current_epoch} epochs"
             f"{', so the wiring is not frozen' if unfrozen else ''}."
         )
 
     def enter(self, trainer: Trainer) -> None:
         """Set the rates of the present phase, and freeze if it is frozen."""
-        number = self._entered = self.index(trainer.current_epoch)
+        number = self.index(trainer.current_epoch)
         phase = self.phases[number]
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:

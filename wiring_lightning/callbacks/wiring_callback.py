@@ -99,6 +99,9 @@ class WiringCallback(Callback, ABC):
         """Whether values of a group that may be from an earlier step have a wiring of their own."""
         return False
 
+    def wrote(self, places: Group) -> None:
+        """Called after a group of a copy of the network got other values."""
+
     def summary(self) -> str:
         """One line about the chosen weights or gates, printed when a fit starts."""
         return ""
@@ -124,6 +127,9 @@ class WiringCallback(Callback, ABC):
         """A subclass calls this first."""
         if stage != "fit":
             return
+        if self._averages is not None:  # an error while another one was handled
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, _LastOfAll)]
+            self._end()
         if isinstance(trainer.strategy, _SHARDED):
             raise self.mistake(
                 f"{type(trainer.strategy).__name__} gives each process a part of the weights, but "
@@ -143,8 +149,12 @@ class WiringCallback(Callback, ABC):
         return trainer.global_step > 0 and bool(owners) and owners <= set(map(id, module.modules()))
 
     def _versions(self) -> list[int]:
-        """Numbers that change if something writes to the tensors of the wiring."""
-        return [number for group in self.places() for number in versions(group)]
+        """Numbers that change if something writes to the parameters of the wiring.
+
+        Buffers are others once the network has left its device, as it does after a fit.
+        """
+        places = [place for group in self.places() for place in group if place.is_parameter]
+        return versions(places)
 
     def refuse_changed(self, trainer: Trainer) -> None:
         """Raise an error if the fit goes on, but the network is not as the last one left it."""
@@ -185,8 +195,16 @@ class WiringCallback(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._averages is not None:
-            self._averages.look()
+            self._averages.look(closely=batch_idx == 0)
             self._averages.settle_for_norms()
+
+    @override
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        # A copy that the training step overwrote is still as the network, which moves next.
+        if self._averages is not None:
+            self._averages.look()
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -262,6 +280,7 @@ class WiringCallback(Callback, ABC):
         # save a checkpoint, in which averages must be settled.
         if self._averages is not None:
             self._averages.restore()
+            self._averages.interrupted = True
         self.let_go()
         trainer.callbacks.append(_LastOfAll(self._end))
 

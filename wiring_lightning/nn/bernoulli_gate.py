@@ -165,13 +165,18 @@ class BernoulliGate(Described):
         self.frozen.fill_(True)
         self.logits.requires_grad_(False)
         self.logits.grad = None
-        self._remember(frozen=True)
+        self.follow_frozen_mark()
 
-    def _remember(self, frozen: bool) -> None:
-        """Keep the edges of frozen logits, so that no step has to ask for them."""
+    @torch.no_grad()
+    def follow_frozen_mark(self) -> None:
+        """Be frozen or not, as the tensor `frozen` says by now; keep the edges of frozen logits.
+
+        Call it after you wrote into that tensor or into frozen logits; loading a `state_dict` does
+        it by itself.
+        """
         self._best = self.fixed = None
-        self._is_frozen = frozen
-        if frozen:
+        self._is_frozen = bool(self.frozen)
+        if self._is_frozen:
             self._best = self._best_on_cpu()
             self.fixed = tuple(self.topology.live(self._best[None])[0].tolist())
 
@@ -189,7 +194,7 @@ def find_bernoulli_gates(module: nn.Module) -> dict[str, BernoulliGate]:
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     """After loading: freeze or thaw, if the saved gate was the other."""
     assert isinstance(gate, BernoulliGate)
-    frozen = bool(gate.frozen)
-    if frozen != gate._is_frozen:
-        gate.logits.requires_grad_(gate._has_choice and not frozen)
-    gate._remember(frozen)
+    before = gate._is_frozen
+    gate.follow_frozen_mark()
+    if gate._is_frozen != before:
+        gate.logits.requires_grad_(gate._has_choice and before)

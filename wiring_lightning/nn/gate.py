@@ -185,6 +185,16 @@ class Gate(Described):
         self.scores.requires_grad_(False)
         self.scores.grad = None
 
+    @torch.no_grad()
+    def follow_frozen_mark(self) -> None:
+        """Be frozen or not, as the tensor `frozen` says by now.
+
+        Call it after you wrote into that tensor; loading a `state_dict` does it by itself.
+        """
+        if self.fixed:
+            self.frozen.fill_(True)
+        self._is_frozen = bool(self.frozen)
+
     @override
     def flaw(self, values: Mapping[str, Tensor], alike: bool) -> str | None:
         if not {"scores", "active"} <= values.keys():
@@ -328,12 +338,10 @@ def find_gates(module: nn.Module) -> dict[str, Gate]:
 def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     """After loading: freeze or thaw, if the saved gate was the other."""
     assert isinstance(gate, Gate)
-    if gate.fixed:
-        gate.frozen.fill_(True)
-    frozen = bool(gate.frozen)
-    if frozen != gate._is_frozen:
-        gate._is_frozen = frozen
-        gate.scores.requires_grad_(not frozen)
+    before = gate._is_frozen
+    gate.follow_frozen_mark()
+    if gate._is_frozen != before:
+        gate.scores.requires_grad_(before)
 
 
 def _look_at_matrix(selection: nn.Module, _incompatible: Any = None) -> None:
