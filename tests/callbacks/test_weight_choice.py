@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from tests.callbacks.reader import Reader, batches
 from tests.trainers import quiet_trainer
 from wiring_lightning.backbones import ResNeXt
-from wiring_lightning.callbacks import DNW, RandomEdges
+from wiring_lightning.callbacks import DNW, SNIP, L1Anneal, RandomEdges, WiringError
 
 DENSITY = 0.25
 
@@ -119,6 +119,24 @@ def test_parametrized_layers_are_sparse_in_what_they_are_made_from(make: Any, na
     module = fit(DNW(density=DENSITY), Of(make(nn.Linear(16, 16))))
     assert share(module.middle.get_parameter(name)) == DENSITY
     assert share(module.middle.weight) == DENSITY
+
+
+@pytest.mark.parametrize(
+    ("normed", "learner"),
+    [
+        (parametrizations.weight_norm, RandomEdges(density=0.05)),
+        (torch.nn.utils.weight_norm, DNW(density=0.05)),
+        (parametrizations.weight_norm, L1Anneal(density=0.05)),  # empties a row during the fit
+        (torch.nn.utils.weight_norm, SNIP(density=0.05)),
+        (
+            parametrizations.spectral_norm,
+            RandomEdges(edges=1, groups={"a": ["middle", "head"]}, seed=1),
+        ),
+    ],
+)
+def test_a_norm_of_no_weights_is_named(normed: Any, learner: Any) -> None:
+    with pytest.raises(WiringError, match=r": middle.weight have a row without weights"):
+        fit(learner, Of(normed(nn.Linear(16, 16))))
 
 
 @pytest.mark.parametrize("pattern", ["middle.weight_*", "LSTM", "middle"])

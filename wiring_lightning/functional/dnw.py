@@ -191,7 +191,10 @@ def _choose(magnitudes: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(magnitudes, dtype=torch.bool), magnitudes.new_zeros(())
     smallest = magnitudes.topk(k, sorted=False).values.amin()
     if smallest.device.type == "cpu" and smallest < 0:
-        raise ValueError(f"fewer than k = {k} weights are numbers; has the loss diverged?")
+        raise ValueError(
+            f"fewer than k = {k} weights are numbers; has the loss diverged, or has weight norm a "
+            "row without weights?"
+        )
     larger, equal = magnitudes > smallest, magnitudes == smallest
     first = equal.cumsum(0) <= k - larger.sum()
     return (larger | (equal & first)) & (magnitudes >= 0), smallest
