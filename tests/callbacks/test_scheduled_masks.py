@@ -161,6 +161,23 @@ def test_the_length_of_the_training_is_that_of_the_trainer(kwargs: dict[str, Any
     assert int(watch.after["body.1.weight"].count_nonzero()) == 288
 
 
+@pytest.mark.parametrize(
+    ("make", "start", "until", "fall"),
+    [
+        (GradualPruning, 0.5, 0.5, 4),
+        (GradualPruning, 0.5, 0.54, 4),  # the same step of eight
+        (DNW, 0.5, 0.5, 4),
+        (GradualPruning, 0.0, 0.05, 0),
+    ],
+)
+def test_a_span_of_no_step_prunes_at_once(make: Any, start: float, until: float, fall: int) -> None:
+    _, watch = fit(make(density=0.25, initial_density=1.0, start=start, until=until), steps=8)
+    assert numbers(watch) == [1152] * fall + [288] * (8 - fall)
+    if not fall:
+        largest = torch.topk(Reader().body[1].weight.flatten().abs(), 288).indices
+        assert watch.before[0]["body.1.weight"].flatten()[largest].all()
+
+
 def test_phases_say_how_long_the_training_is() -> None:
     learner = GradualPruning(density=0.25, every=2, until=1.0)
     _, watch = fit(learner, steps=4, callbacks=[PhaseSchedule([Phase(1), Phase(1)])])

@@ -108,9 +108,10 @@ class ScheduledMasks(MaskedWeights):
         wrong = []
         for edges, name, present in zip(self.edge_sets, self.names, self.present, strict=True):
             kept = sum(int(weight.count_nonzero()) for weight in edges.weights)
-            if kept > present and not self.waiting:
+            most = edges.k if self.due else present
+            if kept > most and not self.waiting:
                 total = sum(weight.numel() for weight in edges.weights)
-                wrong.append(f"{name} has {kept:,} of {total:,} weights, not {present:,}")
+                wrong.append(f"{name} has {kept:,} of {total:,} weights, not {most:,}")
         return wrong
 
     @override
