@@ -410,3 +410,6 @@ def test_data_without_a_length_need_steps() -> None:
 def test_bad_arguments_get_one_clear_sentence(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(MisconfigurationException, match=message):
         fit(MaskSchedule(**{"density": 0.5, **arguments}))
+        ({"initial_density": 0.1}, "initial_density=0.1 is below the final density 0.5"),
+        ({"density": {"*": 0.3}, "initial_density": 0.1}, "is below the final density 0.3"),
+        ({"density": None, "edges": 72, "initial_density": 0.05}, "the final density 0.0625"),

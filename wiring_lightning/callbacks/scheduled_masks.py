@@ -46,7 +46,8 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         fraction: the share of the present weights that is replaced in a change.
         fraction_decay: how that share falls from `start` to `until`: `constant`, `linear`,
             `cosine` or `cubic`.
-        initial_density: density at the beginning of all layers; the final one if not given.
+        initial_density: density at the beginning of all layers, not below the final one, which it
+            is if not given.
         density_decay: how the density falls from `start` to `until`: `linear`, `cosine` or `cubic`.
         first: how the first mask is chosen, if it leaves out anything: `random`, `magnitude`, or
             `sensitivity` (by the first gradient; until then the network is dense).
