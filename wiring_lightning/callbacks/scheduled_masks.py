@@ -96,6 +96,7 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         self.first, self.drop, self.grow = first, drop, grow
         self.average = average
         self.seed = seed
+        self._told = False  # that the first choice waits for gradients
         self._check()
 
     @property
@@ -134,6 +135,7 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._told = False
         super().on_fit_start(trainer, pl_module)
         last = self._length.total
         if self.freeze_epoch is not None and self._length.epoch:
@@ -144,6 +146,22 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
                 f"{type(self).__name__}: no change in this run moves a weight, so the first choice "
                 "of weights stays: use fewer steps from one change to the next (`every`, or "
                 "`delta_t` of RigL), or train longer."
+            )
+
+    @override
+    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        super().before_step(trainer, optimizer)
+        waiting = [rule for rule in self._rules if rule.waiting and rule.optimizer is optimizer]
+        if self._told or not waiting:
+            return
+        groups = [group for rule, group, _ in self._ruled_groups if rule in waiting]
+        members = [member for group in groups for member in group.members]
+        if idle := [member.name for member in members if member.parameter.grad is None]:
+            self._told = True
+            rank_zero_warn(
+                f"{type(self).__name__}: {listed(idle)} had no gradient in a step, so the network "
+                "stays dense until all sparse weights have one in the same step; exclude layers "
+                "that do not learn."
             )
 
     @override
