@@ -123,7 +123,7 @@ class LargestMagnitudes:
         `kept` has a tensor of the same shape for each weight; the rest is as for `mask_largest`.
         """
         alike = len({weight.dtype for weight in weights}) == 1  # all of them share the band
-        near = self._threshold if alike else None
+        near = self._threshold if alike and not weights[0].is_complex() else None
         if near is not None and self._keep_near(near, weights, kept, usable):
             return
         masks = mask_largest(weights, self.k, usable)

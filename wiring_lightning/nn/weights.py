@@ -49,9 +49,16 @@ class SparseWeight:
 
     @property
     def usable(self) -> Tensor | None:
-        """A mask of the entries that can be an edge, or `None` for all."""
+        """A mask of the entries that can be an edge, or `None` for all.
+
+        A graph has one, and so has a parameter that `torch.nn.utils.prune` has pruned.
+        """
         graph = self.graph
-        return None if graph is None or graph.rank_all else graph.usable
+        if graph is not None:
+            return None if graph.rank_all else graph.usable
+        pruned = self.key.removesuffix("_orig") + "_mask"
+        mask = getattr(self.owner, pruned, None) if self.key.endswith("_orig") else None
+        return mask != 0 if isinstance(mask, Tensor) else None
 
     @property
     def graph(self) -> Adjacency | None:
