@@ -209,7 +209,7 @@ class ScheduledMasks(MaskedWeights):
             own = slice(first, first + len(edges.weights))
             first = own.stop
             old = [mask for mask in self.masks[own] if mask is not None]
-            averages = self.averages[own] or [None] * len(old)
+            averages: list[Tensor | None] = [*self.averages[own]] or [None] * len(old)
             seen = [
                 Seen(weight, _or_zeros(gradient, weight), self._noise(number, index), average)
                 for index, (weight, gradient, average) in enumerate(
