@@ -161,6 +161,23 @@ def test_the_length_of_the_training_is_that_of_the_trainer(kwargs: dict[str, Any
     assert int(watch.after["body.1.weight"].count_nonzero()) == 288
 
 
+@pytest.mark.parametrize(
+    ("make", "start", "until", "fall"),
+    [
+        (GradualPruning, 0.5, 0.5, 4),
+        (GradualPruning, 0.5, 0.54, 4),  # the same step of eight
+        (DNW, 0.5, 0.5, 4),
+        (GradualPruning, 0.0, 0.05, 0),
+    ],
+)
+def test_a_span_of_no_step_prunes_at_once(make: Any, start: float, until: float, fall: int) -> None:
+    _, watch = fit(make(density=0.25, initial_density=1.0, start=start, until=until), steps=8)
+    assert numbers(watch) == [1152] * fall + [288] * (8 - fall)
+    if not fall:
+        largest = torch.topk(Reader().body[1].weight.flatten().abs(), 288).indices
+        assert watch.before[0]["body.1.weight"].flatten()[largest].all()
+
+
 def test_phases_say_how_long_the_training_is() -> None:
     learner = GradualPruning(density=0.25, every=2, until=1.0)
     _, watch = fit(learner, steps=4, callbacks=[PhaseSchedule([Phase(1), Phase(1)])])
@@ -210,6 +227,52 @@ def test_snip_is_the_sensitivity_of_the_first_batch_in_all_layers_together() -> 
     names = ("first.weight", "body.1.weight", "head.weight")
     found = torch.cat([(watch.before[1][name] != 0).flatten() for name in names])
     assert torch.equal(found, expected)
+
+
+class TwoHeads(Reader):
+    """Has no loss in the first step; its second head is used in the third."""
+
+    def __init__(self) -> None:
+        super().__init__(PLAIN)
+        self.other = nn.Linear(16, 10)
+
+    def training_step(self, batch: Batch, index: int) -> Any:
+        features = self.body(self.first(batch[0])).mean((2, 3))
+        answer = self.head(features) + (self.other(features) if index > 1 else 0)
+        return functional.cross_entropy(answer, batch[1]) if index else None
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_snip_waits_until_all_have_a_gradient() -> None:
+    with pytest.warns(UserWarning, match=r"SNIP: first.weight, body.1.weight, .* had no gradient"):
+        _, watch = fit(SNIP(density=0.1), TwoHeads())
+    kept = [sum(int(weights[n].count_nonzero()) for n in weights if weights[n].dim() > 1)
+            for weights in watch.before]  # fmt: skip
+    assert kept == [1544] * 3 + [154] * 3
+    assert int(watch.after["other.weight"].count_nonzero()) > 5
+
+
+class FreezeHead(Callback):
+    """Freezes the head in the second epoch, as methods of fine-tuning do."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.head.requires_grad_(trainer.current_epoch != 1)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "global"])
+@pytest.mark.parametrize(
+    "make",
+    [partial(RigL, delta_t=1, alpha=0.5), partial(SET, unit="step"), partial(
+        MaskSchedule, fraction=0.3, grow="momentum", drop="sensitivity", every=1)],
+)  # fmt: skip
+def test_what_does_not_learn_for_a_while_keeps_its_weights(make: Any, distribution: Any) -> None:
+    learner = make(density=0.25, distribution=distribution, total_steps=99)
+    _, watch = fit(learner, Reader(PLAIN), steps=3, max_epochs=3, callbacks=[FreezeHead()])
+    head = [weights["head.weight"] for weights in watch.before]
+    body = [weights["body.1.weight"] != 0 for weights in watch.before]
+    assert torch.equal(head[3], head[6])
+    assert not torch.equal(body[3], body[6])
+    assert not torch.equal(head[6], watch.after["head.weight"])
 
 
 def test_densities_by_pattern_and_dense_ends() -> None:
@@ -365,6 +428,9 @@ def test_data_without_a_length_need_steps() -> None:
         ({"fraction": float("nan")}, "fraction must be at least 0"),
         ({"average": 1.0}, "average must be at least 0 and below 1, got 1.0"),
         ({"initial_density": 0.0}, "initial_density must be above 0"),
+        ({"initial_density": 0.1}, "initial_density=0.1 is below the final density 0.5"),
+        ({"density": {"*": 0.3}, "initial_density": 0.1}, "is below the final density 0.3"),
+        ({"density": None, "edges": 72, "initial_density": 0.05}, "the final density 0.0625"),
         ({"total_steps": 0}, "total_steps must be at least 1"),
         ({"unit": "batch"}, "unit must be one of step, epoch, got batch"),
         ({"density_decay": "constant"}, "density_decay must be one of linear, cosine, cubic"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from tests.callbacks.reader import (
     SPARSE,
@@ -95,6 +95,45 @@ def test_rows_keep_their_share() -> None:
     first = Reader().double().head.weight.detach().abs()
     for row, dense in zip(latent, first, strict=True):
         assert (row[dense.argsort(descending=True)[:4]] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("choice", "kept"),
+    [
+        ({"density": 0.1}, 2),  # 1.6 of 16
+        ({"density": 0.02}, 1),
+        ({"density": 0.35}, 6),
+        ({"edges": 50}, 5),
+    ],
+)
+def test_rows_keep_a_whole_number_of_weights(choice: dict[str, Any], kept: int) -> None:
+    learner = TargetedDropout(per_row=True, layers=["head"], **choice)
+    averages = EMAWeightAveraging(decay=0.5)
+    module, _ = fit(learner, steps=2, callbacks=[averages], limit_val_batches=1)
+    assert (module.head.weight != 0).sum(1).tolist() == [kept] * 10
+    assert learner._groups[0].k == 10 * kept
+
+
+def test_rows_of_a_graph_keep_the_same_share_of_what_they_can_have() -> None:
+    learner = TargetedDropout(per_row=True, density=0.2)
+    module, _ = fit(learner, GraphReader(), steps=2)
+    # One to fifteen in every row but the first; each at least one.
+    expected = [0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3]
+    assert (module.graph.weight != 0).sum(1).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"edges": 45}, "the rows of first cannot all keep the same share of 45 edges; give 48"),
+        ({"density": 0.5, "min_edges": 3}, "remove `groups`, distribution=global and min_edges"),
+        ({"density": 0.5, "distribution": "global"}, "the same share of every row of a layer"),
+        ({"edges": 45, "groups": {"a": ["Conv2d"]}}, "the same share of every row of a layer"),
+    ],
+)
+def test_what_rows_cannot_have_is_refused(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(TargetedDropout(per_row=True, **choice), steps=1)
 
 
 @pytest.mark.parametrize("density", [0.25, 0.5])

@@ -74,6 +74,17 @@ def test_a_short_run_changes_once(end: int) -> None:
     assert times.edges(end, 10, 100) == 10
 
 
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_density_falls_at_once_if_the_start_is_the_end(every: int) -> None:
+    times = MaskTimes(start=7, end=7, every=every, fraction=0.3, initial_density=1.0)
+    assert [t for t in range(200) if times.changes(t)] == [7]
+    assert [times.edges(t, 10, 100) for t in (6, 7, 8)] == [100, 10, 10]
+    assert times.moved(7, 10) == 0
+    at_first = MaskTimes(end=0, initial_density=1.0)
+    assert not any(map(at_first.changes, range(9)))
+    assert at_first.edges(0, 10, 100) == 10
+
+
 def test_without_an_end_nothing_changes() -> None:
     times = MaskTimes(end=0, fraction=0.5)
     assert not any(times.changes(t) for t in range(300))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
 
 from wiring_lightning.functional import MaskTimes, change_masks
 from wiring_lightning.functional.mask_times import AlternatingTimes
@@ -180,6 +180,37 @@ def test_the_state_of_what_goes_or_comes_is_zero_and_of_what_stays_is_kept(make:
             assert not value[~stays].any()
             checked += 1
     assert checked >= 1
+
+
+def test_steps_of_rprop_stay_as_long_as_they_are() -> None:
+    weight = parameter(0.5, -0.4, 0.3, 0.2)
+    optimizer = Rprop([weight], lr=0.1)
+    rule = ScheduledMasks(optimizer, [EdgeSet([weight], k=2)], RIGL, first="magnitude")
+    for _ in range(2):
+        step(rule, [1.0, 1.0, 1.0, 2.0])
+    assert rule.masks[0].tolist() == [False, True, False, True]
+    step(rule, [0.0, 0.0, 0.0, 1.0])
+    assert float(weight[3].detach()) == pytest.approx(-0.1)
+
+
+def test_without_a_gradient_weights_go_by_magnitude() -> None:
+    weight = parameter(0.1, -0.4, 0.3, 0.2)
+    times = MaskTimes(end=1, every=1, initial_density=1.0, fraction=0.5)
+    rule = ScheduledMasks(
+        SGD([weight]), [EdgeSet([weight], k=2)], times, SCORES["sensitivity"], SCORES["random"]
+    )
+    rule.mask_gradients()
+    rule.optimizer.step()
+    assert rule.masks[0].tolist() == [False, True, True, False]
+
+
+def test_what_has_too_many_weights_is_found_whatever_the_masks_are() -> None:
+    weight = parameter(0.5, -0.4, 0.3)
+    times = MaskTimes(start=1, end=1, initial_density=1.0)
+    rule = ScheduledMasks(SGD([weight]), [EdgeSet([weight], k=1)], times, names=["layer"])
+    assert rule.excess() == []
+    rule.steps = 2  # as if the only change had been missed
+    assert rule.excess() == ["layer has 3 of 3 weights, not 1"]
 
 
 def test_sensitivity_chooses_by_the_first_gradient_before_the_step() -> None:

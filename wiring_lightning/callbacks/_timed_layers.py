@@ -3,14 +3,15 @@
 from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._run_length import RunLength
-from wiring_lightning.callbacks.sparse_layers import SparseLayers
+from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
-from wiring_lightning.optim.dnw import StraightThrough
+from wiring_lightning.optim.dnw import StraightThrough, count_usable
 from wiring_lightning.optim.scheduled_masks import ScheduledMasks
 
 # What knows its steps, and after which of them it has its final number of weights.
@@ -24,14 +25,15 @@ class TimedLayers(SparseLayers[TimedRule]):
         every: number of optimizer steps, or of epochs, from one change to the next.
         start: the share of the training after which changes begin.
         until: the share of the training after which nothing changes.
-        initial_density: density at the beginning of all layers; the final one if not given.
+        initial_density: density at the beginning of all layers, not below the final one, which it
+            is if not given.
         density_decay: how the density falls: `linear`, `cosine` or `cubic`.
         total_steps: number of optimizer steps of the training; by default what the trainer says.
         choice: the arguments of `SparseLayers`.
 
     Raises:
-        MisconfigurationException: as for `SparseLayers`; if a number or a name is out of range; or
-            if the length of the training is needed and not known.
+        MisconfigurationException: as for `SparseLayers`; if a number or a name is out of range; if
+            the density would rise; or if the length of the training is needed and not known.
     """
 
     def __init__(
@@ -72,6 +74,26 @@ class TimedLayers(SparseLayers[TimedRule]):
             density_decay=self.density_decay,
             total=length.total,
         )
+
+    @override
+    def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
+        groups = super().find_groups(trainer, module)
+        if self.initial_density is None:
+            return groups
+        density = self.density
+        if density is None:
+            counts = [count_usable(group.weights, group.usable) for group in groups]
+            final = min(
+                group.k / max(count, 1) for group, count in zip(groups, counts, strict=True)
+            )
+        else:
+            final = min(density.values()) if isinstance(density, dict) else density
+        if self.initial_density < final:
+            raise self.mistake(
+                f"initial_density={self.initial_density} is below the final density {final:.3g}, "
+                "to which the density falls; give a higher one, or none."
+            )
+        return groups
 
     @property
     @override

@@ -68,6 +68,15 @@ class SparseGroup:
             if absent is not None:
                 weight.add_(absent)
 
+    @property
+    def emptied(self) -> list[str]:
+        """Names of the weights of which the others of the group have left nothing."""
+        return [
+            member.name
+            for member in self.members
+            if len(self.members) > 1 and not member.parameter.any()
+        ]
+
     def count(self) -> tuple[int, int]:
         """The number of weights that are not zero, and of all weights."""
         kept = sum(int(weight.count_nonzero()) for weight in self.weights)
@@ -251,3 +260,16 @@ def listed(names: Sequence[str]) -> str:
     """Up to five names for a message, and how many more there are."""
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def zero_norms(groups: Sequence[SparseGroup]) -> str | None:
+    """Which weights are divided by a norm of zero, in words; `None` if there are none."""
+    members = chain.from_iterable(group.members for group in groups)
+    lost = [member.name for member in members if member.divides_by_zero]
+    if not lost:
+        return None
+    return (
+        f"{listed(lost)} have a row without weights, whose norm, by which weight norm or spectral "
+        "norm divides, is zero: keep more weights, exclude the layer, or remove its norm before "
+        "the fit."
+    )

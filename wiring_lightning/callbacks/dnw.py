@@ -51,7 +51,8 @@ class DNW(TimedLayers[StraightThrough]):
         min_edges: how many weights every layer keeps at least, inside of a group, too.
         vectors: patterns of parameters of one axis that are sparse, too, by the name of the
             parameter or the class or name of its layer, such as `*.bias` or `BatchNorm2d`.
-        initial_density: density at the beginning of all layers; the final one if not given.
+        initial_density: density at the beginning of all layers, not below the final one, which it
+            is if not given.
         density_decay: how the density falls: `linear`, `cosine` or `cubic`.
         every: number of optimizer steps from one density to the next.
         start: the share of the training after which the density begins to fall.

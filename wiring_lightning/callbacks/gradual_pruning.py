@@ -4,6 +4,7 @@ from typing import Any
 
 from wiring_lightning.callbacks.scheduled_masks import MaskSchedule
 from wiring_lightning.functional.mask_times import Decay
+from wiring_lightning.optim.scheduled_masks import First
 
 
 class GradualPruning(MaskSchedule):
@@ -19,6 +20,7 @@ class GradualPruning(MaskSchedule):
         until: the share of the training after which all that must go is gone.
         initial_density: density at the beginning, `1 - s_i`.
         density_decay: how the density falls.
+        first: how the first weights are chosen, if some are to be gone from the start.
         choice: the other arguments of `MaskSchedule` and `SparseLayers`, such as density, layers
             and `distribution="global"`.
 
@@ -38,6 +40,7 @@ class GradualPruning(MaskSchedule):
         until: float = 0.75,
         initial_density: float = 1.0,
         density_decay: Decay = "cubic",
+        first: First = "magnitude",
         **choice: Any,
     ) -> None:
         super().__init__(
@@ -46,5 +49,6 @@ class GradualPruning(MaskSchedule):
             until=until,
             initial_density=initial_density,
             density_decay=density_decay,
+            first=first,
             **choice,
         )

@@ -24,7 +24,8 @@ class NMSparsity(SparseLayers[SparseRefined]):
     freeze absent ones neither get a gradient nor decay. Sparse
     tensor cores compute 2:4 along the inputs of a linear layer, or the input channels of a
     convolution. A layer whose number of inputs is no multiple of m stays dense, such as the first
-    convolution of images; so does a graph (`nn.Adjacency`).
+    convolution of images; so do graphs (`nn.Adjacency`), and layers that `torch.nn.utils.prune` has
+    pruned.
 
     Args:
         n: weights of a block that are there.
@@ -136,7 +137,8 @@ class NMSparsity(SparseLayers[SparseRefined]):
         return not (value.ne(0) & ~mask_n_of_m(value, self.n, self.m, axis)).any()
 
     def _has_blocks(self, weight: SparseWeight) -> bool:
-        return weight.graph is None and weight.parameter.shape[_axis(weight)] % self.m == 0
+        any_inputs = weight.graph is None and weight.usable is None
+        return any_inputs and weight.parameter.shape[_axis(weight)] % self.m == 0
 
 
 def _axis(weight: SparseWeight) -> int:

@@ -38,7 +38,8 @@ class SNIP(PruneAtStart):
 
     The sensitivity of a weight is `|g w|`, with the gradient `g` of the first optimizer step: of
     one batch, or of all that are accumulated for it, on all ranks. The network is dense until then,
-    and that step already moves the chosen weights only.
+    and that step already moves the chosen weights only. If a sparse weight has no gradient in it,
+    the next step that has all of them decides.
 
     Args:
         first: how the weights are chosen.

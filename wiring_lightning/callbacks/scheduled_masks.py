@@ -46,7 +46,8 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         fraction: the share of the present weights that is replaced in a change.
         fraction_decay: how that share falls from `start` to `until`: `constant`, `linear`,
             `cosine` or `cubic`.
-        initial_density: density at the beginning of all layers; the final one if not given.
+        initial_density: density at the beginning of all layers, not below the final one, which it
+            is if not given.
         density_decay: how the density falls from `start` to `until`: `linear`, `cosine` or `cubic`.
         first: how the first mask is chosen, if it leaves out anything: `random`, `magnitude`, or
             `sensitivity` (by the first gradient; until then the network is dense).
@@ -95,6 +96,7 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         self.first, self.drop, self.grow = first, drop, grow
         self.average = average
         self.seed = seed
+        self._told = False  # that the first choice waits for gradients
         self._check()
 
     @property
@@ -133,6 +135,7 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._told = False
         super().on_fit_start(trainer, pl_module)
         last = self._length.total
         if self.freeze_epoch is not None and self._length.epoch:
@@ -143,6 +146,22 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
                 f"{type(self).__name__}: no change in this run moves a weight, so the first choice "
                 "of weights stays: use fewer steps from one change to the next (`every`, or "
                 "`delta_t` of RigL), or train longer."
+            )
+
+    @override
+    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        super().before_step(trainer, optimizer)
+        waiting = [rule for rule in self._rules if rule.waiting and rule.optimizer is optimizer]
+        if self._told or not waiting:
+            return
+        groups = [group for rule, group, _ in self._ruled_groups if rule in waiting]
+        members = [member for group in groups for member in group.members]
+        if idle := [member.name for member in members if member.parameter.grad is None]:
+            self._told = True
+            rank_zero_warn(
+                f"{type(self).__name__}: {listed(idle)} had no gradient in a step, so the network "
+                "stays dense until all sparse weights have one in the same step; exclude layers "
+                "that do not learn."
             )
 
     @override

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._before_step import BeforeStep
-from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
+from wiring_lightning.callbacks._best_checkpoints import best_checkpoints, warn_of_denser
 from wiring_lightning.callbacks._copies import Group, Place, copies_inside
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
@@ -24,9 +24,10 @@ from wiring_lightning.callbacks._weight_choice import (
     as_patterns,
     count_present,
     listed,
+    zero_norms,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.wiring_callback import WiringCallback, WiringError
 from wiring_lightning.costs import LayerCost
 from wiring_lightning.functional.densities import Distribution
 from wiring_lightning.nn import Adjacency
@@ -254,6 +255,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         self._edge_counts.check_saved((self._restored or {}).get("edges"), groups)
         self.make_rules(trainer, groups)
         self._restore()
+        self._check_norms()
         super().on_fit_start(trainer, pl_module)
         if self.log_density:
             self._report.memory.start(by_name(self._groups, self.present_edges()))
@@ -268,6 +270,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_norms()
         if self.log_density:
             pl_module.log_dict(self._report.numbers(self._groups, self.present_edges()))
 
@@ -279,24 +282,17 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)
         self._show_layers(trainer, pl_module, "at the end", saved=True)
-        for best in best_checkpoints(trainer):
-            if best in self._best_before:
-                rank_zero_warn(
-                    f"{type(self).__name__}: the best checkpoint, {best[0]}, was saved before all "
-                    "weights were removed, so its network is larger than asked for; use the last "
-                    "checkpoint, or a ModelCheckpoint that starts later."
-                )
-        empty = [
-            member.name
-            for group in self._groups
-            for member in group.members
-            if len(group.members) > 1 and not member.parameter.any()
-        ]
-        if empty:
+        warn_of_denser(type(self).__name__, self._best_before, trainer)
+        if empty := [name for group in self._groups for name in group.emptied]:
             rank_zero_warn(
                 f"{type(self).__name__}: {listed(empty)} have no weight left, because the other "
                 "layers of their group took all edges; nothing passes through them."
             )
+
+    @override
+    def check(self) -> None:
+        self._check_norms()
+        super().check()
 
     @override
     def broken(self) -> str | None:
@@ -372,6 +368,10 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def _graphs(self) -> list[Adjacency]:
         """The sparse layers that are graphs."""
         return [graph for group in self._groups for graph in group.graphs]
+
+    def _check_norms(self) -> None:
+        if lost := zero_norms(self._groups):
+            raise WiringError(f"{type(self).__name__}: {lost}")
 
     def _show_layers(
         self, trainer: Trainer, module: LightningModule, when: str, saved: bool = False

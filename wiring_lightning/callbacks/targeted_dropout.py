@@ -1,15 +1,18 @@
 """Targeted dropout of small weights, for any LightningModule."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import DroppedEdgeSet, WeightDropout
+from wiring_lightning.optim.targeted_dropout import rows_kept
 
 
 class TargetedDropout(SparseLayers[WeightDropout]):
@@ -23,13 +26,14 @@ class TargetedDropout(SparseLayers[WeightDropout]):
     Args:
         rho: probability that one of the other weights is dropped, from 0 to 1.
         per_row: keep the largest weights of every row (the weights of one output) instead of the
-            largest of the layer or group. Every row keeps the same share of its weights, rounded. A
-            parameter of one axis (`vectors`) is one row.
+            largest of the layer. Every row keeps the same share of its weights, rounded, and at
+            least one. A parameter of one axis (`vectors`) is one row.
         seed: seed of the draws; the n-th draw depends on the seed and n only.
         choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Raises:
-        MisconfigurationException: as for `SparseLayers`, or if `rho` is out of range.
+        MisconfigurationException: as for `SparseLayers`; if `rho` is out of range; or if other
+            arguments ask for what rows of one share cannot have.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -45,15 +49,37 @@ class TargetedDropout(SparseLayers[WeightDropout]):
         super().__init__(**choice)
         if not 0 <= rho <= 1:
             raise self.mistake(f"rho must be between 0 and 1, got {rho}.")
+        if per_row and (self.groups or self.distribution == "global" or self.min_edges):
+            raise self.mistake(
+                "per_row keeps the same share of every row of a layer: remove `groups`, "
+                "distribution=global and min_edges."
+            )
         self.rho = rho
         self.per_row = per_row
         self.seed = seed
+        self._asked: dict[str, int] = {}  # numbers of edges before those of rows are rounded
+
+    @override
+    def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
+        groups = super().find_groups(trainer, module)
+        self._asked = {group.name: group.k for group in groups}
+        return [self._with_rows(group) for group in groups] if self.per_row else groups
+
+    def _with_rows(self, group: SparseGroup) -> SparseGroup:
+        """A group with the number of edges that all of its rows keep together."""
+        kept = sum(int(own.sum()) for own in rows_kept(group.weights, group.usable, group.k))
+        if self.edges not in (None, kept):
+            raise self.mistake(
+                f"the rows of {group.name} cannot all keep the same share of {self.edges} edges; "
+                f"give {kept}, or a density."
+            )
+        return replace(group, k=kept)
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> WeightDropout:
         sets = [
             DroppedEdgeSet(
-                *group.edge_fields(),
+                *replace(group, k=self._asked[group.name]).edge_fields(),
                 rho=self.rho,
                 per_row=self.per_row,
                 seed=self.seed,

@@ -133,6 +133,7 @@ def costs_of(
         own = edges.get(parameter)
         own = parameter != 0 if own is None else own
         usable = weight.usable
+        own = own if usable is None else own & usable
         kept = int(own.sum())
         dense = None if counts is None else counts.get(parameter, 0)
         dead_rows, dead_columns = (None, None) if weight.is_vector else find_dead(weight, own)

@@ -123,7 +123,7 @@ class LargestMagnitudes:
         `kept` has a tensor of the same shape for each weight; the rest is as for `mask_largest`.
         """
         alike = len({weight.dtype for weight in weights}) == 1  # all of them share the band
-        near = self._threshold if alike else None
+        near = self._threshold if alike and not weights[0].is_complex() else None
         if near is not None and self._keep_near(near, weights, kept, usable):
             return
         masks = mask_largest(weights, self.k, usable)
@@ -191,7 +191,10 @@ def _choose(magnitudes: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(magnitudes, dtype=torch.bool), magnitudes.new_zeros(())
     smallest = magnitudes.topk(k, sorted=False).values.amin()
     if smallest.device.type == "cpu" and smallest < 0:
-        raise ValueError(f"fewer than k = {k} weights are numbers; has the loss diverged?")
+        raise ValueError(
+            f"fewer than k = {k} weights are numbers; has the loss diverged, or has weight norm a "
+            "row without weights?"
+        )
     larger, equal = magnitudes > smallest, magnitudes == smallest
     first = equal.cumsum(0) <= k - larger.sum()
     return (larger | (equal & first)) & (magnitudes >= 0), smallest

@@ -38,7 +38,8 @@ class MaskTimes:
     """After which optimizer steps masks change, how many weights there are, and how many move.
 
     Masks change after the steps `start + every`, `start + 2 every`, ... up to `end`. Steps count
-    from 1. Derive from this class for other times and numbers, as `AlternatingTimes` does.
+    from 1. If `start` is `end`, a density that falls does so at once, after that step. Derive from
+    this class for other times and numbers, as `AlternatingTimes` does.
 
     Args:
         end: the last step after which masks can change; 0 if they never do.
@@ -78,6 +79,8 @@ class MaskTimes:
 
     def changes(self, step: int) -> bool:
         """Whether masks change after this step."""
+        if self.start == self.end and self.initial_density is not None:
+            return step == self.end > 0
         return self.start < step <= self.end and (step - self.start) % self._period == 0
 
     def edges(self, step: int, final: int, count: int) -> int:

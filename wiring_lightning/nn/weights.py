@@ -49,14 +49,37 @@ class SparseWeight:
 
     @property
     def usable(self) -> Tensor | None:
-        """A mask of the entries that can be an edge, or `None` for all."""
+        """A mask of the entries that can be an edge, or `None` for all.
+
+        A graph has one, and so has a parameter that `torch.nn.utils.prune` has pruned.
+        """
         graph = self.graph
-        return None if graph is None or graph.rank_all else graph.usable
+        if graph is not None:
+            return None if graph.rank_all else graph.usable
+        pruned = self.key.removesuffix("_orig") + "_mask"
+        mask = getattr(self.owner, pruned, None) if self.key.endswith("_orig") else None
+        return mask != 0 if isinstance(mask, Tensor) else None
 
     @property
     def graph(self) -> Adjacency | None:
         """The layer, if it is a graph."""
         return self.layer if isinstance(self.layer, Adjacency) else None
+
+    @property
+    def divides_by_zero(self) -> bool:
+        """Whether its layer divides a part of it by a norm, and that part has no weight.
+
+        Weight norm does so with every row, spectral norm with the whole weight.
+        """
+        own = self.name.rpartition(".")[2]
+        if self.key == own:
+            return False
+        other = "original0" if self.key == "original1" else f"{own}_g"
+        shape = getattr(self.owner, other, self.parameter.new_empty(())).shape
+        if not (self.parameter.detach() != 0).sum_to_size(shape).eq(0).any():
+            return False
+        # The older weight norm computes the weight in the next forward pass only.
+        return self.key.endswith("_v") or bool(getattr(self.layer, own).isnan().any())
 
     def matches(self, *patterns: str) -> bool:
         """Whether a pattern is a class of the layer, or matches the layer's or parameter's name.

@@ -96,7 +96,7 @@ def keep_largest_together(
     for number, (edges, latent) in enumerate(zip(edge_sets, latents, strict=True)):
         alike = type(edges) is EdgeSet and (edges.least == 0 or len(edges.weights) == 1)
         together = alike and latent[0].device.type != "cpu"
-        if not together or latent[0].dtype == torch.float64:
+        if not together or latent[0].dtype == torch.float64 or latent[0].is_complex():
             edges.keep_largest(latent)
             continue
         size = sum(tensor.numel() for tensor in latent)

@@ -82,7 +82,9 @@ class MaskedWeights:
         """Add the gradient of `strength` times the sum of all magnitudes (L1 regularization)."""
         for weight in self.weights:
             if weight.grad is not None:
-                weight.grad.add_(weight.sign(), alpha=strength)
+                if weight.grad.is_sparse:  # as of an embedding
+                    weight.grad = weight.grad.to_dense()
+                weight.grad.add_(weight.sgn(), alpha=strength)
 
     def detach(self) -> None:
         """Remove the hook from the optimizer; the parameters keep their present values."""

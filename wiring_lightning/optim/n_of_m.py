@@ -97,6 +97,8 @@ class SparseRefined(StraightThrough):
         latents = self._present_latent()
         for weight, latent in zip(self._weights, latents, strict=True):
             if weight.grad is not None:
+                if weight.grad.is_sparse:  # as of an embedding
+                    weight.grad = weight.grad.to_dense()
                 # A weight is its latent one or zero, so the difference is what is absent.
                 weight.grad.add_(latent - weight, alpha=self.decay * scale)
 

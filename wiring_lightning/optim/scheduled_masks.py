@@ -28,7 +28,9 @@ class ScheduledMasks(MaskedWeights):
     Call `mask_gradients` before every step: it keeps the dense gradients where a change needs
     them, and then sets those of absent weights to zero. A change comes after the optimizer's step.
     Weights that come start at zero, and the optimizer's state of weights that go or come is set to
-    zero. A weight that is dropped and chosen again at once stays as it is.
+    zero. A weight that is dropped and chosen again at once stays as it is. In a parameter without a
+    gradient, as a layer that is frozen or not used has in a step, nothing is replaced, and what
+    must go for the number goes by magnitude.
 
     Args:
         optimizer: the optimizer that holds the parameters.
@@ -37,7 +39,8 @@ class ScheduledMasks(MaskedWeights):
         drop: score of present weights; those with the lowest go.
         grow: score of the others; those with the highest come.
         first: how the first mask is chosen: at random, by magnitude, or by sensitivity. The last
-            needs a gradient, so the network is dense until the first call of `mask_gradients`.
+            needs a gradient, so the network is dense until the first call of `mask_gradients` in
+            which all weights have one.
             `None` if a state is loaded next: then all weights stay until it is.
         seed: seed of random masks and scores.
         average: factor by which the averaged gradient decays in a step; 0 without an average.
@@ -85,7 +88,7 @@ class ScheduledMasks(MaskedWeights):
         # The number of present weights of every set.
         self.present = [times.edges(0, edges.k, count) for edges, count in pairs]
         self.waiting = first == "sensitivity" and self.present != self.counts
-        self._dense: list[Tensor] = []  # gradients of a step after which masks change
+        self._dense: list[Tensor | None] = []  # gradients of a step after which masks change
         weights = [weight for edges in self.edge_sets for weight in edges.weights]
         self.averages = [torch.zeros_like(w.detach()) for w in weights] if average else []
         super().__init__(optimizer, weights, self._first_masks(first))
@@ -110,9 +113,10 @@ class ScheduledMasks(MaskedWeights):
         wrong = []
         for edges, name, present in zip(self.edge_sets, self.names, self.present, strict=True):
             kept = sum(int(weight.count_nonzero()) for weight in edges.weights)
-            if kept > present and not self.waiting:
+            most = edges.k if self.due else present
+            if kept > most and not self.waiting:
                 total = sum(weight.numel() for weight in edges.weights)
-                wrong.append(f"{name} has {kept:,} of {total:,} weights, not {present:,}")
+                wrong.append(f"{name} has {kept:,} of {total:,} weights, not {most:,}")
         return wrong
 
     @override
@@ -137,7 +141,7 @@ class ScheduledMasks(MaskedWeights):
         if self.waiting:
             self._choose_by_sensitivity()
         if not self.frozen and (self.averages or self.times.changes(self.steps + 1)):
-            self._dense = [gradient.clone() for gradient in self._gradients()]
+            self._dense = [own if own is None else own.clone() for own in self._gradients()]
         super().mask_gradients()
 
     @override
@@ -172,13 +176,10 @@ class ScheduledMasks(MaskedWeights):
         if step_was_skipped(self.optimizer):
             return
         self.steps += 1
-        dense, self._dense = self._dense or self._gradients(), []
-        # A fused optimizer divides by the scale of a gradient scaler itself.
-        scale = getattr(self.optimizer, "grad_scale", None)
-        for average, own in zip(self.averages, dense, strict=False):
-            true = own.to(average.dtype) if scale is None else own / scale
-            average.lerp_(true, 1 - self.average_decay)
+        if self.averages:
+            self._average(self._dense or self._gradients())
         if self.frozen or self.waiting or not self.times.changes(self.steps):
+            self._dense = []
             self._mask()
             return
         wanted = self._wanted()
@@ -186,9 +187,17 @@ class ScheduledMasks(MaskedWeights):
             self.times.moved(self.steps, min(before, after))
             for before, after in zip(self.present, wanted, strict=True)
         ]
-        self._dense = dense
         self._change(self.drop, self.grow, wanted, moved)
         self._dense = []
+
+    def _average(self, dense: Sequence[Tensor | None]) -> None:
+        """Make the gradients of a step part of their averages."""
+        # A fused optimizer divides by the scale of a gradient scaler itself.
+        scale = getattr(self.optimizer, "grad_scale", None)
+        for average, own in zip(self.averages, dense, strict=True):
+            if own is not None:
+                true = own.to(average.dtype) if scale is None else own / scale
+                average.lerp_(true, 1 - self.average_decay)
 
     def _wanted(self) -> list[int]:
         """How many weights of every set are present after this number of steps."""
@@ -196,33 +205,41 @@ class ScheduledMasks(MaskedWeights):
         after = self.times.edges_after
         return [after(self.steps, present, edges.k, count) for present, edges, count in sets]
 
-    def _gradients(self) -> list[Tensor]:
-        """The gradients of all parameters, zeros where there is none."""
-        return [
-            torch.zeros_like(weight) if weight.grad is None else weight.grad
-            for weight in self.weights
-        ]
+    def _gradients(self) -> list[Tensor | None]:
+        """The gradients of all parameters, as dense tensors; `None` where there is none."""
+        gradients = [weight.grad for weight in self.weights]
+        return [own.to_dense() if own is not None and own.is_sparse else own for own in gradients]
 
     def _change(self, drop: Score, grow: Score, wanted: list[int], moved: list[int]) -> None:
         """Drop and grow weights of every set."""
-        present, masks = iter(self.masks), list[Tensor]()
-        gradients, averages = iter(self._dense or self._gradients()), iter(self.averages)
+        dense, masks, first = self._dense or self._gradients(), list[Tensor](), 0
         for number, edges in enumerate(self.edge_sets):
+            own = slice(first, first + len(edges.weights))
+            first = own.stop
+            old = [mask for mask in self.masks[own] if mask is not None]
+            averages: list[Tensor | None] = [*self.averages[own]] or [None] * len(old)
             seen = [
-                Seen(weight, next(gradients), self._noise(number, index), next(averages, None))
-                for index, weight in enumerate(edges.weights)
+                Seen(weight, _or_zeros(gradient, weight), self._noise(number, index), average)
+                for index, (weight, gradient, average) in enumerate(
+                    zip(edges.weights, dense[own], averages, strict=True)
+                )
             ]
-            kept = min(self.present[number], wanted[number]) - moved[number]
+            stay, usable, move = [drop(one) for one in seen], edges.usable, moved[number]
+            still = [gradient is None for gradient in dense[own]]
+            if any(still) and move and wanted[number] == self.present[number]:
+                # These keep their masks; the others exchange their share among themselves.
+                there = sum(int(m.sum()) for m, fixed in zip(old, still, strict=True) if not fixed)
+                move = self.times.moved(self.steps, there)
+                pairs = list(zip(stay, still, strict=True))
+                stay = [torch.full_like(one, torch.inf) if fixed else one for one, fixed in pairs]
+                triples = zip(old, usable, still, strict=True)
+                usable = [torch.zeros_like(m) if fixed else can for m, can, fixed in triples]
+            elif any(still):
+                stay, move = [magnitude(one) for one in seen], 0
+            kept = min(self.present[number], wanted[number]) - move
             grown = wanted[number] - kept
-            masks += change_masks(
-                [mask for mask in (next(present) for _ in seen) if mask is not None],
-                [drop(one) for one in seen],
-                [grow(one) for one in seen] if grown else [],
-                kept,
-                grown,
-                edges.usable,
-                min(edges.least, kept),
-            )
+            come = [grow(one) for one in seen] if grown else []
+            masks += change_masks(old, stay, come, kept, grown, usable, min(edges.least, kept))
         self.present = wanted
         self._replace(masks)
 
@@ -230,7 +247,9 @@ class ScheduledMasks(MaskedWeights):
         """Put other masks in place, and clear the optimizer's state of what goes or comes."""
         for weight, old, new in zip(self.weights, self.masks, masks, strict=True):
             stays = new if old is None else old & new
-            for value in self.optimizer.state.get(weight, {}).values():
+            for name, value in self.optimizer.state.get(weight, {}).items():
+                if name == "step_size":  # of Rprop, whose steps grow from it and not from zero
+                    continue
                 if isinstance(value, Tensor) and value.dim() and value.shape == weight.shape:
                     value.masked_fill_(~stays, 0)
         self.keep(masks)
@@ -272,12 +291,20 @@ class ScheduledMasks(MaskedWeights):
         return mask_largest(scores, self.present[number], edges.usable, edges.least)
 
     def _choose_by_sensitivity(self) -> None:
-        """Choose the first masks by the first gradients that are numbers."""
-        gradients = self._gradients()
+        """Choose the first masks by the first gradients that are there, and are numbers."""
+        gradients = [own for own in self._gradients() if own is not None]
+        if len(gradients) < len(self.weights):
+            return
         if not all(bool(own.isfinite().all()) for own in gradients):
             return  # a gradient scaler will skip this step
+        # The number may have fallen while this rule was waiting.
+        self.present = [edges.k for edges in self.edge_sets] if self.frozen else self._wanted()
         own, masks = iter(gradients), list[Tensor]()
         for number, edges in enumerate(self.edge_sets):
             masks += self._best(number, sensitivity, [next(own) for _ in edges.weights])
         self.waiting = False
         self._replace(masks)
+
+
+def _or_zeros(gradient: Tensor | None, weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight) if gradient is None else gradient

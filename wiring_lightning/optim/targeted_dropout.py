@@ -12,7 +12,7 @@ from typing_extensions import override
 from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.functional.mask_connect import mask_best
 from wiring_lightning.optim._skipped import step_was_skipped
-from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable, keep_masked
 
 
 @dataclass(eq=False)
@@ -24,8 +24,8 @@ class DroppedEdgeSet(EdgeSet):
     Args:
         rho: probability that each of the other weights is dropped, from 0 to 1.
         per_row: keep the largest weights of every row (the weights of one output) instead of the
-            largest of all. Every row keeps the same share of its weights, rounded. A parameter of
-            one axis is one row.
+            largest of all. Every row keeps the same share of its weights, rounded, and at least
+            one; `k` becomes the number of all of them. A parameter of one axis is one row.
         seed: seed of the draws.
         name: name of the set, which is part of the seed.
 
@@ -48,6 +48,10 @@ class DroppedEdgeSet(EdgeSet):
         super().__post_init__()
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho must be between 0 and 1, got {self.rho}.")
+        # For each parameter how many weights its rows keep, if that is fixed.
+        self._counts = rows_kept(self.weights, self.usable, self.k) if self.per_row else []
+        if self.per_row:
+            self.k = int(sum(int(counts.sum()) for counts in self._counts))
 
     @override
     @torch.no_grad()
@@ -72,14 +76,15 @@ class DroppedEdgeSet(EdgeSet):
     @torch.no_grad()
     def largest_of(self, latent: Sequence[Tensor]) -> list[Tensor]:
         """The weights of evaluation mode: the largest latent weights, and zeros elsewhere."""
-        if self.per_row:
-            share = self.k / count_usable(self.weights, self.usable)
-            return [
-                torch.where(_largest_in_rows(weight, mask, share), weight, 0)
-                for weight, mask in zip(latent, self.usable, strict=True)
-            ]
-        masks = mask_largest(latent, self.k, self.usable, self.least)
+        masks = self.masks(latent)
         return [torch.where(mask, own, 0) for mask, own in zip(masks, latent, strict=True)]
+
+    def masks(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """For each of the values a mask of the largest, of every row or of all."""
+        if self.per_row:
+            parts = zip(values, self.usable, self._counts, strict=True)
+            return [_largest_in_rows(value, mask, counts) for value, mask, counts in parts]
+        return mask_largest(values, self.k, self.usable, self.least)
 
 
 class WeightDropout(StraightThrough):
@@ -138,6 +143,8 @@ class WeightDropout(StraightThrough):
         training = edges.dropping and not self.frozen
         if training and values[0].data_ptr() == edges.weights[0].data_ptr():
             return edges.largest_of(self._present_latent()[first : first + len(values)])
+        if edges.per_row and not self.frozen:
+            return keep_masked(values, edges.masks(values))
         return super().settled(first, values)
 
     @override
@@ -178,10 +185,33 @@ class WeightDropout(StraightThrough):
         super()._after_step(*arguments)
 
 
-def _largest_in_rows(weight: Tensor, usable: Tensor | None, share: float) -> Tensor:
-    """Mark a share of the usable entries of every row, those of largest magnitude."""
-    matrix = weight if weight.dim() > 1 else weight.unsqueeze(0)
-    rows = matrix.detach().abs().flatten(1)
-    mask = torch.ones_like(rows, dtype=torch.bool) if usable is None else usable.view_as(rows)
-    count = (share * mask.sum(1)).round()
-    return mask_best(rows.masked_fill(~mask, -1), count).view_as(weight)
+def rows_kept(weights: Sequence[Tensor], usable: Sequence[Tensor | None], k: int) -> list[Tensor]:
+    """For each parameter how many weights every row keeps if all keep the same share.
+
+    Args:
+        weights: the parameters.
+        usable: for each of them a mask of the entries that can be kept, or `None` for all.
+        k: how many are kept, before the numbers of the rows are rounded.
+
+    Example:
+        >>> [counts.tolist() for counts in rows_kept([torch.ones(3, 8)], [None], 4)]
+        [[1, 1, 1]]
+    """
+    share, counts = k / max(count_usable(weights, usable), 1), list[Tensor]()
+    for weight, mask in zip(weights, usable, strict=True):
+        rows = _rows(torch.ones_like(weight, dtype=torch.bool) if mask is None else mask).sum(1)
+        counts.append((share * rows).round().clamp(min=1).to(rows.dtype).minimum(rows))
+    return counts
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """The weights of one output in each row; those of one axis are all in one."""
+    return weight.flatten(1) if weight.dim() > 1 else weight.unsqueeze(0)
+
+
+def _largest_in_rows(weight: Tensor, usable: Tensor | None, counts: Tensor) -> Tensor:
+    """Mark so many usable entries of every row, those of largest magnitude."""
+    rows = _rows(weight.detach().abs())
+    if usable is not None:
+        rows = rows.masked_fill(~_rows(usable), -1)
+    return mask_best(rows, counts).view_as(weight)
