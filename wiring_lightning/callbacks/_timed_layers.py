@@ -81,8 +81,7 @@ class TimedLayers(SparseLayers[TimedRule]):
     @override
     def unfinished(self, epochs: int) -> str | None:
         last = max((rule.times.final_step for rule in self._rules if rule.times), default=0)
-        too_few = 0 < epochs * self._length.epoch < last
-        if self.due or not (self._over or too_few):
+        if self.due or not (self._over or self._length.trained < last):
             return super().unfinished(epochs)
         return f"the layers have their final density only after step {max(last, 1)}"
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._gate_learner import GateLearner
-from wiring_lightning.callbacks._run_length import steps_per_epoch
+from wiring_lightning.callbacks._run_length import steps_in
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped
@@ -161,12 +161,12 @@ class MaskConnect(GateLearner[GateSGD]):
         """The options of the optimizer; swaps end at the freeze if nothing else is said."""
         if self.explore != "swap" or self.anneal_steps is not None or not self.freeze_epoch:
             return self.options
-        epoch = steps_per_epoch(trainer)
-        if not epoch:
+        steps = steps_in(trainer, self.freeze_epoch)
+        if not steps:
             raise self.mistake(
                 "how many steps there are until the freeze is not known: give anneal_steps."
             )
-        return {**self.options, "anneal_steps": self.freeze_epoch * epoch}
+        return {**self.options, "anneal_steps": steps}
 
     @override
     def on_before_backward(
