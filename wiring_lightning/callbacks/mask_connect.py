@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -152,6 +152,8 @@ class MaskConnect(GateLearner[GateSGD]):
         self.restore()
         self._owners = _owners(trainer.optimizers, gates, self.take_over(trainer))
         for owner in self._owners:
+            if not pl_module.automatic_optimization:
+                owner.mark_if_empty()
             after = partial(self._after_step, owner)
             self._hooks.append(StepHooks(owner.optimizer, after=after))
         self.remember()
@@ -180,7 +182,7 @@ class MaskConnect(GateLearner[GateSGD]):
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for owner in self._owners:
-            owner.show_gradients()
+            owner.after_backward()
 
     def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
         """Update the gates of one of the user's optimizers after its step."""
@@ -223,23 +225,35 @@ class _Owner:
     """One of the user's optimizers, and the gates whose scores were taken out of it.
 
     In manual optimization the user zeroes gradients and toggles optimizers, which no longer reaches
-    the scores. So the weights that are still in the optimizer show what to do with the scores.
+    the scores. So the weights that are still in the optimizer show what to do with the scores. An
+    optimizer of scores alone gets a number for that.
     """
 
     optimizer: Optimizer
     gates: list[Gate]
     weights: list[Tensor]
     saved: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # scores, gradients
+    mark: nn.Parameter | None = None
+
+    def mark_if_empty(self) -> None:
+        """Put a number into an optimizer that has no weight of its own."""
+        if not self.weights:
+            self.mark = nn.Parameter(self.gates[0].scores.new_zeros(1))
+            self.optimizer.param_groups[0]["params"].append(self.mark)
+            self.weights = [self.mark]
 
     def before_backward(self) -> None:
-        if not self.weights:
-            return
         if all(weight.grad is None or not weight.grad.any() for weight in self.weights):
             for gate in self.gates:  # the user has called zero_grad
                 gate.scores.grad = None
         if not any(weight.requires_grad for weight in self.weights):
             # Another optimizer is toggled: this backward pass must not change these gradients.
             self.hide_gradients()
+
+    def after_backward(self) -> None:
+        self.show_gradients()
+        if self.mark is not None and self.mark.requires_grad:
+            self.mark.grad = torch.ones_like(self.mark)  # until the user calls zero_grad
 
     def hide_gradients(self) -> None:
         self.saved = [(gate.scores, gate.scores.grad) for gate in self.gates]
