@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -15,6 +16,7 @@ from typing_extensions import override
 from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._run_length import steps_in
+from wiring_lightning.callbacks._weight_choice import listed
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped
@@ -98,6 +100,8 @@ class MaskConnect(GateLearner[GateSGD]):
         self._owners: list[_Owner] = []
         self._hooks: list[StepHooks] = []
         self._names: list[str] = []
+        self._stepped = False  # whether there was a step in this fit
+        self._reached: set[Gate] = set()  # by a gradient
 
     @property
     def options(self) -> dict[str, Any]:
@@ -145,6 +149,7 @@ class MaskConnect(GateLearner[GateSGD]):
         copied = {id(module) for copy in copies for module in copy.modules()}
         found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}
         self._trainer, self._names, gates = trainer, list(found), list(found.values())
+        self._stepped, self._reached = False, set()
         try:
             self.optimizer = GateSGD(gates, self.lr, seed=self.seed, **self._options(trainer))
         except ValueError as error:
@@ -188,6 +193,8 @@ class MaskConnect(GateLearner[GateSGD]):
         """Update the gates of one of the user's optimizers after its step."""
         assert self.optimizer is not None
         assert self._trainer is not None
+        self._stepped = True
+        self._reached.update(gate for gate in owner.gates if gate.scores.grad is not None)
         gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
         if not gradients or step_was_skipped(owner.optimizer):
             return
@@ -210,6 +217,29 @@ class MaskConnect(GateLearner[GateSGD]):
         one = torch.ones((), dtype=torch.float32, device=gradient.device)
         scale: Tensor = scaler.scale(one)
         return scale
+
+    @override
+    def freeze(self) -> None:
+        self._say_what_did_not_learn()
+        super().freeze()
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say_what_did_not_learn()
+        super().on_fit_end(trainer, pl_module)
+
+    def _say_what_did_not_learn(self) -> None:
+        """Name the gates that are not frozen yet, and that no gradient has reached."""
+        still = [
+            name
+            for name, gate in zip(self._names, self.gates, strict=True)
+            if gate.learnable and gate.scores.requires_grad and gate not in self._reached
+        ]
+        if still and self._stepped:
+            rank_zero_warn(
+                f"MaskConnect: no gradient has reached {listed(still)} in this fit, so their "
+                "wiring was not learned: use these gates in the forward pass, and detach nothing."
+            )
 
     @override
     def let_go(self) -> None:
