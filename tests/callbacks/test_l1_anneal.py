@@ -21,7 +21,7 @@ from tests.callbacks.reader import (
     fit,
     largest,
 )
-from tests.callbacks.test_scheduled_masks import Endless
+from tests.callbacks.test_run_length import Endless
 from wiring_lightning.callbacks import L1Anneal, Phase, PhaseSchedule
 
 SIZES = (72, 1152, 160)

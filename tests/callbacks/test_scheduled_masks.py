@@ -9,14 +9,12 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD
-from torch.utils.data import DataLoader, IterableDataset
 
 from tests.callbacks.reader import Batch, Reader, Watch, batches, check_resuming, fit
-from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
     ACDC,
     DNW,
@@ -166,36 +164,6 @@ def test_phases_say_how_long_the_training_is() -> None:
     _, watch = fit(learner, steps=4, callbacks=[PhaseSchedule([Phase(1), Phase(1)])])
     assert len(watch.before) == 8
     assert numbers(watch)[-1] == round(288 + 864 / 64)
-
-
-def test_accumulated_batches_and_an_epochs_last_part_count_as_one_step() -> None:
-    learner = SET(density=0.25)
-    fit(learner, steps=5, max_epochs=2, accumulate_grad_batches=2)
-    assert learner._length.epoch == 3
-    assert learner._length.total == learner._rules[0].steps == 6
-
-
-@pytest.mark.parametrize(
-    ("scheduling", "learner", "steps"),
-    [
-        ({0: 3}, SET(density=0.25), 8),
-        ({0: 3}, DNW(density=0.25, initial_density=1.0), 8),
-        ({1: 2, 3: 9}, RigL(density=0.25, delta_t=1), 5 + 3 + 3 + 1),
-        ({1: 2, 3: 9}, RigL(density=0.25, delta_t=1, freeze_epoch=2), 5 + 3 + 3 + 1),
-    ],
-)
-def test_accumulation_that_a_callback_schedules_counts(
-    scheduling: dict[int, int], learner: Any, steps: int, recwarn: pytest.WarningsRecorder
-) -> None:
-    accumulation = GradientAccumulationScheduler(scheduling)
-    fit(learner, steps=5, max_epochs=4, callbacks=[accumulation])
-    assert learner._length.total == steps
-    assert not [one for one in recwarn if type(learner).__name__ in str(one.message)]
-
-
-def test_epochs_with_different_numbers_of_steps_are_no_unit() -> None:
-    with pytest.raises(MisconfigurationException, match="steps of epochs differ, so count in st"):
-        fit(SET(density=0.25), callbacks=[GradientAccumulationScheduler({1: 2})])
 
 
 def test_ac_dc_is_dense_and_sparse_by_turns() -> None:
@@ -357,27 +325,6 @@ def test_a_run_may_resume_with_another_way_to_grow(before: Any, after: Any, tmp_
     averages = learner._rules[0].averages
     assert all(bool(own.isfinite().all() and own.any()) for own in averages)
     assert bool(averages) == (after == "momentum")
-
-
-class Endless(IterableDataset[Batch]):
-    def __iter__(self) -> Any:
-        while True:
-            yield from batches(1, torch.float32)
-
-
-def test_data_without_a_length_need_steps() -> None:
-    loader = DataLoader(Endless(), batch_size=None)
-    with pytest.raises(MisconfigurationException, match="count in steps: unit=step"):
-        quiet_trainer(callbacks=[SET(density=0.5)], max_steps=3, max_epochs=-1).fit(
-            Reader(), loader
-        )
-    learner = RigL(density=0.5)
-    quiet_trainer(callbacks=[learner], max_steps=3, max_epochs=-1).fit(Reader(), loader)
-    assert learner._rules[0].steps == 3
-    with pytest.raises(MisconfigurationException, match="max_steps or limit_train_batches, or"):
-        quiet_trainer(callbacks=[RigL(density=0.5)], max_epochs=3).fit(Reader(), loader)
-    with pytest.raises(MisconfigurationException, match=r"is not known: give .* or max_epochs, or"):
-        fit(RigL(density=0.5), max_epochs=-1)
 
 
 @pytest.mark.parametrize(
