@@ -117,6 +117,17 @@ class TwoGates(TinySuperNetwork):
         self.other = TinySuperNetwork()
 
 
+class ByHand(Searching):
+    """Manual optimization that returns nothing, as usual."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.optimizers().zero_grad()
+        self.manual_backward(losses_of(self.net, batch).mean())
+        self.optimizers().step()
+
+
 @pytest.mark.parametrize(
     ("module", "named"),
     [
@@ -124,6 +135,7 @@ class TwoGates(TinySuperNetwork):
         (lambda: Searching(TwoGates()), "found 2 gates in Searching"),
         (lambda: Searching(Unpriced()), "needs a method `wiring` that adds every edge"),
         (lambda: OnlyLoss(), "needs the loss of each example: let `training_step` of OnlyLoss"),
+        (lambda: ByHand(), "needs the loss of each example: let `training_step` of ByHand"),
         (lambda: MeanTwice(), r"for 16 examples, but the losses .* have the shape \(\)"),
     ],
 )

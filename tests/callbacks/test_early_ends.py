@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
-from tests.callbacks.reader import Gated, Reader, batches
+from tests.callbacks.reader import Gated, Reader, batches, edges
 from tests.methods import METHODS, digits
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
@@ -60,7 +60,7 @@ STOPS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("stop", ["max_time", "early stopping"])
 @pytest.mark.parametrize(
     ("learner", "what"),
     [
@@ -79,18 +79,40 @@ def test_a_learner_that_is_not_done_says_so(learner: Any, what: str, stop: str) 
 
 
 @pytest.mark.parametrize(
-    ("learner", "module", "what"),
+    ("learner", "what"),
     [
-        (lambda: DNW(density=0.1, freeze_epoch=6), Rising, "frozen when epoch 6"),
-        (lambda: L1Anneal(density=0.1, freeze_epoch=9), Rising, "from epoch 9"),
+        (lambda: DNW(density=0.1, freeze_epoch=6), "frozen when epoch 6"),
+        (lambda: L1Anneal(density=0.1, freeze_epoch=9), "from epoch 9"),
+        (lambda: GradualPruning(density=0.1, total_steps=99), "only after step 74"),
     ],
 )
+@pytest.mark.parametrize(("most", "epochs"), [({}, 6), ({"max_steps": 5}, 2)])
 def test_what_comes_after_the_end_is_said_at_the_start(
-    learner: Any, module: Any, what: str
+    learner: Any, what: str, most: dict[str, int], epochs: int
 ) -> None:
-    (said,) = fit(learner(), module=module())
+    (said,) = fit(learner(), **most)
     assert what in said
-    assert "the trainer stops after 6 epochs" in said
+    assert f"the trainer stops after {epochs} epochs" in said
+
+
+def test_max_steps_can_end_a_fit_before_max_epochs() -> None:
+    module = Rising()
+    assert fit(L1Anneal(density=0.1), module=module, max_steps=5) == []
+    assert edges(module.head) == 16
+    with pytest.raises(MisconfigurationException, match="stops after 2 epochs, but the second"):
+        fit(PruneAndRetrain(2, density=0.1), max_steps=5)
+
+
+def test_manual_optimization_may_have_fewer_steps_than_batches() -> None:
+    class EveryThird(Rising):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.manual_backward(super().training_step(batch, batch_idx))
+            if batch_idx == 2:
+                self.optimizers().step()
+
+    assert fit(PruneAndRetrain(1, density=0.1), module=EveryThird(), max_steps=2) == []
 
 
 def test_gates_and_searches_too() -> None:
@@ -186,7 +208,12 @@ def test_numbers_of_epochs_that_do_not_follow_the_phases_are_named(
 
 
 @pytest.mark.parametrize(
-    "learner", [lambda: L1Anneal(density=0.1), lambda: PruneAndRetrain(3, density=0.1)]
+    "learner",
+    [
+        lambda: L1Anneal(density=0.1),
+        lambda: PruneAndRetrain(3, density=0.1),
+        lambda: ACDC(density=0.1, every=1, start=0.2),
+    ],
 )
 def test_a_best_checkpoint_of_the_dense_network_is_named(learner: Any, tmp_path: Path) -> None:
     first = ModelCheckpoint(tmp_path, "first", monitor="val/loss")
@@ -194,6 +221,14 @@ def test_a_best_checkpoint_of_the_dense_network_is_named(learner: Any, tmp_path:
     assert str(tmp_path / "first.ckpt") in said
     last = ModelCheckpoint(tmp_path, "last", monitor="val/loss", mode="max")
     assert fit(learner(), last, enable_checkpointing=True) == []
+
+
+def test_a_best_checkpoint_of_a_sparse_phase_is_not_named(tmp_path: Path) -> None:
+    learner = ACDC(density=0.1, every=2, start=0.0)  # sparse in two epochs, dense in the next two
+    first = ModelCheckpoint(tmp_path, "first", monitor="val/loss")
+    assert fit(learner, first, enable_checkpointing=True) == []
+    saved = torch.load(tmp_path / "first.ckpt", weights_only=True)["state_dict"]
+    assert int(saved["head.weight"].count_nonzero()) == 16
 
 
 def test_a_phase_must_not_freeze_before_the_warm_up_is_over() -> None:

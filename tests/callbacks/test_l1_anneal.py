@@ -21,6 +21,7 @@ from tests.callbacks.reader import (
     fit,
     largest,
 )
+from tests.callbacks.test_run_length import Endless
 from wiring_lightning.callbacks import L1Anneal, Phase, PhaseSchedule
 
 SIZES = (72, 1152, 160)
@@ -116,7 +117,11 @@ def test_it_resumes(tmp_path: Path) -> None:
     ("arguments", "options", "message"),
     [
         ({"penalty": -1.0, "density": 0.5}, {}, "L1Anneal: penalty must be .* got -1"),
-        ({"density": 0.5}, {"max_epochs": -1, "max_steps": 2}, "give the trainer `max_epochs`"),
+        (
+            {"density": 0.5},
+            {"max_epochs": -1, "max_steps": 2, "data": Endless()},
+            "give the trainer `max_epochs`",
+        ),
         ({"density": 2.0}, {}, "L1Anneal: density must be above 0"),
     ],
 )

@@ -89,6 +89,22 @@ def test_numbers_are_those_of_the_masks(kind: type[MaskSchedule]) -> None:
     assert changes > 0
 
 
+def test_two_learners_log_the_numbers_of_all_their_layers_once() -> None:
+    body = SET(**SETTINGS, log_density=True, until=1.0, layers=["body.*"])
+    quiet = RigL(density=0.5, layers=["first"], total_steps=9)
+    logged = train(
+        DNW(density=0.5, log_density=True, layers=["head"]), epochs=1, callbacks=[body, quiet]
+    )
+    (numbers,) = logged.numbers
+    assert numbers["learner/density/head"] == 0.5
+    assert numbers["learner/density"] == pytest.approx((80 + 115) / (160 + 1152))
+    changed = numbers["learner/changed/head"] * 80 + numbers["learner/changed/body.1"] * 115
+    assert numbers["learner/changed"] == pytest.approx(changed / (80 + 115))
+    for kind in ("dead_rows", "dead_columns"):
+        parts = [numbers[f"learner/{kind}/{layer}"] for layer in ("head", "body.1")]
+        assert numbers[f"learner/{kind}"] == sum(parts)
+
+
 def test_a_resumed_run_logs_the_same_numbers(tmp_path: Path) -> None:
     def learner() -> MaskSchedule:
         return MaskSchedule(**SETTINGS, log_density=True, until=1.0, total_steps=12)

@@ -31,6 +31,7 @@ from tests.callbacks.foreign_module import (
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+from wiring_lightning.nn import Gate
 
 
 def plain_loop(net: nn.Module, lr: float, gate_lr: float, seed: int) -> list[dict[str, Tensor]]:
@@ -201,7 +202,18 @@ def test_gates_whose_scores_take_no_gradient_are_named_and_stay(parts: list[str]
 
 def test_gates_that_learn_are_not_named(recwarn: pytest.WarningsRecorder) -> None:
     fit(Foreign(), MaskConnect(lr=0.5), max_steps=1)
-    assert not any("take no gradient" in str(one.message) for one in recwarn)
+    assert not any("gradient" in str(one.message) for one in recwarn)
+
+
+@pytest.mark.parametrize("freeze_epoch", [None, 1])
+def test_gates_that_no_gradient_has_reached_are_named(
+    freeze_epoch: int | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    module = Foreign()
+    module.net.unused = Gate(4, 4, 2)
+    fit(module, MaskConnect(freeze_epoch=freeze_epoch), max_epochs=2, limit_train_batches=1)
+    (said,) = [text for one in recwarn if "gradient" in (text := str(one.message))]
+    assert said.startswith("MaskConnect: no gradient has reached net.unused in this fit")
 
 
 class Late(Foreign):

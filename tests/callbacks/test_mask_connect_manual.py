@@ -1,12 +1,16 @@
 """MaskConnect under manual optimization."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from tests.callbacks.foreign_module import (
+    STEPS,
     Foreign,
     Net,
     SelfMade,
@@ -104,6 +108,46 @@ def test_two_players_under_manual_optimization_learn_from_their_own_loss(style: 
     play_by_hand(module, gate_lr=0.3)
     assert {"maker.gate.scores", "judge.last.scores"} <= differs(start, learned)
     assert same_state(learned, module.state_dict())
+
+
+class Alternates(Foreign):
+    """Weights and scores have an optimizer and a loss each, as in DARTS; the second one is 0."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.style = style
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        for factor, optimizer in zip((1, 0), self.optimizers(), strict=True):
+            if self.style == "zero before":
+                optimizer.zero_grad()
+            else:
+                self.toggle_optimizer(optimizer)
+            self.manual_backward(loss_of(self.net, batch) * factor)
+            optimizer.step()
+            if self.style != "zero before":
+                optimizer.zero_grad(set_to_none=self.style != "toggle, zeros")
+                self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        scores = [gate.scores for gate in gates_of(self)]
+        weights = [p for name, p in self.named_parameters() if not name.endswith("scores")]
+        return [SGD(weights, lr=0.1), AdamW(scores, lr=0.1)]
+
+
+@pytest.mark.parametrize("style", ["zero before", "toggle", "toggle, zeros"])
+def test_scores_with_an_optimizer_of_their_own_learn_from_its_loss_only(
+    style: str, tmp_path: Path
+) -> None:
+    module = Alternates(style)
+    first = [gate.scores.detach() / gate.scores.sum(1, keepdim=True) for gate in gates_of(module)]
+    learner, saver = MaskConnect(lr=0.5), ModelCheckpoint(tmp_path, "one")
+    fit(module, learner, saver, enable_checkpointing=True)
+    assert learner.optimizer.group["steps"] == STEPS
+    for gate, scores in zip(gates_of(module), first, strict=True):
+        torch.testing.assert_close(gate.scores.detach(), scores)
+    fit(Alternates(style), MaskConnect(lr=0.5), max_epochs=2, ckpt_path=tmp_path / "one.ckpt")
 
 
 class AccumulatesByHand(Foreign):

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, IterableDataset
@@ -62,19 +64,20 @@ def test_swaps_end_at_the_freeze_unless_it_is_said(options: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("length", "steps"),
+    ("length", "more", "steps"),
     [
-        ({"max_epochs": 10, "max_steps": 3}, 5 * STEPS),
-        ({"max_epochs": -1, "max_steps": 3}, 5 * STEPS),
-        ({"max_epochs": 10, "max_steps": 3, "accumulate_grad_batches": 4}, 5 * 3),
-        ({"max_epochs": 10, "max_steps": 3, "limit_train_batches": 7}, 5 * 7),
+        ({"max_epochs": 10, "max_steps": 3}, [], 5 * STEPS),
+        ({"max_epochs": -1, "max_steps": 3}, [], 5 * STEPS),
+        ({"max_epochs": 10, "max_steps": 3, "accumulate_grad_batches": 4}, [], 5 * 3),
+        ({"max_steps": 3}, [GradientAccumulationScheduler({3: 4})], 3 * STEPS + 2 * 3),
+        ({"max_epochs": 10, "max_steps": 3, "limit_train_batches": 7}, [], 5 * 7),
     ],
 )
 def test_the_steps_until_the_freeze_are_those_of_its_epochs(
-    length: dict[str, Any], steps: int
+    length: dict[str, Any], more: list[Callback], steps: int
 ) -> None:
     learner = MaskConnect(lr=0.5, explore="swap", freeze_epoch=5)
-    fit(Foreign(), learner, **length)
+    fit(Foreign(), learner, *more, **length)
     assert learner.optimizer.group["anneal_steps"] == steps
 
 

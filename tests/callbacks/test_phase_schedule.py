@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import StepLR
@@ -310,6 +310,10 @@ def test_a_scheduler_may_stay_if_the_phases_set_no_rate() -> None:
 def test_a_scheduler_beside_rates_is_refused() -> None:
     with pytest.raises(MisconfigurationException, match="scheduler, which would overwrite it"):
         fit(Scheduled(), PhaseSchedule(PHASES))
+    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
+    with pytest.raises(MisconfigurationException, match="would have no effect: remove"):
+        fit(Net(), PhaseSchedule(PHASES), averaging)
+    fit(Net(), PhaseSchedule([Phase(2)]), averaging)
 
 
 @pytest.mark.parametrize("phase", [Phase(1, freeze=True), Phase(1, gate_lr=0.1)])

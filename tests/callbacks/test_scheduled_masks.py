@@ -13,10 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD
-from torch.utils.data import DataLoader, IterableDataset
 
 from tests.callbacks.reader import Batch, Reader, Watch, batches, check_resuming, fit
-from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
     ACDC,
     DNW,
@@ -183,13 +181,6 @@ def test_phases_say_how_long_the_training_is() -> None:
     _, watch = fit(learner, steps=4, callbacks=[PhaseSchedule([Phase(1), Phase(1)])])
     assert len(watch.before) == 8
     assert numbers(watch)[-1] == round(288 + 864 / 64)
-
-
-def test_accumulated_batches_and_an_epochs_last_part_count_as_one_step() -> None:
-    learner = SET(density=0.25)
-    fit(learner, steps=5, max_epochs=2, accumulate_grad_batches=2)
-    assert learner._length.epoch == 3
-    assert learner._length.total == learner._rules[0].steps == 6
 
 
 def test_ac_dc_is_dense_and_sparse_by_turns() -> None:
@@ -397,25 +388,6 @@ def test_a_run_may_resume_with_another_way_to_grow(before: Any, after: Any, tmp_
     averages = learner._rules[0].averages
     assert all(bool(own.isfinite().all() and own.any()) for own in averages)
     assert bool(averages) == (after == "momentum")
-
-
-class Endless(IterableDataset[Batch]):
-    def __iter__(self) -> Any:
-        while True:
-            yield from batches(1, torch.float32)
-
-
-def test_data_without_a_length_need_steps() -> None:
-    loader = DataLoader(Endless(), batch_size=None)
-    with pytest.raises(MisconfigurationException, match="count in steps: unit=step"):
-        quiet_trainer(callbacks=[SET(density=0.5)], max_steps=3, max_epochs=-1).fit(
-            Reader(), loader
-        )
-    learner = RigL(density=0.5)
-    quiet_trainer(callbacks=[learner], max_steps=3, max_epochs=-1).fit(Reader(), loader)
-    assert learner._rules[0].steps == 3
-    with pytest.raises(MisconfigurationException, match="length of the training is not known"):
-        quiet_trainer(callbacks=[RigL(density=0.5)], max_epochs=-1).fit(Reader(), loader)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
 from torch.optim import SGD
 
 from tests.methods import digits, named
@@ -35,3 +38,19 @@ def test_a_fit_starts_with_the_weights_of_the_file_and_goes_on_with_its_own(tmp_
         return task.state_dict()
 
     assert same_state(trained(1, 2), trained(2))
+
+
+class BuiltInSetup(LightningModule):
+    def setup(self, stage: str) -> None:
+        self.net = torch.nn.Linear(2, 2)
+
+
+class BuiltInConfigureModel(LightningModule):
+    def configure_model(self) -> None:
+        self.net = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("kind", [BuiltInSetup, BuiltInConfigureModel])
+def test_a_network_that_is_built_too_late_is_refused(kind: type[LightningModule]) -> None:
+    with pytest.raises(MisconfigurationException, match=r"builds its network in (setup|configure)"):
+        WarmStart("start.ckpt").setup(quiet_trainer(), kind(), "fit")

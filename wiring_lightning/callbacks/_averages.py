@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from typing import Any, Protocol
 
 import torch
@@ -279,22 +278,6 @@ class Averages:
                 "the network, so it gets the wiring when it is validated or saved, and for good "
                 "when the fit ends."
             )
-
-
-def learning_epochs(trainer: Trainer, callback: object) -> int | None:
-    """The `max_epochs` of a trainer in `on_fit_start` of a callback; `None` if there is no limit.
-
-    `StochasticWeightAveraging` adds an epoch in which only statistics of batch norms change. It is
-    not counted, whichever of the two callbacks comes first.
-    """
-    epochs = trainer.max_epochs
-    if epochs is None or epochs < 0:
-        return None
-    before = takewhile(lambda other: other is not callback, trainer.callbacks)
-    return epochs - any(
-        isinstance(other, StochasticWeightAveraging) and other._model_contains_batch_norm is True
-        for other in before
-    )
 
 
 class _SettledGroup:

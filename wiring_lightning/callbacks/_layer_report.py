@@ -37,6 +37,7 @@ class LayerReport:
         self.name = name
         self.memory = EdgeMemory()
         self._counted = CountedOnce(name)
+        self._last: tuple[list[LayerCost], int] = ([], 0)  # what was logged last, of all groups
 
     def keep_example(self, batch: Any) -> None:
         """Keep an example of the first batch, if none is known."""
@@ -56,17 +57,31 @@ class LayerReport:
         """Print the table of the layers; of long networks without those in the middle."""
         rank_zero_info(f"{self.name}, layers {when}:\n{layer_text(rows, _MOST)}")
 
-    def numbers(self, groups: Sequence[SparseGroup], edges: Edges) -> dict[str, float]:
-        """The numbers of each group and of all, by their tags; looks at the edges once more."""
+    def numbers(
+        self, groups: Sequence[SparseGroup], edges: Edges, reports: Sequence["LayerReport"]
+    ) -> dict[str, float]:
+        """The numbers of each group, by their tags; looks at the edges once more.
+
+        The last of several learners adds those of all layers: Lightning would average what several
+        callbacks log under one tag.
+
+        Args:
+            groups: of this learner.
+            edges: the masks of its edges.
+            reports: of all learners that log, this one included, in the order in which they do.
+        """
         new = self.memory.count_new(by_name(groups, edges))
         found: dict[str, float] = {}
-        everything: list[LayerCost] = []
+        self._last = [], sum(new.values())
         for group in groups:
             rows = costs_of(group.members, edges, None)
-            everything += rows
+            self._last[0].extend(rows)
             own = sum(new[member.name] for member in group.members)
             found |= _tagged(sum_of(rows), own, f"/{group.name}")
-        return {**found, **_tagged(sum_of(everything), sum(new.values()), "")}
+        if self is not reports[-1]:
+            return found
+        everything = [row for one in reports for row in one._last[0]]
+        return {**found, **_tagged(sum_of(everything), sum(one._last[1] for one in reports), "")}
 
 
 def edges_of(ruled_groups: RuledGroups) -> dict[nn.Parameter, Tensor]:

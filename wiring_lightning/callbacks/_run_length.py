@@ -1,12 +1,17 @@
-"""How many optimizer steps a training has, and shares of it."""
+"""How many optimizer steps and epochs a training has, and shares of it."""
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise, takewhile
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
-from wiring_lightning.callbacks._averages import learning_epochs
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+if TYPE_CHECKING:
+    from wiring_lightning.callbacks.wiring_callback import WiringCallback
 
 
 @dataclass(frozen=True)
@@ -14,16 +19,18 @@ class RunLength:
     """The length of a training.
 
     Args:
-        total: number of optimizer steps in all.
-        epoch: number of optimizer steps of an epoch; 0 if it is not known.
+        total: number of optimizer steps in all, as the user or the trainer says.
+        epoch: number of optimizer steps of every epoch; 0 if it is not known, or not the same.
+        trained: number of steps after which the trainer stops.
     """
 
     total: int
     epoch: int
+    trained: float = math.inf
 
     @classmethod
     def of(
-        cls, trainer: Trainer, callback: WiringCallback, total_steps: int | None, in_epochs: bool
+        cls, trainer: Trainer, callback: "WiringCallback", total_steps: int | None, in_epochs: bool
     ) -> "RunLength":
         """The length of a fit that has started.
 
@@ -36,33 +43,86 @@ class RunLength:
         Raises:
             MisconfigurationException: if the length is not known, or zero.
         """
-        epoch = steps_per_epoch(trainer)
-        total = trainer.estimated_stepping_batches if total_steps is None else total_steps
+        epoch = steps_in(trainer, 1)
+        same = len(set(_accumulation(trainer).values())) == 1
+        epochs = _most_epochs(trainer, callback)
+        limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
+        if epoch and epochs is not None:
+            limits.append(steps_in(trainer, epochs))
+        trained = min(limits, default=math.inf)
+        total = trained if total_steps is None else total_steps
         # Lightning takes the length of data that it does not load for unknown.
         if total == 0 or (total_steps is None and trainer.limit_train_batches == 0):
             raise callback.mistake(
                 "the training has no step: give the trainer limit_train_batches, max_steps and "
                 "max_epochs above 0."
             )
-        if not math.isfinite(total) or total < 1:
+        if not math.isfinite(total):
+            other = "max_epochs" if epoch else "limit_train_batches"
             raise callback.mistake(
-                "the length of the training is not known: give the trainer max_steps or "
-                "max_epochs, or this callback total_steps."
+                f"the length of the training is not known: give the trainer max_steps or {other}, "
+                "or this callback total_steps."
             )
-        if in_epochs and not epoch:
-            raise callback.mistake("the data have no length, so count in steps: unit=step.")
-        epochs = learning_epochs(trainer, callback)
-        if total_steps is None and epoch and epochs:
-            total = min(total, epochs * epoch)
-        return cls(int(total), epoch)
+        if in_epochs and not (epoch and same):
+            problem = "the data have no length"
+            if epoch:
+                problem = "GradientAccumulationScheduler makes the steps of epochs differ"
+            raise callback.mistake(f"{problem}, so count in steps: unit=step.")
+        return cls(int(total), epoch if same else 0, trained)
 
     def step_at(self, share: float) -> int:
         """The number of steps after a share of the training."""
         return round(share * self.total)
 
 
-def steps_per_epoch(trainer: Trainer) -> int:
-    """How many optimizer steps an epoch of a fit that has started has; 0 if it is not known."""
+def steps_in(trainer: Trainer, epochs: int) -> int:
+    """How many optimizer steps so many epochs of a fit have in all; 0 if it is not known."""
     trainer.fit_loop.setup_data()  # otherwise the number of batches may not be known yet
     batches = trainer.num_training_batches
-    return math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else 0
+    if not math.isfinite(batches):
+        return 0
+    accumulated = _accumulation(trainer)
+    return sum(
+        max(min(end, epochs) - begin, 0) * math.ceil(batches / accumulated[begin])
+        for begin, end in pairwise([*sorted(accumulated), epochs])
+    )
+
+
+def learning_epochs(trainer: Trainer) -> int | None:
+    """The number of epochs after which a fit stops, in `on_train_start`; `None` if never.
+
+    With manual optimization `max_steps` says nothing about epochs: a batch can have any number of
+    steps.
+    """
+    epochs = _most_epochs(trainer)
+    steps = trainer.max_steps
+    # No step is left out, so there are at most as many epochs as steps.
+    if steps < 0 or not steps_in(trainer, 1) or not trainer.lightning_module.automatic_optimization:
+        return epochs
+    needed = bisect_left(range(steps), steps, key=partial(steps_in, trainer))
+    return needed if epochs is None else min(epochs, needed)
+
+
+def _most_epochs(trainer: Trainer, callback: object = None) -> int | None:
+    """The `max_epochs` of a trainer; `None` if there is no limit.
+
+    `StochasticWeightAveraging` adds an epoch in which only statistics of batch norms change. It is
+    not counted. In `on_fit_start` of a callback, only those before it have added theirs.
+    """
+    epochs = trainer.max_epochs
+    if epochs is None or epochs < 0:
+        return None
+    before = takewhile(lambda other: other is not callback, trainer.callbacks)
+    return epochs - any(
+        isinstance(other, StochasticWeightAveraging) and other._model_contains_batch_norm is True
+        for other in before
+    )
+
+
+def _accumulation(trainer: Trainer) -> dict[int, int]:
+    """How many batches are one step, by the epoch from which on they are."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            # Only the first epoch tells the trainer.
+            return callback.scheduling
+    return {0: trainer.accumulate_grad_batches}

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
+from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
 from wiring_lightning.callbacks._run_length import RunLength
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
@@ -53,6 +54,7 @@ class TimedLayers(SparseLayers[TimedRule]):
         self._check_times()
         self._length = RunLength(0, 0)
         self._over = False  # whether the training of this fit has ended
+        self._best_sparse: list[tuple[str, float]] = []  # checkpoints of sparse phases
 
     @property
     def has_times(self) -> bool:
@@ -103,14 +105,13 @@ class TimedLayers(SparseLayers[TimedRule]):
     @override
     def unfinished(self, epochs: int) -> str | None:
         last = max((rule.times.final_step for rule in self._rules if rule.times), default=0)
-        too_few = 0 < epochs * self._length.epoch < last
-        if self.due or not (self._over or too_few):
+        if self.due or not (self._over or self._length.trained < last):
             return super().unfinished(epochs)
         return f"the layers have their final density only after step {max(last, 1)}"
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._over = False
+        self._over, self._best_sparse = False, []
         if self.has_times:
             self._length = RunLength.of(trainer, self, self.total_steps, self.in_epochs)
         super().on_fit_start(trainer, pl_module)
@@ -118,8 +119,22 @@ class TimedLayers(SparseLayers[TimedRule]):
     @override
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         if not self.due and any(rule.changes_next for rule in self._rules):
-            self.remember_checkpoints(trainer)
+            self._remember_best(trainer)
         super().before_step(trainer, optimizer)
+
+    def _remember_best(self, trainer: Trainer) -> None:
+        """Remember of which density the best checkpoints are that were saved since a change."""
+        denser = any(
+            getattr(rule, "waiting", False) or rule.times.edges(rule.steps, group.k, size) > group.k
+            for rule, group, _ in self._ruled_groups
+            if rule.times is not None
+            for size in [sum(weight.numel() for weight in group.weights)]
+        )
+        best = best_checkpoints(trainer)
+        if denser:
+            self._best_before = [one for one in best if one not in self._best_sparse]
+        else:  # a sparse phase, after which the network is dense again
+            self._best_sparse = [one for one in best if one not in self._best_before]
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

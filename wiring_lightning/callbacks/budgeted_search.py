@@ -224,7 +224,9 @@ class BudgetedSearch(GateLearner[Reinforce]):
         assert self.optimizer is not None
         assert self._searched is not None
         gate = self._searched.gate
-        losses = _losses(outputs, pl_module)
+        # With manual optimization, a training step that returns nothing is the usual one.
+        by_hand = self._stepped and not pl_module.automatic_optimization
+        losses = _losses(outputs, pl_module, must=by_hand)
         if losses is None or not gate.learnable or not gate.sampling:
             return
         self._observe(losses)
@@ -377,9 +379,10 @@ def _draws_all(wiring: Wiring, gate: BernoulliGate) -> bool:
     return set(learnable) <= set(wiring.drawn.tolist())
 
 
-def _losses(outputs: Any, module: LightningModule) -> Tensor | None:
-    """The losses that a training step returned; `None` if it skipped its batch."""
-    if not outputs or (isinstance(outputs, Mapping) and outputs.get("loss", 0) is None):
+def _losses(outputs: Any, module: LightningModule, must: bool) -> Tensor | None:
+    """The losses that a training step returned; `None` if it may, and did, skip its batch."""
+    skipped = not outputs or (isinstance(outputs, Mapping) and outputs.get("loss", 0) is None)
+    if skipped and not must:
         return None
     losses = outputs.get("losses") if isinstance(outputs, Mapping) else None
     if not isinstance(losses, Tensor):

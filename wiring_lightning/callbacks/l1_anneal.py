@@ -30,7 +30,7 @@ class L1Anneal(SparseLayers[PrunedWeights]):
 
     Raises:
         MisconfigurationException: as for `SparseLayers`; if the penalty is negative; or if the
-            trainer has no `max_epochs` and `freeze_epoch` is not given.
+            last epoch is not known and `freeze_epoch` is not given.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -68,20 +68,20 @@ class L1Anneal(SparseLayers[PrunedWeights]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epochs = learning_epochs(trainer, self)
-        if self.freeze_epoch is not None:
-            self._last_epoch = self.freeze_epoch
-        elif not epochs:
-            raise self.mistake(
-                "the number of edges falls until the last epoch, which is not known: give the "
-                "trainer `max_epochs`, or this callback `freeze_epoch`."
-            )
-        else:
-            self._last_epoch = epochs - 1
+        last = (trainer.max_epochs or 1) - 1  # unless `max_steps` ends the fit earlier
+        self._last_epoch = last if self.freeze_epoch is None else self.freeze_epoch
         super().on_fit_start(trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.freeze_epoch is None:
+            epochs = learning_epochs(trainer)
+            if epochs is None:
+                raise self.mistake(
+                    "the number of edges falls until the last epoch, which is not known: give the "
+                    "trainer `max_epochs`, or this callback `freeze_epoch`."
+                )
+            self._last_epoch = epochs - 1
         super().on_train_start(trainer, pl_module)
         # A resumed run does not call `on_train_epoch_start` for its first epoch.
         self._anneal(trainer)

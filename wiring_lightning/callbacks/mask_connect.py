@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._gate_learner import GateLearner
-from wiring_lightning.callbacks._run_length import steps_per_epoch
+from wiring_lightning.callbacks._run_length import steps_in
+from wiring_lightning.callbacks._weight_choice import listed
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped
@@ -98,6 +100,8 @@ class MaskConnect(GateLearner[GateSGD]):
         self._owners: list[_Owner] = []
         self._hooks: list[StepHooks] = []
         self._names: list[str] = []
+        self._stepped = False  # whether there was a step in this fit
+        self._reached: set[Gate] = set()  # by a gradient
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,6 +150,7 @@ class MaskConnect(GateLearner[GateSGD]):
         copied = {id(module) for copy in copies for module in copy.modules()}
         found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}
         self._trainer, self._names, gates = trainer, list(found), list(found.values())
+        self._stepped, self._reached = False, set()
         try:
             self.optimizer = GateSGD(gates, self.lr, seed=self.seed, **self._options(trainer))
         except ValueError as error:
@@ -153,6 +158,8 @@ class MaskConnect(GateLearner[GateSGD]):
         self.restore()
         self._owners = _owners(trainer.optimizers, gates, self.take_over(trainer))
         for owner in self._owners:
+            if not pl_module.automatic_optimization:
+                owner.mark_if_empty()
             after = partial(self._after_step, owner)
             self._hooks.append(StepHooks(owner.optimizer, after=after))
         self.remember()
@@ -162,12 +169,12 @@ class MaskConnect(GateLearner[GateSGD]):
         """The options of the optimizer; swaps end at the freeze if nothing else is said."""
         if self.explore != "swap" or self.anneal_steps is not None or not self.freeze_epoch:
             return self.options
-        epoch = steps_per_epoch(trainer)
-        if not epoch:
+        steps = steps_in(trainer, self.freeze_epoch)
+        if not steps:
             raise self.mistake(
                 "how many steps there are until the freeze is not known: give anneal_steps."
             )
-        return {**self.options, "anneal_steps": self.freeze_epoch * epoch}
+        return {**self.options, "anneal_steps": steps}
 
     @override
     def on_before_backward(
@@ -182,12 +189,14 @@ class MaskConnect(GateLearner[GateSGD]):
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for owner in self._owners:
-            owner.show_gradients()
+            owner.after_backward()
 
     def _after_step(self, owner: "_Owner", *arguments: Any) -> None:
         """Update the gates of one of the user's optimizers after its step."""
         assert self.optimizer is not None
         assert self._trainer is not None
+        self._stepped = True
+        self._reached.update(gate for gate in owner.gates if gate.scores.grad is not None)
         gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
         if not gradients or step_was_skipped(owner.optimizer):
             return
@@ -212,6 +221,29 @@ class MaskConnect(GateLearner[GateSGD]):
         return scale
 
     @override
+    def freeze(self) -> None:
+        self._say_what_did_not_learn()
+        super().freeze()
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say_what_did_not_learn()
+        super().on_fit_end(trainer, pl_module)
+
+    def _say_what_did_not_learn(self) -> None:
+        """Name the gates that are not frozen yet, and that no gradient has reached."""
+        still = [
+            name
+            for name, gate in zip(self._names, self.gates, strict=True)
+            if gate.learnable and gate.scores.requires_grad and gate not in self._reached
+        ]
+        if still and self._stepped:
+            rank_zero_warn(
+                f"MaskConnect: no gradient has reached {listed(still)} in this fit, so their "
+                "wiring was not learned: use these gates in the forward pass, and detach nothing."
+            )
+
+    @override
     def let_go(self) -> None:
         for hooks in self._hooks:
             hooks.remove()
@@ -225,23 +257,35 @@ class _Owner:
     """One of the user's optimizers, and the gates whose scores were taken out of it.
 
     In manual optimization the user zeroes gradients and toggles optimizers, which no longer reaches
-    the scores. So the weights that are still in the optimizer show what to do with the scores.
+    the scores. So the weights that are still in the optimizer show what to do with the scores. An
+    optimizer of scores alone gets a number for that.
     """
 
     optimizer: Optimizer
     gates: list[Gate]
     weights: list[Tensor]
     saved: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # scores, gradients
+    mark: nn.Parameter | None = None
+
+    def mark_if_empty(self) -> None:
+        """Put a number into an optimizer that has no weight of its own."""
+        if not self.weights:
+            self.mark = nn.Parameter(self.gates[0].scores.new_zeros(1))
+            self.optimizer.param_groups[0]["params"].append(self.mark)
+            self.weights = [self.mark]
 
     def before_backward(self) -> None:
-        if not self.weights:
-            return
         if all(weight.grad is None or not weight.grad.any() for weight in self.weights):
             for gate in self.gates:  # the user has called zero_grad
                 gate.scores.grad = None
         if not any(weight.requires_grad for weight in self.weights):
             # Another optimizer is toggled: this backward pass must not change these gradients.
             self.hide_gradients()
+
+    def after_backward(self) -> None:
+        self.show_gradients()
+        if self.mark is not None and self.mark.requires_grad:
+            self.mark.grad = torch.ones_like(self.mark)  # until the user calls zero_grad
 
     def hide_gradients(self) -> None:
         self.saved = [(gate.scores, gate.scores.grad) for gate in self.gates]

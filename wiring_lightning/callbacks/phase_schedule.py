@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
@@ -53,8 +54,8 @@ class PhaseSchedule(Callback):
     Raises:
         MisconfigurationException: if there is no phase, a phase is shorter than one epoch or has a
             negative rate, a phase freezes or sets `gate_lr` but no callback learns a wiring,
-            `max_epochs` is smaller than the number of phases, or a learning rate scheduler would
-            overwrite the phases' rates.
+            `max_epochs` is smaller than the number of phases, or a learning rate scheduler or
+            `StochasticWeightAveraging` sets rates, too.
 
     Example:
         >>> schedule = PhaseSchedule([Phase(120, lr=0.1, gate_lr=0.2), Phase(100, 0.1, freeze=True),
@@ -141,12 +142,19 @@ class PhaseSchedule(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.lr_scheduler_configs and any(phase.lr is not None for phase in self.phases):
+        rates = {phase.lr for phase in self.phases}
+        if trainer.lr_scheduler_configs and rates != {None}:
             raise MisconfigurationException(
                 "PhaseSchedule sets the learning rate of each phase, but the model also has a "
                 "learning rate scheduler, which would overwrite it: remove one of the two."
             )
-        rates = {phase.lr for phase in self.phases}
+        averaging = any(isinstance(one, StochasticWeightAveraging) for one in trainer.callbacks)
+        if averaging and rates != {None}:
+            raise MisconfigurationException(
+                "PhaseSchedule sets the learning rate of each phase, so `swa_lrs` of "
+                "StochasticWeightAveraging would have no effect: remove `lr` from the phases, or "
+                "average with WeightAveraging."
+            )
         for optimizer in trainer.optimizers:
             own = optimizer.defaults.get("lr")
             if None not in rates and own not in rates:

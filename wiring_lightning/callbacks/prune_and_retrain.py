@@ -117,12 +117,6 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
                 f"{type(others[0]).__name__} holds on to an optimizer that this callback replaces; "
                 "use one of the two."
             )
-        last = None if trainer.fast_dev_run else learning_epochs(trainer, self)
-        if last is not None and last <= self.dense_epochs:
-            raise self.mistake(
-                f"the trainer stops after {last} epochs, but the second training "
-                f"begins after {self.dense_epochs}: give it the max_epochs of both together."
-            )
         if self._restored is not None:
             self._pruned, self._initial = self._restored["pruned"], self._restored.get("first")
         if self._continues and self._pruned:
@@ -137,6 +131,12 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        last = None if trainer.fast_dev_run else learning_epochs(trainer)
+        if last is not None and last <= self.dense_epochs:
+            raise self.mistake(
+                f"the trainer stops after {last} epochs, but the second training begins after "
+                f"{self.dense_epochs}: give it the max_epochs, or max_steps, of both together."
+            )
         super().on_train_start(trainer, pl_module)
         # A resumed run does not call `on_train_epoch_start` for its first epoch.
         self.on_train_epoch_start(trainer, pl_module)

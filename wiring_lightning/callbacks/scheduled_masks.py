@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._run_length import RunLength
+from wiring_lightning.callbacks._run_length import RunLength, steps_in
 from wiring_lightning.callbacks._timed_layers import TimedLayers
 from wiring_lightning.callbacks._weight_choice import count_present, listed
 from wiring_lightning.callbacks.sparse_layers import SparseGroup
@@ -138,8 +138,8 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         self._told = False
         super().on_fit_start(trainer, pl_module)
         last = self._length.total
-        if self.freeze_epoch is not None and self._length.epoch:
-            last = min(last, self.freeze_epoch * self._length.epoch)
+        if self.freeze_epoch is not None and steps_in(trainer, 1):
+            last = min(last, steps_in(trainer, self.freeze_epoch))
         wanted = self.fraction > 0 and not trainer.fast_dev_run
         if wanted and not any(rule.moves_any(last) for rule in self._rules):
             rank_zero_warn(

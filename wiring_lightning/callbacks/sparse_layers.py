@@ -61,8 +61,8 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         log_density: whether to log, after every epoch, the share of the weights that are there as
             `learner/density`, the share of them that were not there at the last logging (or at the
             start of the fit) as `learner/changed`, and the numbers of outputs that read nothing and
-            of inputs that nobody reads as `learner/dead_rows` and `learner/dead_columns`; and each
-            of them for every layer or group, such as `learner/density/<name>`.
+            of inputs that nobody reads as `learner/dead_rows` and `learner/dead_columns`, of all
+            learners that log; and each of them by layer or group: `learner/density/<name>`.
         distribution: how the density is shared out among layers. `uniform`: each has it. `erk` and
             `erdos_renyi`: small layers are denser, with or without regard to the size of kernels,
             and all together have the density (`functional.erdos_renyi_densities`). `global`: all
@@ -272,7 +272,8 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_norms()
         if self.log_density:
-            pl_module.log_dict(self._report.numbers(self._groups, self.present_edges()))
+            reports = [one._report for one in find_sparse_learners(trainer) if one.log_density]
+            pl_module.log_dict(self._report.numbers(self._groups, self.present_edges(), reports))
 
     def remember_checkpoints(self, trainer: Trainer) -> None:
         """Save which checkpoints are the best so far, while the network is not yet sparse."""
@@ -329,9 +330,8 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def state_dict(self) -> dict[str, Any]:
         if self._rules:
             numbers = {group.name: group.k for group in self._groups}
-            state = {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers}
             seen = {"seen": self._report.memory.state_dict()} if self.log_density else {}
-            return {**state, **seen}
+            return {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers, **seen}
         return self._restored or {}
 
     @override

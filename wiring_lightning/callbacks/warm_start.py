@@ -19,7 +19,7 @@ class WarmStart(Callback):
             scratch.
 
     Raises:
-        MisconfigurationException: if the network is built in `configure_model`, too late.
+        MisconfigurationException: if `configure_model` or `setup` builds the network, too late.
         CheckpointError: in `setup`, if the file cannot be read, or belongs to another network.
 
     Example:
@@ -37,9 +37,12 @@ class WarmStart(Callback):
             return
         if trainer.global_step > 0:  # this trainer's fit goes on with the weights that it has
             return
-        if is_overridden("configure_model", pl_module):
+        later = "configure_model" if is_overridden("configure_model", pl_module) else None
+        if is_overridden("setup", pl_module) and not [*pl_module.parameters()]:
+            later = "setup"
+        if later is not None:
             raise MisconfigurationException(
-                f"WarmStart: {type(pl_module).__name__} builds its network in configure_model, "
-                "after weights would be loaded; build it in __init__, or load them there."
+                f"WarmStart: {type(pl_module).__name__} builds its network in {later}, after "
+                "weights would be loaded; build it in __init__, or load them there."
             )
         load_weights(pl_module, self.weights)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks._averages import Averages, learning_epochs
+from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._copies import Group, versions
+from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks._weight_choice import listed
 
 
@@ -177,14 +178,14 @@ class WiringCallback(Callback, ABC):
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
         self._warned = False
-        epochs = learning_epochs(trainer, self)
-        if epochs is not None:
-            self._warn_if_unfinished(trainer, epochs, "the trainer stops")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_averages()
         self._freeze_if_due(trainer)
+        epochs = learning_epochs(trainer)
+        if epochs is not None:
+            self._warn_if_unfinished(trainer, epochs, "the trainer stops")
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
