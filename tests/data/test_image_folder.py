@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,31 @@ def test_a_checkpoint_is_tested_on_its_own_test_pictures(root: Path, tmp_path: P
         later.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert names(later) == names(data)
     assert later.predict_names == names(data)[2]
+
+
+@pytest.mark.parametrize("ask", ["test_dataloader", "val_dataloader", "predict_dataloader"])
+def test_a_checkpoint_without_a_split_is_told(root: Path, ask: str) -> None:
+    state, trainer = make(root).state_dict(), fake_trainer(0, 1, 0)
+    trainer.ckpt_path, trainer.training = "weights.ckpt", False
+    data = make(root)
+    data.trainer = trainer
+    with pytest.warns(UserWarning, match=r"weights.ckpt holds no split of the pictures") as told:
+        getattr(data, ask)()
+        getattr(data, ask)()
+    assert len(told) == 1
+    kept = make(root)
+    kept.load_state_dict(state)
+    told_by_table = make(root, table=str(write_split(root, kept)))
+    with warnings.catch_warnings(action="error"):
+        for other in (kept, told_by_table):
+            other.trainer = trainer
+            getattr(other, ask)()
+
+
+def write_split(root: Path, data: ImageFolder) -> Path:
+    path = root / "split.csv"
+    path.write_text(str(data._drawn_split()))
+    return path
 
 
 def test_a_picture_of_the_split_that_is_gone_is_named(root: Path) -> None:
