@@ -175,14 +175,13 @@ def test_a_checkpoint_without_a_split_is_told(root: Path, ask: str) -> None:
     trainer.ckpt_path, trainer.training = "weights.ckpt", False
     data = make(root)
     data.trainer = trainer
-    with pytest.warns(UserWarning, match=r"weights.ckpt holds no split of the pictures") as told:
+    with pytest.warns(UserWarning, match=r"weights.ckpt holds no split of the pictures"):
         getattr(data, ask)()
-        getattr(data, ask)()
-    assert len(told) == 1
     kept = make(root)
     kept.load_state_dict(state)
     told_by_table = make(root, table=str(write_split(root, kept)))
     with warnings.catch_warnings(action="error"):
+        getattr(data, ask)()  # is told once
         for other in (kept, told_by_table):
             other.trainer = trainer
             getattr(other, ask)()

@@ -42,7 +42,9 @@ class ImageMaskFolder(MaskDataModule):
 
     The splits are random, by ``split_seed``, or read from lists in ``root`` with one name per line.
     A random split is part of the checkpoint: a run that resumes or tests from that checkpoint has
-    the same split, also if there are more images now. All images are read at the start and stay in memory, on the trainer's device.
+    the same split, also if there are more images now.
+
+    All images are read at the start and stay in memory, on the trainer's device.
 
     Args:
         class_names: Name of each class, in the order of their numbers.
