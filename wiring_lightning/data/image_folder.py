@@ -34,8 +34,9 @@ class ImageFolder(FileDataModule):
     """Pictures of your own, of any size, in one folder per class or in a table.
 
     ``root`` holds one folder of image files per class, whose names are those of the classes. Or it
-    holds the folders ``train``, ``val`` (or ``valid``, ``validation``) and ``test``, with the class
-    folders inside. Or a table names the pictures, see below.
+    holds the folders ``train`` (or ``training``), ``val`` (``valid``, ``validation``) and ``test``
+    (``testing``), with the class folders inside; capitals make no difference. Or a table names the
+    pictures, see below.
 
     **Splits.** What is not there is set aside from the training pictures: ``val_share`` and
     ``test_share`` of every class, at least one picture. The draw depends on ``split_seed`` and the
