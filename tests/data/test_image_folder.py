@@ -269,13 +269,17 @@ def test_predictions_have_the_names_of_the_classes_without_the_training_pictures
     assert [row.split(",")[1] for row in rows] == [list(COUNTS)[i] for i in expected.argmax(1)]
 
 
-def test_pictures_without_class_folders_are_predicted(tmp_path: Path) -> None:
+def test_pictures_without_class_folders_are_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_image(tmp_path / "photos" / "one" / "1.png", (9, 9))
     write_image(tmp_path / "photos" / "2.png", (9, 9))
     for options in ({"root": tmp_path / "photos"}, {"root": tmp_path, "predict_root": "photos"}):
         if "predict_root" in options:
             options["predict_root"] = str(tmp_path / "photos")
         assert make(stage="predict", **options).predict_names == ["2.png", "one/1.png"]
+    monkeypatch.chdir(tmp_path / "photos")
+    assert make(Path(), "predict", predict_root=".").predict_names == ["2.png", "one/1.png"]
     one = make(tmp_path, "predict", predict_root=str(tmp_path / "photos" / "2.png"))
     assert one.predict_names == ["2.png"]
 

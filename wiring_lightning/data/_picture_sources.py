@@ -147,7 +147,7 @@ def names_below(root: Path, paths: Iterable[str]) -> list[str]:
         >>> names_below(Path("photos"), ["photos/2024/a.jpg"])
         ['2024/a.jpg']
     """
-    start = _start(root)
+    start = _start(root) or f".{os.sep}"
     return [path.removeprefix(start).replace(os.sep, "/") for path in paths]
 
 

@@ -51,9 +51,10 @@ class ImageFolder(FileDataModule):
 
     **What the network sees.** Training crops a random part of each picture, resizes it to
     ``image_size`` in both directions and mirrors half of them. Evaluation resizes the shorter side
-    to ``resize`` and crops the centre. Loaders yield ``(images, labels)`` with images as bytes,
-    uint8 [B, C, image_size, image_size]; the data module normalises them on the trainer's device
-    by ImageNet's means and deviations. In a loop of your own, call ``data.normalizer(images)``.
+    to ``resize`` and crops the centre. What is transparent is white. Loaders yield ``(images,
+    labels)`` with images as bytes, uint8 [B, C, image_size, image_size]; the data module normalises
+    them on the trainer's device by ImageNet's means and deviations. In a loop of your own, call
+    ``data.normalizer(images)``.
 
     **Prediction.** ``wiring predict`` takes the pictures in ``predict_root`` and in the folders
     below it, sorted by name. They need no labels, and ``root`` need not be there: the checkpoint

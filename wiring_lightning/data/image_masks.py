@@ -217,7 +217,9 @@ class ImageMaskFolder(MaskDataModule):
     def _read_mask(self, path: str) -> Tensor:
         if self.palette is None:
             return classes_of_numbers(read_image(path, in_color=False), self.num_classes, path)
-        return classes_of_colors(read_image(path), self.palette, path, self.ignored_color)
+        return classes_of_colors(
+            read_image(path, on_white=False), self.palette, path, self.ignored_color
+        )
 
 
 def _check_classes(
