@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.cli.commands import BASE, ROOT, checkpoint_in, refused, succeed, wiring, write
 from tests.data.image_folders import write_classes, write_image
+from wiring_lightning.cli.export_images import run_images
+from wiring_lightning.cli.runs import Run, find_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -129,3 +133,16 @@ def test_two_ranks_write_the_table_of_one(run: Path, tmp_path: Path, limit: list
         assert first["class"] == second["class"]
         for name in ("p_ant", "p_bee", "p_cat"):
             assert float(first[name]) == pytest.approx(float(second[name]), abs=1e-5)
+
+
+def test_an_export_is_compared_on_the_test_pictures_of_the_run(run: Path, tmp_path: Path) -> None:
+    found = find_run(checkpoint_in(run).parents[1])
+    root = tmp_path / "more"
+    shutil.copytree(run / "moved", root)
+    config = deepcopy(dict(found.config))
+    config["data"]["init_args"]["root"] = str(root)
+    moved = Run(found.folder, config)
+    before = run_images(moved)
+    write_classes(root, dict.fromkeys(("ant", "bee", "cat"), 9), (10, 10), start=50)
+    with pytest.warns(UserWarning, match="is kept, .* 27 picture"):
+        assert torch.equal(run_images(moved), before)

@@ -216,8 +216,14 @@ def test_warns_if_the_position_lost_its_meaning(change):
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"rank": 2, "world_size": 2}, r"rank must be in \[0, 2\), got 2"),
-        ({"size": 3, "drop_last": True}, "3 samples are too few for a batch of 4"),
-        ({"size": 1, "world_size": 2}, "too few for a batch of 4 on each of 2 process"),
+        (
+            {"size": 3, "drop_last": True},
+            r"3 sample\(s\) are too few for a batch of 4 .*: lower batch_size",
+        ),
+        (
+            {"size": 1, "world_size": 2},
+            r"too few for a batch of 4 on each of 2 process.*: use fewer proc",
+        ),
         ({"size": 1, "world_size": 2, "shuffle": False}, "too few"),
     ],
 )

@@ -18,7 +18,7 @@ from tests.data.test_image_masks import CLASSES, make, mask_of, write_pair
 from wiring_lightning.data import ImageNet, MiniImageNet
 from wiring_lightning.data._find_files import image_files, read_list, subfolders
 
-LEFT_BEHIND = (".hidden", ".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lost+found")
+LEFT_BEHIND = (".hidden", ".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lightning_logs")
 ACCENTS = ("é", "Übung", "naïve café", "한국", "Ångström")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,34 @@ def test_one_folder_is_split_by_class(root: Path) -> None:
         (("train", "validation"), [21, 6]),  # which is for testing, too
         (("train", "test"), [18, 3, 6]),
         (("train",), [15, 3, 3]),
+        (("Train", "Val", "TEST"), [21, 6, 6]),
+        (("Training", "testing"), [18, 3, 6]),
     ],
 )
 def test_folders_may_tell_the_splits(
     tmp_path: Path, folders: tuple[str, ...], sizes: list[int]
 ) -> None:
     for name in folders:
-        counts = COUNTS if name == "train" else dict.fromkeys(COUNTS, 2)
+        counts = COUNTS if name.lower().startswith("train") else dict.fromkeys(COUNTS, 2)
         write_classes(tmp_path / name, counts, (9, 9))
     data = make(tmp_path)
     assert [len(paths) for paths in names(data)] == sizes
-    drawn = [path for paths in names(data)[1:] for path in paths if path.startswith("train")]
+    drawn = [path for paths in names(data)[1:] for path in paths if path.startswith(folders[0])]
     assert len(drawn) == 21 - sizes[0]
     assert ("split" in data.state_dict()) == bool(drawn)
+
+
+@pytest.mark.parametrize("place", ["", "train", "test"])
+def test_pictures_beside_class_folders_are_counted(tmp_path: Path, place: str) -> None:
+    for name in ("train", "test") if place else ("",):
+        write_classes(tmp_path / name, dict.fromkeys(COUNTS, 3), (9, 9))
+    with warnings.catch_warnings(action="error"):
+        make(tmp_path)
+    for name in ("1.jpg", "2.jfif"):
+        write_image(tmp_path / place / "x.png", (9, 9))
+        (tmp_path / place / "x.png").rename(tmp_path / place / name)
+    with pytest.warns(UserWarning, match=r"2 image\(s\) that are in no class folder, .*'1.jpg'"):
+        make(tmp_path)
 
 
 def test_the_split_has_a_seed_of_its_own(root: Path) -> None:
@@ -168,6 +184,30 @@ def test_a_checkpoint_is_tested_on_its_own_test_pictures(root: Path, tmp_path: P
     assert later.predict_names == names(data)[2]
 
 
+@pytest.mark.parametrize("ask", ["test_dataloader", "val_dataloader", "predict_dataloader"])
+def test_a_checkpoint_without_a_split_is_told(root: Path, ask: str) -> None:
+    state, trainer = make(root).state_dict(), fake_trainer(0, 1, 0)
+    trainer.ckpt_path, trainer.training = "weights.ckpt", False
+    data = make(root)
+    data.trainer = trainer
+    with pytest.warns(UserWarning, match=r"weights.ckpt holds no split of the pictures"):
+        getattr(data, ask)()
+    kept = make(root)
+    kept.load_state_dict(state)
+    told_by_table = make(root, table=str(write_split(root, kept)))
+    with warnings.catch_warnings(action="error"):
+        getattr(data, ask)()  # is told once
+        for other in (kept, told_by_table):
+            other.trainer = trainer
+            getattr(other, ask)()
+
+
+def write_split(root: Path, data: ImageFolder) -> Path:
+    path = root / "split.csv"
+    path.write_text(str(data._drawn_split()))
+    return path
+
+
 def test_a_picture_of_the_split_that_is_gone_is_named(root: Path) -> None:
     data = make(root)
     (root / names(data)[1][0]).unlink()
@@ -229,13 +269,17 @@ def test_predictions_have_the_names_of_the_classes_without_the_training_pictures
     assert [row.split(",")[1] for row in rows] == [list(COUNTS)[i] for i in expected.argmax(1)]
 
 
-def test_pictures_without_class_folders_are_predicted(tmp_path: Path) -> None:
+def test_pictures_without_class_folders_are_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_image(tmp_path / "photos" / "one" / "1.png", (9, 9))
     write_image(tmp_path / "photos" / "2.png", (9, 9))
     for options in ({"root": tmp_path / "photos"}, {"root": tmp_path, "predict_root": "photos"}):
         if "predict_root" in options:
             options["predict_root"] = str(tmp_path / "photos")
         assert make(stage="predict", **options).predict_names == ["2.png", "one/1.png"]
+    monkeypatch.chdir(tmp_path / "photos")
+    assert make(Path(), "predict", predict_root=".").predict_names == ["2.png", "one/1.png"]
     one = make(tmp_path, "predict", predict_root=str(tmp_path / "photos" / "2.png"))
     assert one.predict_names == ["2.png"]
 
@@ -300,6 +344,10 @@ def test_refuses_bad_arguments(root: Path, options: dict[str, Any], said: str) -
         ({"test/ant": 9}, {}, "holds class folders in 'test', but none in 'train'"),
         ({"train/a": 1, "train/b": 1, "val/a": 1, "val/c": 1}, {}, "2 are in one of them only"),
         ({"val/a": 1, "valid/a": 1}, {}, "both hold the classes of one split"),
+        ({"val/a": 1, "Val/a": 1}, {}, "both hold the classes of one split"),
+        ({"car/a": 1, "train/a": 1, "train/b": 1}, {}, "but '{root}/car' beside it holds images"),
+        ({"train/a": 2, "test/a": 2, "test/b": 2, "c": 1}, {}, "which would not be used: move or"),
+        ({"train/a": 9, "train/b": 9, "test": 2}, {}, "but '{root}/test' beside it holds images"),
         (COUNTS, {"val_share": 0.0, "test_share": 0.0}, "no pictures to measure with"),
         (COUNTS, {"class_names": ["ant", "bee"]}, "of the class 'cat', which class_names"),
         ({}, {"stage": "predict"}, "'{root}' holds no image"),

@@ -242,6 +242,29 @@ def test_continues_inside_an_epoch(folder):
     assert_same_batches(batches(second), seen)
 
 
+def test_a_checkpoint_keeps_its_split_when_images_were_added(tmp_path):
+    for number in range(10):
+        write_pair(tmp_path, f"{number:02}")
+    data = make(tmp_path)
+    torch.save(data.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    write_pair(tmp_path, "10")
+    later, early = make(tmp_path), ImageMaskFolder(CLASSES, str(tmp_path), batch_size=4)
+    assert names_in(later.test_dataloader()) != names_in(data.test_dataloader())
+    with pytest.warns(UserWarning, match=r"is kept, .* 1 picture"):
+        later.load_state_dict(state)
+    early.load_state_dict(state)
+    with pytest.warns(UserWarning, match=r"is kept, .* 1 picture"):
+        early.setup("fit")
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        assert names_in(getattr(later, loader)()) == names_in(getattr(data, loader)())
+    assert early.state_dict()["split"].equal(state["split"])
+    (tmp_path / "images/03.png").unlink()
+    (tmp_path / "masks/03.png").unlink()
+    with pytest.raises(FileNotFoundError, match="The split of the checkpoint names '03', but"):
+        make(tmp_path).load_state_dict(state)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

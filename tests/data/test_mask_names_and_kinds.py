@@ -132,6 +132,19 @@ def test_the_colours_of_a_gif_need_a_palette(tmp_path: Path) -> None:
         make(tmp_path)
 
 
+def test_transparent_colours_of_a_mask_are_those_in_the_file(tmp_path: Path) -> None:
+    colors = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
+    for name in NAMES:
+        write_image(tmp_path / "images" / f"{name}.png", SIZE)
+        path = tmp_path / "masks" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        classes = mask_of(name).numpy()
+        opacity = 100 * (classes > 0).astype(np.uint8)[..., None]
+        seen = np.concatenate([np.array(colors, np.uint8)[classes], opacity], 2)
+        Image.fromarray(seen).save(path)
+    assert all_masks(make(tmp_path, palette=colors)) == expected(*NAMES)
+
+
 def test_black_and_white_gifs_are_read_as_other_black_and_white_masks(tmp_path: Path) -> None:
     write_gifs(tmp_path, [0, 255, 255])
     with pytest.warns(UserWarning, match="white masks need a palette"):

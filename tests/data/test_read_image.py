@@ -150,11 +150,18 @@ def pnm16(array: Array, highest: int) -> bytes:
 
 
 GREY, COLOR = noise(6, 7, 1, high=2**16, dtype="uint16"), noise(6, 7, 3, high=2**16, dtype="uint16")
-SIXTEEN_BITS = {
+OPACITY = noise(6, 7, 1, high=2**16, dtype="uint16", seed=1)
+
+
+def on_white(array: Array) -> Array:
+    return 65535 + (array - 65535.0) * (OPACITY / 65535)
+
+
+SIXTEEN_BITS: dict[str, tuple[bytes, Array]] = {
     "grey PNG": (png16(GREY), GREY),
-    "PNG with alpha": (png16(noise(6, 7, 2, high=2**16, dtype="uint16")), None),
+    "PNG with alpha": (png16(np.concatenate([GREY, OPACITY], 2)), on_white(GREY)),
     "colour PNG": (png16(COLOR), COLOR),
-    "colour PNG with alpha": (png16(np.concatenate([COLOR, GREY], 2)), COLOR),
+    "colour PNG with alpha": (png16(np.concatenate([COLOR, OPACITY], 2)), on_white(COLOR)),
     "grey TIFF": (saved(GREY[..., 0], "TIFF"), GREY),
     "grey TIFF of a big-endian machine": (saved(GREY[..., 0].astype(">u2"), "TIFF"), GREY),
     "grey TIFF in 32 bits": (saved(GREY[..., 0].astype("int32"), "TIFF"), GREY),
@@ -170,9 +177,7 @@ def test_16_bits_become_8(tmp_path: Path, kind: str) -> None:
     (tmp_path / "x").write_bytes(content)
     found = pixels(read_image(str(tmp_path / "x"))).permute(1, 2, 0).numpy().astype(float)
     assert found.shape == (6, 7, 3)
-    if numbers is None:
-        numbers = noise(6, 7, 2, high=2**16, dtype="uint16")[..., :1]
-    assert np.abs(found - numbers / 257).max() <= 1
+    assert np.abs(found - numbers / 257).max() <= (1 if numbers.dtype == np.uint16 else 2)
 
 
 def test_black_and_white_stay_what_they_are(tmp_path: Path) -> None:
@@ -184,6 +189,42 @@ def test_black_and_white_stay_what_they_are(tmp_path: Path) -> None:
 def test_more_than_16_bits_are_refused(tmp_path: Path, numbers: list[list[int]]) -> None:
     save(np.array(numbers, np.int32), tmp_path / "x.tif")
     assert "outside 0 to 65535; save it with 8 or 16 bits" in one_sentence(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("highest", [1, 199, 255])
+def test_8_bits_in_32_are_refused(tmp_path: Path, highest: int) -> None:
+    for name in ("x.tif", "x.pgm"):
+        save(np.array([[0, highest]], np.int32), tmp_path / name)
+    assert f"numbers up to {highest} in more than 16 bits, so white" in one_sentence(
+        tmp_path / "x.tif"
+    )
+    assert pixels(read_image(str(tmp_path / "x.pgm"))).max() == 0  # which tells its white
+    save(np.array([[0, 0]], np.int32), tmp_path / "black.tif")
+    assert pixels(read_image(str(tmp_path / "black.tif"))).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *((mode, kind) for mode in ("RGBA", "LA") for kind in ("x.png", "x.webp", "x.tif")),
+        *(("P", kind) for kind in ("x.png", "x.gif")),
+    ],
+)
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str, kind: str) -> None:
+    """Black ink on no ground is not the same black as its ground."""
+    ink = np.zeros((8, 8, 4), np.uint8)
+    ink[2:4, 2:4, 3] = 255
+    image: Image.Image = Image.fromarray(ink)
+    if mode == "P":
+        image = Image.fromarray(ink[..., 3] // 255)
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.info["transparency"] = 0
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / kind)
+    read = np.array(read_image(str(tmp_path / kind)))
+    assert (read[..., 0] == 255 - ink[..., 3]).all()
+    assert np.array(read_image(str(tmp_path / kind), on_white=False)).max() == 0
 
 
 @pytest.mark.parametrize("factor", [0, 1, 255, 1e9])
@@ -216,7 +257,7 @@ def test_transparent_palettes_are_read_without_a_word(
     image.save(tmp_path / "x.png", exif=exif, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read = read_image(str(tmp_path / "x.png"))
+        read = read_image(str(tmp_path / "x.png"), on_white=False)
     expected = colors[numbers]
     np.testing.assert_array_equal(read, expected if orientation is None else np.rot90(expected, 3))
 

@@ -58,13 +58,14 @@ def table_of(
         (['bee'], [0.25])
     """
     largest, chosen = probabilities.max(1)
-    known = {} if labels is None else {"label": list(labels)}
+    known = {} if labels is None else {"label": [_readable(label) for label in labels]}
+    names = [_readable(name) for name in class_names]
     return {
         "file": [_readable(file) for file in files],
         **known,
-        "class": [class_names[index] for index in chosen.tolist()],
+        "class": [names[index] for index in chosen.tolist()],
         "probability": largest.numpy(),
-        **{f"p_{name}": probabilities[:, i].numpy() for i, name in enumerate(class_names)},
+        **{f"p_{name}": probabilities[:, i].numpy() for i, name in enumerate(names)},
     }
 
 
@@ -104,6 +105,6 @@ def need_parquet(path: str) -> None:
         )
 
 
-def _readable(file: str) -> str:
-    """Bytes of a name that are no UTF-8 become a backslash and a number."""
-    return os.fsencode(file).decode(errors="backslashreplace")
+def _readable(name: str) -> str:
+    """Bytes of a file's or folder's name that are no UTF-8 become a backslash and a number."""
+    return os.fsencode(name).decode(errors="backslashreplace")

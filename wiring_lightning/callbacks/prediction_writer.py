@@ -1,6 +1,6 @@
 """Save predictions to files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -50,7 +50,9 @@ class PredictionWriter(BasePredictionWriter):
 
     Raises:
         MisconfigurationException: before anything is predicted, if `path` is there already, has
-            another ending, or is a table that cannot be made.
+            another ending, or is a table that cannot be made, or if there are several loaders;
+            at the first batch that is not predicted as a tensor with one row for each example, or,
+            for a table, with the probabilities of the classes.
         OSError: before anything is predicted, if no file can be written at `path`.
 
     Example:
@@ -63,11 +65,21 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="epoch")
         self.path = path
         self.overwrite = overwrite
+        self._examples: int | None = None  # with a name
+        self._seen = 0
+        self._row: torch.Size | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "predict" or self.path is None:
+        if stage != "predict":
+            return
+        if not trainer.limit_predict_batches:
+            rank_zero_warn(
+                "PredictionWriter: limit_predict_batches is 0, so nothing is predicted and no file "
+                "is written."
+            )
+        if self.path is None:
             return
         if Path(self.path).suffix.lower() not in (*_WRITTEN, *_TENSORS):
             raise MisconfigurationException(
@@ -93,6 +105,72 @@ class PredictionWriter(BasePredictionWriter):
         check_writable(path)
 
     @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (count := len(trainer.num_predict_batches)) > 1:
+            raise MisconfigurationException(
+                f"PredictionWriter: the data has {count} loaders to predict, but one file is "
+                "written: give one loader, or a BasePredictionWriter of your own."
+            )
+        names = _names(trainer)
+        self._examples = None if names is None else len(names)
+        self._seen, self._row = 0, None
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        size = None if self._examples is None else _size(batch)
+        shape = outputs.shape if isinstance(outputs, Tensor) and outputs.dim() else None
+        if shape is not None and self._row is None:
+            self._row = shape[1:]
+        if shape is None or shape[1:] != self._row or size not in (None, shape[0]):
+            found = "None" if outputs is None else f"a {type(outputs).__name__}"
+            if isinstance(outputs, Tensor):
+                found = f"a tensor of shape {list(outputs.shape)}"
+            wanted = "each example" if size is None else f"each of {size} examples"
+            raise MisconfigurationException(
+                f"PredictionWriter: predict_step returned {found} for batch {batch_idx}, but a "
+                f"tensor with one row for {wanted}, always of one shape, is needed: return that, "
+                "or use a BasePredictionWriter of your own."
+            )
+        if self._examples is None:
+            return
+        self._seen += len(outputs)
+        # Process r of R has the examples r, r + R, ...
+        if trainer.global_rank + (self._seen - 1) * trainer.world_size >= self._examples:
+            raise MisconfigurationException(
+                f"PredictionWriter: the data has names of {self._examples} examples "
+                "(predict_names), but more are predicted: name each of them."
+            )
+        if self.path is None or _table_ending(self.path) is not None:
+            self._check_row(_data_of(trainer), outputs)
+
+    def _check_row(self, data: Any, rows: Tensor) -> None:
+        """Raise an error if no table can be made of such predictions."""
+        if rows.dim() != 2:
+            if self.path is None:
+                return  # only the tensor is written
+            raise MisconfigurationException(
+                f"PredictionWriter: {self.path} would be a table, which needs the probabilities of "
+                f"classes, but the predictions have the shape {list(rows.shape)}: name a path that "
+                "ends in .pt."
+            )
+        _class_names(data, rows.shape[1])
+        # The sum of half-precision numbers is not exact; NaN is written as it is.
+        if (rows < 0).any() or ((rows.float().sum(1) - 1).abs() > 0.02).any():
+            raise MisconfigurationException(
+                f"PredictionWriter: a table needs probabilities that are at least 0 and sum to 1 "
+                f"over the classes, but predict_step returned {_shown(rows[0])}: return "
+                "logits.softmax(1), or name a path that ends in .pt to save a tensor of anything."
+            )
+
+    @override
     def write_on_epoch_end(
         self,
         trainer: Trainer,
@@ -101,8 +179,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
-        batches = [batch for batch in predictions if isinstance(batch, Tensor)]
-        stacked = torch.cat([batch.cpu() for batch in batches])
+        stacked = torch.cat([batch.cpu() for batch in predictions])
         files = _names(trainer)
         if files is None:
             path = _of_rank(Path(self.path or folder / "predictions.pt"), trainer)
@@ -112,15 +189,8 @@ class PredictionWriter(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         ending = None if self.path is None else _table_ending(self.path)
-        if merged.dim() != 2:
-            if ending is not None:
-                raise MisconfigurationException(
-                    f"PredictionWriter: {self.path} would be a table, which needs the "
-                    f"probabilities of classes, but the predictions have the shape "
-                    f"{list(merged.shape)}: name a path that ends in .pt."
-                )
-            columns: dict[str, Any] = {}
-        else:
+        columns: dict[str, Any] = {}
+        if merged.dim() == 2 and (self.path is None or ending is not None):
             columns = _columns(_data_of(trainer), files, places, merged.float())
         if self.path is not None:
             content = _WRITTEN[ending](columns) if ending else _as_tensor(merged)
@@ -147,16 +217,35 @@ _TENSORS = (".pt", ".pth")
 
 def _columns(data: Any, files: list[str], places: list[int], merged: Tensor) -> dict[str, Any]:
     """The table of the examples at these places."""
-    width = merged.shape[1]
+    labels = getattr(data, "predict_labels", None)
+    known = None if labels is None else [labels[place] for place in places]
+    names = _class_names(data, merged.shape[1])
+    return table_of([files[place] for place in places], known, names, merged)
+
+
+def _class_names(data: Any, width: int) -> list[str]:
     names = getattr(data, "class_names", None) or [str(number) for number in range(width)]
     if len(names) != width:
         raise MisconfigurationException(
             f"The data has {len(names)} names of classes, but the network {width} outputs: correct "
             "class_names of the data."
         )
-    labels = getattr(data, "predict_labels", None)
-    known = None if labels is None else [labels[place] for place in places]
-    return table_of([files[place] for place in places], known, names, merged)
+    return names
+
+
+def _size(batch: Any) -> int | None:
+    """The number of examples in a batch: the length of its first tensor, if it has one."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else None
+    values = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return None
+    return next((size for value in values if (size := _size(value)) is not None), None)
+
+
+def _shown(row: Tensor) -> str:
+    shown = ", ".join(f"{value:.3g}" for value in row[:3].tolist())
+    return f"the row {shown}" + (", ..." if len(row) > 3 else "")
 
 
 def _gathered(own: Tensor, trainer: Trainer) -> list[Tensor]:

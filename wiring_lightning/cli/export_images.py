@@ -7,11 +7,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wiring_lightning.checkpoints import read_weights
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.runs import CONFIG, Run, RunError
 from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.cli.trust import data_config, only_known_kinds
+from wiring_lightning.data._resumable import ResumableDataModule
 
 COUNT = 64
 Shape = tuple[int, int, int]
@@ -63,8 +65,10 @@ def digit_images(shape: Shape, count: int = COUNT) -> Tensor:
 def run_images(run: Run, count: int = COUNT) -> Tensor:
     """Test images of the data module that a run's config names, as a network gets them.
 
+    A split that was drawn is that of the run's checkpoint.
+
     Raises:
-        RunError: if the config names none.
+        RunError: if the config names none, or there is no checkpoint.
         UntrustedError: if it is not of this package, and not trusted.
     """
     file = run.folder / CONFIG
@@ -82,6 +86,11 @@ def run_images(run: Run, count: int = COUNT) -> Tensor:
     assert isinstance(data, LightningDataModule)
     data.prepare_data()
     data.setup("test")
+    if isinstance(data, ResumableDataModule):
+        path = run.checkpoint()
+        state = read_weights(path).get(type(data).__qualname__, {})
+        data.load_state_dict(state)  # the split of the run
+        data.warn_if_drawn_anew(path)
     parts: list[Tensor] = []
     try:
         for batch in data.test_dataloader():

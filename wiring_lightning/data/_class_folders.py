@@ -3,6 +3,7 @@
 The layout is that of :class:`torchvision.datasets.ImageFolder`.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class ClassFolders:
     def files(self, folder: Path, at_least: int) -> ClassFiles:
         """Return the images of each class, at least ``at_least``, with those in subfolders."""
         folders = self.paths(folder)
+        self.warn_of_images_beside(folder)
         files = {name: image_files(path) for name, path in folders.items()}
         for name, images in files.items():
             if len(images) < at_least:
@@ -54,6 +56,16 @@ class ClassFolders:
                     f"image(s), but {at_least} are needed; {self.remedy}."
                 )
         return files
+
+    def warn_of_images_beside(self, folder: Path) -> None:
+        """Warn of images in a folder that are in none of its folders."""
+        if images := image_files(folder, below=False):
+            warnings.warn(
+                f"{self.owner}: '{folder}' holds {len(images)} image(s) that are in no class "
+                f"folder, such as '{Path(images[0]).name}', and are not used: put them into one, "
+                "or elsewhere.",
+                stacklevel=2,
+            )
 
     def splits(self, *folders: tuple[Path, int]) -> list[ClassFiles]:
         """Return the images of folders with the same classes, given with their ``at_least``."""
@@ -74,21 +86,37 @@ def split_folders(root: Path) -> dict[str, Path]:
     """Return the folders of the splits in ``root`` by ``train``, ``val`` and ``test``.
 
     A class may have such a name too, but its folder holds images: only a folder with folders
-    inside counts. ``valid`` and ``validation`` are other names of ``val``.
+    inside counts. ``training``, ``valid``, ``validation`` and ``testing`` are other names of them,
+    and capitals make no difference.
+
+    Raises:
+        RuntimeError: If one split has two folders, or images are beside the folders of the splits.
     """
     if not root.is_dir():
         return {}
     folders = subfolders(root)
     found = {}
     for split, names in _SPLIT_NAMES.items():
-        there = [folders[name] for name in names if name in folders and subfolders(folders[name])]
+        there = [p for name, p in folders.items() if name.lower() in names and subfolders(p)]
         if len(there) > 1:
             raise RuntimeError(
                 f"'{there[0]}' and '{there[1]}' both hold the classes of one split; leave one."
             )
         if there:
             found[split] = there[0]
+    for other in folders.values() if found else ():
+        if other not in found.values() and image_files(other):
+            split_folder = next(iter(found.values()))
+            raise RuntimeError(
+                f"'{split_folder}' holds the folders of a split, but '{other}' beside it holds "
+                "images, too, which would not be used: move or rename one of them (a class with "
+                "the name of a split has no folders inside)."
+            )
     return found
 
 
-_SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}

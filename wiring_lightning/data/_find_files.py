@@ -1,6 +1,6 @@
 """Find files, with links and accents in names.
 
-Skips names that start with a dot, and folders that operating systems or archives add. Follows
+Skips names that start with a dot, and folders that operating systems, archives or runs add. Follows
 links, except into a folder that contains the link. Opens only regular files, because reading a pipe
 or a device may never end. Letters with accents have two Unicode forms, composed (NFC) and
 decomposed (NFD, on files from a Mac); all names are compared as NFC.
@@ -11,9 +11,11 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 from unicodedata import normalize
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+_JPEG = (".jpg", ".jpeg", ".jfif")
+IMAGE_ENDINGS = (*_JPEG, ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
-_NO_DATA = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+_SYSTEM = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+_NO_DATA = (*_SYSTEM, "lightning_logs")  # whose runs hold pictures of wirings
 
 
 def nfc(name: str) -> str:
@@ -56,8 +58,13 @@ def subfolders(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def image_files(folder: Path) -> list[str]:
-    """Return the paths of the images in a folder and below, folder by folder, sorted by name."""
+def image_files(folder: Path, below: bool = True) -> list[str]:
+    """Return the paths of the images in a folder, folder by folder, sorted by name.
+
+    Args:
+        folder: The folder.
+        below: Whether to look into the folders in it, too.
+    """
     found = []
     pending = [folder]
     while pending:
@@ -69,7 +76,7 @@ def image_files(folder: Path) -> list[str]:
             path = Path(entry.path) if entry.is_symlink() else entry
             is_image = entry.name.lower().endswith(IMAGE_ENDINGS)
             if path.is_dir():
-                if not _leads_back(Path(entry.path)):
+                if below and not _leads_back(Path(entry.path)):
                     pending.append(Path(entry.path))
             # A broken link stays in the list: reading it reports the missing image.
             elif is_image and (path.is_file() or not Path(entry.path).exists()):

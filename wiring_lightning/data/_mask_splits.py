@@ -1,5 +1,6 @@
 """Pair images with their masks, and split the pairs into training, validation and test."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -50,16 +51,15 @@ def find_pairs(images: Path, masks: Path, mask_suffix: str, all_have_both: bool)
 
 
 def split_by_chance(
-    pairs: Pairs, val_share: float, test_share: float, seed: int
-) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Split the images at random; the split depends on their names and the seed only.
+    names: Sequence[str], val_share: float, test_share: float, seed: int
+) -> list[list[str]]:
+    """Split names of images at random; the split depends on them and the seed only.
 
     Example:
-        >>> pairs = {name: (f"{name}.jpg", f"{name}.png") for name in "abcdefghij"}
-        >>> [len(split) for split in split_by_chance(pairs, 0.1, 0.2, seed=0)]
-        [7, 1, 2]
+        >>> split_by_chance("abcdefg", 0.1, 0.2, seed=0)
+        [['e', 'a', 'f', 'd', 'c'], ['g'], ['b']]
     """
-    size = len(pairs)
+    size = len(names)
     val_size, test_size = round(size * val_share), round(size * test_share)
     if test_size < 1 or val_size + test_size >= size:
         raise ValueError(
@@ -68,9 +68,9 @@ def split_by_chance(
             "change the shares or add images."
         )
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn = [list(pairs.values())[position] for position in order]
+    drawn = [names[position] for position in order]
     train_size = size - val_size - test_size
-    return drawn[:train_size], drawn[train_size:-test_size], drawn[-test_size:]
+    return [drawn[:train_size], drawn[train_size:-test_size], drawn[-test_size:]]
 
 
 def split_by_lists(

@@ -46,6 +46,7 @@ def in_folders(root: Path, finder: ClassFolders, needed: Iterable[str] = ()) -> 
             f"{finder.owner}: '{root}' holds class folders in '{there.name}', but none in 'train' "
             f"beside it; add that folder, or point root (--data.root) at {finder.layout}."
         )
+    finder.warn_of_images_beside(root)
     found = finder.splits(*((folder, 1) for folder in folders.values()))
     return _listed(root, dict(zip(folders, found, strict=True)))
 
@@ -146,7 +147,7 @@ def names_below(root: Path, paths: Iterable[str]) -> list[str]:
         >>> names_below(Path("photos"), ["photos/2024/a.jpg"])
         ['2024/a.jpg']
     """
-    start = _start(root)
+    start = _start(root) or f".{os.sep}"
     return [path.removeprefix(start).replace(os.sep, "/") for path in paths]
 
 

@@ -25,7 +25,7 @@ class ImageFileError(RuntimeError):
     """An image file that cannot be read."""
 
 
-def read_image(path: str, in_color: bool = True) -> Image.Image:
+def read_image(path: str, in_color: bool = True, on_white: bool = True) -> Image.Image:
     """Read one image file, upright by its EXIF orientation.
 
     Args:
@@ -33,6 +33,8 @@ def read_image(path: str, in_color: bool = True) -> Image.Image:
         in_color: Whether to convert to 8 bits each of red, green and blue. Otherwise the numbers in
             the file are returned, except for a GIF file: saving it renumbers its colours, so its
             grey levels or colours are returned.
+        on_white: Whether colours show what is transparent on white paper; otherwise transparency
+            is left out, and the colours are those in the file.
 
     Raises:
         ImageFileError: If it is damaged, not an image, not a regular file, or has numbers of
@@ -45,9 +47,9 @@ def read_image(path: str, in_color: bool = True) -> Image.Image:
             image.load()
             turn = _UPRIGHT.get(image.getexif().get(Base.Orientation, 1))
             picture = image if turn is None else image.transpose(turn)
-            if image.format == "GIF":
-                picture = _without_palette(picture)
-            return _eight_bit_color(picture, path) if in_color else picture.copy()
+            if in_color:
+                return _eight_bit_color(picture, path, image.format, on_white)
+            return _without_palette(picture) if image.format == "GIF" else picture.copy()
     except ImageFileError:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many classes
@@ -70,13 +72,20 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def _eight_bit_color(image: Image.Image, path: str) -> Image.Image:
+def _eight_bit_color(
+    image: Image.Image, path: str, kind: str | None, on_white: bool
+) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, in some files stored as 32
         numbers = np.asarray(image)
         if numbers.min() < 0 or numbers.max() >= 2**16:
             raise ImageFileError(
                 f"The image file '{path}' holds numbers from {numbers.min()} to {numbers.max()}, "
                 "outside 0 to 65535; save it with 8 or 16 bits per channel."
+            )
+        if kind == "TIFF" and image.mode == "I" and 0 < numbers.max() < 2**8:
+            raise ImageFileError(
+                f"The image file '{path}' holds numbers up to {numbers.max()} in more than 16 "
+                "bits, so white may be 255 or 65535; save it with 8 or 16 bits per channel."
             )
         # The upper 8 bits, as Pillow uses for 16-bit colours.
         image = Image.fromarray((numbers >> 8).astype(np.uint8))
@@ -85,8 +94,10 @@ def _eight_bit_color(image: Image.Image, path: str) -> Image.Image:
             f"The image file '{path}' holds floating-point numbers, whose range is not known; "
             "save it with 8 or 16 bits per channel."
         )
-    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # as Pillow asks for; the colours are the same
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        if on_white:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

@@ -1,8 +1,12 @@
 """The base class of all data modules: splits, loaders, and resuming inside an epoch."""
 
+import warnings
+import zlib
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from typing_extensions import override
@@ -20,6 +24,9 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     stateful loader, but not if ``configure_optimizers`` uses
     ``trainer.estimated_stepping_batches``: the loader then exists before the checkpoint is read,
     and its state is silently dropped (Lightning-AI/pytorch-lightning#20550).
+
+    So is a split that chance had a part in, see :meth:`_drawn_split`: what a checkpoint was trained
+    on shall not be measured later, when there are more pictures.
 
     Args:
         batch_size: Images per step and process.
@@ -39,6 +46,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         self._splits: tuple[tuple[Images, Tensor], ...] | None = None
         self._train_loader: BatchLoader | None = None
         self._resume_state: dict[str, Any] = {}
+        self._split_is_known = False
 
     @property
     @abstractmethod
@@ -55,6 +63,13 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     @abstractmethod
     def _loader(self, images: Images, labels: Tensor, train: bool, **options: Any) -> BatchLoader:
         """Return a loader of one split; ``options`` are arguments of :class:`BatchLoader`."""
+
+    def _drawn_split(self) -> str | None:
+        """Return the split as a text, or None if chance had no part in it."""
+        return None
+
+    def _keep_split(self, text: str) -> None:
+        """Take over a split that :meth:`_drawn_split` returned."""
 
     @override
     def setup(self, stage: str) -> None:
@@ -102,17 +117,39 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the training images, for the checkpoint."""
-        return {} if self._train_loader is None else self._train_loader.state_dict()
+        """Return the position in the training images, and a split that was drawn."""
+        state = {} if self._train_loader is None else self._train_loader.state_dict()
+        if (split := self._drawn_split()) is not None:
+            text = zlib.compress(split.encode("utf-8", "surrogateescape"))
+            state["split"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return state
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue training from a position that :meth:`state_dict` returned."""
-        if self.trainer is not None and not self.trainer.training:
+        """Take over the split, and continue training from the position."""
+        state = dict(state_dict)
+        if (split := state.pop("split", None)) is not None:
+            text = zlib.decompress(split.numpy().tobytes())
+            self._keep_split(text.decode("utf-8", "surrogateescape"))
+            self._split_is_known = True
+        if not state or (self.trainer is not None and not self.trainer.training):
             return
-        self._resume_state = state_dict
+        self._resume_state = state
         if self._train_loader is not None:
-            self._train_loader.load_state_dict(state_dict)
+            self._train_loader.load_state_dict(state)
+
+    def warn_if_drawn_anew(self, checkpoint: str | Path) -> None:
+        """Warn, once, of a split that was drawn and that the checkpoint does not hold."""
+        # A network that was trained here was trained on this split.
+        if self._split_is_known or self._train_loader is not None or self._drawn_split() is None:
+            return
+        self._split_is_known = True
+        warnings.warn(
+            f"The checkpoint {checkpoint} holds no split of the pictures, so one was drawn anew, "
+            "and pictures that it was trained on may be measured if any were added since: use a "
+            "whole checkpoint of the run, or name the files of its split.",
+            stacklevel=2,
+        )
 
     def __str__(self) -> str:
         """Describe the splits; Lightning's version needs torch's own data loaders."""
@@ -132,6 +169,8 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     def _share(self, split: int, train: bool, **options: Any) -> BatchLoader:
         """Return a loader of this process's share of a split."""
+        if checkpoint := getattr(self.trainer, "ckpt_path", None):
+            self.warn_if_drawn_anew(checkpoint)
         return self._share_of(*self._ready()[split], train, **options)
 
     def _share_of(self, images: Images, labels: Tensor, train: bool, **options: Any) -> BatchLoader:
@@ -146,3 +185,12 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
             world_size=1 if trainer is None else trainer.world_size,
             **options,
         )
+
+
+def warn_of_kept_split(root: str, new: int) -> None:
+    """Warn that the split of the checkpoint differs from the one that would be drawn now."""
+    warnings.warn(
+        f"The split of the checkpoint is kept, though '{root}' or the options of the split have "
+        f"changed since: {new} picture(s) that are in no part of it are not used.",
+        stacklevel=2,
+    )

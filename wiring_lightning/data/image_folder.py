@@ -1,7 +1,5 @@
 """Pictures of one's own, in folders by class or in a table, read from disk during training."""
 
-import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,6 +18,7 @@ from wiring_lightning.data._find_files import existing, image_files, subfolders
 from wiring_lightning.data._from_files import FileDataModule
 from wiring_lightning.data._picture_sources import Found
 from wiring_lightning.data._picture_table import find_below, read_table, write_table
+from wiring_lightning.data._resumable import warn_of_kept_split
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.normalize import Normalizer
 from wiring_lightning.files import write_new_file
@@ -35,8 +34,9 @@ class ImageFolder(FileDataModule):
     """Pictures of your own, of any size, in one folder per class or in a table.
 
     ``root`` holds one folder of image files per class, whose names are those of the classes. Or it
-    holds the folders ``train``, ``val`` (or ``valid``, ``validation``) and ``test``, with the class
-    folders inside. Or a table names the pictures, see below.
+    holds the folders ``train`` (or ``training``), ``val`` (``valid``, ``validation``) and ``test``
+    (``testing``), with the class folders inside; capitals make no difference. Or a table names the
+    pictures, see below.
 
     **Splits.** What is not there is set aside from the training pictures: ``val_share`` and
     ``test_share`` of every class, at least one picture. The draw depends on ``split_seed`` and the
@@ -51,9 +51,10 @@ class ImageFolder(FileDataModule):
 
     **What the network sees.** Training crops a random part of each picture, resizes it to
     ``image_size`` in both directions and mirrors half of them. Evaluation resizes the shorter side
-    to ``resize`` and crops the centre. Loaders yield ``(images, labels)`` with images as bytes,
-    uint8 [B, C, image_size, image_size]; the data module normalises them on the trainer's device
-    by ImageNet's means and deviations. In a loop of your own, call ``data.normalizer(images)``.
+    to ``resize`` and crops the centre. What is transparent is white. Loaders yield ``(images,
+    labels)`` with images as bytes, uint8 [B, C, image_size, image_size]; the data module normalises
+    them on the trainer's device by ImageNet's means and deviations. In a loop of your own, call
+    ``data.normalizer(images)``.
 
     **Prediction.** ``wiring predict`` takes the pictures in ``predict_root`` and in the folders
     below it, sorted by name. They need no labels, and ``root`` need not be there: the checkpoint
@@ -271,23 +272,15 @@ class ImageFolder(FileDataModule):
         state = super().state_dict()
         if self.class_names is not None:
             state["class_names"] = list(self.class_names)
-        if self._found is not None and self._found.drawn:
-            text = write_table(self._found.splits).encode("utf-8", "surrogateescape")
-            state["split"] = torch.frombuffer(bytearray(zlib.compress(text)), dtype=torch.uint8)
         return state
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the names of the classes and the split, and continue from the position."""
         state = dict(state_dict)
-        names, split = state.pop("class_names", None), state.pop("split", None)
-        if names is not None:
+        if (names := state.pop("class_names", None)) is not None:
             self._take_names(names)
-        if split is not None and self._found is not None and self._found.drawn:
-            text = zlib.decompress(split.numpy().tobytes()).decode("utf-8", "surrogateescape")
-            self._take_split(self._found, text)
-        if state:
-            super().load_state_dict(state)
+        super().load_state_dict(state)
 
     def __str__(self) -> str:
         """Describe what was found."""
@@ -315,25 +308,29 @@ class ImageFolder(FileDataModule):
             )
         self._saved_names = names
 
-    def _take_split(self, found: Found, text: str) -> None:
+    @override
+    def _drawn_split(self) -> str | None:
+        found = self._found
+        return write_table(found.splits) if found is not None and found.drawn else None
+
+    @override
+    def _keep_split(self, text: str) -> None:
+        found = self._found
+        if found is None or not found.drawn:
+            return
         splits, _ = read_table(text, "The split of the checkpoint", find_below(self.folder))
         splits = sources.without_empty_test(splits)
         if splits != found.splits:
             known = {picture for pictures in splits.values() for picture in pictures}
             now = chain.from_iterable(found.splits.values())
             new = sum(picture not in known for picture in now)
-            warnings.warn(
-                f"The split of the checkpoint is kept, though '{self.root}' or the options of the "
-                f"split have changed since: {new} picture(s) that are in no part of it are not "
-                "used.",
-                stacklevel=2,
-            )
+            warn_of_kept_split(self.root, new)
         self._found = found._replace(splits=splits)
         self._splits = sources.tensors(self._found, self.folder)
 
     def _write_split(self) -> None:
-        trainer, found = self.trainer, self._found
-        if trainer is None or found is None or not found.drawn:
+        trainer, split = self.trainer, self._drawn_split()
+        if trainer is None or split is None:
             return
         if getattr(trainer, "fast_dev_run", False):  # which leaves no files
             return
@@ -344,7 +341,7 @@ class ImageFolder(FileDataModule):
         if not trainer.is_global_zero or folder is None or "://" in folder:
             return
         path = Path(folder) / _SPLIT_FILE
-        content = write_table(found.splits).encode("utf-8", "surrogateescape")
+        content = split.encode("utf-8", "surrogateescape")
         if not path.is_file() or path.read_bytes() != content:
             write_new_file(path, content)
 

@@ -1,6 +1,8 @@
 """Images with masks: a folder of images and a folder of masks with the class of each pixel."""
 
+import json
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,15 @@ from typing_extensions import override
 from wiring_lightning._checks import check_counts
 from wiring_lightning.data._find_files import IMAGE_ENDINGS
 from wiring_lightning.data._mask_files import Color, classes_of_colors, classes_of_numbers
-from wiring_lightning.data._mask_splits import Pair, find_pairs, split_by_chance, split_by_lists
+from wiring_lightning.data._mask_splits import (
+    Pair,
+    Pairs,
+    find_pairs,
+    split_by_chance,
+    split_by_lists,
+)
 from wiring_lightning.data._read_image import pixels, read_image
+from wiring_lightning.data._resumable import warn_of_kept_split
 from wiring_lightning.data._with_masks import MaskDataModule
 from wiring_lightning.data.in_memory import Split
 
@@ -32,6 +41,9 @@ class ImageMaskFolder(MaskDataModule):
     pixel. Training mirrors half of the images, together with their masks.
 
     The splits are random, by ``split_seed``, or read from lists in ``root`` with one name per line.
+    A random split is part of the checkpoint: a run that resumes or tests from that checkpoint has
+    the same split, also if there are more images now.
+
     All images are read at the start and stay in memory, on the trainer's device.
 
     Args:
@@ -119,6 +131,8 @@ class ImageMaskFolder(MaskDataModule):
         self.shares = (val_share, test_share)
         self.split_seed = split_seed
         self.mask_suffix = mask_suffix
+        self._drawn: list[list[str]] | None = None
+        self._kept: list[list[str]] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -134,7 +148,9 @@ class ImageMaskFolder(MaskDataModule):
         images, masks = root / self.images, root / self.masks
         pairs = find_pairs(images, masks, self.mask_suffix, all_have_both=not by_lists)
         if train_list is None or test_list is None:
-            return split_by_chance(pairs, *self.shares, self.split_seed)
+            self._drawn = self._names(pairs)
+            train, val, test = ([pairs[name] for name in names] for names in self._drawn)
+            return train, val, test
         val_path = None if val_list is None else root / val_list
         return split_by_lists(pairs, root / train_list, val_path, root / test_list)
 
@@ -171,10 +187,39 @@ class ImageMaskFolder(MaskDataModule):
             )
         return splits
 
+    @override
+    def _drawn_split(self) -> str | None:
+        return None if self._drawn is None else json.dumps(self._drawn)
+
+    @override
+    def _keep_split(self, text: str) -> None:
+        self._kept = json.loads(text)
+        if self._drawn not in (None, self._kept):
+            self._splits = None
+            self.setup("fit")  # reads them again
+
+    def _names(self, pairs: Pairs) -> list[list[str]]:
+        """The names in each split: those of the checkpoint, if they come from one."""
+        drawn = split_by_chance(list(pairs), *self.shares, self.split_seed)
+        if self._kept is None or self._kept == drawn:
+            return drawn
+        kept = list(chain.from_iterable(self._kept))
+        gone = [name for name in kept if name not in pairs]
+        if gone:
+            raise FileNotFoundError(
+                f"The split of the checkpoint names '{gone[0]}', but that image or its mask is not "
+                f"in '{self.root}' (one of {len(gone)}); put it there, or point root (--data.root) "
+                "at the folder of the run."
+            )
+        warn_of_kept_split(self.root, len(pairs) - len(kept))
+        return self._kept
+
     def _read_mask(self, path: str) -> Tensor:
         if self.palette is None:
             return classes_of_numbers(read_image(path, in_color=False), self.num_classes, path)
-        return classes_of_colors(read_image(path), self.palette, path, self.ignored_color)
+        return classes_of_colors(
+            read_image(path, on_white=False), self.palette, path, self.ignored_color
+        )
 
 
 def _check_classes(

@@ -115,9 +115,11 @@ class BatchLoader:
         self._global_batch_size = batch_size * world_size
         self._num_batches = self._count_batches()
         if self._num_batches == 0:
+            few = len(images) < world_size
+            advice = "use fewer processes (--trainer.devices)" if few else "lower batch_size"
             raise ValueError(
-                f"{len(images)} samples are too few for a batch of {batch_size} on each of "
-                f"{world_size} process(es) with drop_last={drop_last}."
+                f"{len(images)} sample(s) are too few for a batch of {batch_size} on each of "
+                f"{world_size} process(es) with drop_last={drop_last}: {advice}, or add samples."
             )
         self._epoch = 0
         self._yielded = 0
