@@ -33,10 +33,11 @@ def _steps_apart(run: Run, tag: str) -> tuple[int, int] | None:
         steps = _steps_in(load_checkpoint(run.checkpoint()))
     except UnfinishedError:
         return None
-    # `wiring test` counts no steps. And numbers that a fit logs are those after the next step.
-    after = scored if scored is None or tag.startswith("test/") else scored + 1
-    known = scored and steps
-    return (steps[0], scored) if known and not {scored, after} & {*steps} else None
+    if not scored or not steps:  # `wiring test` counts no steps
+        return None
+    # Numbers that a fit logs are those after the next step.
+    after = scored if tag.startswith("test/") else scored + 1
+    return None if {scored, after} & {*steps} else (steps[0], scored)
 
 
 def _steps_in(checkpoint: Mapping[str, Any]) -> list[int]:
