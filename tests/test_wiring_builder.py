@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from wiring_lightning.costs import sparse_multiply_adds
 from wiring_lightning.nn import Gate
 from wiring_lightning.wiring import WiringBuilder, make_wiring
 
@@ -38,11 +39,37 @@ def test_costs_are_those_of_nodes_of_groups_and_of_edges():
 
 
 def test_layers_count_their_own_costs():
-    graph, conv, norm = WiringBuilder(), nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
+    graph, conv, norm = WiringBuilder(), nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)
     graph.add_layers("stem", conv, norm, nn.Conv2d(8, 4, 1, bias=False), side=9)
     nodes = graph.wiring().nodes
     assert nodes.parameters.tolist() == [(27 + 1) * 8 + 2 * 8 + 32]
     assert nodes.multiply_adds.tolist() == [(27 * 8 + 32) * 5 * 5]
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3, dilation=2, padding="same")],
+        [nn.Conv2d(3, 8, 3, stride=(2, 1), padding=(0, 1)), nn.Conv2d(8, 4, 2, groups=2)],
+        [nn.ConvTranspose2d(3, 8, 3, 2, output_padding=1, padding=1), nn.Conv2d(8, 4, 4, 3)],
+        [nn.Conv2d(3, 8, 3), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(8, 4, 2)],
+        [nn.AvgPool2d(2, ceil_mode=True, padding=1), nn.Conv2d(3, 4, 2), nn.AdaptiveAvgPool2d(3),
+         nn.Conv2d(4, 5, 2), nn.Flatten(), nn.Linear(20, 2)],
+        [nn.Upsample(size=20), nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=(1.5, 2.0)),
+         nn.Conv2d(4, 2, 2)],
+    ],
+)  # fmt: skip
+def test_chains_of_layers_cost_what_they_compute(chain):
+    graph = WiringBuilder()
+    graph.add_layers("chain", *chain, side=10)
+    own = sparse_multiply_adds(nn.Sequential(*chain), torch.zeros(1, 3, 10, 10))
+    assert graph.wiring().nodes.multiply_adds.tolist() == [own.dense]
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(3, 4), nn.Conv1d(3, 4, 1), nn.MultiheadAttention(4, 2)])
+def test_layers_of_other_kinds_are_not_counted(layer):
+    with pytest.raises(ValueError, match=f"{type(layer).__name__} are not counted here: add it by"):
+        WiringBuilder().add_layers("layer", nn.Sequential(layer), side=4)
 
 
 def test_nodes_of_a_group_may_have_numbers_of_their_own_or_be_none():

@@ -1,5 +1,6 @@
 """What the monitor tells of a plain network with sparse layers."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,31 @@ def test_numbers_agree_with_the_weights(tmp_path: Path) -> None:
         assert last[f"wiring/{i}/density"] == pytest.approx(kept[i] / mask.numel())
         assert last[f"wiring/{i}/dead_rows"] == mask.shape[0] - len(outputs)
         assert last[f"wiring/{i}/dead_columns"] == mask.shape[1] - len(inputs)
+
+
+def test_what_is_beside_one_pass_of_the_network_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Averaged(Told):
+        def __init__(self, backbone: nn.Module) -> None:
+            super().__init__(backbone)
+            self.example_input_array = torch.zeros(4, 1, 8, 8)
+            self.average = deepcopy(backbone).requires_grad_(False)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.backbone.parameters(), lr=0.1)
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            for own in self.average.parameters():
+                own.data.mul_(0.9)
+
+    seen = []
+    for name, kind in (("plain", Told), ("averaged", Averaged)):
+        monkeypatch.setattr("tests.callbacks.monitored_fit.Module", kind)
+        fit(tmp_path / name, plain(), DNW(density=0.25), WiringMonitor(pictures=False))
+        seen.append(numbers(tmp_path / name))
+    for tag in ("wiring/parameters_live", "wiring/multiply_adds_live"):
+        assert seen[0][tag] == seen[1][tag]
 
 
 def test_a_resumed_run_shows_the_same_numbers(tmp_path: Path) -> None:

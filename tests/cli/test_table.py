@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 import wiring_lightning
-from tests.cli.commands import BASE, Trained, refused, succeed, wiring, write
+from tests.cli.commands import BASE, Trained, checkpoint_in, refused, succeed, wiring, write
+from wiring_lightning.cli import runs as run_folders
 from wiring_lightning.cli.code_version import code_version, version_in
 
 MakeRun = Callable[..., Path]
@@ -32,7 +35,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture
 def make_run(printed: dict[str, Any], tmp_path: Path) -> MakeRun:
     def make(
-        name: str, acc: float | None, changes: dict[str, Any] | None = None, code: str = "1.0"
+        name: str,
+        acc: float | None,
+        changes: dict[str, Any] | None = None,
+        code: str = "1.0",
+        fits: bool = True,
     ) -> Path:
         """A folder as `wiring fit` leaves it, without a checkpoint."""
         config = deepcopy(printed)
@@ -48,7 +55,8 @@ def make_run(printed: dict[str, Any], tmp_path: Path) -> MakeRun:
         header = f"# wiring_lightning=={code}\n" if code else ""
         (folder / "config.yaml").write_text(header + yaml.safe_dump(config))
         with SummaryWriter(str(folder)) as writer:
-            writer.add_scalar("val/acc", 0.5, 1)
+            if fits:
+                writer.add_scalar("val/acc", 0.5, 1)
             if acc is not None:
                 writer.add_scalar("test/acc", acc, 1)
                 writer.add_scalar("test/loss", 1 - acc, 1)
@@ -143,6 +151,41 @@ def test_sizes_and_score_of_a_trained_run(trained: Trained) -> None:
     assert float(line["live_parameters"]) == said["params"]["live"]
 
 
+def test_a_cost_of_another_step_than_the_score_is_said(trained: Trained, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    assert "last checkpoint" not in succeed("table", str(folder), "--score=val/acc")
+    path = checkpoint_in(folder)
+    content = torch.load(path, weights_only=True)
+    content["global_step"] = 4
+    content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = 4
+    torch.save(content, path)
+    said = f"The costs of {folder} are those of its last checkpoint, of step 4, but its test/acc is"
+    assert f"{said} that of step 10: keep" in succeed("table", str(folder))
+    run = wiring("pareto", str(folder), "-o", "p.png")
+    assert (run.code, said in run.err) == (0, True)
+
+
+def test_zeros_beside_a_wiring_are_told(trained: Trained, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    path = checkpoint_in(folder)
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["backbone.classifier.weight"][3:] = 0
+    torch.save(content, path)
+    assert "also those that are zero in sparse layers" in succeed("table", str(folder))
+    assert "sparse layers" not in succeed("table", str(trained.folder))
+    assert "zero in sparse layers" in wiring("pareto", str(folder), "-o", "p.png").err
+    command = "inspect", "--config", trained.config, "--format=json", "--ckpt_path"
+    said, whole = (json.loads(succeed(*command, str(one))) for one in (path, trained.checkpoint))
+    lost = content["state_dict"]["backbone.classifier.weight"][3:].numel()
+    assert said["weights"]["total"] - said["weights"]["nonzero"] == lost
+    adds = said["sparse_multiply_adds"]
+    assert (adds["total"], adds["total"] - adds["nonzero"]) == (
+        said["multiply_adds"]["total"],
+        lost,
+    )
+    assert "weights" not in whole
+
+
 def test_the_picture_has_every_run(six: list[str], saved: list[Figure]) -> None:
     succeed("table", *six, "--picture", "table.svg")
     assert "<svg" in Path("table.svg").read_text()
@@ -181,6 +224,46 @@ def test_what_names_the_rows_may_differ(make_run: MakeRun) -> None:
 def test_a_run_records_its_code(trained: Trained) -> None:
     assert version_in(Path(trained.config).read_text()) == code_version()
     assert code_version().startswith(wiring_lightning.__version__)
+
+
+# Which runs are tests of others
+
+
+@pytest.mark.parametrize(
+    ("path", "moved"),
+    [
+        ("logs/fit/checkpoints/a.ckpt", False),  # from the folder where the command was given
+        ("logs/fit/checkpoints/a.ckpt", True),
+        ("/nowhere/logs/fit/checkpoints/a.ckpt", True),
+        ("fit/checkpoints/a.ckpt", False),
+    ],
+)
+def test_a_tested_checkpoint_counts_once_from_any_folder(
+    make_run: MakeRun, tmp_path: Path, path: str, moved: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "work" / "logs"
+    logs.mkdir(parents=True)
+    fitted, other = make_run("fit", 0.5), make_run("other", 0.5)
+    tested = make_run("test", 0.5, {"ckpt_path": path}, fits=False)
+    for folder in (fitted, other):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "a.ckpt").touch()
+    runs = [folder.rename(logs / folder.name) for folder in (tested, other, fitted)]
+    if moved:
+        logs.rename(tmp_path / "moved")
+        runs = [tmp_path / "moved" / folder.name for folder in runs]
+    assert [
+        run.folder for run in run_folders.tested_once(list(map(run_folders.find_run, runs)))
+    ] == runs[1:]
+    assert f"{runs[0]} tests a checkpoint of {runs[2]} again" in capsys.readouterr().err
+
+
+def test_a_fit_that_goes_on_is_no_test(make_run: MakeRun) -> None:
+    first = make_run("first", 0.5)
+    (first / "a.ckpt").touch()
+    second = make_run("second", 0.6, {"ckpt_path": str(first / "a.ckpt")})
+    runs = [run_folders.find_run(first), run_folders.find_run(second)]
+    assert run_folders.tested_once(runs) == runs
 
 
 # What is left out, and bad input

@@ -104,6 +104,56 @@ class Crossed(nn.Module):
         return answer
 
 
+class Standardized(nn.Conv2d):
+    """Computes the weight of its convolution anew, with a scale as networks without norms have."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 6, 3, bias=False)
+        self.gain = nn.Parameter(torch.ones(6, 1, 1, 1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(inputs, weight * self.gain * 2.0, None)
+
+
+class Autocast(nn.Linear):
+    """Computes in another precision than it stores."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(inputs)
+
+
+class Mixed(nn.Module):
+    """Mixes the weights of its experts: two products, with the experts and with the mixture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6 * 4 * 9))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        shares = inputs.mean((1, 2, 3)).expand(1, 3)
+        return nn.functional.conv2d(inputs, (shares @ self.weight).view(6, 4, 3, 3))
+
+
+class Unusual(nn.Linear):
+    """Multiplies with its weight, but not by a matrix product."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs.unsqueeze(-2) * self.weight).sum(-1)
+
+
+class Contracted(nn.Module):
+    """Arranges its weight for a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 8, 6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.einsum("bi,gio->bgo", inputs, self.weight)
+
+
 def conv(**arguments: Any) -> nn.Conv2d:
     return nn.Conv2d(4, 6, 3, **arguments)
 
@@ -137,6 +187,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, list[int]]] = {
         [64 * 3 + 128 * 5, 64 * 3],
     ),
     "recurrent": (lambda: nn.GRU(3, 4), torch.zeros(5, 1, 3), [36 * 5, 48 * 5]),
+    "standardized": (Standardized, torch.zeros(1, 4, 9, 7), [216 * 7 * 5]),
+    "autocast": (lambda: Autocast(8, 4), torch.zeros(1, 8), [32]),
+    "experts": (Mixed, torch.zeros(1, 4, 9, 7), [648 + 216 * 7 * 5]),
+    "contracted": (Contracted, torch.zeros(1, 8), [192]),
     "parametrized": (lambda: parametrizations.weight_norm(conv()), torch.zeros(1, 4, 3, 3), [216]),
     "spectral": (lambda: parametrizations.spectral_norm(conv()), torch.zeros(1, 4, 3, 3), [216]),
 }
@@ -146,6 +200,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, list[int]]] = {
 def test_all_kinds_of_layers_are_counted_as_by_hand(case: str) -> None:
     make, example, expected = CASES[case]
     assert list(multiply_adds_by_weight(make(), example).values()) == expected
+
+
+def test_a_layer_that_cannot_be_counted_is_not_known() -> None:
+    network, example = nn.Sequential(Unusual(5, 4), nn.Linear(4, 2)), torch.zeros(1, 5)
+    assert [row.multiply_adds for row in layer_costs(network, example)] == [None, 8]
+    assert multiply_adds_by_weight(network, example) == {network[1].weight: 8}
+    with pytest.raises(ValueError, match=r"multiply-adds of 0\.weight are not known"):
+        sparse_multiply_adds(network, example)
 
 
 def test_weights_of_the_older_weight_norm_are_counted() -> None:

@@ -8,14 +8,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from wiring_lightning.costs.layers import known_multiply_adds
+from wiring_lightning.costs.layers import first_example, known_multiply_adds
 
 
 class CountedOnce:
     """The multiply-adds of each weight, from the first example that is there.
 
-    It is, in this order: the whole `example_input_array` of the LightningModule, an image of the
-    size that the data module tells (`image_shape`), or the first example of the first batch.
+    It is, in this order: the first of the `example_input_array` of the LightningModule, an image of
+    the size that the data module tells (`image_shape`), or the first example of the first batch.
     Of some networks with a wiring they are not known, see `costs.layers.known_multiply_adds`.
 
     Args:
@@ -24,7 +24,7 @@ class CountedOnce:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.counts: dict[nn.Parameter, int] | None = None
+        self.counts: dict[nn.Parameter, int | None] | None = None
         self._first: Any = None
         self._failed = False
 
@@ -66,7 +66,7 @@ class CountedOnce:
 
 def _known_example(trainer: Trainer, module: LightningModule) -> Any:
     if module.example_input_array is not None:
-        return module.example_input_array
+        return first_example(module.example_input_array)
     shape = getattr(getattr(trainer, "datamodule", None), "image_shape", None)
     return None if shape is None else torch.zeros(1, *shape)
 

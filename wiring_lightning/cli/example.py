@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wiring_lightning import data as data_modules
 from wiring_lightning.cli.messages import note
 from wiring_lightning.costs import LayerCost, layer_costs
+from wiring_lightning.costs.layers import first_example
 from wiring_lightning.wiring import find_wired
 
 
@@ -36,7 +37,7 @@ def example_image(
         (torch.Size([1, 3, 5, 7]), torch.Size([1, 3, 8, 8]))
     """
     if size is None and model.example_input_array is not None:
-        return model.example_input_array
+        return first_example(model.example_input_array)
     network = getattr(model, "backbone", model)
     size = size or _size_of_data(data) or getattr(network, "image_size", None)
     if isinstance(size, int):

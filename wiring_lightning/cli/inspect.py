@@ -25,6 +25,7 @@ from wiring_lightning.cli.report import (
     network_rows,
     summarize,
     summarize_weights,
+    summarize_zeros,
 )
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
@@ -194,7 +195,7 @@ class WiringTrainer(Trainer):
             summary = (
                 summarize_weights(model, layers)
                 if network is None
-                else summarize(network.wiring(), searched)
+                else {**summarize(network.wiring(), searched), **summarize_zeros(model, layers)}
             )
             print(json.dumps(summary, indent=2))
         else:

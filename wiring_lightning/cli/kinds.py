@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 
 from wiring_lightning import costs, plots
 from wiring_lightning.backbones import SparseNet, SparseResNet
+from wiring_lightning.cli.messages import note
+from wiring_lightning.cli.run_steps import costs_apart
 from wiring_lightning.cli.runs import Run, RunError, check_alike, distinct_names, finished
 from wiring_lightning.wiring import Wired
 
@@ -64,6 +66,8 @@ def efficiency(*runs: Run) -> Figure:
     """Test accuracy over parameters and multiply-adds, of runs on the same data."""
     check_alike(runs, ["data"], "on one data set")
     complete = finished(runs, Run.checkpoint, lambda run: run.accuracy("test"))
+    if apart := costs_apart(complete, "test/acc"):
+        note(apart)
     networks = [
         plots.Efficiency(
             run.family,

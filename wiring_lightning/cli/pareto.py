@@ -46,6 +46,11 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: if the ending of the file names no format of pictures.
     """
     given = parse(arguments)  # before torch is loaded
+    from torch import nn
+
+    from wiring_lightning.cli.messages import note
+    from wiring_lightning.cli.report import sparse_rows
+    from wiring_lightning.cli.run_steps import costs_apart
     from wiring_lightning.cli.runs import Run, check_alike, distinct_names, find_runs, finished
     from wiring_lightning.costs import named_cost
     from wiring_lightning.files import check_outputs, free_path, write_file
@@ -73,6 +78,15 @@ def run(arguments: Sequence[str]) -> None:
     chosen = select(candidates)
     table = _markdown(chosen, given.unit)
     print(table)  # before anything is written: a full disk must not lose it
+    if apart := costs_apart(runs, "test/acc"):
+        note(apart)
+    zeros = [
+        run.folder
+        for run in runs
+        if isinstance(run.network, nn.Module) and sparse_rows(run.network)
+    ]
+    if zeros and given.cost != "sequential_steps":
+        note(f"the costs count the weights that are zero in sparse layers, too, as of {zeros[0]}")
     save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), output)
     write_file(markdown, table.encode())
     write_file(csv, _csv(candidates, chosen, given.unit).encode())

@@ -175,6 +175,26 @@ def summarize_weights(
     return {**summary, "layers": {layer.name: _layer(layer) for layer in layers}}
 
 
+def summarize_zeros(module: nn.Module, layers: Sequence[LayerCost]) -> dict[str, Any]:
+    """What the layers of a network with a wiring keep beside it; empty if no weight is zero.
+
+    Graphs of channels are left out: their edges are those of the wiring.
+
+    Args:
+        module: the network, or a module that holds it.
+        layers: its layers.
+    """
+    graphs = find_adjacencies(module)
+    own = [layer for layer in layers if layer.name not in graphs]
+    if not any(layer.sparse for layer in own):
+        return {}
+    everything = sum_of(own)
+    summary: dict[str, Any] = {"weights": {"total": everything.weights, "nonzero": everything.kept}}
+    if everything.multiply_adds is not None:
+        summary["sparse_multiply_adds"] = _multiply_adds(everything)
+    return summary
+
+
 def _multiply_adds(layer: LayerCost) -> dict[str, int]:
     assert layer.multiply_adds is not None
     assert layer.kept_multiply_adds is not None

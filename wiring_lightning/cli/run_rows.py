@@ -13,7 +13,7 @@ from wiring_lightning.checkpoints import load_weights
 from wiring_lightning.cli.code_version import version_in
 from wiring_lightning.cli.example import costs_with, example_image
 from wiring_lightning.cli.messages import note
-from wiring_lightning.cli.report import summarize, summarize_weights
+from wiring_lightning.cli.report import sparse_rows, summarize, summarize_weights
 from wiring_lightning.cli.run_keys import differing, epochs_of, flat, in_words, setting, value_of
 from wiring_lightning.cli.runs import (
     Run,
@@ -37,10 +37,17 @@ _NOT_DATA = ("data.batch_size", "data.seed", "data.drop_last")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What `wiring inspect` counts: all of a network, and what is live; `None` if it cannot say."""
+    """What `wiring inspect` counts: all of a network, and what is live; `None` if it cannot say.
+
+    Args:
+        parameters: all, and those that are live.
+        multiply_adds: likewise.
+        zeros: whether those that are live include weights that are zero.
+    """
 
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int] | None
+    zeros: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Scored:
             )
         counts = summarize(network.wiring(), bool(find_bernoulli_gates(module)))
         whole, adds = counts["params"], counts["multiply_adds"]
-        return Sizes((whole["total"], whole["live"]), (adds["total"], adds["live"]))
+        zeros = bool(sparse_rows(module))
+        return Sizes((whole["total"], whole["live"]), (adds["total"], adds["live"]), zeros)
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,11 @@ class Row:
         starts = [_starts(one.run.config) for one in self.runs]
         again = any(start in starts[:place] for place, start in enumerate(starts))
         return "nothing, not even in their seeds" if again else None
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether the costs include weights that are zero."""
+        return any(one.sizes is not None and one.sizes.zeros for one in self.runs)
 
     def mean_size(self, name: str) -> tuple[float, float] | None:
         """Mean `parameters` or `multiply_adds`, all and live; `None` if a run cannot say."""

@@ -27,6 +27,8 @@ from wiring_lightning.wiring import Wired, Wiring, find_wired
 CONFIG = "config.yaml"
 _EXAMPLE = "lightning_logs/version_0"
 _DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
+# What the names of numbers begin with that only a fit logs.
+_OF_FITS = ("train", "val")
 # Arguments that change the connections of a network, and not its other layers.
 _CONNECTION = ("wiring", "fan_in")
 
@@ -158,6 +160,10 @@ class Run:
         """The last value of a tag such as `test/acc`; `None` without any."""
         return self._scalars[tag][-1].value if tag in self._scalars else None
 
+    def last_step(self, tag: str) -> int | None:
+        """The training step of that value."""
+        return self._scalars[tag][-1].step if tag in self._scalars else None
+
     def accuracy(self, split: Literal["val", "test"]) -> float:
         """The last accuracy on the validation or the test images that was logged, 0 to 1.
 
@@ -181,11 +187,21 @@ class Run:
 
     @property
     def tested(self) -> Path | None:
-        """The checkpoint that `wiring test` measured here; `None` if the run trained one."""
+        """The checkpoint that `wiring test` measured here; `None` if the run trained one.
+
+        The path is one of the folder where the command was given, or was before folders were moved:
+        it is looked for, and then its last parts are, in the folders above this run.
+        """
         path = self.config.get("ckpt_path")
-        if not isinstance(path, str) or any(self.folder.rglob("*.ckpt")):
+        trained = any(self.folder.rglob("*.ckpt")) or any(
+            tag.startswith(_OF_FITS) for tag in self.tags
+        )
+        if not isinstance(path, str) or trained:
             return None
-        return Path(path).resolve()
+        parts, above = Path(path).parts, self.folder.resolve().parents
+        tails = [Path(*parts[first:]) for first in range(max(len(parts) - 2, 1))]
+        places = [folder / tail for tail in tails for folder in above]
+        return next((place for place in places if place.is_file()), Path(path)).resolve()
 
     @cached_property
     def _scalars(self) -> dict[str, list[Scalar]]:

@@ -47,6 +47,7 @@ def run(arguments: Sequence[str]) -> None:
     from wiring_lightning.cli.messages import note
     from wiring_lightning.cli.run_keys import check_known
     from wiring_lightning.cli.run_rows import METHOD, make_rows, mixed, read_scored
+    from wiring_lightning.cli.run_steps import costs_apart
     from wiring_lightning.cli.runs import RunError
     from wiring_lightning.cli.table_text import Table
     from wiring_lightning.files import check_outputs, write_file
@@ -68,8 +69,10 @@ def run(arguments: Sequence[str]) -> None:
     rows = make_rows(scored, keys)
     table = Table(keys, rows, given.score, _against(rows, given.against))
     print(table.markdown())  # before anything is written: a full disk must not lose it
-    for text in [f"The runs differ in {mix}."] * bool(mix) + table.notes:
-        print(f"{text}\n")
+    apart = costs_apart([one.run for one in scored if one.sizes is not None], given.score)
+    for text in [f"The runs differ in {mix}." if mix else None, *table.notes, apart]:
+        if text:
+            print(f"{text}\n")
     if any(one.sizes is None for one in scored):
         note("sizes are left out of runs without a checkpoint, or of a network that needs --trust")
     if given.csv:

@@ -44,10 +44,16 @@ class Table:
     @property
     def notes(self) -> list[str]:
         """What a reader of the table must know about the runs of a row."""
-        return [
+        pooled = [
             f"The runs of the row {row.label} differ in {row.pooled}."
             for row in self.rows
             if row.pooled
+        ]
+        return pooled + [
+            f"The costs of the row {row.label} count all weights of what is live, also those that "
+            "are zero in sparse layers, which `wiring inspect` tells apart."
+            for row in self.rows
+            if row.has_zeros
         ]
 
     def best(self, row: Row) -> float:

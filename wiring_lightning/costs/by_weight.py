@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,12 @@ from typing_extensions import override
 from wiring_lightning.nn import store_dense
 from wiring_lightning.nn.weights import SparseWeight, find_weights
 from wiring_lightning.wiring import StoredLayer
+
+# Layers that multiply their input with one weight.
+_PLAIN = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
 
 
 class SparseCost(NamedTuple):
@@ -30,13 +37,15 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
     Products with weights are counted: convolutions and linear layers, also those inside of an
     attention or a recurrent layer. A multiplication and the addition after it are one. Biases,
     norms, activations and the products of an attention are not counted. A weight that is zero saves
-    its multiply-adds.
+    its multiply-adds, even if the network computes another weight from it, such as a standardized
+    one, which may have no zeros.
 
     Args:
         network: any network, also with layers stored as CSR.
         example: its input, a batch of one; a tuple of several, or a mapping of them by name.
 
     Raises:
+        ValueError: if it calls a convolution or linear layer whose products cannot be counted.
         Exception: of the network, if it does not take the example.
 
     Example:
@@ -45,7 +54,14 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
         >>> sparse_multiply_adds(network, torch.zeros(1, 3, 6, 6))  # 16 * 216 + 1280
         SparseCost(dense=4736, sparse=2144)
     """
-    counts = multiply_adds_by_weight(with_parameters(network), example)
+    network = with_parameters(network)
+    counts, unknown = count_weights(network, example)
+    if unknown:
+        names = [name for name, weight in network.named_parameters() if weight in unknown]
+        raise ValueError(
+            f"the multiply-adds of {names[0]} are not known, because its layer computes by other "
+            "operators than convolutions and matrix products: use layer_costs for all others."
+        )
     sparse = sum(
         count * int(weight.count_nonzero()) // weight.numel() for weight, count in counts.items()
     )
@@ -56,14 +72,25 @@ def multiply_adds_by_weight(network: nn.Module, example: Any) -> dict[nn.Paramet
     """The dense multiply-adds of every weight that a network multiplies something with.
 
     The network answers in evaluation mode, without gradients, and is left as it was. A weight that
-    is used several times counts each time. Arguments and errors are those of
-    `sparse_multiply_adds`.
+    is used several times counts each time. If the network computes the weight of a product from one
+    parameter, as weight standardization and autocast do, the parameter counts. What cannot be
+    counted is left out. Arguments and errors of the network are those of `sparse_multiply_adds`.
 
     Example:
         >>> network = nn.LSTM(3, 2)
         >>> counts = multiply_adds_by_weight(network, torch.zeros(5, 1, 3))
         >>> {name: counts.get(weight, 0) for name, weight in network.named_parameters()}
         {'weight_ih_l0': 120, 'weight_hh_l0': 80, 'bias_ih_l0': 0, 'bias_hh_l0': 0}
+    """
+    return count_weights(network, example)[0]
+
+
+def count_weights(
+    network: nn.Module, example: Any
+) -> tuple[dict[nn.Parameter, int], set[nn.Parameter]]:
+    """The multiply-adds by weight, and the weights of called layers whose products are not known.
+
+    Arguments and errors of the network are those of `sparse_multiply_adds`.
     """
     weights = [weight for weight in find_weights(network) if not weight.is_vector]
     counter = _Counter()
@@ -77,15 +104,25 @@ def multiply_adds_by_weight(network: nn.Module, example: Any) -> dict[nn.Paramet
         stack.enter_context(_evaluating(network))
         stack.enter_context(_plain_kernels())
         stack.enter_context(parametrize.cached())
+        matrices = {weight.parameter for weight in weights}
+        for tensor in chain(network.parameters(), network.buffers()):
+            if tensor not in matrices:
+                counter.own(tensor, None)
         for weight in weights:
             counter.watch(weight)
             # Older kinds of parametrizations compute the weight anew in every forward pass. And a
             # layer with a hook is called: it is not computed together with others.
-            hook = weight.layer.register_forward_pre_hook(lambda *_, w=weight: counter.watch(w))
-            stack.callback(hook.remove)
+            hooks = [weight.layer.register_forward_pre_hook(lambda *_, w=weight: counter.watch(w))]
+            if "weight" in weight.name.rpartition(".")[2]:
+                hooks.append(
+                    weight.layer.register_forward_pre_hook(lambda *_, w=weight: counter.enter(w))
+                )
+                hooks.append(weight.layer.register_forward_hook(lambda *_: counter.leave()))
+            for hook in hooks:
+                stack.callback(hook.remove)
         stack.enter_context(counter)
         network(*inputs, **by_name)
-    return dict(counter.counts)
+    return dict(counter.counts), counter.called - counter.counts.keys()
 
 
 def with_parameters(network: nn.Module) -> nn.Module:
@@ -102,23 +139,46 @@ def with_parameters(network: nn.Module) -> nn.Module:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts, for every weight, the multiply-adds of the operators that read its memory."""
+    """Counts, for every weight, the multiply-adds of the operators that read it.
+
+    An operator reads a weight if it reads its memory, or what was computed of this weight and of no
+    input. A convolution that reads neither, as with a mixture of experts, belongs to the layer that
+    runs, and so does any product inside of a linear layer.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[nn.Parameter] = Counter()
-        # By the address of a memory: what lies there. The tensors are kept, so that nothing else
-        # gets their memory meanwhile.
-        self._watched: dict[int, list[tuple[Tensor, nn.Parameter]]] = {}
+        self.called: set[nn.Parameter] = set()  # weights of convolutions and linear layers
+        self._running: list[SparseWeight] = []
+        # By the address of a memory: what lies there, and of which weight it was computed; `None`
+        # for other parameters and buffers. The tensors are kept, so that nothing else gets their
+        # memory meanwhile.
+        self._owned: dict[int, list[tuple[Tensor, nn.Parameter | None]]] = {}
+
+    def own(self, value: Tensor, owner: nn.Parameter | None) -> None:
+        """Take a tensor for a weight, or for a constant of the network."""
+        if value.numel():
+            places = self._owned.setdefault(value.untyped_storage().data_ptr(), [])
+            if all(value is not known for known, _ in places):
+                places.append((value, owner))
 
     def watch(self, weight: SparseWeight) -> None:
         """Count for a weight from now on; its values can be computed from its parameter."""
         key = weight.name.rpartition(".")[2]
         for value in (weight.parameter, getattr(weight.layer, key, None)):
-            if isinstance(value, Tensor) and value.numel():
-                places = self._watched.setdefault(value.untyped_storage().data_ptr(), [])
-                if all(value is not known for known, _ in places):
-                    places.append((value, weight.parameter))
+            if isinstance(value, Tensor):
+                self.own(value, weight.parameter)
+
+    def enter(self, weight: SparseWeight) -> None:
+        """The layer of a weight begins to compute."""
+        self._running.append(weight)
+        if isinstance(weight.layer, _PLAIN):
+            self.called.add(weight.parameter)
+
+    def leave(self) -> None:
+        """It has ended."""
+        self._running.pop()
 
     @override
     def __torch_dispatch__(
@@ -129,19 +189,53 @@ class _Counter(TorchDispatchMode):
         if formula is None:
             with self:
                 parts = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if parts is NotImplemented else parts
+            if parts is not NotImplemented:
+                return parts
         result = func(*args, **kwargs)
-        read = [owner for one in args if isinstance(one, Tensor) for owner in self._owners(one)]
-        if read:
+        if formula is None:
+            self._hand_on((args, kwargs), result)
+        elif (owner := self._reader(func, args)) is not None:
             # Torch counts a multiplication and an addition as two.
-            self.counts[read[0]] += formula(*args, **kwargs, out_val=result) // 2
+            self.counts[owner] += formula(*args, **kwargs, out_val=result) // 2
         return result
 
-    def _owners(self, tensor: Tensor) -> Iterator[nn.Parameter]:
-        """The parameter in whose memory a tensor begins, if there is one."""
-        for value, owner in self._watched.get(tensor.untyped_storage().data_ptr(), []):
-            if 0 <= tensor.storage_offset() - value.storage_offset() < value.numel():
-                yield owner
+    def _owners(self, tensor: Tensor) -> list[nn.Parameter | None]:
+        """Whose memory a tensor begins in; empty if it depends on the input."""
+        return [
+            owner
+            for value, owner in self._owned.get(tensor.untyped_storage().data_ptr(), [])
+            if 0 <= tensor.storage_offset() - value.storage_offset() < value.numel()
+        ]
+
+    def _hand_on(self, read: Any, result: Any) -> None:
+        """What was computed of a weight, its scales and of no input stands for that weight."""
+        owners = [self._owners(one) for one in _tensors(read) if one.dim()]
+        if owners and all(owners):
+            weights = {owner for own in owners for owner in own if owner is not None}
+            largest = max(weights, key=Tensor.numel, default=None)
+            for value in _tensors(result):
+                if not self._owners(value):
+                    self.own(value, largest)
+
+    def _reader(self, func: Any, args: tuple[Any, ...]) -> nn.Parameter | None:
+        """The weight that a product counts for; of two the later, as layers multiply an input."""
+        owners = [self._owners(one) if isinstance(one, Tensor) else [] for one in args]
+        weights = [owner for own in owners for owner in own if owner is not None]
+        if weights:
+            return weights[-1]
+        convolution = "convolution" in func.overloadpacket.__name__ and not owners[1]
+        if not self._running or not (convolution or isinstance(self._running[-1].layer, _PLAIN)):
+            return None
+        return self._running[-1].parameter
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors among the arguments or results of an operator."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wiring_lightning.costs.by_weight import multiply_adds_by_weight, with_parameters
+from wiring_lightning.costs.by_weight import count_weights, with_parameters
 from wiring_lightning.nn import find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight, find_dead, find_weights, own_names
 from wiring_lightning.wiring import find_wired
@@ -69,11 +69,11 @@ def layer_costs(network: nn.Module, example: Any = None) -> list[LayerCost]:
     return costs_of(find_matrices(network), {}, counts)
 
 
-def known_multiply_adds(network: nn.Module, example: Any) -> dict[nn.Parameter, int] | None:
+def known_multiply_adds(network: nn.Module, example: Any) -> dict[nn.Parameter, int | None] | None:
     """The multiply-adds of every weight; `None` if a network with a wiring computes its own way.
 
     Its own way means that a layer's products are not those of its weight alone, such as graphs of
-    channels.
+    channels. A weight of another network is `None` if a layer computes with it in such a way.
 
     Args:
         network: any network.
@@ -89,9 +89,32 @@ def known_multiply_adds(network: nn.Module, example: Any) -> dict[nn.Parameter, 
     wired = find_wired(network) is not None
     if wired and find_adjacencies(network):
         return None
-    counts = multiply_adds_by_weight(network, example)
+    found, unknown = count_weights(network, example)
+    counts = {**found, **dict.fromkeys(unknown)}
     all_known = all(counts.get(weight.parameter) for weight in find_matrices(network))
     return counts if all_known or not wired else None
+
+
+def first_example(batch: Any) -> Any:
+    """The first example of a batch: of a tensor, or of several whose first axes agree.
+
+    Anything else is taken for one example.
+
+    Example:
+        >>> images, labels = torch.zeros(32, 3, 8, 8), torch.zeros(32)
+        >>> first_example((images, labels))[0].shape
+        torch.Size([1, 3, 8, 8])
+        >>> first_example({"images": images, "size": torch.zeros(2)})["images"].shape
+        torch.Size([32, 3, 8, 8])
+    """
+    if isinstance(batch, Mapping):
+        return dict(zip(batch, first_example(tuple(batch.values())), strict=True))
+    parts = batch if isinstance(batch, tuple) else (batch,)
+    lengths = {one.shape[:1] if isinstance(one, Tensor) else None for one in parts}
+    if len(lengths) != 1 or not lengths - {None, torch.Size([])}:
+        return batch
+    first = tuple(one[:1] for one in parts)
+    return first if isinstance(batch, tuple) else first[0]
 
 
 def find_matrices(
@@ -117,7 +140,7 @@ def find_matrices(
 def costs_of(
     weights: Sequence[SparseWeight],
     edges: Mapping[nn.Parameter, Tensor],
-    counts: Mapping[nn.Parameter, int] | None,
+    counts: Mapping[nn.Parameter, int | None] | None,
 ) -> list[LayerCost]:
     """What some weights keep.
 
@@ -125,7 +148,7 @@ def costs_of(
         weights: the weights.
         edges: for some of their parameters, masks of what is there; of the others, what is not
             zero.
-        counts: multiply-adds by parameter, as of `multiply_adds_by_weight`; `None` if not known.
+        counts: multiply-adds by parameter, as of `known_multiply_adds`; `None` if not known.
     """
     rows = []
     for name, weight in zip(own_names(weights), weights, strict=True):

@@ -92,7 +92,12 @@ class WiringBuilder:
     ) -> int:
         """Add a node that is a chain of layers with inputs of `side` x `side`; return its number.
 
-        Parameters and multiply-adds are counted. See `add_node` for the other arguments.
+        Parameters and multiply-adds are counted, as `count_multiply_adds` does: of convolutions of
+        images and of linear layers of one position, each of which reads the one before. See
+        `add_node` for the other arguments, and for layers of other kinds.
+
+        Raises:
+            ValueError: if a layer has weights of another kind, such as an LSTM.
         """
         work = count_multiply_adds(*layers, side=side)
         return self.add_node(name, count_parameters(*layers), work, reads, group=group)

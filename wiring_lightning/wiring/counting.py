@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
 
 from torch import nn
 
@@ -42,25 +44,63 @@ def count_parameters(*modules: nn.Module) -> int:
 def count_multiply_adds(*modules: nn.Module, side: int) -> int:
     """Multiply-adds of a chain of modules, for one example of `side` x `side`.
 
-    Convolutions (padded by half their kernel) and linear layers (of one position) are counted.
-    Other layers cost nothing. Pooling must come after the last convolution.
+    Convolutions and linear layers (of one position) are counted; layers without weights and norms
+    cost nothing. Every module reads the one before it: a block with branches of other sizes, such
+    as a shortcut with a stride, is no chain.
+
+    Raises:
+        ValueError: if a layer has weights that are counted in another way, such as an LSTM.
 
     Example:
         >>> first, second = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1)
         >>> count_multiply_adds(first, nn.ReLU(), second, side=32)  # (3 * 9 + 8) * 8 * 16 * 16
         71680
     """
-    total = 0
+    total, sides = 0, [side, side]
     for layer in plain_layers(*modules):
+        before, sides = sides, [_side_after(layer, axis, sides[axis]) for axis in (0, 1)]
         if isinstance(layer, nn.Conv2d):
-            side = -(-side // layer.stride[0])
-            total += layer.weight.numel() * side**2
+            total += layer.weight.numel() * prod(sides)
+        elif isinstance(layer, nn.ConvTranspose2d):
+            total += layer.weight.numel() * prod(before)
         elif isinstance(layer, nn.Linear):
             total += layer.weight.numel()
-        elif isinstance(layer, nn.Upsample):
-            assert isinstance(layer.scale_factor, float)
-            side = int(side * layer.scale_factor)
+        elif any("weight" in n and p.dim() > 1 for n, p in layer.named_parameters(recurse=False)):
+            raise ValueError(
+                f"the multiply-adds of {type(layer).__name__} are not counted here: add it by "
+                "`add_node` with its numbers, such as those of `costs.sparse_multiply_adds`."
+            )
     return total
+
+
+def _side_after(layer: nn.Module, axis: int, side: int) -> int:
+    """The height (axis 0) or width (axis 1) of what a layer returns."""
+    if isinstance(layer, nn.Upsample):
+        if layer.size is not None:
+            return int(_of_axis(layer.size, axis))
+        return int(side * _of_axis(layer.scale_factor, axis))
+    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+        given = _of_axis(layer.output_size, axis)
+        return side if given is None else given
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.MaxPool2d | nn.AvgPool2d):
+        return side
+    if layer.padding == "same":
+        return side
+    padding = 0 if layer.padding == "valid" else _of_axis(layer.padding, axis)
+    stride = _of_axis(layer.stride, axis)
+    reach = _of_axis(getattr(layer, "dilation", 1), axis) * (_of_axis(layer.kernel_size, axis) - 1)
+    if isinstance(layer, nn.ConvTranspose2d):
+        more = _of_axis(layer.output_padding, axis)
+        return int((side - 1) * stride - 2 * padding + reach + more + 1)
+    rest = side + 2 * padding - reach - 1
+    if getattr(layer, "ceil_mode", False):
+        rest += stride - 1
+        rest -= stride * (rest // stride * stride >= side + padding)  # windows begin in the image
+    return max(int(rest // stride) + 1, 0)
+
+
+def _of_axis(value: Any, axis: int) -> Any:
+    return value[axis] if isinstance(value, tuple | list) else value
 
 
 def count_by_source(
