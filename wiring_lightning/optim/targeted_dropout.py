@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.functional.mask_connect import mask_best
+from wiring_lightning.optim._masks import keep_masked
 from wiring_lightning.optim._skipped import step_was_skipped
-from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable, keep_masked
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable
 
 
 @dataclass(eq=False)
