@@ -1,9 +1,7 @@
 """Several learners in one trainer, one learner in several fits, and optimizers of all kinds."""
 
-import copy
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +9,23 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.optim import LBFGS, SGD, Optimizer
 
-from tests.callbacks.reader import Gated, Reader, batches
+from tests.callbacks.reader import Reader, batches
 from tests.methods import METHODS, digits
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.callbacks import (
     DNW,
-    SET,
     BudgetedSearch,
-    GradualPruning,
     L1Anneal,
     MaskConnect,
     Phase,
     PhaseSchedule,
     PruneAndRetrain,
     RandomEdges,
-    RigL,
     TargetedDropout,
     WiringError,
     WiringMonitor,
@@ -136,92 +131,6 @@ def test_a_second_fit_with_one_callback_is_as_the_first(name: str, failing: bool
     alone = fit(AGAIN[name](), max_epochs=3)
     assert same_state(second.state_dict(), alone.state_dict())
     assert count(second.body[1]) == 288
-
-
-GOES_ON: dict[str, Callable[[], Callback]] = {
-    **AGAIN,
-    "DNW, falling": lambda: DNW(density=0.25, initial_density=1.0),
-    "RigL": lambda: RigL(density=0.25, delta_t=2),
-    "SET": lambda: SET(density=0.25),
-    "GradualPruning": lambda: GradualPruning(density=0.25, every=2),
-    "MaskConnect": lambda: MaskConnect(lr=0.5),
-}
-
-
-def start(folder: Path, *callbacks: Callback) -> tuple[Trainer, Reader]:
-    """A trainer after two epochs, without momentum, which a new optimizer would not have."""
-    saver = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
-    trainer = quiet_trainer(callbacks=[*callbacks, saver], max_epochs=2, enable_checkpointing=True)
-    make = partial(SGD, lr=0.3)
-    module = Gated() if isinstance(callbacks[0], MaskConnect) else Reader(make)
-    trainer.fit(module, DATA)
-    trainer.fit_loop.max_epochs = 4
-    return trainer, module
-
-
-DATA = torch.utils.data.DataLoader(batches(4, torch.float32), batch_size=None)
-
-
-@pytest.mark.parametrize("name", GOES_ON)
-def test_a_fit_that_goes_on_is_as_one_that_resumes_from_its_last_checkpoint(
-    name: str, tmp_path: Path
-) -> None:
-    trainer, module = start(tmp_path, GOES_ON[name]())
-    trainer.fit(module, DATA)
-    resumed = type(module)() if name == "MaskConnect" else Reader(partial(SGD, lr=0.3))
-    again = quiet_trainer(callbacks=[GOES_ON[name]()], max_epochs=4)
-    again.fit(resumed, DATA, ckpt_path=tmp_path / "epoch=1.ckpt", weights_only=True)
-    assert same_state(module.state_dict(), resumed.state_dict())
-    assert trainer.current_epoch == 4
-    assert name == "MaskConnect" or count(module.body[1]) == 288
-
-
-def test_a_fit_does_not_go_on_with_weights_that_something_else_wrote(tmp_path: Path) -> None:
-    message = "RigL: the trainer goes on after step 8, but something has changed the weights since"
-    trainer, module = start(tmp_path, RigL(density=0.25), EMAWeightAveraging(decay=0.5))
-    with pytest.raises(MisconfigurationException, match=message):
-        trainer.fit(module, DATA)
-    trainer, module = start(tmp_path / "other", RigL(density=0.25))
-    with torch.no_grad():
-        module.head.weight.mul_(2)
-    before = copy.deepcopy(module.state_dict())
-    with pytest.raises(MisconfigurationException, match=message):
-        trainer.fit(module, DATA)
-    assert same_state(module.state_dict(), before)
-    other = Reader()  # another network is a new fit, and so is one from a checkpoint
-    trainer.fit(other, DATA)
-    trainer.fit(module, DATA, ckpt_path=tmp_path / "other" / "epoch=0.ckpt", weights_only=True)
-    assert count(module.body[1]) == count(other.body[1]) == 288
-
-
-def test_gates_go_on_after_the_network_has_left_its_device(tmp_path: Path) -> None:
-    trainer, module = start(tmp_path, MaskConnect(lr=0.5))
-    module._apply(torch.clone)  # as `module.cpu()` after a fit on a GPU
-    trainer.fit(module, DATA)
-    assert trainer.current_epoch == 4
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_gates_do_not_go_on_with_the_values_of_a_checkpoint(frozen: bool, tmp_path: Path) -> None:
-    """Also not with those of a moment before the freeze."""
-
-    class Tested(Gated):
-        test_step = Gated.training_step
-
-    saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-    learner, module = MaskConnect(lr=0.5, freeze_epoch=1 if frozen else None), Tested()
-    trainer = quiet_trainer(callbacks=[learner, saver], max_epochs=2, enable_checkpointing=True)
-    trainer.fit(module, DATA)
-    earlier = tmp_path / "epoch=0.ckpt"
-    trainer.test(module, DATA, ckpt_path=earlier, weights_only=True, verbose=False)
-    before = copy.deepcopy(module.state_dict())
-    trainer.fit_loop.max_epochs = 3
-    message = "MaskConnect: the trainer goes on after step 8, but something has changed the weights"
-    with pytest.raises(MisconfigurationException, match=message):
-        trainer.fit(module, DATA)
-    assert same_state(module.state_dict(), before)
-    trainer.fit(module, DATA, ckpt_path=earlier, weights_only=True)
-    assert learner.frozen == frozen
 
 
 @pytest.mark.parametrize("make", [MaskConnect, lambda: MaskConnect(freeze_epoch=0)])
