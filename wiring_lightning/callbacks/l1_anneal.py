@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._averages import learning_epochs
+from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks._scaled import gradient_scale
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import PrunedWeights

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks._averages import learning_epochs
+from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
