@@ -5,13 +5,18 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, takewhile
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
-if TYPE_CHECKING:
-    from wiring_lightning.callbacks.wiring_callback import WiringCallback
+
+class Asking(Protocol):
+    """A callback that asks for a length, and says what is wrong with it."""
+
+    def mistake(self, text: str) -> Exception:
+        """The exception for wrong use of the callback."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class RunLength:
 
     @classmethod
     def of(
-        cls, trainer: Trainer, callback: "WiringCallback", total_steps: int | None, in_epochs: bool
+        cls, trainer: Trainer, callback: Asking, total_steps: int | None, in_epochs: bool
     ) -> "RunLength":
         """The length of a fit that has started.
 
