@@ -112,7 +112,7 @@ def count_by_source(
     source, and `side` is their height and width. A bias belongs to no source and is not counted.
 
     Example:
-        >>> count_by_source(nn.Conv2d(6, 5, 3, bias=False), channels=[4, 2], side=8)
+        >>> count_by_source(nn.Conv2d(6, 5, 3, padding=1, bias=False), [4, 2], side=8)
         ([180, 90], [11520, 5760])
     """
     convs = [part for part in plain_layers(layer) if isinstance(part, nn.Conv2d)]
