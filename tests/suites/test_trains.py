@@ -22,10 +22,10 @@ def test_it_learns_and_the_wiring_changes_if_and_only_if_the_method_learns_it(
     method: Method,
 ) -> None:
     recorder, task = Recorder(), method.task()
-    trainer = quiet_trainer(max_epochs=4, callbacks=[*method.new_callbacks(), recorder])
+    trainer = quiet_trainer(max_epochs=2, callbacks=[*method.new_callbacks(), recorder])
     trainer.fit(task, digits(batch_size=32, augment=False))
     if "accuracy" not in method.without:
-        assert trainer.callback_metrics["train/acc"] > 0.7  # chance is 0.1
+        assert trainer.callback_metrics["train/acc"] > 0.5  # chance is 0.1
     changed = [not torch.equal(recorder.active[0], active) for active in recorder.active[1:]]
     assert any(changed) if method in LEARNING else not any(changed)
     if method in SCORED:
