@@ -3,7 +3,7 @@
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from wiring_lightning.callbacks._copies import candidates, tensors_of
+from wiring_lightning.callbacks._copies import candidates, same, tensors_of
 from wiring_lightning.callbacks._edge_memory import EdgeMemory
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.callbacks.wiring_numbers import short_names
@@ -78,7 +78,7 @@ class LayerMonitor:
 def _is_copy(copy: nn.Module, original: nn.Module) -> bool:
     """Whether a module has the weights of another one, of which a learner may have removed some."""
     pairs = zip(tensors_of(copy).values(), tensors_of(original).values(), strict=True)
-    return all(bool(((one.to(own.device) == own) | (own == 0)).all()) for one, own in pairs)
+    return all(same(one, own, where_there=True) for one, own in pairs)
 
 
 def _about(row: LayerCost, new: int) -> dict[str, float]:
