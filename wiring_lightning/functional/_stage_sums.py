@@ -69,7 +69,7 @@ class StageSums:
             for start, end in pairwise(ends)
             if self.stages[start] <= self.stage
         }
-        self.group_size = max(1, round(math.sqrt(2 * len(self.blocks))))
+        self.group_size = group_size(len(self.blocks))
 
     def slot(self, block: int, like: Tensor) -> Tensor:
         """The part of the stacks for the output of a block, which is shaped `like`."""
@@ -206,6 +206,11 @@ class StageSums:
         self.stacks = {}
         self.gradients = self._earlier = None
         self._inputs = self._outputs = None
+
+
+def group_size(blocks: int) -> int:
+    """How many of a stage's inputs share their products."""
+    return max(1, round(math.sqrt(2 * blocks)))
 
 
 def _combine(weights: Tensor, stack: Tensor, added: Tensor | None = None) -> Tensor:
