@@ -58,10 +58,9 @@ def test_pt2_of_some_networks(method: Method, tmp_path: Path) -> None:
 @pytest.mark.slow
 @over(NETWORKS)
 def test_pt2_of_every_network(method: Method, tmp_path: Path) -> None:
-    _check(method, ".pt2", tmp_path)
+    loaded = _check(method, ".pt2", tmp_path)
     # Whoever runs the program need not have this package.
-    program = torch.export.load(tmp_path / "net.pt2")
-    assert "wiring_lightning" not in str(program.graph)
+    assert "wiring_lightning" not in str(loaded.program.graph)
 
 
 @over([method for method in NETWORKS if method.name == "outside"])
