@@ -212,28 +212,17 @@ class ScheduledMasks(MaskedWeights):
 
     def _change(self, drop: Score, grow: Score, wanted: list[int], moved: list[int]) -> None:
         """Drop and grow weights of every set."""
-        dense, masks, first = self._dense or self._gradients(), list[Tensor](), 0
+        gradients, masks, first = self._dense or self._gradients(), list[Tensor](), 0
         for number, edges in enumerate(self.edge_sets):
             own = slice(first, first + len(edges.weights))
             first = own.stop
             old = [mask for mask in self.masks[own] if mask is not None]
-            averages: list[Tensor | None] = [*self.averages[own]] or [None] * len(old)
-            seen = [
-                Seen(weight, _or_zeros(gradient, weight), self._noise(number, index), average)
-                for index, (weight, gradient, average) in enumerate(
-                    zip(edges.weights, dense[own], averages, strict=True)
-                )
-            ]
+            seen = self._seen(number, gradients[own], [*self.averages[own]] or [None] * len(old))
             stay, usable, move = [drop(one) for one in seen], edges.usable, moved[number]
-            still = [gradient is None for gradient in dense[own]]
+            still = [gradient is None for gradient in gradients[own]]
             if any(still) and move and wanted[number] == self.present[number]:
-                # These keep their masks; the others exchange their share among themselves.
-                there = sum(int(m.sum()) for m, fixed in zip(old, still, strict=True) if not fixed)
+                stay, usable, there = _without(still, old, stay, usable)
                 move = self.times.moved(self.steps, there)
-                pairs = list(zip(stay, still, strict=True))
-                stay = [torch.full_like(one, torch.inf) if fixed else one for one, fixed in pairs]
-                triples = zip(old, usable, still, strict=True)
-                usable = [torch.zeros_like(m) if fixed else can for m, can, fixed in triples]
             elif any(still):
                 stay, move = [magnitude(one) for one in seen], 0
             kept = min(self.present[number], wanted[number]) - move
@@ -242,6 +231,16 @@ class ScheduledMasks(MaskedWeights):
             masks += change_masks(old, stay, come, kept, grown, usable, min(edges.least, kept))
         self.present = wanted
         self._replace(masks)
+
+    def _seen(
+        self, number: int, gradients: list[Tensor | None], averages: list[Tensor | None]
+    ) -> list[Seen]:
+        """What the rules see of each parameter of a set."""
+        values = zip(self.edge_sets[number].weights, gradients, averages, strict=True)
+        return [
+            Seen(weight, _or_zeros(gradient, weight), self._noise(number, index), average)
+            for index, (weight, gradient, average) in enumerate(values)
+        ]
 
     def _replace(self, masks: list[Tensor]) -> None:
         """Put other masks in place, and clear the optimizer's state of what goes or comes."""
@@ -304,6 +303,21 @@ class ScheduledMasks(MaskedWeights):
             masks += self._best(number, sensitivity, [next(own) for _ in edges.weights])
         self.waiting = False
         self._replace(masks)
+
+
+def _without(
+    still: list[bool], old: list[Tensor], stay: list[Tensor], usable: Sequence[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor | None], int]:
+    """Scores and places with which some layers keep their masks, and the others exchange weights.
+
+    The last number is how many weights of the others are present.
+    """
+    scores, places, there = list[Tensor](), list[Tensor | None](), 0
+    for fixed, mask, score, can in zip(still, old, stay, usable, strict=True):
+        scores.append(torch.full_like(score, torch.inf) if fixed else score)
+        places.append(torch.zeros_like(mask) if fixed else can)
+        there += 0 if fixed else int(mask.sum())
+    return scores, places, there
 
 
 def _or_zeros(gradient: Tensor | None, weight: Tensor) -> Tensor:
