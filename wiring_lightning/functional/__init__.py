@@ -20,10 +20,7 @@ from wiring_lightning.functional.block_products import (
     pointwise_product as pointwise_product,
     rows_of_blocks as rows_of_blocks,
 )
-from wiring_lightning.functional.block_sums import (
-    BlockSums as BlockSums,
-    PlainBlockSums as PlainBlockSums,
-)
+from wiring_lightning.functional.block_sums import BlockSums as BlockSums
 from wiring_lightning.functional.budgeted_search import (
     Topology,
     budgeted_objective,
@@ -48,6 +45,7 @@ from wiring_lightning.functional.mask_connect import (
 )
 from wiring_lightning.functional.mask_times import MaskTimes
 from wiring_lightning.functional.n_of_m import mask_n_of_m
+from wiring_lightning.functional.plain_block_sums import PlainBlockSums as PlainBlockSums
 from wiring_lightning.functional.planted import (
     planted_edges as planted_edges,
     planted_sources as planted_sources,
