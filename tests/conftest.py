@@ -1,5 +1,6 @@
 """Settings of every test: no window for pictures, one thread, one seed."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -31,3 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process waits for the other's last file."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.parent.name != "suites", item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """What exists by now stays to the end; the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()

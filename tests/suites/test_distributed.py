@@ -83,6 +83,8 @@ def _config(method: Method, folder: Path, devices: int) -> Path:
             "enable_model_summary": False,
             "max_epochs": 2,
             "limit_train_batches": 5,
+            "limit_val_batches": 1,
+            "limit_test_batches": 1,
             "callbacks": callbacks,
         },
     }

@@ -1,10 +1,12 @@
 """Short class names in configs: classes of this package are preferred."""
 
+import inspect
 from contextlib import AbstractContextManager
 from typing import Any
 
 from jsonargparse import _typehints
 
+from wiring_lightning import backbones, callbacks, data, tasks
 from wiring_lightning.cli.library_networks import network_path
 from wiring_lightning.cli.typehints import replaced
 
@@ -25,6 +27,10 @@ def own_classes_preferred() -> AbstractContextManager[None]:
 def _resolve_own(cls: Any, name: str) -> str:
     if (network := network_path(name)) is not None:
         return network
+    for package in (backbones, callbacks, data, tasks):  # jsonargparse would look at all classes
+        own = getattr(package, name) if name in package.__all__ else None
+        if inspect.isclass(own) and inspect.isclass(cls) and issubclass(own, cls):
+            return f"{package.__name__}.{name}"
     try:
         path: str = _resolve(cls, name)
     except ValueError:

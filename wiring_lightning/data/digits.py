@@ -1,5 +1,6 @@
 """Handwritten digits that come with scikit-learn: a complete data set without a download."""
 
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -79,13 +80,18 @@ class Digits(ImageDataModule):
     @override
     def read(self, train: bool) -> Split:
         """Return the 1,397 training or the 400 test images."""
-        # Imported here, because importing scikit-learn takes about a second.
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        labels = torch.as_tensor(digits.target, dtype=torch.int64)
+        images, labels = _all_digits()
         order = stratified_order(labels, _SPLIT_SEED)
         order = order[:-_TEST_SIZE] if train else order[-_TEST_SIZE:]
-        levels = torch.as_tensor(digits.images, dtype=torch.float64)[order]
-        images = (levels * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
-        return images, labels[order]
+        return images[order], labels[order]
+
+
+@cache  # scikit-learn reads them from a text file
+def _all_digits() -> Split:
+    # Imported here, because importing scikit-learn takes about a second.
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    levels = torch.as_tensor(digits.images, dtype=torch.float64)
+    images = (levels * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
+    return images, torch.as_tensor(digits.target, dtype=torch.int64)
