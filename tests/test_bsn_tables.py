@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch.optim import SGD
 from typing_extensions import override
 
+from tests.shapes import shapes_only
 from tests.test_configs import CONFIGS, Built, callbacks, expand, images_per_step, tables
 from wiring_lightning import costs
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
@@ -133,7 +133,7 @@ def settings(row: Row, cli: Built) -> dict[str, Any]:
 def test_a_fixed_network_costs_what_the_paper_prints(row: Row, commands: Built) -> None:
     given = settings(row, commands)
     kind = ResNetFabric if row.network.startswith("ResNet") else ConvFabric
-    with torch.device("meta"):
+    with shapes_only():
         network = kind(**given)
     wiring = network.wiring()
     for same in (other for other in FIXED if other.command == row.command):
@@ -222,7 +222,7 @@ def test_the_width_of_a_row_is_that_of_the_nearest_resnet() -> None:
 
 @pytest.mark.parametrize("row", CONFIG_ROWS, ids=lambda row: Path(row.config).stem)
 def test_a_config_trains_as_the_paper_does(row: Row, commands: Built) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         commands.build(row.command)
     optimizer = commands.model.configure_optimizers()
     assert type(optimizer) is SGD
@@ -251,7 +251,7 @@ def test_options_for_several_gpus_keep_the_batch(commands: Built) -> None:
     for cells in options:
         row = next(row for row in CONFIG_ROWS if (row.table == 4) == (cells["batch"] == "16"))
         added = shlex.split(cells["add to the command"].strip("`"))
-        with torch.device("meta"):
+        with shapes_only():
             commands.build([*row.command, *added, "--trainer.accelerator", "cpu"])
         assert images_per_step(commands) == int(cells["batch"])
 

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from tests.data.conftest import fake_cifar10, fake_cifar100  # noqa: F401  # fixtures
 from tests.data.test_part_labels import write_release
+from tests.shapes import without_draws
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNet, ResNeXt
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
@@ -174,7 +175,8 @@ class Built(WiringCLI):
 
     def build(self, arguments: Sequence[str]) -> None:
         self.parse_arguments(self.parser, list(arguments))
-        self.instantiate_classes()
+        with without_draws():
+            self.instantiate_classes()
 
     def given(self, *keys: str) -> Any:
         """A value of the whole config of the last command."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from torch.optim import SGD
 from typing_extensions import override
 
+from tests.shapes import shapes_only
 from tests.test_configs import CONFIGS, Built, callbacks, expand, images_per_step, tables
 from wiring_lightning import costs
 from wiring_lightning.backbones import SparseNet, SparseResNet
@@ -145,7 +145,7 @@ def test_a_row_builds_the_network_that_it_names(row: Row, commands: Built) -> No
     network = SparseNet if growth else SparseResNet
     assert given["class_path"].rpartition(".")[2] == network.__name__
     assert vars(given["init_args"]) == expected
-    with torch.device("meta"):
+    with shapes_only():
         built = network(**vars(given["init_args"]))
     assert sum(parameter.numel() for parameter in built.parameters()) == row.parameters
 
@@ -173,7 +173,7 @@ def with_stem_of_k(network: SparseNet) -> tuple[int, int]:
 def test_printed_flops_are_those_of_a_stem_of_k_channels(row: Row, commands: Built) -> None:
     """Twice the multiply-adds: DenseNet with 2k, SparseNet with k, all a little below the paper."""
     commands.parse_arguments(commands.parser, list(row.command))
-    with torch.device("meta"):
+    with shapes_only():
         network = SparseNet(**vars(commands.given("model", "init_args", "backbone")["init_args"]))
     printed, own = row.flops
     flops = 2 * int(costs.multiply_adds(network.wiring())) / 1e9
@@ -185,7 +185,7 @@ def test_printed_flops_are_those_of_a_stem_of_k_channels(row: Row, commands: Bui
 
 
 def test_a_stem_of_k_channels_fits_sparsenet_bc_1001() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = SparseNet(1001, 12, bottleneck=True, compression=0.5, num_classes=100)
     assert with_stem_of_k(network)[0] == 4_623_856
     assert "4,623,856 with k, 4,628,980 with 2k, printed 4.62M" in PAGE
@@ -200,7 +200,7 @@ def test_rows_change_nothing_but_the_network() -> None:
 
 @pytest.mark.parametrize("row", [row for row in PAPER_ROWS if len(row.command) == 3], ids=str)
 def test_a_config_trains_as_the_paper_does(row: Row, commands: Built) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         commands.build(row.command)
     check_training(row, commands)
     check_data(row, commands)
@@ -239,7 +239,7 @@ def test_options_for_several_gpus_keep_the_batch(commands: Built) -> None:
             row for row in PAPER_ROWS if (row.section == "ImageNet") == ("256" in cells["batch"])
         )
         added = shlex.split(cells["add to the command"].strip("`"))
-        with torch.device("meta"):
+        with shapes_only():
             commands.build([*row.command, *added, "--trainer.accelerator", "cpu"])
         assert images_per_step(commands) == int(cells["batch"])
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.shapes import shapes_only
 from wiring_lightning import costs
 from wiring_lightning.backbones import DenseNet
 
@@ -45,7 +46,7 @@ def loop(network: DenseNet, images: Tensor, gates: dict[str, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize(("depth", "expected"), [(40, 1_100_428), (100, 7_189_468)])
 def test_the_plain_network_has_the_papers_size(depth: int, expected: int) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = DenseNet(depth, 12, num_classes=100, wiring="dense")
     assert sum(p.numel() for p in network.parameters()) == expected
     assert int(costs.parameters(network.wiring())) == expected

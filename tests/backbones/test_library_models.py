@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
+from tests.shapes import shapes_only
 from tests.trainers import same_state
 from wiring_lightning.backbones import timm_models, torchvision_models
 from wiring_lightning.wiring import count_parameters
@@ -47,7 +48,7 @@ def test_a_network_of_torchvision_is_that_of_torchvision() -> None:
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "swin_t"])
 def test_in_chans_changes_the_first_layer_only(name: str) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         theirs = torchvision.models.get_model(name, num_classes=7)
         ours = torchvision_models.builder(name)(num_classes=7, in_chans=1)
     first = next(layer for layer in theirs.modules() if isinstance(layer, nn.Conv2d))
@@ -62,7 +63,7 @@ def test_segmentation_downloads_no_weights_unasked(monkeypatch: pytest.MonkeyPat
         raise AssertionError("a download")
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
-    with torch.device("meta"):
+    with shapes_only():
         network = torchvision_models.lraspp_mobilenet_v3_large(num_classes=2)
         with pytest.raises(ValueError, match="a download"):
             torchvision_models.resnet18(weights="DEFAULT")
@@ -79,7 +80,7 @@ def test_segmentation_downloads_no_weights_unasked(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_wrong_arguments_are_named(make: str, arguments: dict[str, Any], said: str) -> None:
-    with torch.device("meta"), pytest.raises((TypeError, ValueError), match=said):
+    with shapes_only(), pytest.raises((TypeError, ValueError), match=said):
         torchvision_models.builder(make)(**arguments)
 
 

@@ -16,6 +16,7 @@ from tests.backbones.plain_resnet import (
     layer_parameters,
 )
 from tests.methods import digits
+from tests.shapes import shapes_only
 from tests.trainers import quiet_trainer
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNet
@@ -68,7 +69,7 @@ def test_cifar_networks_have_the_papers_size(depth: int, fan_in: int, expected: 
 
 
 def test_imagenet_network_is_torchvisions_without_its_projections() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = ResNet(50, 10, num_classes=1000, stem="imagenet")
         theirs = torchvision.models.resnet50()
     projections = [p.numel() for name, p in theirs.named_parameters() if "downsample" in name]

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.shapes import shapes_only
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNetFabric
 from wiring_lightning.costs import sequential_steps
@@ -94,7 +95,7 @@ def randomize(network):
 @pytest.mark.parametrize("width", PUBLISHED)
 def test_published_sizes(width):
     parameters, multiply_adds, resnet_parameters, resnet_multiply_adds = PUBLISHED[width]
-    with torch.device("meta"):
+    with shapes_only():
         layout = ResNetFabric(width)
     gates = sum(gate.logits.numel() for gate in find_bernoulli_gates(layout).values())
     total = sum(p.numel() for p in layout.parameters()) - gates

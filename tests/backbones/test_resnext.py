@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.backbones.small_resnext import DEPTH, WIDTH, WIRINGS, C, own_parameters
+from tests.shapes import shapes_only
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Branches
@@ -27,7 +28,7 @@ def test_small_networks_have_the_papers_size(
 
 
 def test_the_wide_network_has_the_papers_size() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = ResNeXt(29, 64, 8, 4, num_classes=100)
     assert f"{own_parameters(network) / 1e6:.2f}M" == "34.59M"
 
@@ -45,7 +46,7 @@ def test_imagenet_networks_are_torchvisions_with_a_norm_per_branch(
     depth: int, cardinality: int, stages: tuple[int, ...], theirs: Any, wiring: str
 ) -> None:
     """torchvision sums inside a dense convolution and normalises each module's sum once."""
-    with torch.device("meta"):
+    with shapes_only():
         network = ResNeXt(depth, 4, cardinality, 16, 1000, "imagenet", wiring)
         plain = theirs()
     expected = sum(parameter.numel() for parameter in plain.parameters())

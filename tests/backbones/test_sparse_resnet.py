@@ -17,6 +17,7 @@ from tests.backbones.plain_sparsenet import (
     watch_outputs,
 )
 from tests.calls import count_calls
+from tests.shapes import shapes_only
 from wiring_lightning import costs
 from wiring_lightning.backbones import SparseResNet
 from wiring_lightning.cli.report import summarize
@@ -52,7 +53,7 @@ def pair(
 )
 @pytest.mark.parametrize("pattern", ["log", "dense"])
 def test_networks_have_the_papers_size(depth: int, expected: int, pattern: str) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = SparseResNet(depth, pattern)
     assert sum(p.numel() for p in network.parameters()) == expected
     wiring = network.wiring()
@@ -60,7 +61,7 @@ def test_networks_have_the_papers_size(depth: int, expected: int, pattern: str) 
 
 
 def test_a_hundred_classes_need_a_larger_classifier() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         assert sum(p.numel() for p in SparseResNet(56, num_classes=100).parameters()) == 613_556
 
 
@@ -187,7 +188,7 @@ def test_edges_are_those_of_the_paper_and_start_anew_in_each_stage(pattern: str)
 @pytest.mark.parametrize("pattern", ["log", "dense"])
 def test_work_grows_with_the_edges_and_no_faster(pattern: str) -> None:
     def build(depth: int) -> SparseResNet:
-        with torch.device("meta"):
+        with shapes_only():
             return SparseResNet(depth, pattern)
 
     half, whole = build(128), build(254)
@@ -198,7 +199,7 @@ def test_work_grows_with_the_edges_and_no_faster(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["log", "dense"])
 def test_2000_layers_are_summarized(pattern: str) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = SparseResNet(2000, pattern)
     summary = summarize(network.wiring())
     assert summary["live_per_group"] == {f"stage{stage}": [223, 223] for stage in (1, 2, 3)}

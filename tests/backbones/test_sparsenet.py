@@ -17,6 +17,7 @@ from tests.backbones.plain_sparsenet import (
     watch_outputs,
 )
 from tests.calls import count_calls
+from tests.shapes import shapes_only
 from wiring_lightning import costs
 from wiring_lightning.backbones import SparseNet
 from wiring_lightning.cli.report import summarize
@@ -49,7 +50,7 @@ DENSE = {"pattern": "dense"}
 def test_cifar_networks_have_the_papers_size(
     depth: int, growth: Any, options: dict[str, Any], expected: int
 ) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = SparseNet(depth, growth, num_classes=100, **options)
     assert sum(p.numel() for p in network.parameters()) == expected
     wiring = network.wiring()
@@ -63,14 +64,14 @@ def test_cifar_networks_have_the_papers_size(
 def test_imagenet_networks_have_the_size_that_the_rule_gives(
     depth: int, growth: int, millions: float
 ) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = SparseNet(depth, growth, num_classes=1000, stem="imagenet", **BC)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("depth", [121, 169, 201])
 def test_dense_imagenet_networks_have_torchvisions_size(depth: int) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = SparseNet(depth, 32, num_classes=1000, stem="imagenet", **BC, **DENSE)
         theirs = getattr(torchvision.models, f"densenet{depth}")()
     assert sum(p.numel() for p in network.parameters()) == sum(
@@ -315,7 +316,7 @@ def test_edges_are_those_of_equation_2_and_start_anew_in_each_stage() -> None:
 
 def test_work_grows_with_the_layers_and_no_faster() -> None:
     def build(depth: int) -> SparseNet:
-        with torch.device("meta"):
+        with shapes_only():
             return SparseNet(depth, 12, **BC)
 
     half, whole = build(124), build(244)
@@ -325,7 +326,7 @@ def test_work_grows_with_the_layers_and_no_faster() -> None:
 
 
 def test_1001_layers_are_summarized() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         network = SparseNet(1001, 12, **BC)
     summary = summarize(network.wiring())
     assert summary["modules"] == {"total": 3 * 166 + 2, "live": 3 * 166 + 2}

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
+from tests.shapes import shapes_only
 from wiring_lightning.functional import erdos_renyi_densities
 from wiring_lightning.functional.densities import round_counts
 
@@ -25,7 +26,7 @@ PUBLISHED_COST = {0.2: (23.683, 0.42), 0.1: (13.499, 0.24)}
 
 def layers() -> list[tuple[nn.Module, int]]:
     """Convolutions and classifier of ResNet-50, and the pixels of their outputs for 224 x 224."""
-    with torch.device("meta"):
+    with shapes_only():
         network = resnet50()
         matrices = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         pixels: dict[nn.Module, int] = {}

@@ -2,8 +2,7 @@
 
 import math
 
-import torch
-
+from tests.shapes import shapes_only
 from wiring_lightning.backbones import SparseNet, SparseResNet
 from wiring_lightning.plots import Scaling
 
@@ -12,7 +11,7 @@ def test_scaling_measures_links_and_paths_as_table_1_says() -> None:
     """In a stage of n layers the last one reads 1 + floor(log2(n + 1)), dense ones n + 1."""
     for depth in (40, 100, 202):
         layers = (depth - 4) // 3
-        with torch.device("meta"):
+        with shapes_only():
             sparse, dense = SparseNet(depth, 4), SparseNet(depth, 4, pattern="dense")
         few = Scaling.of(depth, sparse.wiring())
         many = Scaling.of(depth, dense.wiring())
