@@ -1,17 +1,43 @@
 """Every network in every format computes the same logits, for any number of images."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from tests.export.networks import NETWORKS, images_for, made
 from tests.methods import Method, over
-from wiring_lightning.export import export_network, load_exported
+from wiring_lightning.export import export_network, load_exported, tracing, writing
+from wiring_lightning.nn import SparseEdges
 
 FAST = ("outside", "conv-fabric", "mobilenet-dnw", "discrete-graph")
 _SOLVED = ("continuous-graph", "rectified-graph")
+
+
+@pytest.fixture(autouse=True)
+def traced_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes longest, and a network is made with the same weights for all formats."""
+    name = request.getfixturevalue("method").name
+    monkeypatch.setattr(writing, "trace", _tracer(name))
+
+
+@cache
+def _tracer(_name: str) -> Callable[..., ExportedProgram]:
+    """As `trace`, for one network only."""
+    programs: dict[bool, ExportedProgram] = {}
+
+    def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedProgram:
+        # Only a graph has products of sparse matrices, which one format keeps as they are.
+        sparse = sparse and any(isinstance(module, SparseEdges) for module in network.modules())
+        if sparse not in programs:
+            programs[sparse] = tracing.trace(network, image, sparse)
+        return programs[sparse]
+
+    return trace
 
 
 def _check(method: Method, suffix: str, folder: Path) -> nn.Module:
