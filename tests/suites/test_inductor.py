@@ -38,9 +38,9 @@ def smaller(name: str, **arguments: Any) -> Method:
 FAMILIES = [
     named("resnext-learned"),
     smaller("resnet-learned", depth=8, fan_in=1),
-    smaller("sparsenet", depth=16, bottleneck=False),
+    smaller("sparsenet", depth=10, bottleneck=False),
     named("neural-graph"),
-    named("mobilenet-dnw"),
+    smaller("mobilenet-dnw", width=0.4, small=True),
     named("conv-fabric"),
 ]
 
