@@ -206,7 +206,14 @@ METHODS = [
     Method(
         "continuous-graph", NeuralGraph, _CONTINUOUS, [(DNW, {})], "weights", _SOLVER, slow=True
     ),
-    Method("random-edges", NeuralGraph, _GRAPH, [(RandomEdges, {"seed": 3})], without=_LIKE_GRAPH),
+    Method(
+        "random-edges",
+        NeuralGraph,
+        _GRAPH,
+        [(RandomEdges, {"seed": 3})],
+        without=_LIKE_GRAPH,
+        slow=True,
+    ),
     Method(
         "no-update-rule",
         NeuralGraph,
@@ -215,6 +222,7 @@ METHODS = [
         "weights",
         _LIKE_GRAPH,
         optimizer=(AdamW, {"lr": 0.01, "weight_decay": 0.1}),
+        slow=True,
     ),
     Method(
         "l1-anneal",
@@ -233,6 +241,7 @@ METHODS = [
         "weights",
         _LIKE_GRAPH,
         epochs=2,
+        slow=True,
     ),
     Method(
         "sparse-layers",
@@ -303,6 +312,7 @@ METHODS = [
         MobileNetV1,
         {"width": 0.1} | _DIGITS,
         without={"accuracy": "four of its strides are too many for 8 x 8 pixels"},
+        slow=True,
     ),
     Method("sparsenet", SparseNet, _SPARSENET),
     Method("sparse-resnet", SparseResNet, {"depth": 29} | _DIGITS),

@@ -387,11 +387,22 @@ QUICK = [
 ]
 
 
+def in_turn(commands: Sequence[tuple[str, ...]]) -> list[Any]:
+    """All commands as parameters; all but the first one of each folder are slow."""
+    seen: set[Path] = set()
+    rows = []
+    for command in commands:
+        folder = Path(command[2]).parent
+        rows.append(pytest.param(command, marks=[pytest.mark.slow] if folder in seen else []))
+        seen.add(folder)
+    return rows
+
+
 def name_of_run(command: Sequence[str]) -> str:
     return " ".join(command[2:]).removeprefix("configs/")
 
 
-@pytest.mark.parametrize("command", runs(), ids=name_of_run)
+@pytest.mark.parametrize("command", in_turn(runs()), ids=name_of_run)
 def test_a_config_trains_on_a_batch(
     command: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
