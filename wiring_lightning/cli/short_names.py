@@ -27,10 +27,10 @@ def own_classes_preferred() -> AbstractContextManager[None]:
 def _resolve_own(cls: Any, name: str) -> str:
     if (network := network_path(name)) is not None:
         return network
-    for package in (backbones, callbacks, data, tasks):  # jsonargparse would look at all classes
-        own = getattr(package, name) if name in package.__all__ else None
+    for home in (backbones, callbacks, data, tasks):  # jsonargparse would look at all classes
+        own = getattr(home, name) if name in home.__all__ else None
         if inspect.isclass(own) and inspect.isclass(cls) and issubclass(own, cls):
-            return f"{package.__name__}.{name}"
+            return f"{home.__name__}.{name}"
     try:
         path: str = _resolve(cls, name)
     except ValueError:

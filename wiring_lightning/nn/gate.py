@@ -92,6 +92,8 @@ class Gate(Described):
             if not usable.is_meta and not usable.any(-1).all():
                 raise ValueError("every target needs at least one candidate that is usable.")
             scores = scores.masked_fill(~usable, -1.0)
+        # What is no candidate, whatever an optimizer makes of the scores; unknown on `meta`.
+        self._candidates = None if scores.is_meta else (scores >= 0).cpu()
         scores = normalize_scores(scores)
         if mode == "covered":
             drawn = sample_covering(scores >= 0, fan_in)
@@ -200,7 +202,9 @@ class Gate(Described):
         if not {"scores", "active"} <= values.keys():
             return None
         scores, active = values["scores"].cpu(), values["active"].cpu().bool()
-        usable = self.scores.detach().cpu() >= 0
+        usable = getattr(self, "_candidates", None)  # a gate that was pickled earlier has none
+        if usable is None:
+            usable = self.scores.detach().cpu() >= 0
         if not torch.equal(scores >= 0, usable):
             return "has scores below 0, or for other candidates"
         if (active & ~usable).any():
