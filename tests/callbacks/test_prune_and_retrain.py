@@ -236,6 +236,30 @@ class Rates(Callback):
         self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
+class Thaws(Callback):
+    """A layer does not learn from one epoch to another, as in fine-tuning."""
+
+    def __init__(self, frozen: list[int]) -> None:
+        self.frozen = frozen
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.body[1].requires_grad_(trainer.current_epoch not in self.frozen)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("rewind", [False, True])
+@pytest.mark.parametrize("frozen", [[1], [1, 2], [2]])
+def test_a_layer_that_does_not_learn_at_the_pruning_is_pruned(
+    frozen: list[int], rewind: bool, first: bool
+) -> None:
+    callback = PruneAndRetrain(1, rewind=rewind, density=0.25)
+    both = [Thaws(frozen), callback] if first else [callback, Thaws(frozen)]
+    trainer = quiet_trainer(callbacks=both, precision="64-true", max_epochs=3)
+    module = Reader()
+    trainer.fit(module, torch.utils.data.DataLoader(batches(2), batch_size=None))
+    assert [edges(module.get_submodule(n.removesuffix(".weight"))) for n in SPARSE] == [18, 288, 40]
+
+
 @pytest.mark.parametrize("lr", [None, 0.7])
 @pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize("first", [False, True])

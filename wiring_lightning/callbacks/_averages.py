@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 from torch.utils.hooks import RemovableHandle
 
 from wiring_lightning.callbacks._copies import (
+    Candidate,
     CopiedGroup,
     Group,
     Place,
@@ -71,10 +72,11 @@ class Averages:
 
     These are the averages of Lightning's callbacks, and copies of the network, such as timm's
     `ModelEmaV3`, that a callback or the LightningModule holds. A copy is a module of the same
-    class that no optimizer holds and that starts with the same weights. It is an average once its
-    values have changed to others than those of the network, so teachers and snapshots stay as they
-    are. Averages are settled for validation and in checkpoints; the running average itself is
-    settled only after the fit.
+    class that no optimizer holds. If it starts with the same weights, it is an average once its
+    values have changed to others than those of the network; if not, as in a second fit, once they
+    move straight towards those of the network. So teachers and snapshots stay as they are. Averages
+    are settled for validation and in checkpoints; the running average itself is settled only after
+    the fit.
 
     A copy may also be made during the fit. One that takes the place of an average, under its name,
     is an average from the start.
@@ -117,14 +119,17 @@ class Averages:
             known: names of copies in a resumed run; their weights may differ from the network's.
         """
         before = {id(copy.module): copy for copy in self.copies.values()}
-        for name, module, original, certain in candidates(self._trainer, self._module):
-            path, earlier = self._paths.get(id(original)), self.copies.get(name)
-            if id(module) in before:
-                self.copies[name] = before[id(module)]
+        groups = self._settler.places()
+        learned = [getattr(p.owner, p.key) for group in groups for p in group if p.is_parameter]
+        for one in candidates(self._trainer, self._module, learned):
+            path, earlier = self._paths.get(id(one.original)), self.copies.get(one.name)
+            if id(one.module) in before:
+                self.copies[one.name] = before[id(one.module)]
             elif path is not None:
-                mixed = certain or (earlier is not None and earlier.mixed)
-                if mixed or name in known or self._is_equal(module, original):
-                    self.copies[name] = self._copied(name, module, path, mixed)
+                mixed = one.certain or (earlier is not None and earlier.mixed)
+                equal = self._is_equal(one.module, one.original)
+                if mixed or equal or one.whole or one.name in known:
+                    self.copies[one.name] = self._copied(one, path, mixed, not equal)
 
     def look(self, closely: bool = False) -> None:
         """Look for new copies, and at those that were written to since the last look.
@@ -250,7 +255,7 @@ class Averages:
             same(copied, value, where_there=value.data_ptr() in wiring) for copied, value in pairs
         )
 
-    def _copied(self, name: str, copy: nn.Module, path: str, mixed: bool) -> _Copy:
+    def _copied(self, one: Candidate, path: str, mixed: bool, away: bool) -> _Copy:
         """A copy of the submodule at `path`; groups that are not wholly in it are empty."""
         groups = []
         for number, group in enumerate(self._settler.places()):
@@ -260,14 +265,14 @@ class Averages:
                 if path and owner != path and not owner.startswith(f"{path}."):
                     continue
                 inside = owner[len(path) :].lstrip(".") if path else owner
-                places.append(Place(copy.get_submodule(inside), place.key))
+                places.append(Place(one.module.get_submodule(inside), place.key))
             whole = places if len(places) == len(group) else []
             is_valid = partial(self._settler.valid, number)
-            say = partial(self._announce, name)
-            copied = CopiedGroup(whole, group, is_valid, say, mixed)
+            say = partial(self._announce, one.name)
+            copied = CopiedGroup(whole, group, is_valid, say, mixed, away)
             self._settle_state_dicts(_SettledGroup(self._settler, number, whole, copied=copied))
             groups.append(copied)
-        return _Copy(copy, groups)
+        return _Copy(one.module, groups)
 
     def _announce(self, name: str) -> None:
         """Say once that a copy is an average."""

@@ -1,13 +1,24 @@
 """Copies of the network that learns, and which of them are averages."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
+
+from wiring_lightning.callbacks._weight_choice import listed
+
+# The least cosine between the way that a copy went and the way to the network, for an average. It
+# is 1 if nothing moved the network since, about 0 for a network that learns by itself, and 0.5 for
+# one that is loaded into another.
+_STRAIGHT = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +52,9 @@ class CopiedGroup:
     """A group of the wiring in a copy of the network.
 
     A copy that does not change, such as a teacher, is no average. Neither is one that was
-    overwritten with the present values of the network, such as a snapshot of the best epoch.
+    overwritten with the present values of the network, such as a snapshot of the best epoch. What
+    had other values than the network from the start may be any network of its kind: it is an
+    average only if it moves straight towards the network.
 
     Args:
         places: the group in the copy.
@@ -49,6 +62,7 @@ class CopiedGroup:
         is_valid: whether values have a wiring of their own.
         say: called whenever an average needs a wiring.
         mixed: whether it is certain that this is an average.
+        away: whether the copy has other values than the network.
     """
 
     def __init__(
@@ -58,9 +72,11 @@ class CopiedGroup:
         is_valid: Callable[[list[Tensor]], bool],
         say: Callable[[], None],
         mixed: bool,
+        away: bool,
     ) -> None:
         self.places = places
         self.mixed = mixed
+        self._away = away
         self._original, self._is_valid, self._say = original, is_valid, say
         self._seen: list[Tensor] = []
         self._versions: list[int] = []
@@ -79,6 +95,9 @@ class CopiedGroup:
         if _hold(self.places, self._seen):
             self._versions = versions(self.places)
         elif _hold(self.places, [place.tensor for place in self._original]):
+            self._away = False
+            self._keep()
+        elif self._away and not self._moved_straight():
             self._keep()
         else:
             self.mixed, self._seen = True, []
@@ -91,6 +110,15 @@ class CopiedGroup:
             return False
         self._say()
         return True
+
+    def _moved_straight(self) -> bool:
+        """Whether the values have moved straight towards those of the network."""
+        moved, wanted = [], []
+        for place, own, seen in zip(self.places, self._original, self._seen, strict=True):
+            if seen.is_floating_point():
+                moved.append((place.tensor - seen).flatten().float())
+                wanted.append((own.tensor.to(seen.device) - seen).flatten().float())
+        return bool(cosine_similarity(torch.cat(moved), torch.cat(wanted), dim=0) > _STRAIGHT)
 
     def _keep(self) -> None:
         """Remember the present values."""
@@ -124,14 +152,37 @@ def same(copied: Tensor, value: Tensor, where_there: bool = False) -> bool:
     return bool(equal.all())
 
 
-def copies_inside(trainer: Trainer, module: LightningModule) -> list[nn.Module]:
-    """Submodules that no optimizer holds and that have the same weights as another submodule."""
-    return [
-        copy
-        for name, copy, original, _ in candidates(trainer, module)
-        if name.startswith("module.")
-        and all(map(same, tensors_of(copy).values(), tensors_of(original).values()))
-    ]
+def copies_inside(
+    trainer: Trainer, module: LightningModule, known: Collection[str], learner: str
+) -> list[nn.Module]:
+    """Submodules that no optimizer holds and that copy another submodule, in a fit that starts.
+
+    Equal values, up to what a learner has removed by now, are those of a copy. So is what a
+    checkpoint names. An average that began before this fit has other values. It cannot be told from
+    a teacher yet, so a warning names both.
+
+    Args:
+        trainer: the trainer of the fit.
+        module: the module that it trains.
+        known: names of copies in the checkpoint of a resumed run.
+        learner: name of the callback that asks.
+    """
+    found, unequal = [], []
+    for one in candidates(trainer, module):
+        if not one.name.startswith("module."):
+            continue
+        pairs = zip(tensors_of(one.module).values(), tensors_of(one.original).values(), strict=True)
+        if one.name in known or all(same(*pair, where_there=True) for pair in pairs):
+            found.append(one.module)
+        elif one.whole:
+            found.append(one.module)
+            unequal.append(one.name.removeprefix("module."))
+    if unequal:
+        rank_zero_warn(
+            f"{learner}: the weights of {listed(unequal)} stay as they are, because no optimizer "
+            "holds them; only an average of the network gets the wiring."
+        )
+    return found
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -149,43 +200,80 @@ def writes_average(callback: Any) -> bool:
     return isinstance(callback, WeightAveraging | StochasticWeightAveraging)
 
 
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A module that no optimizer holds and that may be a copy of a part of the network.
+
+    Args:
+        name: `module` and its path in the LightningModule, or the callback and its attribute.
+        module: the module.
+        original: the part of the network that it may copy.
+        certain: whether it is certain that this is an average.
+        whole: whether it may be a copy whatever its values: a network of its own, and not a layer
+            or a block in a network that learns.
+    """
+
+    name: str
+    module: nn.Module
+    original: nn.Module
+    certain: bool
+    whole: bool
+
+
 def candidates(
-    trainer: Trainer, network: LightningModule
-) -> Iterator[tuple[str, nn.Module, nn.Module, bool]]:
+    trainer: Trainer, network: LightningModule, learned: Sequence[Tensor] = ()
+) -> Iterator[Candidate]:
     """Modules that no optimizer holds and that may be copies of parts of the network.
 
-    Yields:
-        Name, module, the part of the network that it may copy, and whether that is certain.
+    Args:
+        trainer: the trainer of the fit.
+        network: the module that it trains.
+        learned: parameters that a callback has taken out of the optimizers, to learn them itself.
     """
-    learned = {
+    held = {
         id(parameter)
         for optimizer in trainer.optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]
-    }
+    } | set(map(id, learned))
 
     def learns(module: nn.Module) -> bool:
-        return any(id(parameter) in learned for parameter in module.parameters())
+        return any(id(parameter) in held for parameter in module.parameters())
 
-    originals: dict[Any, nn.Module] = {}
+    originals: dict[Any, list[nn.Module]] = {}
     for module in filter(learns, network.modules()):
-        originals.setdefault(_likeness(module), module)
-    pending: list[tuple[str, nn.Module, bool]] = [("module", network, False)]
+        originals.setdefault(_likeness(module), []).append(module)
+    # Name, module, whether it is an average, whether it is outside of networks that learn, and
+    # whether a single layer is a whole, too.
+    pending: list[tuple[str, nn.Module, bool, bool, bool]] = [
+        ("module", network, False, True, False)
+    ]
     for callback in trainer.callbacks:
         for key, value in vars(callback).items():
             if isinstance(value, nn.Module) and value is not network:
                 name = f"{type(callback).__name__}.{key}"
-                pending.append((name, value, writes_average(callback)))
+                pending.append((name, value, writes_average(callback), True, False))
     while pending:
-        name, module, certain = pending.pop()
+        name, module, certain, outside, single = pending.pop()
         if next(module.parameters(), None) is None:
             continue
-        original = None if learns(module) else originals.get(_likeness(module))
-        if original is not None:
-            yield name, module, original, certain
+        inside = learns(module)
+        like = [] if inside else originals.get(_likeness(module), [])
+        if like:
+            whole = outside and len(like) == 1 and (single or _has_layers(module))
+            yield Candidate(name, module, like[0], certain, whole)
         else:
-            children = module.named_children()
-            pending += [(f"{name}.{key}", child, certain) for key, child in children]
+            outside &= not inside or module is network
+            single = isinstance(module, AveragedModel)
+            pending += [
+                (f"{name}.{key}", child, certain, outside, single)
+                for key, child in module.named_children()
+            ]
+
+
+def _has_layers(module: nn.Module) -> bool:
+    """Whether more than one of the modules in a module has parameters of its own."""
+    return sum(any(True for _ in m.parameters(recurse=False)) for m in module.modules()) > 1
 
 
 def _likeness(module: nn.Module) -> Any:

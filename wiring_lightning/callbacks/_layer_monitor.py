@@ -1,9 +1,8 @@
 """What `WiringMonitor` tells of a plain network whose layers a callback makes sparse."""
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-from wiring_lightning.callbacks._copies import candidates, same, tensors_of
 from wiring_lightning.callbacks._edge_memory import EdgeMemory
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.callbacks.wiring_numbers import short_names
@@ -17,16 +16,9 @@ class LayerMonitor:
 
     def __init__(self) -> None:
         self.memory = EdgeMemory()
-        self._copied: set[int] = set()  # parameters of copies, which are no part of the network
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Look for the first time, when the learners have chosen their layers."""
-        self._copied = {
-            id(parameter)
-            for name, copy, original, _ in candidates(trainer, module)
-            if name.startswith("module.") and _is_copy(copy, original)
-            for parameter in copy.parameters()
-        }
         self.memory.start(self._edges(trainer, module)[1])
 
     def rows(self, trainer: Trainer, module: LightningModule, saved: bool) -> list[LayerCost]:
@@ -48,7 +40,9 @@ class LayerMonitor:
         masks = {weight.parameter: edges[weight.name] for weight in weights}
         sparse = costs_of(weights, masks, None)
         total, everything = sum_of(sparse), sum_of(rows)
-        parameters = sum(p.numel() for p in module.parameters() if id(p) not in self._copied)
+        copies = find_sparse_learners(trainer)[-1].copied  # no part of the network
+        copied = {id(parameter) for copy in copies for parameter in copy.parameters()}
+        parameters = sum(p.numel() for p in module.parameters() if id(p) not in copied)
         numbers = {
             "parameters_live": parameters - total.weights + total.kept,
             "active_edges": total.kept,
@@ -73,12 +67,6 @@ class LayerMonitor:
         }
         found = [w for w in find_matrices(module, also=masks) if w.parameter in masks]
         return found, {weight.name: masks[weight.parameter] for weight in found}
-
-
-def _is_copy(copy: nn.Module, original: nn.Module) -> bool:
-    """Whether a module has the weights of another one, of which a learner may have removed some."""
-    pairs = zip(tensors_of(copy).values(), tensors_of(original).values(), strict=True)
-    return all(same(one, own, where_there=True) for one, own in pairs)
 
 
 def _about(row: LayerCost, new: int) -> dict[str, float]:

@@ -8,7 +8,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._edge_memory import EdgeMemory
 from wiring_lightning.callbacks._example import CountedOnce
 from wiring_lightning.callbacks._weight_choice import SparseGroup
@@ -48,9 +47,11 @@ class LayerReport:
         """Count multiply-adds, if that is possible by now. All ranks must call it."""
         self._counted.count(trainer, module)
 
-    def rows(self, trainer: Trainer, module: LightningModule, edges: Edges) -> list[LayerCost]:
+    def rows(
+        self, module: LightningModule, copies: Sequence[nn.Module], edges: Edges
+    ) -> list[LayerCost]:
         """What each layer of a network keeps; of those that `edges` lacks, what is not zero."""
-        weights = find_matrices(module, copies_inside(trainer, module), edges)
+        weights = find_matrices(module, copies, edges)
         return costs_of(weights, edges, self._counted.counts)
 
     def show(self, rows: Sequence[LayerCost], when: str) -> None:

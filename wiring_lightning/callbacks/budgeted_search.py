@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,15 +15,15 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._gate_learner import GateLearner
+from wiring_lightning.callbacks._searched import Searched, find_searched, some_gates
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
 from wiring_lightning.costs import ConfiguredCost, Cost, CostName, named_cost
 from wiring_lightning.costs.scheduling import Order
 from wiring_lightning.functional import budgeted_objective, derived_seed
-from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
 from wiring_lightning.optim import Reinforce, step_was_skipped
 from wiring_lightning.optim._step_hooks import StepHooks
-from wiring_lightning.wiring import Priced, SuperNetwork, Wiring
+from wiring_lightning.wiring import Wiring
 
 
 class BudgetedSearch(GateLearner[Reinforce]):
@@ -121,7 +120,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self.order = order
         self.baseline = baseline
         self.seed = seed
-        self._searched: _Searched | None = None
+        self._searched: Searched | None = None
         self._hooks: StepHooks | None = None
         self._stepped = False
         self._batches = 0
@@ -161,7 +160,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @override
     def gate_names(self, module: LightningModule) -> list[str]:
-        return [_find_searched(module).gate_name]
+        return list(some_gates(module))  # those of copies, too, which are not known in `setup`
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -173,7 +172,8 @@ class BudgetedSearch(GateLearner[Reinforce]):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.refuse_changed(trainer)
-        searched = self._searched = _find_searched(pl_module)
+        copies = self.find_copies(trainer, pl_module)  # such as a moving average
+        searched = self._searched = find_searched(pl_module, copies)
         gate = searched.gate
         assert isinstance(searched.network, nn.Module)
         synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in searched.network.modules())
@@ -329,54 +329,6 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._sampled.add(prices, self.budget)
         objective = budgeted_objective(losses, prices, self.budget, self.absolute_penalty)
         self.optimizer.observe(objective)
-
-
-@dataclass(frozen=True, eq=False)
-class _Searched:
-    """The super-network of a module, its gate, and its wiring."""
-
-    network: Priced
-    gate: BernoulliGate
-    gate_name: str
-    wiring: Wiring
-
-    def active_edges(self, drawn: Tensor) -> Tensor:
-        """`[batch, edges]` the active edges of the wiring for what the gate has drawn."""
-        if isinstance(self.network, SuperNetwork):
-            return self.network.active_edges(drawn)
-        return self.wiring.active_edges(drawn)
-
-
-def _find_searched(module: LightningModule) -> _Searched:
-    name = type(module).__name__
-    found = find_bernoulli_gates(module)
-    # A gate that takes no gradient and is not frozen is in a copy of the network, an average.
-    own = {n: gate for n, gate in found.items() if gate.logits.requires_grad or gate.frozen}
-    gates = own or found
-    if len(gates) != 1:
-        what = "no gate to learn" if not gates else f"{len(gates)} gates"
-        raise MisconfigurationException(
-            f"BudgetedSearch found {what} in {name}: it searches one super-network, such as "
-            "`backbones.ResNetFabric`, or your own with one `nn.BernoulliGate`."
-        )
-    ((gate_name, gate),) = gates.items()
-    for child in module.modules():
-        if isinstance(child, Priced) and any(part is gate for part in child.modules()):
-            wiring = child.wiring()
-            if isinstance(child, SuperNetwork) or _draws_all(wiring, gate):
-                return _Searched(child, gate, gate_name, wiring)
-    raise MisconfigurationException(
-        f"BudgetedSearch cannot price the architectures of {name}: the network with the gate needs "
-        "a method `wiring` that adds every edge of the gate with `WiringBuilder.draw`."
-    )
-
-
-def _draws_all(wiring: Wiring, gate: BernoulliGate) -> bool:
-    """Whether a wiring has all edges of a gate that it could leave out."""
-    if wiring.drawn is None:
-        return False
-    learnable = gate.learnable_edges.cpu().nonzero().flatten().tolist()
-    return set(learnable) <= set(wiring.drawn.tolist())
 
 
 def _losses(outputs: Any, module: LightningModule, must: bool) -> Tensor | None:

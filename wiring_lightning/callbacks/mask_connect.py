@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._run_length import steps_in
 from wiring_lightning.callbacks._weight_choice import listed
@@ -146,7 +145,7 @@ class MaskConnect(GateLearner[GateSGD]):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.refuse_changed(trainer)
         self.gate_names(pl_module)  # an error if there is none
-        copies = copies_inside(trainer, pl_module)  # such as a moving average
+        copies = self.find_copies(trainer, pl_module)  # such as a moving average
         copied = {id(module) for copy in copies for module in copy.modules()}
         found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}
         self._trainer, self._names, gates = trainer, list(found), list(found.values())

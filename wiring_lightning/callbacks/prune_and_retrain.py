@@ -159,8 +159,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         self.remember_checkpoints(trainer)
         _renew_optimizers(trainer)
         self._scale_rates(trainer)
-        self.make_rules(trainer, self.find_groups(trainer, pl_module))
-        self.remember_learned(pl_module)
+        # The layers of the start, also if one is frozen by now or an average has moved away.
+        self.make_rules(trainer, self._groups)
         for rule in self._rules:
             rule.freeze()
         if self._initial is not None:

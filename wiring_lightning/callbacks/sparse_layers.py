@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints, warn_of_denser
-from wiring_lightning.callbacks._copies import Group, Place, copies_inside
+from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
 from wiring_lightning.callbacks._weight_choice import (
@@ -164,7 +164,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
         """The groups of a module with their numbers of edges, the same on all ranks."""
-        copies = [] if trainer is None else copies_inside(trainer, trainer.lightning_module)
+        copies = [] if trainer is None else self.find_copies(trainer, trainer.lightning_module)
         chosen = self._choose(module, copies)
         self._dense = chosen.dense
         if chosen.frozen:
@@ -200,7 +200,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             edges |= learner.present_edges()
         if saved:
             edges = {parameter: parameter != 0 for parameter in edges}
-        return self._report.rows(trainer, module, edges)
+        return self._report.rows(module, self.copied, edges)
 
     def make_rules(self, trainer: Trainer, groups: Sequence[SparseGroup]) -> None:
         """Make a rule for every optimizer that holds the weights of a group."""

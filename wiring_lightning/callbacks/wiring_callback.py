@@ -1,7 +1,7 @@
 """The base class of callbacks that learn a wiring: freezing, checks, and averages of weights."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._averages import Averages
-from wiring_lightning.callbacks._copies import Group, versions
+from wiring_lightning.callbacks._copies import Group, copies_inside, versions
+from wiring_lightning.callbacks._last_of_all import LastOfAll
 from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks._weight_choice import listed
 
@@ -55,6 +56,7 @@ class WiringCallback(Callback, ABC):
     freeze_epoch: int | None = None
     _averages: Averages | None = None
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
+    _copied: Sequence[nn.Module] = ()  # copies inside of the module, found at the start of the fit
     _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
     _network: LightningModule | None = None  # while it is trained
     _left: Sequence[int] = ()  # `_versions` at the end of the last fit; none after an average
@@ -129,7 +131,7 @@ class WiringCallback(Callback, ABC):
         if stage != "fit":
             return
         if self._averages is not None:  # an error while another one was handled
-            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, _LastOfAll)]
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, LastOfAll)]
             self._end()
         if isinstance(trainer.strategy, _SHARDED):
             raise self.mistake(
@@ -174,7 +176,9 @@ class WiringCallback(Callback, ABC):
         """A subclass calls this at the end of its own method, when its wiring is known."""
         self._refuse_two_learners(trainer)
         self._averages = Averages(self, trainer, pl_module)
-        self.remember_learned(pl_module)
+        own = {id(getattr(place.owner, place.key)) for group in self.places() for place in group}
+        self._network = pl_module
+        self._learned = {n: p for n, p in pl_module.named_parameters() if id(p) in own}
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
         self._warned = False
@@ -283,7 +287,7 @@ class WiringCallback(Callback, ABC):
             self._averages.restore()
             self._averages.interrupted = True
         self.let_go()
-        trainer.callbacks.append(_LastOfAll(self._end))
+        trainer.callbacks.append(LastOfAll(self._end))
 
     def _end(self) -> None:
         if self._averages is not None:
@@ -293,12 +297,6 @@ class WiringCallback(Callback, ABC):
         self._saved_averages = {}
         self._network, self._learned = None, {}
         self.let_go()
-
-    def remember_learned(self, module: LightningModule) -> None:
-        """Remember which parameters are learned; a subclass calls this if they become others."""
-        own = {id(getattr(place.owner, place.key)) for group in self.places() for place in group}
-        self._network = module
-        self._learned = {n: p for n, p in module.named_parameters() if id(p) in own}
 
     def _check_learned(self) -> None:
         """Raise a `WiringError` if a parameter that is learned is no longer in the network."""
@@ -312,6 +310,21 @@ class WiringCallback(Callback, ABC):
                 "fit had started, so their wiring is not learned; replace parts of a network "
                 "before the fit, such as in its __init__ or configure_model."
             )
+
+    def find_copies(self, trainer: Trainer, module: LightningModule) -> Sequence[nn.Module]:
+        """Find the copies inside of the module, which are no part of the network that learns.
+
+        A subclass calls this when a fit starts, while the copies of a first fit are still equal.
+        """
+        name, known = type(self).__name__, self._saved_averages
+        self._copied = copies_inside(trainer, module, known, name)
+        return self._copied
+
+    @property
+    def copied(self) -> Sequence[nn.Module]:
+        """The copies of the network that are known by now."""
+        later = {} if self._averages is None else self._averages.copies
+        return [*self._copied, *(copy.module for copy in later.values())]
 
     def _find_averages(self) -> None:
         if self._averages is not None:
@@ -362,21 +375,6 @@ class WiringCallback(Callback, ABC):
     def _freeze_if_due(self, trainer: Trainer) -> None:
         if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:
             self.freeze()
-
-
-class _LastOfAll(Callback):
-    """Calls a function when all other callbacks have seen an exception, and leaves the trainer."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function = function
-
-    @override
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        # Not in place: Lightning is still going through the list.
-        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
-        self._function()
 
 
 _AVERAGES = "wiring_averages"
