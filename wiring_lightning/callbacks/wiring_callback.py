@@ -16,6 +16,7 @@ from typing_extensions import override
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._copies import Group, versions
+from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks._weight_choice import listed
 
@@ -261,6 +262,8 @@ class WiringCallback(Callback, ABC):
             # The fit goes on from the checkpoint, and not from the last fit.
             self._continues = self._changed = False
             self.load_state_dict({})
+        if not self.learns_gates:
+            warn_of_other_states(self, trainer, checkpoint)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
