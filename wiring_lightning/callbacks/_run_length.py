@@ -2,13 +2,15 @@
 
 import math
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, takewhile
-from typing import Protocol
+from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 
 
 class Asking(Protocol):
@@ -20,8 +22,41 @@ class Asking(Protocol):
 
 
 @dataclass(frozen=True)
+class Begin:
+    """How much of a training was over when a learner began.
+
+    Args:
+        steps: number of steps of all optimizers, as `max_steps` counts them.
+        epochs: number of whole epochs.
+        batches: number of batches of the epoch after them.
+    """
+
+    steps: int = 0
+    epochs: int = 0
+    batches: int = 0
+
+    @classmethod
+    def of(cls, steps: int, loops: Mapping[str, Any]) -> "Begin":
+        """After so many steps of a fit whose loop has this state."""
+        epoch, batch = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        done = epoch["current"]["processed"]
+        # The counts of batches stay until the next epoch begins.
+        inside = epoch["current"]["ready"] > done
+        return cls(steps, done, batch["current"]["processed"] if inside else 0)
+
+    def before(self, trainer: Trainer) -> int:
+        """How many steps that is if every step counts as `steps_in` counts."""
+        in_epoch = steps_in(trainer, self.epochs + 1) - steps_in(trainer, self.epochs)
+        begun = [start for start in _accumulation(trainer) if start <= self.epochs]
+        in_one = _accumulation(trainer)[max(begun)]
+        ended = self.batches >= trainer.num_training_batches
+        inside = in_epoch if ended else self.batches // in_one
+        return steps_in(trainer, self.epochs) + inside
+
+
+@dataclass(frozen=True)
 class RunLength:
-    """The length of a training.
+    """The length of a training, from the first step of a learner on.
 
     Args:
         total: number of optimizer steps in all, as the user or the trainer says.
@@ -35,7 +70,12 @@ class RunLength:
 
     @classmethod
     def of(
-        cls, trainer: Trainer, callback: Asking, total_steps: int | None, in_epochs: bool
+        cls,
+        trainer: Trainer,
+        callback: Asking,
+        total_steps: int | None,
+        in_epochs: bool,
+        begin: Begin,
     ) -> "RunLength":
         """The length of a fit that has started.
 
@@ -44,6 +84,7 @@ class RunLength:
             callback: the callback whose `on_fit_start` this is.
             total_steps: what the user says about the length, if anything.
             in_epochs: whether the length of an epoch must be known.
+            begin: what was over when the callback began, perhaps in an earlier fit.
 
         Raises:
             MisconfigurationException: if the length is not known, or zero.
@@ -51,13 +92,18 @@ class RunLength:
         epoch = steps_in(trainer, 1)
         same = len(set(_accumulation(trainer).values())) == 1
         epochs = _most_epochs(trainer, callback)
-        limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
+        limits = [trainer.max_steps - begin.steps] if trainer.max_steps >= 0 else []
         if epoch and epochs is not None:
-            limits.append(steps_in(trainer, epochs))
+            limits.append(steps_in(trainer, epochs) - begin.before(trainer))
         trained = min(limits, default=math.inf)
         total = trained if total_steps is None else total_steps
         # Lightning takes the length of data that it does not load for unknown.
-        if total == 0 or (total_steps is None and trainer.limit_train_batches == 0):
+        if total <= 0 or (total_steps is None and trainer.limit_train_batches == 0):
+            if begin.steps:
+                raise callback.mistake(
+                    f"the training has no step after step {begin.steps}, with which this callback "
+                    "begins: give the trainer a higher max_steps or max_epochs."
+                )
             raise callback.mistake(
                 "the training has no step: give the trainer limit_train_batches, max_steps and "
                 "max_epochs above 0."
@@ -73,6 +119,9 @@ class RunLength:
             if epoch:
                 problem = "GradientAccumulationScheduler makes the steps of epochs differ"
             raise callback.mistake(f"{problem}, so count in steps: unit=step.")
+        _tell_guess(trainer, callback, total_steps, total, epoch if in_epochs else 0)
+        if total_steps is not None and not trainer.lightning_module.automatic_optimization:
+            trained = math.inf  # nobody but the user knows how many steps an optimizer takes
         return cls(int(total), epoch if same else 0, trained)
 
     def step_at(self, share: float) -> int:
@@ -91,6 +140,26 @@ def steps_in(trainer: Trainer, epochs: int) -> int:
         max(min(end, epochs) - begin, 0) * math.ceil(batches / accumulated[begin])
         for begin, end in pairwise([*sorted(accumulated), epochs])
     )
+
+
+def _tell_guess(
+    trainer: Trainer, callback: Asking, total_steps: int | None, total: float, epoch: int
+) -> None:
+    """Say which length is taken where a batch can have any number of steps."""
+    if trainer.lightning_module.automatic_optimization or trainer.fast_dev_run:
+        return
+    taken, other = [], []
+    if total_steps is None:
+        taken.append(f"the training has {int(total):,} steps of each optimizer")
+        other.append("give total_steps")
+    if epoch:
+        taken.append(f"an epoch has {epoch:,} steps of each optimizer")
+        other.append("count in steps (unit=step)")
+    if taken:
+        rank_zero_warn(
+            f"{type(callback).__name__}: with manual optimization a batch is taken to have one "
+            f"step, so {' and '.join(taken)}; if that is not so, {' and '.join(other)}."
+        )
 
 
 def learning_epochs(trainer: Trainer) -> int | None:

@@ -1,5 +1,6 @@
 """The base of callbacks whose sparse layers change at given steps of a training."""
 
+from dataclasses import astuple
 from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,7 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
-from wiring_lightning.callbacks._run_length import RunLength
+from wiring_lightning.callbacks._run_length import Begin, RunLength
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
 from wiring_lightning.optim.dnw import StraightThrough, count_usable
@@ -29,7 +30,8 @@ class TimedLayers(SparseLayers[TimedRule]):
         initial_density: density at the beginning of all layers, not below the final one, which it
             is if not given.
         density_decay: how the density falls: `linear`, `cosine` or `cubic`.
-        total_steps: number of optimizer steps of the training; by default what the trainer says.
+        total_steps: number of optimizer steps from the first one of this callback to the end of
+            the training; by default what the trainer says.
         choice: the arguments of `SparseLayers`.
 
     Raises:
@@ -53,6 +55,8 @@ class TimedLayers(SparseLayers[TimedRule]):
         self.total_steps = total_steps
         self._check_times()
         self._length = RunLength(0, 0)
+        self._begin = Begin()  # where this learner began
+        self._loaded_begin: Begin | None = None  # where the checkpoint of this fit ends
         self._over = False  # whether the training of this fit has ended
         self._best_sparse: list[tuple[str, float]] = []  # checkpoints of sparse phases
 
@@ -112,9 +116,41 @@ class TimedLayers(SparseLayers[TimedRule]):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._over, self._best_sparse = False, []
+        self._find_begin(trainer)
         if self.has_times:
-            self._length = RunLength.of(trainer, self, self.total_steps, self.in_epochs)
+            self._length = RunLength.of(
+                trainer, self, self.total_steps, self.in_epochs, self._begin
+            )
         super().on_fit_start(trainer, pl_module)
+
+    def _find_begin(self, trainer: Trainer) -> None:
+        """Find where this learner began: in this fit, or in an earlier one that goes on."""
+        if self._restored is not None:
+            self._begin = Begin(*self._restored.get("begin", ()))
+        elif self._loaded_begin is not None:  # the loops of the trainer are restored only later
+            self._begin = self._loaded_begin
+        else:
+            self._begin = Begin.of(trainer.global_step, trainer.fit_loop.state_dict())
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        loops = checkpoint.get("loops")
+        # The learning rate finder loads a checkpoint of its own later.
+        if loops and self._loaded_begin is None:
+            self._loaded_begin = Begin.of(checkpoint["global_step"], loops["fit_loop"])
+
+    @override
+    def forget(self) -> None:
+        super().forget()
+        self._loaded_begin = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return {**state, "begin": list(astuple(self._begin))} if self._rules else state
 
     @override
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:

@@ -57,7 +57,8 @@ class DNW(TimedLayers[StraightThrough]):
         every: number of optimizer steps from one density to the next.
         start: the share of the training after which the density begins to fall.
         until: the share of the training after which it has its final value.
-        total_steps: number of optimizer steps of the training; by default what the trainer says.
+        total_steps: number of optimizer steps from the first one of this callback to the end of
+            the training; by default what the trainer says.
 
     Raises:
         MisconfigurationException: as for `SparseLayers`; if a number or a name is out of range; or

@@ -54,14 +54,15 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         drop: what goes: what is smallest in `magnitude` or in `sensitivity`, or at `random`.
         grow: what comes: what is largest in `gradient` or in `momentum`, or at `random`.
         average: by which factor the averaged gradient of `momentum` decays in a step.
-        total_steps: number of optimizer steps of the training. By default what the trainer says:
-            by its `max_steps`, its `max_epochs`, or the phases of `PhaseSchedule`.
+        total_steps: number of optimizer steps from the first one of this callback to the end of
+            the training. By default what the trainer says: by its `max_steps`, its `max_epochs`, or
+            the phases of `PhaseSchedule`. With manual optimization that is one step for each batch.
         seed: seed of random choices; a choice depends on the seed, the layer and the step only.
         choice: the other arguments of `SparseLayers`, such as density and layers.
 
     Raises:
         MisconfigurationException: as for `SparseLayers`; if a number or a name is out of range; or
-            if the length of the training is not known.
+            if something changes with time, and the length of the training is not known.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -98,6 +99,12 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         self.seed = seed
         self._told = False  # that the first choice waits for gradients
         self._check()
+
+    @property
+    @override
+    def has_times(self) -> bool:
+        own = type(self).make_times is not MaskSchedule.make_times
+        return own or self.fraction > 0 or self.initial_density is not None
 
     @property
     @override
@@ -139,7 +146,7 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         super().on_fit_start(trainer, pl_module)
         last = self._length.total
         if self.freeze_epoch is not None and steps_in(trainer, 1):
-            last = min(last, steps_in(trainer, self.freeze_epoch))
+            last = min(last, steps_in(trainer, self.freeze_epoch) - self._begin.before(trainer))
         wanted = self.fraction > 0 and not trainer.fast_dev_run
         if wanted and not any(rule.moves_any(last) for rule in self._rules):
             rank_zero_warn(

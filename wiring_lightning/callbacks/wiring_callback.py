@@ -17,6 +17,7 @@ from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._copies import Group, copies_inside, versions
 from wiring_lightning.callbacks._last_of_all import LastOfAll
+from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks._weight_choice import listed
 
@@ -265,6 +266,8 @@ class WiringCallback(Callback, ABC):
             # The fit goes on from the checkpoint, and not from the last fit.
             self._continues = self._changed = False
             self.load_state_dict({})
+        if not self.learns_gates:
+            warn_of_other_states(self, trainer, checkpoint)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
