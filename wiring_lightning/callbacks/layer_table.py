@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from wiring_lightning.costs.layers import LayerCost, sum_of
+from wiring_lightning.costs.shares import percent
 
 _COLUMNS = ("layer", "shape", "kept", "weights", "density", "dead_rows", "dead_columns")
 _COSTS = ("multiply_adds", "dense")
@@ -81,5 +82,5 @@ def _text(cell: Cell) -> str:
     if cell is None:
         return ""
     if isinstance(cell, float):
-        return f"{cell:.1%}" if cell >= 0.01 or cell == 0 else f"{cell:.3%}"
+        return percent(cell)
     return f"{cell:,}" if isinstance(cell, int) else cell

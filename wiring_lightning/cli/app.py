@@ -29,6 +29,7 @@ from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, l
 from wiring_lightning.cli.arguments import TRUST
 from wiring_lightning.cli.class_changes import told_class_changes
 from wiring_lightning.cli.curves import default_logger
+from wiring_lightning.cli.first_work import FirstWork, discard_beginning
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
@@ -203,6 +204,7 @@ class WiringCLI(LightningCLI):
             issubclass(kind, BasePredictionWriter) for kind in callbacks
         ):
             trainer.callbacks.append(PredictionWriter())
+        trainer.callbacks.insert(0, FirstWork())
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -216,6 +218,7 @@ class WiringCLI(LightningCLI):
             with matmul_precision(self._choose_precision()):
                 super()._run_subcommand(subcommand)
         except Exception as error:
+            discard_beginning(self.trainer)
             explain(error, self.config_init[subcommand].get("ckpt_path"))
         finally:
             release_folder(self.trainer)

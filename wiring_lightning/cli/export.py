@@ -51,6 +51,7 @@ def run(arguments: Sequence[str]) -> None:
     from wiring_lightning.cli.export_table import export_table
     from wiring_lightning.cli.loading import find_trained
     from wiring_lightning.cli.runs import RunError
+    from wiring_lightning.costs.shares import percent
     from wiring_lightning.export import export_network
     from wiring_lightning.files import check_outputs
 
@@ -71,8 +72,9 @@ def run(arguments: Sequence[str]) -> None:
     print(
         f"\n{done.path} is for images {['batch', *images.shape[1:]]}. On {done.images} {whose} its "
         f"logits, up to {done.largest:.2g}, differ by at most {done.from_source:.1g} from those of "
-        f"{trained.checkpoint}, and {done.agreement:.1%} of its classes are the same. It takes "
-        "images that are normalised as in the run: data.normalizer of the data module does it."
+        f"{trained.checkpoint}, and {percent(done.agreement)} of its classes are the same. It "
+        "takes images that are normalised as in the run: data.normalizer of the data module does "
+        "it."
     )
 
 

@@ -124,11 +124,13 @@ class WiringTrainer(Trainer):
     Attributes:
         folder: where a run writes whose loggers have no folder for every run.
         claimed: folders that were made for this run and nobody else.
+        worked: whether the run has trained, measured or predicted something.
         data: what the config says about the data, for `inspect`.
     """
 
     folder: Path | None = None
     claimed: tuple[Path, ...] = ()
+    worked: bool = False
     data: Any = None
 
     @property

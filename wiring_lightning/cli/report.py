@@ -1,7 +1,7 @@
 """The costs of a network as a table or plain values: of its wiring, or of its weights."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wiring_lightning import costs
 from wiring_lightning.costs.layers import LayerCost, sum_of
+from wiring_lightning.costs.shares import percent
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
 from wiring_lightning.wiring import Planted, Wiring, find_wired
 
@@ -75,14 +76,14 @@ def network_rows(module: nn.Module, layers: Sequence[LayerCost] = ()) -> list[tu
 
     Args:
         module: the network, or a module that holds it.
-        layers: its layers, for their multiply-adds if they are known.
+        layers: its layers, if a learner or someone else has counted them already.
     """
     network = find_wired(module)
     if network is None:
-        first, *others = weight_rows(module)
+        first, *others = weight_rows(module, layers)
         return [first, *multiply_add_rows(layers), *others]
     searched, wiring = bool(find_bernoulli_gates(module)), network.wiring()
-    rows = [*summary_rows(wiring, searched), *sparse_rows(module)]
+    rows = [*summary_rows(wiring, searched), *sparse_rows(module, layers)]
     if any(layer.sparse for layer in layers):
         rows += [("sparse multiply-adds", text) for _, text in multiply_add_rows(layers)]
     if isinstance(network, Planted):
@@ -127,7 +128,7 @@ def summary_rows(wiring: Wiring, searched: bool = False) -> list[tuple[str, str]
     for key, label in (("params", "parameters"), ("multiply_adds", "multiply-adds"),
                        ("modules", nodes)):  # fmt: skip
         total, live = summary[key]["total"], summary[key]["live"]
-        share = f" ({live / total:.1%})" if total else ""
+        share = f" ({percent(live / total)})" if total else ""
         rows.append((label, f"{total:,} -> {live:,} after pruning{share}"))
     edges = summary["edges"]
     rows.append(("edges", f"{edges['active']:,} active of {edges['candidate']:,} candidates"))
@@ -176,7 +177,7 @@ def summarize_weights(
 
 
 def summarize_zeros(module: nn.Module, layers: Sequence[LayerCost]) -> dict[str, Any]:
-    """What the layers of a network with a wiring keep beside it; empty if no weight is zero.
+    """What the layers of a network with a wiring keep beside it; empty if none is sparse.
 
     Graphs of channels are left out: their edges are those of the wiring.
 
@@ -233,15 +234,19 @@ def multiply_add_rows(layers: Sequence[LayerCost]) -> list[tuple[str, str]]:
     return [
         (
             "multiply-adds",
-            f"{dense:,} -> {kept:,} without weights that are zero ({kept / dense:.1%})",
+            f"{dense:,} -> {kept:,} without weights that are zero ({percent(kept / dense)})",
         )
     ]
 
 
-def sparse_rows(module: nn.Module) -> list[tuple[str, str]]:
-    """The rows about layers of which some weights are zero, beside what a wiring tells.
+def sparse_rows(module: nn.Module, layers: Sequence[LayerCost] = ()) -> list[tuple[str, str]]:
+    """The rows about layers that are sparse, beside what a wiring tells.
 
     Graphs of channels are left out: their edges are those of the wiring.
+
+    Args:
+        module: the network, or a module that holds it.
+        layers: its layers; looked at here if not given.
 
     Example:
         >>> layer = nn.Linear(4, 2)
@@ -250,22 +255,24 @@ def sparse_rows(module: nn.Module) -> list[tuple[str, str]]:
         [('weights kept', '4 of 8 in sparse layers (50.0%)'), ('kept by layer', '0 50.0%')]
     """
     graphs = find_adjacencies(module)
-    layers = {
-        name: layer
-        for name, layer in summarize_weights(module)["layers"].items()
-        if layer["nonzero"] < layer["total"] and name not in graphs
-    }
-    if not layers:
+    layers = layers or costs.layer_costs(module)
+    sparse = [layer for layer in layers if layer.sparse and layer.name not in graphs]
+    if not sparse:
         return []
-    total, kept = (sum(layer[key] for layer in layers.values()) for key in ("total", "nonzero"))
+    total = sum_of(sparse)
+    share = percent(total.density)
     return [
-        ("weights kept", f"{kept:,} of {total:,} in sparse layers ({kept / total:.1%})"),
-        (BY_LAYER, _shares(layers)),
+        ("weights kept", f"{total.kept:,} of {total.weights:,} in sparse layers ({share})"),
+        (BY_LAYER, _shares(sparse)),
     ]
 
 
-def weight_rows(module: nn.Module) -> list[tuple[str, str]]:
-    """The weights of a network as rows of a table, with layers if some weights are zero.
+def weight_rows(module: nn.Module, layers: Sequence[LayerCost] = ()) -> list[tuple[str, str]]:
+    """The weights of a network as rows of a table, with layers if one of them is sparse.
+
+    Args:
+        module: the network, or a module that holds it.
+        layers: its layers; looked at here if not given.
 
     Example:
         >>> layer = nn.Linear(4, 2)
@@ -273,22 +280,19 @@ def weight_rows(module: nn.Module) -> list[tuple[str, str]]:
         >>> weight_rows(nn.Sequential(layer))[1:]
         [('weights', '8, 4 of them not zero (50.0%)'), ('kept by layer', '0 50.0%')]
     """
-    summary = summarize_weights(module)
-    weights = summary["weights"]
-    rows = [("parameters", f"{summary['params']['total']:,}")]
-    if weights["total"]:
-        share = weights["nonzero"] / weights["total"]
-        text = f"{weights['total']:,}, {weights['nonzero']:,} of them not zero ({share:.1%})"
-        rows.append(("weights", text))
-    if weights["nonzero"] < weights["total"]:
-        rows.append((BY_LAYER, _shares(summary["layers"])))
+    layers = layers or costs.layer_costs(module)
+    total = sum_of(layers)
+    rows = [("parameters", f"{sum(parameter.numel() for parameter in module.parameters()):,}")]
+    if total.weights:
+        share = percent(total.density)
+        rows.append(("weights", f"{total.weights:,}, {total.kept:,} of them not zero ({share})"))
+    if total.sparse:
+        rows.append((BY_LAYER, _shares(layers)))
     return rows
 
 
-def _shares(layers: Mapping[str, Mapping[str, int]]) -> str:
-    return ", ".join(
-        f"{name} {layer['nonzero'] / layer['total']:.1%}" for name, layer in layers.items()
-    )
+def _shares(layers: Sequence[LayerCost]) -> str:
+    return ", ".join(f"{layer.name} {percent(layer.density)}" for layer in layers)
 
 
 def format_table(rows: Sequence[tuple[str, str]], width: int = 100, first: int = 0) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
     from; here the run gets one below `default_root_dir`.
 
     Args:
-        trainer: before it runs.
+        trainer: before it runs; `claimed` gets the folders that are made here.
         begins: whether a new fit begins, which does not go on in a folder that has files.
 
     Raises:
@@ -44,12 +45,16 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
         if not _has_folders(logger) or "://" in str(logger.root_dir):
             continue
         if logger._version is None:
-            root = os.path.expandvars(Path(str(logger.root_dir)).expanduser())
+            root = _expanded(logger.root_dir)
             if root not in versions:
                 versions[root] = _claim(trainer, root)
             logger._version = versions[root]
         else:
-            _check_named_folder(Path(str(logger.log_dir)), begins)
+            folder = Path(_expanded(logger.log_dir))
+            _check_named_folder(folder, begins)
+            with suppress(FileExistsError):  # then it is not this run's alone
+                folder.mkdir(parents=True)
+                trainer.claimed = (*trainer.claimed, folder)
     needs_one = trainer.folder is None and not any(map(_has_folders, trainer.loggers[:1]))
     root = str(_runs_of(trainer))
     if needs_one and "://" not in str(trainer.default_root_dir):
@@ -133,6 +138,8 @@ class SaveConfig(SaveConfigCallback):
         path = Path(trainer.log_dir or trainer.default_root_dir) / _CONFIG
         taken = trainer.strategy.broadcast(trainer.is_global_zero and not make_empty(path))
         if taken and begins(stage, self.config.get("ckpt_path")):
+            assert isinstance(trainer, WiringTrainer)
+            trainer.claimed = ()  # whoever made the folder, it is now that of the other run
             raise MisconfigurationException(
                 f"Another run has just begun in {path.parent}: give the logger another name or "
                 "version."
@@ -143,6 +150,10 @@ class SaveConfig(SaveConfigCallback):
                 write_file(path, text)
             elif path.read_bytes() != text:
                 write_new_file(path, text)
+
+
+def _expanded(folder: Any) -> str:
+    return os.path.expandvars(Path(str(folder)).expanduser())
 
 
 def _has_folders(logger: Any) -> bool:

@@ -25,6 +25,7 @@ from wiring_lightning.cli.runs import (
     tested_once,
 )
 from wiring_lightning.cli.trust import UntrustedError
+from wiring_lightning.costs.layers import sum_of
 from wiring_lightning.nn import find_bernoulli_gates
 from wiring_lightning.wiring import find_wired
 
@@ -73,11 +74,13 @@ class Scored:
         network = find_wired(module)
         if network is None:
             example = example_image(module, None, self.run.config.get("data"))
-            summary = summarize_weights(module, costs_with(module, example, asked=False))
+            layers = costs_with(module, example, asked=False)
+            summary = summarize_weights(module, layers)
             whole, adds = summary["params"], summary.get("multiply_adds")
+            live = "nonzero" if sum_of(layers).sparse else "total"
             return Sizes(
-                (whole["total"], whole["nonzero"]),
-                None if adds is None else (adds["total"], adds["nonzero"]),
+                (whole["total"], whole[live]),
+                None if adds is None else (adds["total"], adds[live]),
             )
         counts = summarize(network.wiring(), bool(find_bernoulli_gates(module)))
         whole, adds = counts["params"], counts["multiply_adds"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wiring_lightning.costs.by_weight import count_weights, with_parameters
+from wiring_lightning.costs.shares import zeros_by_chance
 from wiring_lightning.nn import find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight, find_dead, find_weights, own_names
 from wiring_lightning.wiring import find_wired
@@ -26,6 +27,7 @@ class LayerCost:
         dead_columns: number of inputs that nobody reads; `None` for a vector.
         multiply_adds: those of the dense weight; `None` if they are not known.
         kept_multiply_adds: those of the weights that are there.
+        by_chance: how many absent weights do not make the layer a sparse one.
     """
 
     name: str
@@ -36,6 +38,7 @@ class LayerCost:
     dead_columns: int | None
     multiply_adds: int | None = None
     kept_multiply_adds: int | None = None
+    by_chance: int = 0
 
     @property
     def density(self) -> float:
@@ -44,15 +47,16 @@ class LayerCost:
 
     @property
     def sparse(self) -> bool:
-        """Whether a weight is absent."""
-        return self.kept < self.weights
+        """Whether weights are absent, and more than a few that are zero by chance."""
+        return self.weights - self.kept > self.by_chance
 
 
 def layer_costs(network: nn.Module, example: Any = None) -> list[LayerCost]:
     """What each layer with a weight matrix keeps, in the order of the network.
 
     Args:
-        network: any network; weights that are zero count as absent.
+        network: any network; weights that are zero count as absent. A layer is `sparse` if more
+            of them are zero than a dense layer has by chance (`costs.shares`).
         example: its input, a batch of one. Without it, multiply-adds are not counted.
 
     Example:
@@ -147,17 +151,18 @@ def costs_of(
     Args:
         weights: the weights.
         edges: for some of their parameters, masks of what is there; of the others, what is not
-            zero.
+            zero, and some of that can be chance.
         counts: multiply-adds by parameter, as of `known_multiply_adds`; `None` if not known.
     """
     rows = []
     for name, weight in zip(own_names(weights), weights, strict=True):
         parameter = weight.parameter
-        own = edges.get(parameter)
-        own = parameter != 0 if own is None else own
+        mask = edges.get(parameter)
+        own = parameter != 0 if mask is None else mask
         usable = weight.usable
         own = own if usable is None else own & usable
         kept = int(own.sum())
+        size = parameter.numel() if usable is None else int(usable.sum())
         dense = None if counts is None else counts.get(parameter, 0)
         dead_rows, dead_columns = (None, None) if weight.is_vector else find_dead(weight, own)
         rows.append(
@@ -165,11 +170,12 @@ def costs_of(
                 name,
                 tuple(parameter.shape),
                 kept,
-                parameter.numel() if usable is None else int(usable.sum()),
+                size,
                 None if dead_rows is None else int(dead_rows.sum()),
                 None if dead_columns is None else int(dead_columns.sum()),
                 dense,
                 None if dense is None else dense * kept // max(parameter.numel(), 1),
+                zeros_by_chance(size) if mask is None else 0,
             )
         )
     return rows
@@ -177,6 +183,8 @@ def costs_of(
 
 def sum_of(rows: Sequence[LayerCost], name: str = "all layers") -> LayerCost:
     """The sum of some layers; what is not known of one is not known of all.
+
+    It is sparse if one of them is.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
@@ -198,4 +206,5 @@ def sum_of(rows: Sequence[LayerCost], name: str = "all layers") -> LayerCost:
         total(row.dead_columns for row in matrices),
         total(row.multiply_adds for row in rows),
         total(row.kept_multiply_adds for row in rows),
+        sum(row.weights - row.kept for row in rows if not row.sparse),
     )

@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter
 
 from wiring_lightning.costs import LayerCost
 from wiring_lightning.costs.layers import sum_of
+from wiring_lightning.costs.shares import percent
 from wiring_lightning.plots import style
 
 _MAX_WIDTH = 13.0  # inches
@@ -19,8 +20,8 @@ _LOWEST = 0.03  # below this density bars are too short for a linear axis
 def draw_densities(rows: Sequence[LayerCost], title: str | None = None) -> Figure:
     """Draw the share of its weights that each layer keeps, from the input to the output.
 
-    The dashed line is the share of all weights together. Layers that lack no weight are grey. If a
-    layer has less than 3 %, the axis is logarithmic.
+    The dashed line is the share of all weights together. Layers that are not `sparse` are grey. If
+    a layer has less than 3 %, the axis is logarithmic.
 
     Args:
         rows: the layers, as of `costs.layer_costs`.
@@ -43,7 +44,7 @@ def draw_densities(rows: Sequence[LayerCost], title: str | None = None) -> Figur
     if not rows:
         raise ValueError("There is no layer with a weight matrix to draw.")
     everything = sum_of(rows)
-    share = f"{everything.density:.{1 if everything.density >= 0.01 else 3}%}"
+    share = percent(everything.density)
     title = title or f"{everything.kept:,} of {everything.weights:,} weights ({share})"
     figure, axes = style.new_axes(min(_MAX_WIDTH, 3.6 + 0.2 * len(rows)), 4.2, title)
     places = range(1, len(rows) + 1)
