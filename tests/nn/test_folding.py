@@ -3,9 +3,13 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from tests.layers import Rectified, Standardised
 from wiring_lightning.nn import Branches, Selection, SparseEdges
+from wiring_lightning.nn.fabric_modules import SubsetBatchNorm2d
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.pre_activation import Feature, RectifiedChain, RectifiedConv2d
 
 
 def scrambled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
@@ -107,3 +111,57 @@ def test_sparse_edges_with_the_norm_behind_them() -> None:
     torch.testing.assert_close(folded(images), norm(edges(images)))
     torch.testing.assert_close(folded.normalized(again)(images), again(norm(edges(images))))
     assert len(folded.values) == 3
+
+
+class Reads(nn.Sequential):
+    """Layers that are called by their number."""
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return self[1](self[0](images)) + images.mean()
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda _, inputs, output: output * 1.5)
+    return layer
+
+
+def rectified_between(chain: RectifiedChain) -> RectifiedChain:
+    chain.layers[0].register_forward_hook(lambda _, inputs, output: output.relu())
+    return chain
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        nn.Sequential(Standardised(4, 4, 3), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(4, 4, 3), Rectified(4)),
+        nn.Sequential(hooked(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(4, 4, 3), hooked(nn.BatchNorm2d(4))),
+        Reads(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)),
+    ],
+)
+def test_pairs_that_compute_something_else_stay(layers: nn.Sequential) -> None:
+    scrambled(layers[1])
+    images = torch.randn(2, 4, 6, 6)
+    expected = layers.eval()(images)
+    assert len(fold_batch_norms(layers)) == 2
+    assert torch.equal(layers(images), expected)
+
+
+def test_a_chain_with_something_between_its_layers_stays() -> None:
+    chain = rectified_between(RectifiedChain([RectifiedConv2d(4, 4), RectifiedConv2d(4, 4)]))
+    for layer in chain.convolutions:
+        scrambled(layer.norm)
+    images = torch.randn(2, 4, 6, 6)
+    expected = chain.eval()([Feature(images)])
+    torch.testing.assert_close(fold_batch_norms(chain)([Feature(images)]), expected)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, SubsetBatchNorm2d])
+def test_all_known_norms_are_folded(norm: type[nn.BatchNorm2d]) -> None:
+    layers = nn.Sequential(nn.Conv2d(4, 4, 3), scrambled(norm(4))).eval()
+    images = torch.randn(2, 4, 6, 6)
+    expected = layers(images)
+    assert len(fold_batch_norms(layers)) == 1
+    torch.testing.assert_close(layers(images), expected, rtol=1e-5, atol=1e-5)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from tests.nn.sparse_layers import clock, sparse_conv, sparse_is_faster, sparse_linear
 from wiring_lightning.nn import PointwiseConv2d, SparseConv2d, SparseLinear, store_sparse
@@ -174,3 +175,14 @@ def test_layers_with_hooks_or_a_forward_of_their_own_stay_dense(change: Any) -> 
     packed = store_sparse(network, images, sparse_is_faster())
     torch.testing.assert_close(packed(images), network(images))
     assert kinds(packed[0], packed[3]) == ["Conv2d", "Linear"]
+
+
+def test_weights_that_torch_prunes_are_stored_as_plain_ones() -> None:
+    network = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 4))
+    prune.l1_unstructured(network[0], "weight", amount=0.9)
+    example = torch.randn(3, 20)
+    network(example).sum().backward()  # its weight is no leaf now
+    packed = store_sparse(network, example, sparse_is_faster())
+    assert kinds(packed[0], network[0]) == ["SparseLinear", "Linear"]
+    torch.testing.assert_close(packed(example), network(example))
+    assert prune.is_pruned(network)

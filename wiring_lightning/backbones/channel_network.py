@@ -15,8 +15,11 @@ from wiring_lightning.nn import (
     select_channels,
 )
 from wiring_lightning.nn.described import Described
-from wiring_lightning.nn.folding import can_fold, fold_pair
+from wiring_lightning.nn.folding import can_fold_norm, fold_pair, is_plain_convolution
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
+from wiring_lightning.nn.graph_stage import RectifiedFilter
+from wiring_lightning.nn.hooks import computes_as
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_parameters, plain_layer
 
@@ -77,6 +80,7 @@ class ChannelNetwork(Described):
         """
         return self._wiring(only_usable=False)
 
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "ChannelNetwork":
         """The network in evaluation mode without dead nodes; edges are sparse matrices.
 
@@ -105,11 +109,12 @@ class ChannelNetwork(Described):
         return compacted
 
     def _fold_batch_norms(self) -> None:
-        """Fold the norms of all nodes, or none if one of them needs the statistics of a batch."""
+        """Fold the norms of all nodes, or none if one of them cannot be folded."""
         stages = self._stages().values()
         operations = [operation for stage in stages for operation in stage.operations]
         norms = [*(operation.get_submodule("norm") for operation in operations), self.norm]
-        if not all(map(can_fold, norms)):
+        own = is_plain_convolution(self.stem) and computes_as(RectifiedFilter, *operations)
+        if not own or not all(map(can_fold_norm, norms)):
             return
         # What the stem sends is normalised first, and then what each matrix of edges sends.
         self.stem, _ = fold_pair(self.stem, norms[0])

@@ -20,6 +20,7 @@ from wiring_lightning.nn import DenseLayer, Gate
 from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
 DenseNetWiring = Literal["learned", "dense", "random", "covered"]
@@ -151,6 +152,7 @@ class DenseNet(Described):
         graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=outputs)
         return graph.wiring()
 
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "DenseNet":
         """The network in evaluation mode, without gates and without unused weights.
 

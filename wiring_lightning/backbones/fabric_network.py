@@ -12,6 +12,7 @@ from wiring_lightning.nn import BernoulliGate
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 TaskName = Literal["classification", "segmentation"]
@@ -100,6 +101,7 @@ class FabricNetwork(Described):
         """
         return [edge.name for edge in self._live_edges()]
 
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "FabricNetwork":
         """The most probable architecture, without gate and unused modules.
 

@@ -12,6 +12,7 @@ from wiring_lightning.nn import Gate, GroupedLinear, Selection
 from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_parameters
 
 WiringName = Literal["learned", "random", "planted"]
@@ -140,6 +141,7 @@ class GatedHeads(Described):
         twin._describe(wiring)
         return twin
 
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> nn.Module:
         """The network in evaluation mode, without gate and without encoders that nobody reads.
 

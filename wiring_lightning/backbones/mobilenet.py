@@ -9,6 +9,7 @@ from wiring_lightning._checks import check_counts, check_number
 from wiring_lightning.backbones.stems import MOBILENET_STEMS, MobileNetStem, make_stem, stem_plan
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder, plain_layers
 
@@ -94,6 +95,7 @@ class MobileNetV1(Described):
         graph.add_layers("classifier", self.classifier, side=side, reads=last)
         return graph.wiring()
 
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "MobileNetV1":
         """A copy in evaluation mode: nothing can be removed from a chain.
 

@@ -14,6 +14,7 @@ from wiring_lightning.nn.branch_streams import merged_chain
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import BatchNorm, examples_are_independent, fold_batch_norms
 from wiring_lightning.nn.hooks import computes_as, has_hooks
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -121,6 +122,7 @@ class MultiBranchNetwork(Described):
         return graph.wiring()
 
     @torch.no_grad()
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "MultiBranchNetwork":
         """The network in evaluation mode, without gates and unused branches.
 

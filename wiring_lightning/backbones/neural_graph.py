@@ -25,6 +25,7 @@ from wiring_lightning.nn.folding import fold_batch_norms, fold_pair
 from wiring_lightning.nn.graph_dynamics import run_blocks, run_continuously, run_steps
 from wiring_lightning.nn.graph_edges import edges_of
 from wiring_lightning.nn.node_operations import FILTER_TAPS
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder
 from wiring_lightning.wiring.live import reach
 
@@ -232,6 +233,7 @@ class NeuralGraph(Described):
         return graph.wiring(unlisted=int(slots.sum() - usable.sum()))
 
     @torch.no_grad()
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "NeuralGraph":
         """The network in evaluation mode, without dead nodes and edges.
 

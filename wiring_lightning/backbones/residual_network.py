@@ -11,6 +11,7 @@ from wiring_lightning.functional import BlockInputs, BlockSums, PlainBlockSums, 
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
 Connection = Gate | Selection
@@ -104,6 +105,7 @@ class ResidualNetwork(Described):
         graph.add_layers("classifier", self.classifier, side=side, reads=blocks[-1:])
         return graph.wiring()
 
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "ResidualNetwork":
         """The network in evaluation mode, without gates and unused blocks.
 

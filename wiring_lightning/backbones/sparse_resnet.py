@@ -18,6 +18,8 @@ from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms, fold_pair
+from wiring_lightning.nn.hooks import computes_as
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -154,6 +156,7 @@ class SparseResNet(Described):
         graph.add_layers("classifier", self.norm, self.classifier, side=side, reads=reads)
         return graph.wiring()
 
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "SparseResNet":
         """A copy in evaluation mode: every block is read, so nothing can be removed.
 
@@ -200,7 +203,8 @@ class StageEntry(nn.Module):
     def fold_batch_norm(self) -> None:
         """Fold the norm behind the reducing convolution into it, for inference."""
         following = self.rest.convolutions[0]
-        self.reduce, following.norm = fold_pair(self.reduce, following.norm)
+        if computes_as(RectifiedChain, self.rest) and computes_as(RectifiedConv2d, following):
+            self.reduce, following.norm = fold_pair(self.reduce, following.norm)
 
 
 def _total(outputs: list[Tensor]) -> Tensor:

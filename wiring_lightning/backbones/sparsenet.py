@@ -15,6 +15,7 @@ from wiring_lightning.functional import Pattern, check_pattern
 from wiring_lightning.nn import Feature, RectifiedChain, RectifiedConv2d, Shelf, StagePlan
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_by_source
 
@@ -203,6 +204,7 @@ class SparseNet(Described):
             matrices.append(matrix / matrix.nan_to_num(0).amax(1, keepdim=True))
         return matrices
 
+    @of_plain_weights
     def compact(self, fold_batch_norm: bool = False) -> "SparseNet":
         """A copy in evaluation mode: every layer is read, so nothing can be removed.
 

@@ -159,8 +159,10 @@ class Branches(nn.Module):
         self.reduce, self.reduce_norm = fold_pair(self.reduce, self.reduce_norm)
         self.spatial, self.spatial_norm = fold_pair(self.spatial, self.spatial_norm)
         self.expand, self.expand_norm = fold_pair(self.expand, self.expand_norm)
+        if not self.merge or not computes_as(nn.Identity, self.expand_norm):
+            return
         grouped = self.expand.groups == self.branches  # not merged already
-        if self.merge and grouped and self.expand.bias is not None:
+        if grouped and self.can_fold_expansion and self.expand.bias is not None:
             summed = PointwiseConv2d(self.branches * self.width, self.out_channels, bias=True)
             summed.weight = nn.Parameter(_summed(self.expand.matrices).detach())
             summed.bias = nn.Parameter(self.expand.bias.detach().view(self.branches, -1).sum(0))
@@ -258,7 +260,7 @@ class Branches(nn.Module):
         expand = self.expand
         own = isinstance(expand, PointwiseConv2d)
         if own and expand.groups == 1 and expand.bias is not None:  # merged for inference
-            outputs: Tensor = expand(hidden)
+            outputs: Tensor = self.expand_norm(expand(hidden))
             return outputs.unsqueeze(1)
         if not self.can_fold_expansion:
             outputs = self.expand_norm(self.expand(hidden))

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wiring_lightning.nn.plain_weights import with_plain_weights
+
 _CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU)
 _TOLERANCE = 1e-4  # between float32 sums of fewer and of more terms, as a share of the largest
 
@@ -49,7 +51,7 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         ) from error
     # torch-pruning follows the graph of the backward pass, so there must be one.
     with torch.inference_mode(False), torch.enable_grad():
-        small, example = deepcopy(model).eval(), example.clone()
+        small, example = deepcopy(with_plain_weights(model)).eval(), example.clone()
         learning = {name: weight.requires_grad for name, weight in small.named_parameters()}
         small.requires_grad_(True)
         tied = _tied_layers(small)

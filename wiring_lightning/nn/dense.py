@@ -1,6 +1,7 @@
 """A layer of DenseNet that can read only some of the earlier outputs."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import groupby
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.nn.channels import select_channels
+from wiring_lightning.nn.folding import is_plain_convolution
 from wiring_lightning.nn.hooks import computes_as
 from wiring_lightning.wiring import plain_layer
 
@@ -33,12 +35,15 @@ class DenseLayer(nn.Module):
         torch.Size([2, 12, 8, 8])
     """
 
+    kept_gates: Tensor | None
+
     def __init__(
         self, channels: Sequence[int], growth: int, reads: Sequence[int] | None = None
     ) -> None:
         super().__init__()
         self.channels = tuple(channels)
         self.reads = tuple(range(len(channels)) if reads is None else reads)
+        self.register_buffer("kept_gates", None)
         self.norm = nn.BatchNorm2d(sum(channels))
         self.conv = nn.Conv2d(sum(channels), growth, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
@@ -46,6 +51,7 @@ class DenseLayer(nn.Module):
     @override
     def forward(self, outputs: Sequence[Tensor], gates: Tensor | None = None) -> Tensor:
         """Read from the outputs so far; `gates` are `[sources]`, all ones if not given."""
+        gates = self.kept_gates if gates is None else gates
         hidden = torch.cat([outputs[k] for k in self.reads], 1)
         hidden = functional.relu(self.norm(hidden), inplace=True)
         scale = None if gates is None else self._by_channel(gates).view(1, -1, 1, 1)
@@ -57,7 +63,15 @@ class DenseLayer(nn.Module):
 
     @torch.no_grad()
     def keep(self, gates: Tensor) -> "DenseLayer":
-        """The layer with fixed gates `[sources]`, without the sources whose gate is zero."""
+        """The layer with fixed gates `[sources]`, without the sources whose gate is zero.
+
+        A convolution with hooks or a `forward` of its own may compute of its weight what it wants,
+        so it stays as it is: it reads all sources, times their gates.
+        """
+        if not is_plain_convolution(self.conv):
+            whole = deepcopy(self)
+            whole.kept_gates = gates.to(self.conv.weight)
+            return whole
         used = [index for index, gate in enumerate(gates.tolist()) if gate]
         conv = plain_layer(self.conv)
         assert isinstance(conv, nn.Conv2d)

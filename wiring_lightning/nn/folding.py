@@ -6,11 +6,18 @@ from typing import Any, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from wiring_lightning.nn.fabric_modules import SubsetBatchNorm2d
+from wiring_lightning.nn.hooks import computes_as, has_hooks
+from wiring_lightning.nn.plain_weights import make_weights_plain
+from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import plain_layer
 
 T = TypeVar("T", bound=nn.Module)
 C = TypeVar("C", bound=nn.Conv2d)
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
+# The classes that compute in evaluation mode what `fuse_conv_bn_eval` takes them for.
+_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, SubsetBatchNorm2d
+_CONVOLUTIONS = nn.Conv2d, PointwiseConv2d
 
 
 @runtime_checkable
@@ -27,8 +34,9 @@ def fold_batch_norms(module: T) -> T:
 
     Pairs in an `nn.Sequential` become one convolution with a bias. `Foldable` modules fold their
     own pairs. The result computes what the module computes in evaluation mode, and is only for
-    inference. A norm in front of a convolution stays, because a ReLU is between them. A norm
-    without running statistics also stays.
+    inference. A norm in front of a convolution stays, because a ReLU is between them. Norms without
+    running statistics also stay, and so do pairs in which a layer or the module around them has
+    hooks or a `forward` of its own. Weights that are computed of others become plain ones.
 
     Args:
         module: in evaluation mode; usually a copy.
@@ -46,10 +54,11 @@ def fold_batch_norms(module: T) -> T:
     """
     if module.training:
         raise ValueError("batch norms can only be folded in evaluation mode: call `eval()` first.")
-    for part in list(module.modules()):
-        if isinstance(part, nn.Sequential):
+    for part in list(make_weights_plain(module).modules()):
+        if computes_as(nn.Sequential, part):
+            assert isinstance(part, nn.Sequential)
             _fold_sequential(part)
-        elif isinstance(part, Foldable):
+        elif isinstance(part, Foldable) and _computes_what_it_folds(part):
             part.fold_batch_norm()
     return module
 
@@ -62,14 +71,27 @@ def examples_are_independent(module: nn.Module) -> bool:
 
 def fold_pair(conv: C, norm: nn.Module) -> tuple[C, Any]:
     """The convolution with the norm in it, and an identity; both as they are if it cannot be."""
-    if not can_fold(norm):
+    if not can_fold(conv, norm):
         return conv, norm
-    return fuse_conv_bn_eval(cast(C, plain_layer(conv)), norm), nn.Identity().eval()
+    fused = fuse_conv_bn_eval(cast(C, plain_layer(conv)), cast(nn.BatchNorm2d, norm))
+    return fused, nn.Identity().eval()
 
 
-def can_fold(norm: nn.Module) -> TypeGuard[BatchNorm]:
+def can_fold(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether a layer and the norm behind it can become one convolution."""
+    return is_plain_convolution(conv) and can_fold_norm(norm)
+
+
+def is_plain_convolution(layer: nn.Module) -> bool:
+    """Whether a layer computes what `nn.Conv2d` does, and nobody waits for its calls."""
+    plain = plain_layer(layer)
+    return not has_hooks(layer) and any(computes_as(kind, plain) for kind in _CONVOLUTIONS)
+
+
+def can_fold_norm(norm: nn.Module) -> TypeGuard[BatchNorm]:
     """Whether a module is a batch norm that computes the same for every batch."""
-    return isinstance(norm, BatchNorm) and norm.running_mean is not None
+    known = any(computes_as(kind, norm) for kind in _NORMS)
+    return known and cast(BatchNorm, norm).running_mean is not None
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -94,10 +116,14 @@ def _fold_sequential(layers: nn.Sequential) -> None:
     followed = [
         index
         for index, (layer, following) in enumerate(pairwise(layers))
-        if isinstance(plain_layer(layer), nn.Conv2d) and can_fold(following)
+        if can_fold(layer, following)
     ]
     for index in reversed(followed):
-        conv = plain_layer(layers[index])
-        assert isinstance(conv, nn.Conv2d)
-        layers[index], _ = fold_pair(conv, layers[index + 1])
+        layers[index], _ = fold_pair(cast(nn.Conv2d, layers[index]), layers[index + 1])
         del layers[index + 1]
+
+
+def _computes_what_it_folds(part: Foldable) -> bool:
+    """Whether the class that says which norms to fold also says what is computed."""
+    kind = next(kind for kind in type(part).__mro__ if "fold_batch_norm" in vars(kind))
+    return computes_as(kind, part)

@@ -193,6 +193,8 @@ class RectifiedChain(nn.Module):
     def fold_batch_norm(self) -> None:
         """Fold the norms between the convolutions into those before them, for inference."""
         for layer, following in pairwise(self.convolutions):
+            if not computes_as(RectifiedConv2d, layer, following):
+                continue  # something else may be computed between them
             layer.conv, following.norm = fold_pair(layer.conv, following.norm)
 
     @property

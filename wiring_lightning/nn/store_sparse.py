@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wiring_lightning.nn.csr import has_csr_product
 from wiring_lightning.nn.hooks import computes_as
+from wiring_lightning.nn.plain_weights import with_plain_weights
 from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.nn.sparse_conv import SparseConv2d
 from wiring_lightning.nn.sparse_linear import SparseLinear
@@ -37,6 +38,7 @@ def store_sparse(
     A file of `export.export_network` has the dense layers, and `store_dense` gives them back. The
     methods `wiring()` and `compact()` of a network see the dense layers, too, so its costs are the
     same. Where `compact()` changes a layer, it stays dense: store the compact network again.
+    Weights that are computed of others, as by `torch.nn.utils.prune`, become plain ones.
 
     Args:
         model: any network; only its `nn.Linear` and `nn.Conv2d` layers are looked at.
@@ -53,7 +55,7 @@ def store_sparse(
         >>> type(packed[2]).__name__  # it has no zeros
         'Linear'
     """
-    packed = deepcopy(model).eval()
+    packed = deepcopy(with_plain_weights(model)).eval()
     sparse = {
         layer: other for layer in packed.modules() if (other := _stored_sparse(layer)) is not None
     }
@@ -64,6 +66,8 @@ def store_sparse(
 def store_dense(model: nn.Module) -> nn.Module:
     """A copy of a network with plain layers in the place of those that are stored as CSR.
 
+    Weights that are computed of others, as by a weight norm, become plain ones in the copy.
+
     Example:
         >>> layer = nn.Linear(8, 4)
         >>> _ = layer.weight.data[:, 1:].zero_()
@@ -71,7 +75,7 @@ def store_dense(model: nn.Module) -> nn.Module:
         >>> torch.equal(dense[0].weight, layer.weight)
         True
     """
-    dense = deepcopy(model)
+    dense = deepcopy(with_plain_weights(model))
     stored = [m for m in dense.modules() if isinstance(m, StoredLayer)]
     return replace_modules(dense, {layer: layer.dense() for layer in stored})
 

@@ -1,0 +1,120 @@
+"""Weights that a layer computes of other tensors, made plain parameters."""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+T = TypeVar("T", bound=nn.Module)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_plain_weights(network: T) -> T:
+    """The network, or a copy with plain weights if some are computed of others.
+
+    Weights are computed by parametrizations, such as the spectral norm and weight norm of
+    `torch.nn.utils.parametrizations`, by the older functions of that name in `torch.nn.utils`, and
+    by `torch.nn.utils.prune`. In the copy they are parameters with the values that evaluation mode
+    computes now; so channels can be selected, scaled and written like any others.
+
+    Example:
+        >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))
+        >>> plain = with_plain_weights(layer)
+        >>> sorted(dict(plain.named_parameters())), torch.equal(plain.weight, layer.weight)
+        (['bias', 'weight'], True)
+        >>> with_plain_weights(plain) is plain
+        True
+    """
+    if not any(_computes_weights(part) for part in network.modules()):
+        return network
+    return make_weights_plain(deepcopy(network, dict(_results(network))))
+
+
+@torch.no_grad()
+def make_weights_plain(network: T) -> T:
+    """As `with_plain_weights`, in place."""
+    # Children first: what a parametrization reads may be computed itself.
+    for part in reversed(list(network.modules())):
+        if parametrize.is_parametrized(part):
+            _remove_parametrizations(part)
+        # The last hook may compute what an earlier one reads.
+        for hook in reversed(_hooks(part)):
+            _remove_hook(part, hook)
+    return network
+
+
+def of_plain_weights(
+    method: Callable[Concatenate[T, P], R],
+) -> Callable[Concatenate[T, P], R]:
+    """Let a method see its network `with_plain_weights`."""
+
+    @wraps(method)
+    def called(network: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(with_plain_weights(network), *args, **kwargs)
+
+    return called
+
+
+def _computes_weights(part: nn.Module) -> bool:
+    return parametrize.is_parametrized(part) or bool(_hooks(part))
+
+
+def _hooks(part: nn.Module) -> list[Any]:
+    """The hooks of a module that compute a weight before each call."""
+    kinds = WeightNorm, SpectralNorm, prune.BasePruningMethod
+    return [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, kinds)]
+
+
+def _results(network: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """A memo for `deepcopy`, which does not copy what a hook has computed with gradients."""
+    for part in network.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield id(value), value.detach().clone()
+
+
+def _remove_parametrizations(part: Any) -> None:
+    computed = {}
+    for name, parametrization in part.parametrizations.items():
+        parametrization.eval()  # torch's spectral norm takes a step in training
+        learning = [parameter.requires_grad for parameter in parametrization.parameters()]
+        computed[name] = getattr(part, name).detach().clone(), learning
+    # Not by `remove_parametrizations`: it changes the class, which copies have in common.
+    part.__class__ = parametrize.type_before_parametrizations(part)
+    del part.parametrizations
+    for name, (value, learning) in computed.items():
+        if learning:
+            setattr(part, name, nn.Parameter(value, any(learning)))
+        else:
+            part.register_buffer(name, value)
+
+
+def _remove_hook(part: Any, hook: Any) -> None:
+    name = hook._tensor_name if isinstance(hook, prune.BasePruningMethod) else hook.name
+    learning = _own_parameters(part, f"{name}_")
+    if isinstance(hook, WeightNorm):
+        remove_weight_norm(part, name)
+    elif isinstance(hook, SpectralNorm):
+        remove_spectral_norm(part, name)
+    else:
+        prune.remove(part, name)
+    # Set, not registered: recurrent layers keep a list of what is set.
+    setattr(part, name, nn.Parameter(getattr(part, name).detach().clone(), any(learning)))
+
+
+def _own_parameters(part: nn.Module, prefix: str) -> list[bool]:
+    """Untie parameters from those of other layers, since torch writes the result into them.
+
+    Returns which of them learn.
+    """
+    own = [item for item in part.named_parameters(recurse=False) if item[0].startswith(prefix)]
+    for name, parameter in own:
+        setattr(part, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+    return [parameter.requires_grad for _, parameter in own]
