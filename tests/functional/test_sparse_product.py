@@ -35,6 +35,25 @@ def test_value_and_gradients_are_those_of_a_dense_product(k: int) -> None:
     torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("k", [0, 9, 35])
+def test_half_precision_is_the_rounded_product_of_single_precision(
+    dtype: torch.dtype, k: int
+) -> None:
+    torch.manual_seed(k)
+    row, column = places(k)
+    values = torch.randn(k, dtype=dtype, requires_grad=True)
+    dense = torch.randn(COLUMNS, 6, dtype=dtype, requires_grad=True)
+    slope = torch.randn(ROWS, 6, dtype=dtype)
+    product = sparse_product(values, row, column, dense, ROWS)
+    ours = (product, *torch.autograd.grad(product, (values, dense), slope))
+    wide = sparse_product(values.float(), row, column, dense.float(), ROWS)
+    expected = (wide, *torch.autograd.grad(wide, (values, dense), slope.float()))
+    for found, right in zip(ours, expected, strict=True):
+        assert found.dtype == dtype
+        assert torch.equal(found, right.to(dtype))
+
+
 def test_the_gradient_is_that_of_finite_differences() -> None:
     torch.manual_seed(0)
     row, column = places(9)

@@ -1,5 +1,6 @@
 """Which layers of a network are stored as CSR: those where a clock says that it is faster."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -8,7 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from tests.nn.sparse_layers import clock, sparse_conv, sparse_is_faster, sparse_linear
-from wiring_lightning.nn import PointwiseConv2d, SparseConv2d, SparseLinear, store_sparse
+from wiring_lightning.nn import (
+    PointwiseConv2d,
+    SparseConv2d,
+    SparseLinear,
+    store_dense,
+    store_sparse,
+)
 
 
 class Two(nn.Module):
@@ -126,6 +133,24 @@ def test_doubles_can_be_sparse() -> None:
     packed = store_sparse(network, example, sparse_is_faster())
     assert kinds(packed[0], packed[2]) == ["SparseConv2d", "SparseLinear"]
     torch.testing.assert_close(packed(example), network(example))
+
+
+@pytest.mark.parametrize("learned", ["", "weight", "bias", "weight bias"])
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(sparse_linear(8, 4), (2, 8)), (sparse_conv(8, 4, 3), (2, 8, 4, 4))]
+)
+def test_a_plain_layer_again_learns_what_it_did(
+    layer: nn.Module, shape: tuple[int, ...], learned: str
+) -> None:
+    for name, weight in layer.named_parameters():
+        weight.requires_grad_(name in learned)
+    packed = store_sparse(nn.Sequential(layer), torch.randn(shape), sparse_is_faster())
+    assert isinstance(packed[0], SparseLinear | SparseConv2d)
+    for again in (store_dense(packed), store_dense(deepcopy(packed))):
+        found = {name for name, weight in again[0].named_parameters() if weight.requires_grad}
+        assert found == set(learned.split())
+    without = nn.Linear(3, 2, bias=False).requires_grad_(False)
+    assert not SparseLinear(without).dense().weight.requires_grad
 
 
 def test_an_error_of_the_network_is_not_hidden() -> None:

@@ -14,8 +14,8 @@ from torch.nn import functional
 from tests.trainers import quiet_trainer
 from wiring_lightning.backbones import timm_models, torchvision_models
 from wiring_lightning.data import Digits
+from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.tasks import ClassificationTask, SegmentationTask
-from wiring_lightning.tasks._outputs import find_outputs
 
 LOGITS, HIDDEN = torch.arange(6.0).view(2, 3), torch.ones(2, 5)
 Named = namedtuple("Named", ["logits", "aux_logits2", "aux_logits1"])
@@ -59,7 +59,7 @@ def test_logits_are_found(answer: Any, auxiliary: int) -> None:
     ids=repr,
 )
 def test_what_is_missing_is_said(answer: Any) -> None:
-    with pytest.raises(ValueError, match=r"^Net gives an? .*a task needs the logits.*\.$") as said:
+    with pytest.raises(ValueError, match=r"^Net gives an? .*the logits must be.*\.$") as said:
         find_outputs(answer, "Net")
     assert "\n" not in str(said.value)
 

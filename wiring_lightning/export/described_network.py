@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning.export.description import FORMAT, LOOP, VERSION, operator_named
 from wiring_lightning.export.errors import ExportError
+from wiring_lightning.export.image_check import check_images
 
 
 class DescribedNetwork(nn.Module):
@@ -54,12 +55,9 @@ class DescribedNetwork(nn.Module):
             for name, value in weights.items():
                 _register(self.weights, name, value, learns=name not in buffers)
             self._of_weight = {name: tuple(name.split(".")) for name in weights}
-            self._graphs = {
-                name: _Graph.read(graph, self._of_weight)
-                for name, graph in description["graphs"].items()
-            }
+            self._plain = description["graphs"]
+            self._graphs = self._read_graphs()
             self.image_shape = tuple(int(size) for size in description["image"])
-            self._main = self._graphs["main"]
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ExportError(f"its description is damaged ({error!r})") from error
 
@@ -70,17 +68,26 @@ class DescribedNetwork(nn.Module):
         Raises:
             ValueError: if the images have another shape than those of the network.
         """
-        if images.dim() != 4 or images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"the network was exported for images {['batch', *self.image_shape]}, got "
-                f"{list(images.shape)}."
-            )
-        (logits,) = self._run(self._main, [images], images.device)
+        check_images(images, self.image_shape)
+        (logits,) = self._run(self._graphs["main"], [images], images.device)
         return logits
 
     @override
     def extra_repr(self) -> str:
-        return f"{list(self.image_shape)}, {len(self._main.steps)} operators"
+        return f"{list(self.image_shape)}, {len(self._graphs['main'].steps)} operators"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the description: operators of torch cannot be pickled."""
+        return {name: value for name, value in vars(self).items() if name != "_graphs"}
+
+    @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._graphs = self._read_graphs()
+
+    def _read_graphs(self) -> dict[str, "_Graph"]:
+        graphs = {name: _Graph.read(graph, self._of_weight) for name, graph in self._plain.items()}
+        return {"main": graphs.pop("main"), **graphs}
 
     def _run(self, graph: "_Graph", inputs: Sequence[Any], device: torch.device) -> list[Any]:
         values = dict(enumerate(inputs))
@@ -92,7 +99,7 @@ class DescribedNetwork(nn.Module):
                 return self._weight(value.path)
             if isinstance(value, list):
                 return [fill(part) for part in value]
-            return device if value is _DEVICE else value
+            return device if isinstance(value, _Device) else value
 
         for number, step in enumerate(graph.steps, start=graph.inputs):
             arguments = [fill(argument) for argument in step.arguments]
@@ -133,7 +140,9 @@ class _Body:
     name: str
 
 
-_DEVICE = object()
+@dataclass(frozen=True)
+class _Device:
+    """That of the images."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +200,7 @@ def _read(value: Any, weights: Mapping[str, tuple[str, ...]]) -> Any:
         case "memory_format":
             return _torch_word(content, torch.memory_format)
         case "device":
-            return _DEVICE
+            return _Device()
     raise ValueError(f"it has a value of kind {kind!r}")
 
 

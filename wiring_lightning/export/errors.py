@@ -8,6 +8,16 @@ class ExportError(RuntimeError):
     """A network cannot be exported, or an exported file cannot be read or is wrong."""
 
 
+def first_line(error: BaseException) -> str:
+    r"""What an error says first, or its name.
+
+    Example:
+        >>> first_line(ValueError("no.\\nmore")), first_line(ValueError())
+        ('no', 'ValueError')
+    """
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 @contextmanager
 def needs_extra(what: str) -> Iterator[None]:
     """Turn a missing package into a sentence that names the pip command.

@@ -41,6 +41,12 @@ def onnx_bytes(program: ExportedProgram) -> bytes:
     with needs_extra("Writing .onnx"):
         import onnxruntime  # noqa: F401  # that the file can be run is checked at once
         import onnxscript  # noqa: F401
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    if any(isinstance(v, Tensor) and v.dtype == torch.bfloat16 for v in values):
+        raise ExportError(
+            "ONNX Runtime does not compute in bfloat16 on a CPU: convert the network and the "
+            "images with .float(), or export it as .pt2 or .safetensors."
+        )
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # notes about each constant that is not folded
     try:

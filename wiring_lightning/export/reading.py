@@ -10,13 +10,19 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.export.described_network import DescribedNetwork
-from wiring_lightning.export.errors import ExportError, needs_extra
+from wiring_lightning.export.errors import ExportError, first_line, needs_extra
 from wiring_lightning.export.formats import KEY, checksum
+from wiring_lightning.export.image_check import check_images
 
 _TRUST = (
     "a .pt2 file can run code when it is read: if you trust where it comes from, read it with "
     "trust=True; .safetensors and .onnx files need no trust"
 )
+_ONNX_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(double)": torch.float64,
+    "tensor(float16)": torch.float16,
+}
 
 
 def load_exported(path: str | Path, trust: bool = False) -> nn.Module:
@@ -63,9 +69,8 @@ def load_exported(path: str | Path, trust: bool = False) -> nn.Module:
             raise
         raise ExportError(f"{path} cannot be read: {error}.") from error
     except Exception as error:  # bytes of any kind make a reader fail in any way
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ExportError(
-            f"{path} is damaged or is none ({reason}): export the network again."
+            f"{path} is damaged or is none ({first_line(error)}): export the network again."
         ) from error
 
 
@@ -90,11 +95,20 @@ class ProgramNetwork(nn.Module):
             damaged = archive.testzip()
         if damaged is not None:
             raise ExportError(f"the checksum of {damaged} is wrong: export it again")
-        self.program = torch.export.load(path).module()
+        program = torch.export.load(path)
+        (images,) = program.graph_signature.user_inputs
+        (node,) = (n for n in program.graph.nodes if n.name == images)
+        self._image_shape = tuple(node.meta["val"].shape[1:])
+        self.program = program.module()
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        """`[batch, channels, height, width]` -> the logits of the exported network."""
+        """`[batch, channels, height, width]` -> the logits of the exported network.
+
+        Raises:
+            ValueError: if the images have another shape than those of the network.
+        """
+        check_images(images, self._image_shape)
         logits: Tensor = self.program(images)
         return logits
 
@@ -121,10 +135,15 @@ class OnnxNetwork(nn.Module):
         self._session: Any = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
-        self._input = self._session.get_inputs()[0].name
+        self._input = self._session.get_inputs()[0]
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        """`[batch, channels, height, width]` -> the logits of the exported network."""
-        (logits,) = self._session.run(None, {self._input: images.detach().cpu().numpy()})
+        """`[batch, channels, height, width]` -> the logits of the exported network.
+
+        Raises:
+            ValueError: if the images have another shape or dtype than those of the network.
+        """
+        check_images(images, self._input.shape[1:], _ONNX_TYPES.get(self._input.type))
+        (logits,) = self._session.run(None, {self._input.name: images.detach().cpu().numpy()})
         return torch.from_numpy(logits).to(images.device)

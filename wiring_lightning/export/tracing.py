@@ -12,6 +12,7 @@ from typing_extensions import override
 from wiring_lightning.export.errors import ExportError
 from wiring_lightning.functional import sparse_product
 from wiring_lightning.nn import store_dense
+from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.wiring import Wired
 
@@ -29,8 +30,7 @@ class _Root(nn.Module):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)
-        return logits
+        return find_outputs(self.network(images), type(self.network).__name__).logits
 
 
 def plain_network(network: nn.Module) -> nn.Module:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from wiring_lightning.backbones import NeuralGraph
-from wiring_lightning.export.errors import ExportError
+from wiring_lightning.export.errors import ExportError, first_line
 from wiring_lightning.export.formats import onnx_bytes, pt2_bytes, safetensors_bytes
 from wiring_lightning.export.reading import load_exported
 from wiring_lightning.export.tracing import plain_network, trace
 from wiring_lightning.files import check_writable, write_file
+from wiring_lightning.nn.outputs import find_outputs
 
 _WRITERS: dict[str, Callable[[ExportedProgram], bytes]] = {
     ".onnx": onnx_bytes,
@@ -25,6 +26,7 @@ SUFFIXES = tuple(_WRITERS)
 _BATCHES = (1, 2, 5)  # besides all images at once
 # Largest difference as a share of the largest logit. Operators round in another order.
 _ROUNDING = 1e-4
+_HALF = 16  # the same of a network in half precision, in roundings of one number
 _SOLVER = 10  # tolerances by which solutions of other steps may differ
 
 
@@ -63,8 +65,9 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
     of that name stays as it was.
 
     Args:
-        network: a backbone of this package, or any other module from images to logits. It is used
-            in evaluation mode and left as it is.
+        network: a backbone of this package, or any other module from images to logits, which may
+            be in a mapping, an object or a tuple as for the tasks. It is used in evaluation mode
+            and left as it is.
         path: where to write; `.onnx`, `.pt2` or `.safetensors`. An existing file is replaced.
         images: `[batch, channels, height, width]` images to compare with, best of real ones, as the
             network was trained with. Their size is that of all images to come; the batch is free.
@@ -92,23 +95,19 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
     check_writable(path)
     images = images.detach().cpu()
     plain = plain_network(network)
-    try:
-        source = _logits(network, images)
-    except Exception as error:  # a network fails in any way on images that it is not made for
-        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise ExportError(
-            f"{type(network).__name__} cannot compute images of shape {list(images.shape[1:])}: "
-            f"{reason}."
-        ) from error
+    name = type(network).__name__
+    source = _logits(network, images, name)
+    _logits(plain, images[:1], f"The compact form of {name}")  # before the work of tracing
+    rounding = _rounding(network, source)
     # A reader of .safetensors has this package, and with it the product of sparse matrices.
     program = trace(plain, images[0], sparse=path.suffix == ".safetensors")
     content = _WRITERS[path.suffix](program)
     unverified = path.with_name(f".{uuid4().hex}{path.suffix}")
     try:
         write_file(unverified, content)
-        loaded = load_exported(unverified, trust=True)
-        found, difference = _compare(loaded, plain, images, path)
-        from_source = _check_source(network, found, source, path)
+        loaded = _read_again(unverified, path)
+        found, difference = _compare(loaded, plain, images, path, rounding)
+        from_source = _check_source(network, found, source, path, rounding)
         unverified.replace(path)
     finally:
         unverified.unlink(missing_ok=True)
@@ -118,8 +117,21 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
     return Exported(*done, difference, from_source, largest, agreement)
 
 
+def _read_again(unverified: Path, path: Path) -> nn.Module:
+    try:
+        return load_exported(unverified, trust=True)
+    except ExportError as error:
+        if unverified.name not in str(error):
+            raise
+        reason = first_line(error.__cause__ or error)
+        raise ExportError(
+            f"{path} was not written: what would be in it cannot be read again ({reason}): export "
+            "the network in another format."
+        ) from error
+
+
 def _compare(
-    loaded: nn.Module, plain: nn.Module, images: Tensor, path: Path
+    loaded: nn.Module, plain: nn.Module, images: Tensor, path: Path, rounding: float
 ) -> tuple[Tensor, float]:
     """The logits of all images, and the largest difference over batches of several sizes.
 
@@ -127,23 +139,28 @@ def _compare(
     """
     worst = 0.0
     for size in [size for size in _BATCHES if size < len(images)] + [len(images)]:
-        found, expected = _logits(loaded, images[:size]), _logits(plain, images[:size])
+        found = _logits(loaded, images[:size], f"{path} was not written: what would be in it")
+        expected = _logits(plain, images[:size], "The compact network")
         if found.shape != expected.shape:
             raise ExportError(
                 f"{path} was not written: for {size} images it gives logits of shape "
                 f"{list(found.shape)}, and the network {list(expected.shape)}."
             )
         difference = _difference(found, expected)
-        if not difference <= _ROUNDING * _largest(expected):  # also if it is no number
+        if not difference <= rounding * _largest(expected):  # also if it is no number
+            half = "convert the network and the images with .float(), which rounds less"
+            fault = "please report this as a fault of the exporter"
             raise ExportError(
                 f"{path} was not written: for {size} images its logits differ by {difference:g} "
-                "from those of the network; please report this as a fault of the exporter."
+                f"from those of the network; {half if rounding > _ROUNDING else fault}."
             )
         worst = max(worst, difference)
     return found, worst
 
 
-def _check_source(network: nn.Module, found: Tensor, source: Tensor, path: Path) -> float:
+def _check_source(
+    network: nn.Module, found: Tensor, source: Tensor, path: Path, rounding: float
+) -> float:
     """The largest difference from the network that was given; an error if it is not rounding."""
     # A solver that sees fewer states takes other steps, within its tolerance.
     solvers = [
@@ -152,7 +169,7 @@ def _check_source(network: nn.Module, found: Tensor, source: Tensor, path: Path)
         if isinstance(module, NeuralGraph) and module.dynamics == "continuous"
     ]
     difference = _difference(found, source)
-    if not difference <= max([_ROUNDING, *(_SOLVER * t for t in solvers)]) * _largest(source):
+    if not difference <= max([rounding, *(_SOLVER * t for t in solvers)]) * _largest(source):
         raise ExportError(
             f"{path} was not written: its logits differ by {difference:g} from those of the "
             f"{type(network).__name__}, whose compact() is not the same function."
@@ -161,16 +178,40 @@ def _check_source(network: nn.Module, found: Tensor, source: Tensor, path: Path)
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits in evaluation mode; every module is in its own mode again afterwards."""
+def _logits(network: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Logits in evaluation mode; every module is in its own mode again afterwards.
+
+    Args:
+        network: any module.
+        images: what it gets.
+        name: what a message calls it.
+
+    Raises:
+        ExportError: if it fails, or gives no logits.
+    """
     modes = {module: module.training for module in network.modules()}
     device = next((weight.device for weight in network.parameters()), images.device)
     try:
-        logits: Tensor = network.eval()(images.to(device))
+        answer = network.eval()(images.to(device))
+    except Exception as error:  # a network fails in any way on images that it is not made for
+        shape = list(images.shape[1:])
+        raise ExportError(
+            f"{name} cannot compute images of shape {shape}: {first_line(error)}."
+        ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return logits.cpu()
+    try:
+        return find_outputs(answer, name).logits.cpu()
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+
+
+def _rounding(network: nn.Module, logits: Tensor) -> float:
+    """The largest difference that is rounding, as a share of the largest logit."""
+    tensors = (*network.parameters(), *network.buffers(), logits)
+    eps = [torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point()]
+    return max(_ROUNDING, _HALF * max(eps, default=0.0))
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

@@ -28,7 +28,8 @@ def sparse_product(values: Tensor, row: Tensor, column: Tensor, dense: Tensor, r
         rows: number of rows of the sparse matrix.
 
     Returns:
-        `[rows, n]`. It takes k * n multiply-adds, as torch's `FlopCounterMode` reports.
+        `[rows, n]`. It takes k * n multiply-adds, as torch's `FlopCounterMode` reports. What is
+        given in half precision is summed in float32.
 
     Example:
         >>> values, dense = torch.tensor([2.0, 3.0]), torch.eye(3)
@@ -36,7 +37,8 @@ def sparse_product(values: Tensor, row: Tensor, column: Tensor, dense: Tensor, r
         tensor([[0., 0., 2.],
                 [3., 0., 0.]])
     """
-    return _matrix(values, row, column, rows, len(dense)) @ dense
+    wide = _matrix(_wide(values), row, column, rows, len(dense)) @ _wide(dense)
+    return wide.to(dense.dtype)
 
 
 @sparse_product.register_fake
@@ -49,7 +51,8 @@ def _backward(
     values: Tensor, row: Tensor, column: Tensor, dense: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the values and of the dense matrix."""
-    gradient = gradient.contiguous()
+    types = values.dtype, dense.dtype
+    values, dense, gradient = _wide(values), _wide(dense), _wide(gradient.contiguous())
     order = column.argsort(stable=True)
     transposed = _matrix(values[order], column[order], row[order], len(dense), len(gradient))
     size = max(1, _CHUNK // max(1, dense.shape[1]))
@@ -57,7 +60,8 @@ def _backward(
         torch.linalg.vecdot(gradient[rows], dense[columns])
         for rows, columns in zip(row.split(size), column.split(size), strict=True)
     ]
-    return torch.cat(parts) if parts else torch.zeros_like(values), transposed @ gradient
+    to_values = torch.cat(parts) if parts else torch.zeros_like(values)
+    return to_values.to(types[0]), (transposed @ gradient).to(types[1])
 
 
 @_backward.register_fake
@@ -77,7 +81,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 sparse_product.register_autograd(_gradients, setup_context=_keep)
-for _device in ("cpu", "cuda"):  # sparse kernels do not support half precision
+for _device in ("cpu", "cuda"):  # as `_wide`
     sparse_product.register_autocast(_device, torch.float32)
 
 
@@ -91,6 +95,11 @@ def _flops(values: Sequence[int], _row: Any, _column: Any, dense: Sequence[int],
 def _flops_backward(values: Sequence[int], _row: Any, _column: Any, dense: Sequence[int], *_: Any,
                     **__: Any) -> int:  # fmt: skip
     return 4 * values[0] * dense[1]
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Half precision as float32: most devices have no sparse product in half precision."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _matrix(values: Tensor, row: Tensor, column: Tensor, rows: int, columns: int) -> Tensor:

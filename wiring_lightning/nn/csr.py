@@ -39,6 +39,16 @@ def has_csr_product(weight: Tensor) -> bool:
     return True
 
 
+def learns(tensor: Tensor | None) -> bool:
+    """Whether the weight or bias of a dense layer learns; one that is computed counts as such.
+
+    Example:
+        >>> learns(nn.Linear(2, 2).requires_grad_(False).weight)
+        False
+    """
+    return not isinstance(tensor, nn.Parameter) or tensor.requires_grad
+
+
 def copy_with_csr(module: Module, memo: dict[int, Any]) -> Module:
     """What `__deepcopy__` gives for a module with a CSR `weight`, which torch does not copy itself.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from wiring_lightning.nn.csr import as_csr, copy_with_csr
+from wiring_lightning.nn.csr import as_csr, copy_with_csr, learns
 from wiring_lightning.wiring import StoredLayer
 
 
@@ -49,6 +49,7 @@ class SparseConv2d(StoredLayer):
         self.stride = _pair(layer.stride)
         self.dilation = _pair(layer.dilation)
         self.padding = _padding(layer)
+        self._learned = learns(layer.weight), learns(layer.bias)  # for `dense`
         self.register_buffer("weight", as_csr(layer.weight.flatten(1)))
         bias = None if layer.bias is None else layer.bias.detach().clone()
         self.register_buffer("bias", bias)
@@ -114,9 +115,11 @@ class SparseConv2d(StoredLayer):
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
             self.dilation, bias=self.bias is not None, device="meta",
         )  # fmt: skip
-        layer.weight = nn.Parameter(self.weight.to_dense().view(layer.weight.shape))
+        weight_learned, bias_learned = self._learned
+        weight = self.weight.to_dense().view(layer.weight.shape)
+        layer.weight = nn.Parameter(weight, weight_learned)
         if self.bias is not None:
-            layer.bias = nn.Parameter(self.bias.clone())
+            layer.bias = nn.Parameter(self.bias.clone(), bias_learned)
         return layer.train(self.training)
 
     @override

@@ -86,6 +86,9 @@ class SparseEdges(nn.Module):
         received = sparse_product(self.values, self.row, self.column, maps, self.receivers)
         if self.bias is not None:
             received = received + self.bias[:, None]
+        device = sent.device.type
+        if torch.is_autocast_enabled(device):  # as a convolution gives it
+            received = received.to(torch.get_autocast_dtype(device))
         return received.view(self.receivers, batch, height, width).transpose(0, 1)
 
     @override

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.nn.csr import as_csr, copy_with_csr
+from wiring_lightning.nn.csr import as_csr, copy_with_csr, learns
 from wiring_lightning.wiring import StoredLayer
 
 
@@ -32,6 +32,7 @@ class SparseLinear(StoredLayer):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
+        self._learned = learns(layer.weight), learns(layer.bias)  # for `dense`
         self.register_buffer("weight", as_csr(layer.weight))
         bias = None if layer.bias is None else layer.bias.detach().clone()
         self.register_buffer("bias", bias)
@@ -53,11 +54,11 @@ class SparseLinear(StoredLayer):
     @override
     def dense(self) -> nn.Linear:
         """The same layer as a plain one, such as for a file that other programs read."""
-        bias = self.bias is not None
+        bias, (weight_learned, bias_learned) = self.bias is not None, self._learned
         layer = nn.Linear(self.in_features, self.out_features, bias=bias, device="meta")
-        layer.weight = nn.Parameter(self.weight.to_dense())
+        layer.weight = nn.Parameter(self.weight.to_dense(), weight_learned)
         if self.bias is not None:
-            layer.bias = nn.Parameter(self.bias.clone())
+            layer.bias = nn.Parameter(self.bias.clone(), bias_learned)
         return layer.train(self.training)
 
     @override

@@ -29,10 +29,10 @@ from wiring_lightning.checkpoints import (
 )
 from wiring_lightning.nn import BernoulliGate, Gate, find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
+from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.tasks._backbones import check_connected, check_image_size, output_width
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._metrics import ExampleMean
-from wiring_lightning.tasks._outputs import find_outputs
 from wiring_lightning.tasks._refused_images import explained
 from wiring_lightning.tasks._saved import (
     ARGUMENTS,

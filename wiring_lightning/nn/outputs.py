@@ -56,9 +56,9 @@ def find_outputs(answer: Any, network: str) -> Outputs:
     if named:
         kind += f" with {', '.join(named)}, and none of them is called {' or '.join(_LOGITS)}"
     raise ValueError(
-        f"{network} gives a {kind}: a task needs the logits, as a tensor, as `logits` or `out` of "
-        "a mapping or an object, or as the first part of a tuple; wrap the network in a module "
-        "that gives them."
+        f"{network} gives a {kind}: the logits must be a tensor, `logits` or `out` of a mapping "
+        "or an object, or the first part of a tuple; wrap the network in a module that gives "
+        "them."
     )
 
 

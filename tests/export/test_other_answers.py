@@ -1,0 +1,61 @@
+"""Networks whose logits are in a mapping, a tuple or an object, as those that the tasks take."""
+
+from collections import OrderedDict, namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wiring_lightning.backbones import torchvision_models
+from wiring_lightning.export import ExportError, export_network, load_exported
+
+IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+Named = namedtuple("Named", ["aux", "logits"])
+ANSWERS = {
+    "out": lambda logits: OrderedDict(aux=2 * logits, out=logits),
+    "logits": lambda logits: {"logits": logits, "hidden": logits[:, :1]},
+    "tuple": lambda logits: (logits, logits[:, :1]),
+    "named": lambda logits: Named(2 * logits, logits),
+}
+
+
+class Answering(nn.Module):
+    """Gives its logits in one of several ways."""
+
+    def __init__(self, how: Any) -> None:
+        super().__init__()
+        self.conv, self.how = nn.Conv2d(3, 4, 3, padding=1), how
+
+    def forward(self, images: Tensor) -> Any:
+        return self.how(self.conv(images))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".onnx"])
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_the_file_gives_the_logits(kind: str, suffix: str, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    network = Answering(ANSWERS[kind])
+    done = export_network(network, tmp_path / f"net{suffix}", IMAGES)
+    assert done.agreement == 1
+    found = load_exported(tmp_path / f"net{suffix}", trust=True)(IMAGES)
+    torch.testing.assert_close(found, network.conv(IMAGES), atol=1e-5, rtol=1e-5)
+
+
+def test_an_answer_without_logits_is_one_sentence(tmp_path: Path) -> None:
+    network = Answering(lambda logits: {"boxes": logits})
+    with pytest.raises(ExportError, match=r"^Answering gives a dict with boxes, .*\.$") as said:
+        export_network(network, tmp_path / "net.pt2", IMAGES)
+    assert "\n" not in str(said.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fcn_resnet50", "lraspp_mobilenet_v3_large"])
+def test_a_network_of_torchvision_for_pixels(name: str, tmp_path: Path) -> None:
+    build = getattr(torchvision_models, name)
+    network = build(num_classes=3).eval()
+    done = export_network(network, tmp_path / "net.safetensors", torch.randn(3, 3, 32, 32))
+    assert done.agreement == 1
