@@ -9,7 +9,9 @@ import torch
 from tests.test_costs import random_wiring
 from wiring_lightning import costs
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
-from wiring_lightning.costs import SequentialSteps
+from wiring_lightning.cli.report import summarize
+from wiring_lightning.costs import SequentialSteps, scheduling
+from wiring_lightning.costs.scheduling import steps_by_machines
 from wiring_lightning.wiring import Wiring, make_wiring
 
 ORDERS = ("critical_path", "node", "reverse_postorder")
@@ -149,3 +151,56 @@ def test_the_wrong_order_and_cycles_are_refused() -> None:
     for order in ORDERS:
         with pytest.raises(ValueError, match="form a cycle"):
             costs.sequential_steps(loop, 2, order)
+
+
+def plain_steps(wiring: Wiring, machines: int) -> int:
+    """Greedy list scheduling by the longest path, as plain as can be."""
+    live = {node for node, there in enumerate(wiring.live_nodes.tolist()) if there}
+    ends = zip(wiring.source.tolist(), wiring.target.tolist(), wiring.live_edges, strict=True)
+    edges = [(source, target) for source, target, there in ends if there]
+    length = dict.fromkeys(live, 1)
+    for _ in live:
+        for source, target in edges:
+            length[source] = max(length[source], 1 + length[target])
+    done, total, steps = set[int](), 0, wiring.nodes.steps.tolist()
+    while done < live:
+        ready = [n for n in live - done if all(s in done for s, t in edges if t == n)]
+        started, busy = set[int](), 0
+        for node in sorted(ready, key=lambda node: (-length[node], node)):
+            if busy + steps[node] <= machines:
+                busy += steps[node]
+                started.add(node)
+        total += busy > 0
+        done |= started
+    return total
+
+
+def drawn_wiring(seed: int) -> Wiring:
+    """A random graph with edges in any order, some twice, some not active, and nodes of no step."""
+    dice = random.Random(seed)
+    wiring = random_wiring(seed, count=15, density=0.2)
+    order = list(range(len(wiring.source)))
+    order += dice.choices(order, k=3)
+    dice.shuffle(order)
+    steps = [dice.randint(0, 1) for _ in range(15)]
+    active = [dice.random() < 0.9 for _ in order]
+    ends = wiring.source[order], wiring.target[order]
+    return make_wiring(wiring.nodes.names, *ends, torch.tensor(active), steps=steps)
+
+
+def test_steps_are_those_of_a_plain_schedule() -> None:
+    for seed in range(40):
+        wiring = drawn_wiring(seed)
+        expected = {machines: plain_steps(wiring, machines) for machines in (1, 2, 3)}
+        assert steps_by_machines(wiring, (1, 2, 3)) == expected
+        assert {n: int(costs.sequential_steps(wiring, n)) for n in (1, 2, 3)} == expected
+
+
+def test_a_report_groups_the_edges_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph of channels has millions."""
+    wiring, grouped = ConvFabric(4, channels=1).wiring(), []
+    group = scheduling._group
+    monkeypatch.setattr(scheduling, "_group", lambda *ends: grouped.append(ends) or group(*ends))
+    steps = summarize(wiring)["sequential_steps"]
+    assert steps == {str(n): int(costs.sequential_steps(wiring, n)) for n in (1, 2, 4)}
+    assert len(grouped) == 1 + 3

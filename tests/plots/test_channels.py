@@ -5,11 +5,16 @@ import pytest
 import torch
 from matplotlib.collections import LineCollection, PathCollection
 
-from wiring_lightning.backbones import NeuralGraph, ResNeXt
+from wiring_lightning.backbones import MobileNetV1DNW, NeuralGraph, ResNeXt
 from wiring_lightning.callbacks.pictures import draw_pictures
 from wiring_lightning.plots import draw_channels, draw_degrees, is_channel_graph
-from wiring_lightning.plots.channels import channel_columns, degrees
-from wiring_lightning.wiring import Wiring
+from wiring_lightning.plots.channels import (
+    between_channels,
+    channel_columns,
+    degrees,
+    strongest_edges,
+)
+from wiring_lightning.wiring import Wiring, make_wiring
 
 
 def graph(dynamics: str = "static", **sizes: int) -> Wiring:
@@ -61,6 +66,86 @@ def test_many_edges_become_the_strongest() -> None:
     drawn = len(lines.get_segments())
     assert drawn <= 3 * 8_000 + 20
     assert f"the strongest {drawn:,} drawn" in figure.axes[0].get_title(loc="left")
+
+
+def two_scales(inside: float) -> Wiring:
+    """A group of two columns; its own edges have scores of another scale than those into it."""
+    names = ["image", *(f"a.node{i}" for i in range(100)), *(f"b.node{i}" for i in range(200)),
+             "classifier"]  # fmt: skip
+    first, near, far = torch.arange(1, 101), torch.arange(101, 201), torch.arange(201, 301)
+    pairs = [torch.cartesian_prod(*ends) for ends in ((first, near), (first, far), (near, far))]
+    scales = torch.tensor([1.0, 1.0, inside]).repeat_interleave(torch.tensor(list(map(len, pairs))))
+    torch.manual_seed(0)
+    source, target = torch.cat(pairs).T
+    given = [(0, first), (far, 301)]
+    starts, ends = (torch.cat([torch.as_tensor(g[i]).expand(100) for g in given]) for i in (0, 1))
+    return make_wiring(
+        names, torch.cat([starts, source]), torch.cat([ends, target]), True,
+        score=torch.cat([torch.ones(200), scales * (0.5 + torch.rand(len(source)))]),
+        group=[0, *[1] * 100, *[2] * 200, 3],
+        edge_parameters=torch.cat([torch.zeros(200), torch.ones(len(source))]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("inside", [1.0, 0.3, 1e-3, 1e-6, 1e3])
+def test_columns_are_connected_whatever_the_scales_of_their_edges(inside: float) -> None:
+    wiring = two_scales(inside)
+    column = channel_columns(wiring)
+    edges, opacity = strongest_edges(wiring, column)
+    pairs = {}
+    for pair in [(1, 2), (1, 3), (2, 3)]:
+        own = (column[wiring.source] == pair[0]) & (column[wiring.target] == pair[1])
+        chosen = own[edges]
+        count = int(chosen.sum())
+        pairs[pair] = count, float(opacity[chosen].sum())
+        strongest = wiring.score[own].topk(count).values
+        assert torch.equal(wiring.score[edges[chosen]].sort(descending=True).values, strongest)
+    assert [count for count, _ in pairs.values()] == [8_000, 4_000, 4_000]
+    # Both kinds into the last column are about as dark.
+    assert pairs[2, 3][1] == pytest.approx(pairs[1, 3][1], rel=0.1)
+    assert len(edges) == 16_000 + 200
+
+
+def test_a_few_edges_do_not_leave_room_unused() -> None:
+    """What one column does not need, others get."""
+    wiring = two_scales(1.0)
+    few = (wiring.source > 100) & (wiring.source <= 200)
+    active = wiring.active & (~few | (wiring.target - wiring.source == 100))
+    wiring = wiring.with_active(active)
+    column = channel_columns(wiring)
+    edges, _ = strongest_edges(wiring, column)
+    into = edges[column[wiring.target[edges]] == 3]
+    assert len(into) == 8_000
+    assert int(few[into].sum()) == int((few & active).sum()) == 100
+
+
+def test_every_two_connected_columns_have_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a network whose groups have several columns, of weights with several scales."""
+    torch.manual_seed(0)
+    wiring = MobileNetV1DNW(width=0.225, image_size=32).wiring()
+    column = channel_columns(wiring)
+    weighted = between_channels(wiring)
+
+    def connected(edges: torch.Tensor) -> set[tuple[int, ...]]:
+        ends = torch.stack([column[wiring.source[edges]], column[wiring.target[edges]]])
+        return {tuple(pair) for pair in ends.unique(dim=1).T.tolist()}
+
+    everything = connected((wiring.active & weighted).nonzero().flatten())
+    for limit in (10, 40, 500):
+        monkeypatch.setattr("wiring_lightning.plots.channels._MAX_PER_COLUMN", limit)
+        edges, opacity = strongest_edges(wiring, column)
+        edges, opacity = edges[weighted[edges]], opacity[weighted[edges]]
+        assert connected(edges) == everything
+        assert opacity.min() >= 0.03
+        assert int(column[wiring.target[edges]].bincount().max()) == limit
+
+
+def test_a_graph_without_weights_between_channels_is_drawn() -> None:
+    names = ["image", "a.node0", "a.node1", "classifier"]
+    wiring = make_wiring(names, [0, 0, 1, 2], [1, 2, 3, 3], True, group=[0, 1, 1, 2])
+    edges, opacity = strongest_edges(wiring, channel_columns(wiring))
+    assert edges.tolist() == [0, 1, 2, 3]
+    assert opacity.tolist() == pytest.approx([0.1] * 4)
 
 
 def test_degrees_are_those_of_the_edge_list() -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from itertools import combinations, product
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from tests.plots.wirings import chain, learned, live_nodes, skipping
@@ -121,3 +123,21 @@ def test_pictures_show_it_beside_the_bars() -> None:
     assert list(axes.lines[0].get_ydata()) == live.mean.tolist()
     labels = [line.get_label() for line in axes.lines]
     assert [label.startswith("random wiring") for label in labels] == [True, False]
+
+
+def test_deviations_end_where_numbers_do() -> None:
+    """A module has no more live nodes than nodes, and no fewer than none."""
+    several = {f"K = {k}": learned(depth=29, cardinality=8, fan_in=k) for k in (1, 2)}
+    single = ResNet(depth=56, fan_in=3).wiring()
+    for figure, total in (
+        (draw_active_nodes(several["K = 2"]), 8),
+        (draw_active_by_depth(several), 8),
+        (draw_active_nodes(single), 1),
+        (draw_active_by_depth({"a": single, "b": single}), 1),
+    ):
+        (axes,) = figure.axes
+        bars = [part for part in axes.collections if isinstance(part, LineCollection)]
+        ends = np.concatenate([line[:, 1] for part in bars for line in part.get_segments()])
+        assert len(ends)
+        assert ends.min() >= 0
+        assert ends.max() == total

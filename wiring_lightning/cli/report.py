@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wiring_lightning import costs
 from wiring_lightning.costs.layers import LayerCost, sum_of
+from wiring_lightning.costs.scheduling import steps_by_machines
 from wiring_lightning.costs.shares import percent
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
 from wiring_lightning.wiring import Planted, Wiring, find_wired
@@ -56,9 +57,7 @@ def summarize(wiring: Wiring, searched: bool = False) -> dict[str, Any]:
 def _steps(wiring: Wiring) -> dict[str, int]:
     """Sequential steps by number of machines; empty for a graph with cycles."""
     try:
-        return {
-            str(machines): int(costs.sequential_steps(wiring, machines)) for machines in (1, 2, 4)
-        }
+        return {str(n): steps for n, steps in steps_by_machines(wiring, (1, 2, 4)).items()}
     except ValueError as error:
         if "cycle" not in str(error):
             raise

@@ -1,11 +1,12 @@
 """The distributed cost: time steps when several nodes run side by side (BSN, Section 4.3)."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import compress
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, overload
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
@@ -87,10 +88,8 @@ class SequentialSteps(ConfiguredCost):
     @override
     def __call__(self, wiring: Wiring) -> Tensor:
         """The steps of one architecture, or of each in a batch."""
-        steps: list[int] = wiring.nodes.steps.tolist()
-        if not set(steps) <= {0, 1}:
-            raise ValueError(f"a node takes 0 or 1 steps, got {sorted(set(steps) - {0, 1})}.")
-        ends = list(zip(wiring.source.tolist(), wiring.target.tolist(), strict=True))
+        steps = _steps_of_nodes(wiring)
+        source, target = wiring.source.numpy(), wiring.target.numpy()
         self._forget_other_candidates(wiring)
         alive = wiring.live_nodes.reshape(-1, len(wiring.nodes)).numpy()
         edges = wiring.live_edges.reshape(-1, len(wiring.source)).numpy()
@@ -98,7 +97,8 @@ class SequentialSteps(ConfiguredCost):
         for number, key in enumerate(numpy.packbits(numpy.hstack([alive, edges]), axis=1)):
             name = key.tobytes()
             if name not in self._known:
-                part = _Part(alive[number].tolist(), compress(ends, edges[number].tolist()), steps)
+                there = edges[number]
+                part = _Part(alive[number], source[there], target[there], steps)
                 self._known[name] = part.schedule(self.machines, _RANKS[self.order](part))
             prices.append(self._known[name])
         return torch.tensor(prices, dtype=torch.long).reshape(wiring.active.shape[:-1])
@@ -116,21 +116,55 @@ class SequentialSteps(ConfiguredCost):
             self._candidates = candidates
 
 
+def steps_by_machines(wiring: Wiring, machines: Sequence[int]) -> dict[int, int]:
+    """`sequential_steps` of one architecture on several numbers of machines, which share most work.
+
+    Example:
+        >>> from wiring_lightning.wiring import make_wiring
+        >>> diamond = make_wiring(["in", "left", "right", "out"], source=[0, 0, 1, 2],
+        ...                       target=[1, 2, 3, 3], active=[True] * 4)
+        >>> steps_by_machines(diamond, [1, 2])
+        {1: 4, 2: 3}
+    """
+    live, steps = wiring.live_edges, _steps_of_nodes(wiring)
+    source, target = wiring.source[live].numpy(), wiring.target[live].numpy()
+    part = _Part(wiring.live_nodes.numpy(), source, target, steps)
+    rank = _by_critical_path(part)
+    return {number: part.schedule(number, rank) for number in machines}
+
+
+def _steps_of_nodes(wiring: Wiring) -> list[int]:
+    steps: list[int] = wiring.nodes.steps.tolist()
+    if not set(steps) <= {0, 1}:
+        raise ValueError(f"a node takes 0 or 1 steps, got {sorted(set(steps) - {0, 1})}.")
+    return steps
+
+
 class _Part:
-    """One architecture: its nodes in topological order, and the targets of each."""
+    """One architecture: its nodes in topological order, and the targets of each.
+
+    Args:
+        alive: `[nodes]` its live nodes.
+        source: `[edges]` where its live edges come from.
+        target: `[edges]` where they lead to.
+        steps: `[nodes]` 0 or 1 for each node.
+    """
 
     def __init__(
-        self, alive: Sequence[bool], ends: Iterable[tuple[int, int]], steps: Sequence[int]
+        self,
+        alive: NDArray[numpy.bool_],
+        source: NDArray[numpy.int64],
+        target: NDArray[numpy.int64],
+        steps: Sequence[int],
     ) -> None:
         self.steps = steps
-        self.targets: list[list[int]] = [[] for _ in steps]
-        self.sources = [0] * len(steps)
-        for source, target in ends:
-            self.targets[source].append(target)
-            self.sources[target] += 1
-        self.first = [node for node, live in enumerate(alive) if live and not self.sources[node]]
+        self.targets = _group(source, target, len(steps))
+        self.sources: list[int] = numpy.bincount(target, minlength=len(steps)).tolist()
+        self.first = [
+            node for node, live in enumerate(alive.tolist()) if live and not self.sources[node]
+        ]
         self.nodes = self._in_order()
-        if len(self.nodes) < sum(alive):
+        if len(self.nodes) < alive.sum():
             raise ValueError("the live nodes form a cycle, which has no number of steps.")
 
     def _in_order(self) -> list[int]:
@@ -161,6 +195,15 @@ class _Part:
                         left.append(target)
             ready = left
         return total
+
+
+def _group(
+    source: NDArray[numpy.int64], target: NDArray[numpy.int64], nodes: int
+) -> list[list[int]]:
+    """The targets of each of the nodes, in the order of the edges."""
+    targets: list[int] = target[source.argsort(kind="stable")].tolist()
+    ends = numpy.bincount(source, minlength=nodes).cumsum().tolist()
+    return [targets[start:end] for start, end in pairwise([0, *ends])]
 
 
 def _by_critical_path(part: _Part) -> Sequence[int]:

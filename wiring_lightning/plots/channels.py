@@ -22,10 +22,10 @@ from wiring_lightning.wiring import Wiring
 _HEIGHT, _PITCH = 7.0, 1.7  # height of a column and distance of two columns, in inches
 _RADIUS = 4.0  # inches of a circle
 _GAP = 0.04  # of the circle, between two groups
-_INK = 260.0  # lines per group that may be drawn fully opaque
+_INK = 260.0  # lines into a column that may be drawn fully opaque
 _MAX_ALPHA, _MIN_ALPHA = 0.7, 0.03
 _FAINT = 0.1  # edges that are given
-_MAX_PER_GROUP = 8_000  # only the strongest edges of a group are drawn
+_MAX_PER_COLUMN = 8_000  # only the strongest edges into a column are drawn
 _BINS = 40  # of a histogram of degrees
 
 
@@ -46,8 +46,9 @@ def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
     The nodes of a block form a column, and blocks go from left to right. If nodes of a group feed
     each other, the group takes several columns: a node is to the right of its sources. In a graph
     with cycles (discrete and continuous time) the nodes form a circle. Lines are active edges, more
-    opaque for larger weights. Hollow nodes are dead: they are on no active path from the input to
-    the output, and their edges are pale.
+    opaque for larger weights among those between the same two groups. Of many edges between two
+    columns only the strongest are drawn. Hollow nodes are dead: they are on no active path from the
+    input to the output, and their edges are pale.
 
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph
@@ -57,8 +58,9 @@ def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
     """
     check_one(wiring)
     cyclic = bool((wiring.source >= wiring.target)[wiring.active].any())
-    places, labels = _circle(wiring) if cyclic else _columns(wiring)
-    edges, opacity = _strongest(wiring)
+    column = wiring.nodes.group if cyclic else channel_columns(wiring)
+    places, labels = _circle(wiring) if cyclic else _columns(wiring, column)
+    edges, opacity = strongest_edges(wiring, column)
     inked = np.concatenate([places, labels])
     low, high = inked.min(0) - 0.45, inked.max(0) + 0.45
     width, height = high - low
@@ -116,9 +118,9 @@ def between_channels(wiring: Wiring) -> Tensor:
     return several[wiring.source] & several[wiring.target] & (wiring.parameters > 0)
 
 
-def _columns(wiring: Wiring) -> tuple[Points, Points]:
+def _columns(wiring: Wiring, column: Tensor) -> tuple[Points, Points]:
     """`[nodes, 2]` places in columns, and `[groups, 2]` of labels below the groups."""
-    column, group = channel_columns(wiring), wiring.nodes.group
+    group = wiring.nodes.group
     sizes = column.bincount()
     # A column's height grows with its number of nodes, from half of the page to all of it.
     height = _HEIGHT * (0.5 + 0.5 * sizes / sizes.max()) * (sizes > 1)
@@ -145,26 +147,57 @@ def _around(turn: Tensor, across: float, up: float) -> Points:
     return torch.stack([across * angle.cos(), up * angle.sin()], dim=1).numpy()
 
 
-def _strongest(wiring: Wiring) -> tuple[Tensor, Tensor]:
-    """The strongest active edges of every group, weak ones first, and their opacity.
+def strongest_edges(wiring: Wiring, column: Tensor) -> tuple[Tensor, Tensor]:
+    """The active edges that are drawn, pale ones first, and their opacity.
 
-    The total opacity per group is limited, so many edges are fainter than few.
+    At most 8,000 edges between channels are drawn into a column: from every column that it reads
+    the strongest one, then from every column the second, and so on. So columns that are connected
+    look connected, whatever the scale of their weights. Weights are smaller where nodes have more
+    inputs, so they are compared only with others between the same two groups. The total opacity
+    into a column is limited, so many edges are fainter than few.
+
+    Args:
+        wiring: one architecture.
+        column: `[nodes]` where each node is drawn, from 0.
+
+    Example:
+        >>> from wiring_lightning.backbones import NeuralGraph
+        >>> wiring = NeuralGraph(nodes=80, inputs=8, outputs=10, edges=400).wiring()
+        >>> edges, opacity = strongest_edges(wiring, channel_columns(wiring))
+        >>> len(edges) == int(wiring.active.sum()), bool(opacity.max() <= 0.7)
+        (True, True)
     """
-    edges = wiring.active.nonzero().flatten()
-    score, group = wiring.score[edges], wiring.nodes.group[wiring.target[edges]]
-    opacity = torch.full_like(score, _FAINT)
-    weighted = between_channels(wiring)[edges]
-    for number in group[weighted].unique():
-        own = (weighted & (group == number)).nonzero().flatten()
-        own = own[score[own].argsort(descending=True)]
-        opacity[own[_MAX_PER_GROUP:]] = 0
-        own = own[:_MAX_PER_GROUP]
-        largest = score[own[len(own) // 100]].clamp_min(1e-12)
-        ink = (score[own] / largest).clamp(0, 1) ** 3  # most weights have similar sizes
-        opacity[own] = (ink * min(_MAX_ALPHA, _INK / float(ink.sum()))).clamp_min(_MIN_ALPHA)
+    weighted = between_channels(wiring)
+    given = (wiring.active & ~weighted).nonzero().flatten()
+    edges = (wiring.active & weighted).nonzero().flatten()
+    edges = edges[wiring.score[edges].argsort(descending=True, stable=True)]
+    edges = edges[rank_in_group(_pairs(wiring, column, edges)).argsort(stable=True)]
+    edges = edges[rank_in_group(column[wiring.target[edges]]) < _MAX_PER_COLUMN]
+    ink = _ink(wiring, edges)
+    into = column[wiring.target[edges]]
+    total = torch.zeros(int(column.max()) + 1).scatter_add(0, into, ink)
+    opacity = (ink * (_INK / total[into]).clamp_max(_MAX_ALPHA)).clamp_min(_MIN_ALPHA)
+    edges = torch.cat([given, edges])
+    opacity = torch.cat([torch.full([len(given)], _FAINT), opacity])
     order = opacity.argsort(stable=True)
-    order = order[opacity[order] > 0]
     return edges[order], opacity[order]
+
+
+def _pairs(wiring: Wiring, place: Tensor, edges: Tensor) -> Tensor:
+    """`[edges]` a number for each pair of places `[nodes]`, which edges between them share."""
+    return place[wiring.source[edges]] * (int(place.max()) + 1) + place[wiring.target[edges]]
+
+
+def _ink(wiring: Wiring, edges: Tensor) -> Tensor:
+    """`[edges]` opacity from 0 to 1, relative to the strongest between the same two groups."""
+    kind, score = _pairs(wiring, wiring.nodes.group, edges), wiring.score[edges]
+    ink = torch.zeros_like(score)
+    for number in kind.unique():
+        own = kind == number
+        strong = score[own].sort(descending=True).values
+        largest = strong[len(strong) // 100].clamp_min(1e-12)
+        ink[own] = (score[own] / largest).clamp(0, 1) ** 3  # most weights have similar sizes
+    return ink
 
 
 def _draw_nodes(axes: Axes, wiring: Wiring, places: Points) -> None:

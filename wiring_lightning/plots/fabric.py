@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wiring_lightning.plots import page, style
 from wiring_lightning.plots.rows import Points, check_one
@@ -32,12 +34,18 @@ _DASHED: Any = (0, (3, 2.5))
 _NODE, _BETWEEN = 0.2, 0.075  # side of a node's square, distance of two edges of a pair, in inches
 _LEGEND_ENTRY = 1.3  # inches
 
-_GRID = re.compile(r"column(\d+)\.scale(\d+)")
-_SNAKE = re.compile(r"stage(\d+)\.block(\d+)")
+_GRID = re.compile(r"column(\d+)\.scale(\d+)\.sum")
+_SNAKE = re.compile(r"stage(\d+)\.block(\d+)\.sum")
 
 
 def is_fabric(wiring: Wiring) -> bool:
-    """Whether `draw_fabric` can draw a wiring: that of a `ResNetFabric` or a `ConvFabric`."""
+    """Whether `draw_fabric` can draw a wiring: that of a `ResNetFabric` or a `ConvFabric`.
+
+    Example:
+        >>> from wiring_lightning.backbones import ResNetFabric, SparseResNet
+        >>> is_fabric(ResNetFabric(width=1).wiring()), is_fabric(SparseResNet(depth=20).wiring())
+        (True, False)
+    """
     return lay_out(wiring) is not None
 
 
@@ -110,8 +118,9 @@ class FabricLayout:
 
 
 def lay_out(wiring: Wiring) -> FabricLayout | None:
-    """Lay out a fabric by the names of its states; `None` for a wiring that is not a fabric.
+    """Lay out a fabric by the names of its sums; `None` for a wiring that is not a fabric.
 
+    Other networks name their nodes in a similar way, so the edges must be those of a fabric, too.
     A grid has its columns from left to right and its scales from top to bottom. Stages alternate
     between left to right and right to left, so every state is beside or below its sources.
 
@@ -126,14 +135,36 @@ def lay_out(wiring: Wiring) -> FabricLayout | None:
     """
     # Groups without nodes, as in a compact network, are not states.
     _, state = wiring.nodes.group.unique(return_inverse=True)
-    last = dict(zip(state.tolist(), wiring.nodes.names, strict=True))
-    names = [last[number].removesuffix(".sum") for number in range(len(last))]
+    sums = _last_of_each(state)
+    names = [wiring.nodes.names[number] for number in sums.tolist()]
     for pattern, place_all in ((_GRID, _grid), (_SNAKE, _snake)):
         found = [pattern.fullmatch(name) for name in names[1:-1]]
         numbers = [(int(match[1]), int(match[2])) for match in found if match]
-        if names[-1] == "classifier" and numbers and len(numbers) == len(found):
+        named = names[-1] == "classifier" and numbers and len(numbers) == len(found)
+        if named and _only_sums_are_read(wiring, state, sums):
             return place_all(state.numpy(), numbers)
     return None
+
+
+def _last_of_each(state: Tensor) -> Tensor:
+    """`[states]` the last node of each state."""
+    nodes = torch.arange(len(state))
+    return torch.zeros(int(state.max()) + 1, dtype=torch.long).scatter_reduce(
+        0, state, nodes, "amax"
+    )
+
+
+def _only_sums_are_read(wiring: Wiring, state: Tensor, sums: Tensor) -> bool:
+    """Whether each module of a state reads one earlier sum, and only its own sum reads it.
+
+    Only then the picture, which has one line for a module, shows every edge of the wiring.
+    """
+    source, target = wiring.source, wiring.target
+    between = state[source] != state[target]
+    ends = torch.where(between, sums[state[source]] == source, sums[state[target]] == target)
+    reads = target[between].bincount(minlength=len(state))
+    modules = torch.ones(len(state), dtype=torch.bool).index_fill(0, sums, False)
+    return bool(ends.all()) and bool((reads[modules] == 1).all())
 
 
 def _grid(state: NDArray[np.int64], numbers: list[tuple[int, int]]) -> FabricLayout:
@@ -178,8 +209,7 @@ class _Arcs:
     def of(cls, wiring: Wiring, layout: FabricLayout) -> "_Arcs":
         """Merge each module and its two edges into one edge."""
         state, height = layout.state, layout.places[:, 1]
-        sums = np.zeros(len(height), dtype=int)
-        sums[state] = np.arange(len(state))
+        sums = _last_of_each(torch.from_numpy(state)).numpy()
         source, target = wiring.source.numpy(), wiring.target.numpy()
         start, end = state[source], state[target]
         module = [name.rpartition(".")[2].partition("_")[0] for name in wiring.nodes.names]

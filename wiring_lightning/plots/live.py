@@ -24,7 +24,8 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
 
     The horizontal axis counts the modules from the input on, without input and output; the dashed
     line is the number of all branches of a module. Diamonds are what a random wiring of the same K
-    would have, see `plots.live_of_random_wirings`; the vertical lines are one standard deviation.
+    would have, see `plots.live_of_random_wirings`; the vertical lines are one standard deviation,
+    as far as a module can have so many live branches.
 
     Args:
         wiring: one architecture.
@@ -46,7 +47,7 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
             _draw_numbers(axes, bars, random)
     else:
         axes.stairs(live, np.arange(len(live) + 1) + 0.5, fill=True, color=style.LIVE)
-    _draw_random(axes, [*range(1, len(total) + 1)], random)
+    _draw_random(axes, [*range(1, len(total) + 1)], random, total)
     _draw_totals(axes, wiring, [total])
     style.legend_on_the_right(figure)
     return figure
@@ -75,7 +76,7 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
     bars = len(counts) * max(len(total) for _, total in counts.values())
     figure, axes = style.new_axes(min(_MAX_WIDTH, 4.4 + 0.19 * bars), 3.8, title)
     width = _GROUP_WIDTH / len(counts)
-    for index, (name, (live, _)) in enumerate(counts.items()):
+    for index, (name, (live, total)) in enumerate(counts.items()):
         places = np.arange(1, len(live) + 1) + (index + 0.5) * width - _GROUP_WIDTH / 2
         random, named_before = live_of_random_wirings(wirings[name]), len(axes.lines) > 0
         # After the last colour, bars get a dark frame.
@@ -84,7 +85,7 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
                          linewidth=0.6, label=name)  # fmt: skip
         if bars <= _MAX_NUMBERED:
             _draw_numbers(axes, drawn, random)
-        _draw_random(axes, places.tolist(), random, named_before)
+        _draw_random(axes, places.tolist(), random, total, named_before)
     _draw_totals(axes, next(iter(wirings.values())), [total for _, total in counts.values()])
     style.legend_on_the_right(figure)
     return figure
@@ -104,14 +105,22 @@ def _draw_numbers(axes: Axes, bars: BarContainer, random: RandomLive | None) -> 
 
 
 def _draw_random(
-    axes: Axes, places: Sequence[float], random: RandomLive | None, named_before: bool = False
+    axes: Axes,
+    places: Sequence[float],
+    random: RandomLive | None,
+    total: Sequence[int],
+    named_before: bool = False,
 ) -> None:
-    """Draw mean and standard deviation of random wirings at some places, if there are any."""
+    """Draw mean and standard deviation of random wirings at some places, if there are any.
+
+    The deviations end at zero and at the `total` of each place: no wiring has more or fewer.
+    """
     if random is None:
         return
     mean, std = random.mean.numpy(), random.std.numpy()
     label = None if named_before else f"random wiring\n(mean ± std of {random.draws:,})"
-    axes.vlines(places, mean - std, mean + std, color=style.INK, linewidth=1.1, zorder=3)
+    low, high = np.maximum(mean - std, 0), np.minimum(mean + std, total)
+    axes.vlines(places, low, high, color=style.INK, linewidth=1.1, zorder=3)
     axes.plot(places, mean, "D", color="white", markeredgecolor=style.INK, markersize=4.5,
               linestyle="none", label=label, zorder=4)  # fmt: skip
 
