@@ -123,7 +123,7 @@ def _fold_sequential(layers: nn.Sequential) -> None:
         del layers[index + 1]
 
 
-def _computes_what_it_folds(part: Foldable) -> bool:
+def _computes_what_it_folds(part: nn.Module) -> bool:
     """Whether the class that says which norms to fold also says what is computed."""
     kind = next(kind for kind in type(part).__mro__ if "fold_batch_norm" in vars(kind))
     return computes_as(kind, part)
