@@ -50,8 +50,8 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         raise ImportError(
             "torch-pruning is not installed: pip install 'wiring_lightning[pruning]'"
         ) from error
-    # torch-pruning follows the graph of the backward pass, so there must be one. Compiled code would
-    # be compiled again for every size.
+    # torch-pruning follows the graph of the backward pass, so there must be one. What is compiled
+    # would be compiled again for every size.
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
