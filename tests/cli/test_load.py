@@ -248,6 +248,32 @@ def test_several_best_checkpoints_are_named(trained: Trained, tmp_path: Path) ->
         wl.load(tmp_path, "best")
 
 
+def test_best_checkpoints_of_equal_names_are_told_apart_by_their_folders(
+    trained: Trained, tmp_path: Path
+) -> None:
+    content = read_weights(trained.checkpoint)
+    content["callbacks"] = {
+        "accuracy": {"monitor": "val/acc", "best_model_path": "/elsewhere/a/best.ckpt"},
+        "every": {"monitor": None, "best_model_path": "/elsewhere/b/best.ckpt"},
+    }
+    for name in ("a", "b", "a/b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "config.yaml").write_bytes(Path(trained.config).read_bytes())
+    torch.save(content, tmp_path / "a/best.ckpt")
+    other = {**content, "state_dict": {k: v * 0 for k, v in content["state_dict"].items()}}
+    torch.save(other, tmp_path / "b/best.ckpt")
+    torch.save(other, tmp_path / "a/b/best.ckpt")
+    assert _same(wl.load(tmp_path, "best"), network_of(trained.checkpoint))
+    content["callbacks"]["every"]["monitor"] = "val/loss"
+    torch.save(content, tmp_path / "a/best.ckpt")
+    torch.save(other | {"callbacks": content["callbacks"]}, tmp_path / "b/best.ckpt")
+    (tmp_path / "a/b/best.ckpt").unlink()
+    with pytest.raises(
+        RunError, match=r"2 best .* \(a/best.ckpt by val/acc, b/best.ckpt by val/loss\): give"
+    ):
+        wl.load(tmp_path, "best")
+
+
 @pytest.mark.parametrize("kind", ["a name", "a device", "a mapping", "a function"])
 def test_weights_come_to_the_place_that_was_asked_for(kind: str, tmp_path: Path) -> None:
     path = _saved(ClassificationTask(wl.backbones.ResNeXt(**SMALL)), tmp_path / "w.ckpt")

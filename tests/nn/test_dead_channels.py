@@ -1,12 +1,17 @@
 """Removing channels that nobody reads, against a count by hand and the answers of the network."""
 
+import copy
+import importlib
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wiring_lightning.nn import remove_dead_channels
 
@@ -114,15 +119,107 @@ def test_channels_of_norms_over_channels_and_groups_stay() -> None:
         assert sizes(remove_dead_channels(network, IMAGES)) == sizes(network)
 
 
-def test_a_dependence_that_is_not_seen_is_an_error() -> None:
-    class Shares(nn.Sequential):
-        def forward(self, images: Tensor) -> Tensor:
-            return self[1](self[0](images).softmax(1))
+class Mixed(nn.Module):
+    """Something without weights between two convolutions."""
 
-    network = Shares(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1))
+    def __init__(self, mix: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.third, self.mix = nn.Conv2d(8, 2, 1), mix
+        unread(self.second, [0, 1, 4])
+        unread(self.third, [2, 7])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.third(self.second(self.mix(self.first(images))).relu())
+
+
+def _gated(maps: Tensor) -> Tensor:
+    """By a gate that opens only for answers that the example does not give."""
+    return maps.relu() * (maps.amax((1, 2, 3), keepdim=True) > 40)
+
+
+MIXING = [
+    nn.LocalResponseNorm(5), nn.LocalResponseNorm(3, alpha=1e-7), nn.Softmax(1), nn.Softmax2d(),
+    nn.GroupNorm(2, 8, affine=False), nn.LayerNorm([8, 16, 16], elementwise_affine=False),
+    nn.CrossMapLRN2d(5), partial(functional.local_response_norm, size=5), _gated,
+    partial(torch.softmax, dim=1), partial(functional.normalize, dim=1),
+    nn.Sequential(nn.InstanceNorm2d(8), nn.LocalResponseNorm(5)),
+    lambda maps: maps * maps.mean(1, keepdim=True).sigmoid(),
+    lambda maps: maps + maps.amax(1, keepdim=True),
+    lambda maps: functional.channel_shuffle(maps, 2),
+    lambda maps: maps.flip(1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mix", MIXING)
+def test_channels_that_are_mixed_without_weights_stay(mix: Callable[[Tensor], Tensor]) -> None:
+    network = Mixed(mix).eval()
+    small = remove_dead_channels(network, IMAGES)
+    assert small.second.in_channels == 8
+    assert small.second.out_channels == 6  # the others are removed
+    for scale in (1, 10, -1000):
+        torch.testing.assert_close(small(IMAGES * scale), network(IMAGES * scale))
+
+
+SEPARATE = [
+    nn.GELU(), nn.SiLU(), nn.PReLU(8), nn.AvgPool2d(2), nn.MaxPool2d(2), nn.InstanceNorm2d(8),
+    nn.BatchNorm2d(8), nn.Upsample(scale_factor=2), nn.ZeroPad2d(1), nn.Dropout2d(),
+    lambda maps: maps * maps.mean((2, 3), keepdim=True).sigmoid(), lambda maps: maps.softmax(2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("between", SEPARATE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_what_computes_each_channel_alone_keeps_none(
+    between: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    network = ready(Mixed(copy.deepcopy(between))).to(dtype)
+    small = remove_dead_channels(network, IMAGES.to(dtype))
+    assert (small.second.in_channels, small.second.out_channels) == (5, 6)
+
+
+def test_zeros_as_an_example_hide_nothing() -> None:
+    network = Mixed(nn.LocalResponseNorm(5))
+    assert remove_dead_channels(network, torch.zeros(1, 3, 9, 9)).first.out_channels == 8
+
+
+def test_shuffled_pixels_keep_their_channels_and_others_are_removed() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.PixelShuffle(2),
+                            nn.Conv2d(2, 4, 1))  # fmt: skip
+    unread(network[2], [0, 1])
+    unread(network[4], [0])
+    small = remove_dead_channels(network.eval(), IMAGES)
+    assert [small[place].out_channels for place in (0, 2, 4)] == [6, 8, 4]
+    torch.testing.assert_close(small(IMAGES), network(IMAGES))
+
+
+def test_what_torch_pruning_cannot_follow_or_remove_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise KeyError("not in the graph")
+
+    network = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1))
     unread(network[1], [0, 4])
-    with pytest.raises(ValueError, match="Shares does not give the same tensor for the example"):
-        remove_dead_channels(network, IMAGES)
+    graph = importlib.import_module("torch_pruning").DependencyGraph
+    for method in ("build_dependency", "get_all_groups"):
+        with monkeypatch.context() as patch:
+            patch.setattr(graph, method, fails)
+            with pytest.raises(ValueError, match="Sequential does not give the same tensor"):
+                remove_dead_channels(network, IMAGES)
+
+
+def test_an_error_of_the_network_is_its_own() -> None:
+    with pytest.raises(RuntimeError, match="expected input"):
+        remove_dead_channels(nn.Conv2d(3, 6, 1), torch.ones(1, 2, 4, 4))
+
+
+def test_compiled_networks_lose_as_many_channels() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    unread(network[2], [5, 6, 7])
+    small = remove_dead_channels(torch.compile(network, backend="eager"), IMAGES)
+    assert sum(weight.numel() for weight in small.parameters()) == 5 * 28 + 4 * 46
+    torch.testing.assert_close(small(IMAGES), network(IMAGES))
 
 
 def test_a_network_of_torchvision() -> None:

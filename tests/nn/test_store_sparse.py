@@ -177,6 +177,28 @@ def test_a_layer_whose_weight_others_read_stays_dense() -> None:
     torch.testing.assert_close(packed(example), network(example))
 
 
+class Norms(nn.Module):
+    """It calls a layer, and computes something of its weight that CSR cannot."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs) / self.layer.weight.norm()
+
+
+@pytest.mark.parametrize("layer", [sparse_linear(8, 6), sparse_conv(8, 6, 1)])
+def test_a_network_that_does_not_run_with_csr_is_refused(layer: nn.Module) -> None:
+    example = torch.randn(5, 8) if isinstance(layer, nn.Linear) else torch.randn(5, 8, 3, 3)
+    network = Norms(layer)
+    with pytest.raises(ValueError, match="Norms does not run with layers stored as CSR"):
+        store_sparse(network, example, sparse_is_faster())
+    network(example)  # the first one is as it was
+    packed = store_sparse(network, example, clock(2.0, 1.0))  # the dense layer is faster
+    assert packed.layer.weight.layout == torch.strided
+
+
 def _doubled(layer: nn.Module) -> None:
     layer.register_forward_hook(lambda _, __, output: output * 2)
 

@@ -64,10 +64,15 @@ class ChannelNetwork(Described):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
-        state = self.stem(preferred_layout(images))
+        if self.stem.out_channels == 0:  # compacted, and no input of the first graph was live
+            state = images[:, :0, :: self.stem.stride[0], :: self.stem.stride[1]]
+        else:
+            state = self.stem(preferred_layout(images))
         for graph in self.graphs.values():
             state = graph(state)
-        features = functional.relu(self.norm(state), inplace=True).mean((2, 3))
+        if state.shape[1]:  # otherwise it is compacted, and no feature was live
+            state = functional.relu(self.norm(state), inplace=True)
+        features = state.mean((2, 3))
         if isinstance(self.classifier, Adjacency | SparseEdges):
             return self.classifier(features[:, :, None, None]).flatten(1)
         return self.classifier(features)
@@ -139,7 +144,10 @@ class ChannelNetwork(Described):
         norm = _NORM if self.stem.bias is None else 1  # if it is folded, only the shift is left
         image = graph.add_node("image", steps=0)
         side = -(-self.image_size // self.stem.stride[0])
-        inputs, per_input = 1 + torch.arange(self.stem.out_channels), self.stem.weight[0].numel()
+        inputs, per_input = (
+            1 + torch.arange(self.stem.out_channels),
+            self.stem.weight.shape[1:].numel(),
+        )
         graph.connect(image, inputs, parameters=per_input, multiply_adds=per_input * side**2)
         fed = [inputs]
         for name, stage in self._stages().items():

@@ -1,6 +1,6 @@
 """Loading a trained task from the folder of a run, or from one of its checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 
 from wiring_lightning import tasks
 from wiring_lightning.checkpoints import CheckpointError, load_weights, read_weights
-from wiring_lightning.cli.runs import CONFIG, Run, RunError, find_run
+from wiring_lightning.cli.runs import CONFIG, Run, RunError, find_run, last_shared
 from wiring_lightning.nn.checks import check_word
 from wiring_lightning.tasks._saved import saved_description
 
@@ -111,21 +111,32 @@ def checkpoint_of(run: Run, which: Which) -> Path:
         return last
     callbacks = read_weights(last).get("callbacks")
     states = list(callbacks.values()) if isinstance(callbacks, Mapping) else []
+    there = sorted(run.folder.rglob("*.ckpt"))
     best = [state for state in states if _says_best(state)]
-    by = {Path(state["best_model_path"]).name: state["monitor"] for state in best}
-    paths = [path for path in sorted(run.folder.rglob("*.ckpt")) if path.name in by]
+    by = {p: s["monitor"] for s in best for p in _places(Path(s["best_model_path"]), there)}
+    paths = sorted(by)
     if not paths:
         raise RunError(
             f"The run {run.folder} has no best checkpoint: train with a ModelCheckpoint that "
             "monitors a number, such as val/acc, or take the last one."
         )
     if len(paths) > 1:
-        found = ", ".join(f"{path.relative_to(run.folder)} by {by[path.name]}" for path in paths)
+        found = ", ".join(f"{path.relative_to(run.folder)} by {by[path]}" for path in paths)
         raise RunError(
             f"The run {run.folder} has {len(paths)} best checkpoints ({found}): give one of these "
             "files instead of the folder."
         )
     return paths[0]
+
+
+def _places(saved: Path, there: Sequence[Path]) -> list[Path]:
+    """Those of the files that a path may mean, although the folder of its run may have moved.
+
+    Files in other folders of the run may have the same name: then more of the last parts agree.
+    """
+    shared = {path: last_shared([saved.parts, path.absolute().parts]) for path in there}
+    most = max(shared.values(), default=0)
+    return [path for path in there if 0 < most == shared[path]]
 
 
 def _says_best(state: Any) -> bool:

@@ -353,9 +353,14 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     if len(paths) == 1:
         return [paths[0][-1]]
     first = _shared(paths)
-    last = _shared([path[first:][::-1] for path in paths])
+    last = last_shared([path[first:] for path in paths])
     # A folder that holds another one would have no name left.
     return ["/".join(path[first : len(path) - last]) or path[-1] for path in paths]
+
+
+def last_shared(paths: Sequence[Sequence[str]]) -> int:
+    """Number of parts that all paths end with."""
+    return _shared([path[::-1] for path in paths])
 
 
 def _shared(paths: Sequence[Sequence[str]]) -> int:

@@ -1,6 +1,7 @@
 """Removing channels that nobody reads from a plain network with sparse weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +12,7 @@ from wiring_lightning.nn.plain_weights import with_plain_weights
 
 _CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU)
 _TOLERANCE = 1e-4  # between float32 sums of fewer and of more terms, as a share of the largest
+_NOISE = 10  # standard deviation of what is written into dead channels, times the largest output
 
 
 @torch.no_grad()
@@ -22,7 +24,8 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
     over sums and concatenations, is found by torch-pruning (extra `pruning`) from one forward pass.
     Every layer keeps at least one channel. Channels that pass a layer norm, a grouped convolution,
     a parameter of the network itself or a layer with tied weights stay, since there others depend
-    on them.
+    on them. So do those on which the answer depends in any other way, such as by a local response
+    norm or a softmax over channels: numbers are written into them, and the answer must not change.
 
     Args:
         model: convolutions and linear layers, such as a network of torchvision or timm.
@@ -33,8 +36,8 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
 
     Raises:
         ImportError: if torch-pruning is not installed.
-        ValueError: if the network does not return one tensor, or the smaller one does not give the
-            same answer for the example.
+        ValueError: if the network does not return one tensor, torch-pruning cannot follow it, or
+            the smaller one does not give the same answer for the example.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -49,31 +52,49 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         raise ImportError(
             "torch-pruning is not installed: pip install 'wiring_lightning[pruning]'"
         ) from error
-    # torch-pruning follows the graph of the backward pass, so there must be one.
-    with torch.inference_mode(False), torch.enable_grad():
+    # torch-pruning follows the graph of the backward pass, so there must be one. What is compiled
+    # would be compiled again for every size.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),
+    ):
         small, example = deepcopy(with_plain_weights(model)).eval(), example.clone()
         learning = {name: weight.requires_grad for name, weight in small.named_parameters()}
         small.requires_grad_(True)
-        tied = _tied_layers(small)
         wanted = small(example)
         if not isinstance(wanted, Tensor):
             raise ValueError(
                 f"{type(model).__name__} returns a {type(wanted).__name__}, but answers can only "
                 "be compared if they are one tensor: wrap the network in a module that returns one."
             )
-        graph: Any = torch_pruning.DependencyGraph()
-        graph.build_dependency(small, example_inputs=example)
-        kinds = [nn.Conv2d, nn.Linear]
-        changed = True
-        while changed:
-            changed = False
-            for group in graph.get_all_groups(root_module_types=kinds):
-                changed |= _prune(group, tied)
-        _compare(wanted.detach(), small, example, type(model).__name__)
+        reason = None
+        try:
+            _prune_all(torch_pruning.DependencyGraph(), small, example)
+            same = _are_close(wanted.detach(), small(example).detach())
+        except Exception as error:  # such as a reshape to the old number of channels
+            same, reason = False, error
+        if not same:
+            raise ValueError(
+                f"Without its dead channels {type(model).__name__} does not give the same tensor "
+                "for the example, so they are not removed: its layers depend on each other in a "
+                "way that is not seen."
+            ) from reason
         for name, weight in small.named_parameters():
             weight.requires_grad_(learning[name])
             weight.grad = None
     return small
+
+
+def _prune_all(graph: Any, small: nn.Module, example: Tensor) -> None:
+    """Remove dead channels, in place, until there are none."""
+    tied = _tied_layers(small)
+    graph.build_dependency(small, example_inputs=example)
+    changed = True
+    while changed:
+        changed = False
+        for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
+            changed |= _prune(group, tied, lambda: small(example).detach())
 
 
 def _tied_layers(model: nn.Module) -> set[nn.Module]:
@@ -85,17 +106,51 @@ def _tied_layers(model: nn.Module) -> set[nn.Module]:
     return {module for modules in owners.values() if modules[1:] for module in modules}
 
 
-def _prune(group: Any, tied: set[nn.Module]) -> bool:
+def _prune(group: Any, tied: set[nn.Module], answer: Callable[[], Tensor]) -> bool:
     """Remove the dead channels of layers that share them; whether there were any."""
     dead = _dead_channels(group, tied)
-    if dead is None or not dead.any():
+    if dead is None:
         return False
     if dead.all():
         dead[0] = False  # a layer without channels cannot be computed
-        if not dead.any():
-            return False
+    if not dead.any() or _matter(group, dead, answer):
+        return False
     group.prune(dead.nonzero().flatten().tolist())
     return True
+
+
+def _matter(group: Any, dead: Tensor, answer: Callable[[], Tensor]) -> bool:
+    """Whether the answer changes with what is written into channels that no weight reads.
+
+    It must not change at all: zero times any number is zero. Both answers are computed with hooks,
+    since a network may compute in another order where it has some.
+    """
+    answers = []
+    for size in (0, _NOISE):
+        generator = torch.Generator("cpu").manual_seed(0)
+        with ExitStack() as hooks:
+            for module, reads, channels, owners in _parts(group):
+                if isinstance(module, nn.Conv2d | nn.Linear) and not reads:
+                    hook = _noise_in(channels[dead[owners]], size, generator)
+                    hooks.enter_context(module.register_forward_hook(hook))
+            answers.append(answer())
+    return not torch.equal(*answers)
+
+
+def _noise_in(
+    channels: Tensor, size: float, generator: torch.Generator
+) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """A hook that writes random numbers into some channels of what a layer returns."""
+
+    def hook(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        place = -1 if isinstance(layer, nn.Linear) else -3
+        shape = [*output.shape]
+        shape[place] = len(channels)
+        noise = torch.randn(shape, generator=generator, device="cpu").to(output)
+        noise *= size * output.detach().abs().max().clamp_min(1)
+        return output.index_copy(place, channels.to(output.device), noise)
+
+    return hook
 
 
 def _dead_channels(group: Any, tied: set[nn.Module]) -> Tensor | None:
@@ -109,7 +164,10 @@ def _dead_channels(group: Any, tied: set[nn.Module]) -> Tensor | None:
             if getattr(module, "groups", 1) != 1:
                 return None
             if reads:
-                weights = module.weight.transpose(0, 1)[channels].flatten(1)
+                weights = module.weight.transpose(0, 1)
+                if len(weights) <= int(channels.max()):  # as after `nn.PixelShuffle`
+                    return None
+                weights = weights[channels].flatten(1)
                 unread[owners[weights.cpu().any(1)]] = False
                 readers += 1
         elif any(True for _ in module.parameters()) and not isinstance(module, _CHANNELWISE):
@@ -124,17 +182,6 @@ def _parts(group: Any) -> Iterator[tuple[nn.Module, bool, Tensor, Tensor]]:
         yield item.dep.target.module, reads, torch.tensor(item.idxs), torch.tensor(item.root_idxs)
 
 
-def _compare(wanted: Tensor, small: nn.Module, example: Tensor, name: str) -> None:
-    reason = None
-    try:
-        found = small(example).detach()
-    except Exception as error:  # such as a reshape to the old number of channels
-        reason = error
-    else:
-        allowed = _TOLERANCE * max(float(wanted.abs().max()), 1e-6)
-        if wanted.shape == found.shape and float((wanted - found).abs().max()) <= allowed:
-            return
-    raise ValueError(
-        f"Without its dead channels {name} does not give the same tensor for the example, so they "
-        "are not removed: its layers depend on each other in a way that is not seen."
-    ) from reason
+def _are_close(wanted: Tensor, found: Tensor) -> bool:
+    allowed = _TOLERANCE * max(float(wanted.abs().max()), 1e-6)
+    return wanted.shape == found.shape and float((wanted - found).abs().max()) <= allowed

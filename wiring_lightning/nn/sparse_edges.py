@@ -82,6 +82,9 @@ class SparseEdges(nn.Module):
     def forward(self, sent: Tensor) -> Tensor:
         """`[batch, senders, height, width]` -> `[batch, receivers, height, width]`."""
         batch, _, height, width = sent.shape
+        if len(self.row) == 0:  # perhaps no node is there at all, and ONNX reshapes to no zeros
+            nothing = sent.new_zeros(batch, self.receivers, height, width)
+            return nothing if self.bias is None else nothing + self.bias[:, None, None]
         maps = sent.transpose(0, 1).reshape(self.senders, batch * height * width)
         received = sparse_product(self.values, self.row, self.column, maps, self.receivers)
         if self.bias is not None:

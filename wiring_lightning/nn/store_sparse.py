@@ -48,6 +48,10 @@ def store_sparse(
     Returns:
         The network in evaluation mode; it cannot be trained.
 
+    Raises:
+        ValueError: if the network does not run with CSR, such as where it calls a layer and also
+            computes the norm of its weight.
+
     Example:
         >>> model = nn.Sequential(nn.Conv2d(8, 64, 1), nn.Flatten(), nn.Linear(64 * 4 * 4, 10))
         >>> _ = model[0].weight.data[:, 1:].zero_()
@@ -60,7 +64,15 @@ def store_sparse(
         layer: other for layer in packed.modules() if (other := _stored_sparse(layer)) is not None
     }
     saved = _saved_seconds(packed, sparse, example, clock)
-    return replace_modules(packed, {layer: sparse[layer] for layer in saved if saved[layer] > 0})
+    packed = replace_modules(packed, {layer: sparse[layer] for layer in saved if saved[layer] > 0})
+    try:
+        packed(example)
+    except Exception as error:
+        raise ValueError(
+            f"{type(model).__name__} does not run with layers stored as CSR, since it also reads "
+            "the weight of a layer that it calls: store only parts of it that do not."
+        ) from error
+    return packed
 
 
 def store_dense(model: nn.Module) -> nn.Module:
