@@ -12,7 +12,7 @@ def first_line(error: BaseException) -> str:
     r"""What an error says first, or its name.
 
     Example:
-        >>> first_line(ValueError("no.\\nmore")), first_line(ValueError())
+        >>> first_line(ValueError("no.\nmore")), first_line(ValueError())
         ('no', 'ValueError')
     """
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
