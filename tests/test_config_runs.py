@@ -1,0 +1,126 @@
+"""Every shipped config trains."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml  # type: ignore[import-untyped]
+from PIL import Image
+
+from tests.data.conftest import fake_cifar10, fake_cifar100  # noqa: F401  # fixtures
+from tests.data.test_part_labels import write_release
+from tests.test_configs import (
+    CONFIGS,
+    PAPER_ROWS,
+    ROOT,
+    callbacks,
+    in_checkout,  # noqa: F401  # a fixture of every test
+)
+from wiring_lightning.callbacks import MaskConnect
+from wiring_lightning.cli import WiringCLI
+from wiring_lightning.nn import find_gates
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`mini`: 100 classes of two images. `full/train`, `full/val`: 1,000 classes of one image."""
+    root = tmp_path_factory.mktemp("photographs")
+    for parent, classes, images, size in (
+        ("mini", 100, 2, 84),
+        ("full/train", 1000, 1, 48),
+        ("full/val", 1000, 1, 48),
+    ):
+        files = [_noise(size, seed) for seed in range(2)]
+        for number in range(classes):
+            folder = root / parent / f"n{number:04}"
+            folder.mkdir(parents=True)
+            for image in range(images):
+                (folder / f"{image}.png").write_bytes(files[number % 2])
+    return root
+
+
+def _noise(size: int, seed: int) -> bytes:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (size, size, 3), generator=generator).to(torch.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, format="PNG")
+    return file.getvalue()
+
+
+def runs() -> list[tuple[str, ...]]:
+    """A command of every config, and of every wiring that rows ask of one."""
+    chosen: dict[tuple[str, str], tuple[str, ...]] = {}
+    for row in PAPER_ROWS:
+        chosen.setdefault((row.config, row.connectivity), row.command)
+    listed = {config for config, _ in chosen}
+    return [
+        *chosen.values(),
+        *(("fit", "--config", path) for path in CONFIGS if path not in listed),
+    ]
+
+
+def tiny_data(config: str, request: pytest.FixtureRequest) -> list[str]:
+    """Options for a few small images in the files of a config's data set."""
+    settings = yaml.safe_load((ROOT / config).read_text())
+    data, backbone = settings["data"], settings["model"]["init_args"]["backbone"]["class_path"]
+    name = data["class_path"]
+    if name in ("CIFAR10", "CIFAR100"):
+        root = str(request.getfixturevalue(f"fake_{name.lower()}"))
+        return ["--data.root", root, "--data.val_size", str(min(data["init_args"]["val_size"], 8))]
+    if name in ("Digits", "DigitSums"):
+        return []
+    if name == "PartLabels":
+        release = write_release(request.getfixturevalue("tmp_path"))
+        return ["--data.root", str(release), "--model.backbone.channels", "2"]
+    photographs: Path = request.getfixturevalue("photographs")
+    if name == "MiniImageNet":
+        sizes = ["--data.train_per_class", "1", "--data.test_per_class", "1"]
+        return ["--data.root", str(photographs / "mini"), *sizes]
+    assert name == "ImageNet"
+    sizes = ["--data.image_size", "32", "--data.resize", "32", "--data.num_workers", "0"]
+    if "." not in backbone:  # one of ours, which counts its costs for a size
+        sizes += ["--model.backbone.image_size", "32"]
+    return ["--data.root", str(photographs / "full"), *sizes]
+
+
+QUICK = [
+    "--data.batch_size=2",
+    "--trainer.fast_dev_run=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+
+
+def in_turn(commands: Sequence[tuple[str, ...]]) -> list[Any]:
+    """All commands as parameters; all but the first one of each folder are slow."""
+    seen: set[Path] = set()
+    rows = []
+    for command in commands:
+        folder = Path(command[2]).parent
+        rows.append(pytest.param(command, marks=[pytest.mark.slow] if folder in seen else []))
+        seen.add(folder)
+    return rows
+
+
+def name_of_run(command: Sequence[str]) -> str:
+    return " ".join(command[2:]).removeprefix("configs/")
+
+
+@pytest.mark.parametrize("command", in_turn(runs()), ids=name_of_run)
+def test_a_config_trains_on_a_batch(
+    command: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    cli = WiringCLI([*command, *tiny_data(command[2], request), *QUICK])
+    assert cli.trainer.global_step == 1
+    assert all(parameter.isfinite().all() for parameter in cli.model.parameters())
+    gates = find_gates(cli.model).values()
+    assert len(callbacks(cli, MaskConnect)) == bool(gates)
+    for gate in gates:
+        allowed = gate.scores >= 0
+        uniform = allowed / allowed.sum(-1, keepdim=True)
+        assert (gate.scores != uniform)[allowed].any(), "the scores have not learned"
