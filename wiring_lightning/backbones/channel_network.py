@@ -144,10 +144,8 @@ class ChannelNetwork(Described):
         norm = _NORM if self.stem.bias is None else 1  # if it is folded, only the shift is left
         image = graph.add_node("image", steps=0)
         side = -(-self.image_size // self.stem.stride[0])
-        inputs, per_input = (
-            1 + torch.arange(self.stem.out_channels),
-            self.stem.weight.shape[1:].numel(),
-        )
+        inputs = 1 + torch.arange(self.stem.out_channels)
+        per_input = self.stem.weight.shape[1:].numel()
         graph.connect(image, inputs, parameters=per_input, multiply_adds=per_input * side**2)
         fed = [inputs]
         for name, stage in self._stages().items():

@@ -92,7 +92,7 @@ class Gate(Described):
             if not usable.is_meta and not usable.any(-1).all():
                 raise ValueError("every target needs at least one candidate that is usable.")
             scores = scores.masked_fill(~usable, -1.0)
-        # What is no candidate, whatever an optimizer makes of the scores; unknown on `meta`.
+        # Which slots are candidates, whatever an optimizer makes of the scores; unknown on `meta`.
         self._candidates = None if scores.is_meta else (scores >= 0).cpu()
         scores = normalize_scores(scores)
         if mode == "covered":
