@@ -59,6 +59,13 @@ class Foreign(LightningModule):
         }
 
 
+class WithoutScores(Foreign):
+    """An optimizer that was never given the scores."""
+
+    def configure_optimizers(self) -> Optimizer:
+        return AdamW(weight_groups(self.net, self.lr))
+
+
 class SelfMade(Foreign):
     """Brings its own optimizer, which outlives a fit."""
 

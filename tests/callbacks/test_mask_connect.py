@@ -18,6 +18,7 @@ from tests.callbacks.foreign_module import (
     Net,
     SelfMade,
     Snapshots,
+    WithoutScores,
     batches,
     copy_of,
     differs,
@@ -91,13 +92,6 @@ def test_gates_learn_beside_weights_that_are_frozen() -> None:
     first, last = snapshots.states[STEPS], snapshots.states[-1]
     assert {"net.gate.scores", "net.last.scores"} <= differs(first, last)
     assert not [name for name in differs(first, last) if name.endswith("weight")]
-
-
-class WithoutScores(Foreign):
-    """An optimizer that was never given the scores."""
-
-    def configure_optimizers(self) -> Optimizer:
-        return AdamW(weight_groups(self.net, self.lr))
 
 
 def test_scores_that_no_optimizer_holds_learn_as_well() -> None:

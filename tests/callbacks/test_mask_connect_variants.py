@@ -1,13 +1,14 @@
 """The variants of the rule as options of the callback."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, IterableDataset
@@ -17,6 +18,7 @@ from tests.callbacks.foreign_module import (
     Foreign,
     Net,
     Snapshots,
+    WithoutScores,
     batches,
     copy_of,
     fit,
@@ -79,6 +81,35 @@ def test_the_steps_until_the_freeze_are_those_of_its_epochs(
     learner = MaskConnect(lr=0.5, explore="swap", freeze_epoch=5)
     fit(Foreign(), learner, *more, **length)
     assert learner.optimizer.group["anneal_steps"] == steps
+
+
+@pytest.mark.parametrize("begun", [STEPS, 15])  # at the end of an epoch, and inside of one
+def test_a_learner_that_a_resumed_run_adds_swaps_until_the_freeze(
+    begun: int, tmp_path: Path
+) -> None:
+    data = DataLoader(batches(1) * STEPS, batch_size=None)
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    saving: dict[str, Any] = {"callbacks": [saver], "enable_checkpointing": True}
+    quiet_trainer(max_epochs=2, **saving).fit(WithoutScores(), data)
+    learner = MaskConnect(lr=0.5, explore="swap", freeze_epoch=3)
+    quiet_trainer(max_epochs=4, callbacks=[learner]).fit(
+        WithoutScores(), data, ckpt_path=tmp_path / f"step={begun}.ckpt", weights_only=True
+    )
+    assert learner.optimizer is not None
+    assert learner.optimizer.group["anneal_steps"] == 3 * STEPS - begun
+    assert learner.optimizer.group["steps"] == 3 * STEPS - begun
+
+
+def test_a_learner_that_comes_between_two_fits_swaps_until_the_freeze() -> None:
+    trainer, module = quiet_trainer(max_epochs=1), WithoutScores()
+    data = DataLoader(batches(1) * STEPS, batch_size=None)
+    trainer.fit(module, data)
+    learner = MaskConnect(lr=0.5, explore="swap", freeze_epoch=3)
+    trainer.callbacks.insert(0, learner)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(module, data)
+    assert learner.optimizer is not None
+    assert learner.optimizer.group["anneal_steps"] == learner.optimizer.group["steps"] == 2 * STEPS
 
 
 class Endless(IterableDataset[Any]):

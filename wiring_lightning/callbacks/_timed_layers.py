@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
+from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
 from wiring_lightning.callbacks._run_length import Begin, RunLength
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
@@ -20,7 +21,7 @@ from wiring_lightning.optim.scheduled_masks import ScheduledMasks
 TimedRule = TypeVar("TimedRule", bound=StraightThrough | ScheduledMasks)
 
 
-class TimedLayers(SparseLayers[TimedRule]):
+class TimedLayers(Begins, SparseLayers[TimedRule]):
     """Sparse layers whose density can fall while they train.
 
     Args:
@@ -56,7 +57,6 @@ class TimedLayers(SparseLayers[TimedRule]):
         self._check_times()
         self._length = RunLength(0, 0)
         self._begin = Begin()  # where this learner began
-        self._loaded_begin: Begin | None = None  # where the checkpoint of this fit ends
         self._over = False  # whether the training of this fit has ended
         self._best_sparse: list[tuple[str, float]] = []  # checkpoints of sparse phases
 
@@ -116,36 +116,16 @@ class TimedLayers(SparseLayers[TimedRule]):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._over, self._best_sparse = False, []
-        self._find_begin(trainer)
+        saved = self._restored
+        if saved is None:
+            self._begin = self.fit_begin(trainer)
+        else:
+            self._begin = Begin(*saved.get("begin", ()))
         if self.has_times:
             self._length = RunLength.of(
                 trainer, self, self.total_steps, self.in_epochs, self._begin
             )
         super().on_fit_start(trainer, pl_module)
-
-    def _find_begin(self, trainer: Trainer) -> None:
-        """Find where this learner began: in this fit, or in an earlier one that goes on."""
-        if self._restored is not None:
-            self._begin = Begin(*self._restored.get("begin", ()))
-        elif self._loaded_begin is not None:  # the loops of the trainer are restored only later
-            self._begin = self._loaded_begin
-        else:
-            self._begin = Begin.of(trainer.global_step, trainer.fit_loop.state_dict())
-
-    @override
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        loops = checkpoint.get("loops")
-        # The learning rate finder loads a checkpoint of its own later.
-        if loops and self._loaded_begin is None:
-            self._loaded_begin = Begin.of(checkpoint["global_step"], loops["fit_loop"])
-
-    @override
-    def forget(self) -> None:
-        super().forget()
-        self._loaded_begin = None
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._run_length import steps_in
 from wiring_lightning.callbacks._weight_choice import listed
@@ -23,7 +24,7 @@ from wiring_lightning.optim._gate_variants import PAPERS_RULE, Explore, Update, 
 from wiring_lightning.optim._step_hooks import StepHooks
 
 
-class MaskConnect(GateLearner[GateSGD]):
+class MaskConnect(Begins, GateLearner[GateSGD]):
     """Learn which earlier blocks or branches feed each block (MaskConnect, GateConnect).
 
     The callback finds every `nn.Gate` in the LightningModule and moves its scores from your
@@ -173,7 +174,9 @@ class MaskConnect(GateLearner[GateSGD]):
             raise self.mistake(
                 "how many steps there are until the freeze is not known: give anneal_steps."
             )
-        return {**self.options, "anneal_steps": steps}
+        # What is over counts if this learner begins late; one that goes on has its own number.
+        over = self.fit_begin(trainer).before(trainer)
+        return {**self.options, "anneal_steps": max(steps - over, 1)}
 
     @override
     def on_before_backward(
