@@ -18,6 +18,14 @@ class Standardised(nn.Conv2d):
         return self._conv_forward(input, (self.weight - mean) / (deviation + 0.01), self.bias)
 
 
+class Halved(nn.Conv2d):
+    """A convolution with another weight, but with the `forward` of its class."""
+
+    @override
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, 0.5 * weight, bias)
+
+
 class Rectified(nn.BatchNorm2d):
     """A norm with its own ReLU, as in timm."""
 
@@ -42,6 +50,11 @@ def _own_convolution(module: nn.Module) -> None:
         module.__class__ = Standardised
 
 
+def _own_weight(module: nn.Module) -> None:
+    if type(module) is nn.Conv2d:
+        module.__class__ = Halved
+
+
 def _own_norm(module: nn.Module) -> None:
     if type(module) is nn.BatchNorm2d:
         module.__class__ = Rectified
@@ -59,6 +72,7 @@ def _hooked_norm(module: nn.Module) -> None:
 
 OWN: dict[str, Callable[[nn.Module], None]] = {
     "convolutions of a class": _own_convolution,
+    "convolutions with a weight of a class": _own_weight,
     "norms of a class": _own_norm,
     "convolutions with a hook": _hooked_convolution,
     "norms with a hook": _hooked_norm,

@@ -23,10 +23,7 @@ def computes_as(kind: type[nn.Module], *modules: nn.Module) -> bool:
     if not all(isinstance(module, kind) for module in modules):
         return False
     return torch.compiler.is_compiling() or all(
-        type(module).forward is kind.forward
-        and "forward" not in vars(module)
-        and not has_hooks(module)
-        for module in modules
+        not _changes(kind, module) and not has_hooks(module) for module in modules
     )
 
 
@@ -43,3 +40,14 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def _changes(kind: type[nn.Module], module: nn.Module) -> bool:
+    """Whether a subclass, or the module itself, has another computation than the class."""
+    return any(
+        getattr(type(module), name, None) is not getattr(kind, name, None) or name in vars(module)
+        for name in _COMPUTATIONS
+    )
+
+
+_COMPUTATIONS = "__call__", "forward", "_conv_forward"  # the last is what torch's convolutions call
