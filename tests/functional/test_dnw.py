@@ -3,7 +3,6 @@ import torch
 from torch import Tensor
 
 from wiring_lightning.functional import LargestMagnitudes, dnw, mask_largest
-from wiring_lightning.functional.dnw import keep_largest_of_rows
 
 
 def brute_force(weights: Tensor, k: int) -> set[int]:
@@ -58,25 +57,6 @@ def test_entries_that_are_no_numbers_are_never_marked() -> None:
         largest.keep([weights], [kept])
         assert kept.tolist() == [0, 3, 0, 0, 2]
     assert chosen(mask_largest([torch.tensor([1.0, torch.inf, torch.nan])], 1)[0]) == {1}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_rows_are_kept_bit_for_bit_as_a_sort_would_on_other_devices(dtype: torch.dtype) -> None:
-    special = [0.0, 1e-45, 6e-8, 0.5, 1.9990234375, 2.0, 5.0, 60000.0, torch.inf, torch.nan]
-    values = torch.tensor([*special, *(-value for value in special)]).to(dtype)
-    for count in (1, 7, 40, 300):
-        rows = values[torch.randint(len(values), (5, count))]
-        numbers = int((~rows.isnan()).sum(1).min())
-        for k in {0, numbers // 3, numbers}:
-            kept = keep_largest_of_rows(rows, k)
-            assert kept.dtype == dtype
-            for row, own in zip(rows, kept, strict=True):
-                magnitudes = [-1.0 if value != value else abs(value) for value in row.tolist()]
-                order = sorted(range(count), key=lambda i: (-magnitudes[i], i))[:k]
-                expected = torch.zeros_like(row)
-                expected[order] = row[order]
-                width = torch.int32 if dtype == torch.float32 else torch.int16
-                assert torch.equal(own.view(width), expected.view(width))
 
 
 def test_a_warm_start_does_not_look_at_everything_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from wiring_lightning.costs.configured import ConfiguredCost
 from wiring_lightning.nn import find_bernoulli_gates
+from wiring_lightning.nn.plain_weights import with_plain_weights
 from wiring_lightning.wiring import Priced, SuperNetwork, Wiring
 
 
@@ -146,8 +147,8 @@ class _Architectures:
     """Builds the compact network of any architecture, from a copy of the super-network."""
 
     def __init__(self, network: SuperNetwork) -> None:
-        self.network = deepcopy(network)
-        assert isinstance(self.network, nn.Module)
+        assert isinstance(network, nn.Module)
+        self.network = deepcopy(with_plain_weights(network))
         (self.gate,) = find_bernoulli_gates(self.network).values()
         self.gate.logits.requires_grad_(False)
         self.device = self.gate.logits.device

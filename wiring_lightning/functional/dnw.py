@@ -14,11 +14,6 @@ Usable = Sequence[Tensor | None]
 _CHUNK = 2**20
 _ROW = 64  # `_nonzero` skips rows of this length that hold zeros only
 _NARROWEST, _WIDEST = 5e-4, 0.5  # limits of the band's half width, relative to the threshold
-# A key of 64 bits has the magnitude of a number in its upper 31 bits (the sign is shifted out), and
-# its index in the lower ones. Sums of keys wrap around: from this start, the bits of infinity come
-# to lie at the top, and those of NaN, which are larger still, below those of 0.
-_INDEX_BITS = 33
-_LEAST_KEY = (0x007F_FFFF << _INDEX_BITS) - 2**63
 _SMALLEST = 1e-30  # below this threshold the ends of the band would be rounded to zero
 
 
@@ -63,30 +58,6 @@ def _favour(magnitudes: Tensor, least: int) -> Tensor:
     # Entries that cannot be marked stay what they are.
     found = torch.where(best.values >= 0, math.inf, torch.nan)
     return magnitudes.scatter(0, best.indices, found.to(magnitudes.dtype))
-
-
-@torch.no_grad()
-def keep_largest_of_rows(rows: Tensor, k: int) -> Tensor:
-    """The k entries of largest magnitude of every row, zeros elsewhere; the host never waits.
-
-    For accelerators: a few kernels for all rows. Results are those of `mask_largest` for each row,
-    but if fewer than `k` entries of a row are numbers, some of its NaN entries stay.
-
-    Args:
-        rows: `[rows, entries]` in single or half precision.
-        k: how many to keep, at most the number of entries.
-
-    Example:
-        >>> keep_largest_of_rows(torch.tensor([[0.5, -2.0, 2.0], [3.0, 0.0, 1.0]]), 1)
-        tensor([[ 0., -2.,  0.],
-                [ 3.,  0.,  0.]])
-    """
-    # The bits of positive numbers are ordered as the numbers; of equal ones the first is larger.
-    order = torch.arange(_LEAST_KEY + rows.shape[1], _LEAST_KEY, -1, device=rows.device)
-    keys = torch.add(order, rows.float().view(torch.int32), alpha=2**_INDEX_BITS)
-    index = keys.topk(k, sorted=False).indices
-    chosen = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, index, True)
-    return torch.where(chosen, rows, 0)
 
 
 class LargestMagnitudes:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wiring_lightning.functional import LargestMagnitudes, mask_largest
-from wiring_lightning.functional.dnw import keep_largest_of_rows
+from wiring_lightning.functional._largest_of_sets import keep_largest_of_sets
 from wiring_lightning.functional.mask_times import MaskTimes
 from wiring_lightning.optim._masks import copy_masked, keep_masked, mask_gradients
 from wiring_lightning.optim._skipped import step_was_skipped
@@ -92,31 +92,27 @@ def keep_largest_together(
     edge_sets: Sequence[EdgeSet], latents: Sequence[Sequence[Tensor]]
 ) -> None:
     """Call `keep_largest` of several sets; on accelerators sets of one size share their kernels."""
-    groups: dict[Any, list[int]] = {}
+    shared: dict[Any, list[int]] = {}
     for number, (edges, latent) in enumerate(zip(edge_sets, latents, strict=True)):
-        alike = type(edges) is EdgeSet and (edges.least == 0 or len(edges.weights) == 1)
-        together = alike and latent[0].device.type != "cpu"
-        if not together or latent[0].dtype == torch.float64 or latent[0].is_complex():
+        if _can_share(edges, latent):
+            shared.setdefault((latent[0].dtype, latent[0].device), []).append(number)
+        else:
             edges.keep_largest(latent)
-            continue
-        size = sum(tensor.numel() for tensor in latent)
-        groups.setdefault((size, edges.k, latent[0].dtype, latent[0].device), []).append(number)
-    weights, kept = list[Tensor](), list[Tensor]()
-    for (_, k, *_), numbers in groups.items():
-        own = [weight for number in numbers for weight in edge_sets[number].weights]
-        masks = [mask for number in numbers for mask in edge_sets[number].usable]
-        values = [tensor for number in numbers for tensor in latents[number]]
-        # A zero stays a zero, whether it is chosen or not.
-        flat = [
-            (value if mask is None else value.masked_fill(~mask, 0)).reshape(-1)
-            for value, mask in zip(values, masks, strict=True)
-        ]
-        rows = keep_largest_of_rows(torch.cat(flat).view(len(numbers), -1), k).view(-1)
-        parts = rows.split([weight.numel() for weight in own])
-        kept += [part.view(weight.shape) for part, weight in zip(parts, own, strict=True)]
-        weights += own
-    if weights:
-        torch._foreach_copy_(weights, kept)
+    for numbers in shared.values():
+        sets = [edge_sets[number] for number in numbers]
+        keep_largest_of_sets(
+            [latents[number] for number in numbers],
+            [edges.weights for edges in sets],
+            [edges.usable for edges in sets],
+            [edges.k for edges in sets],
+        )
+
+
+def _can_share(edges: EdgeSet, latent: Sequence[Tensor]) -> bool:
+    """Whether nothing but its numbers and `k` decides what a set on an accelerator keeps."""
+    alike = len({(part.dtype, part.device) for part in latent}) == 1
+    plain = type(edges) is EdgeSet and (edges.least == 0 or len(edges.weights) == 1)
+    return alike and plain and latent[0].device.type != "cpu" and latent[0].is_floating_point()
 
 
 def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
