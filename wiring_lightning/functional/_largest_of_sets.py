@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -44,10 +43,9 @@ def keep_largest_of_sets(
     first = values[0][0]
     base, zero = _lowest_key(first), first.new_zeros(())
     for (_, number), indices in alike.items():
-        inside, outside, masks = (
-            list(chain.from_iterable(all_sets[index] for index in indices))
-            for all_sets in (values, kept, usable)
-        )
+        inside = [tensor for index in indices for tensor in values[index]]
+        outside = [tensor for index in indices for tensor in kept[index]]
+        masks = [mask for index in indices for mask in usable[index]]
         together = max(map(Tensor.numel, inside)) < _LARGE
         parts = [torch.cat([part.reshape(-1) for part in inside])] if together else inside
         outputs = [torch.empty_like(parts[0])] if together else outside
