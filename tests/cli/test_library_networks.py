@@ -19,7 +19,8 @@ def config(path: str, **arguments: Any) -> dict[str, Any]:
     changed = deepcopy(BASE)
     backbone = {"class_path": path, "init_args": {"in_chans": 1, "num_classes": 10, **arguments}}
     changed["model"]["init_args"]["backbone"] = backbone
-    changed["trainer"] |= {"callbacks": None, "limit_train_batches": 1}
+    changed["data"]["init_args"]["batch_size"] = 8
+    changed["trainer"] |= {"callbacks": None, "limit_train_batches": 1, "limit_test_batches": 1}
     return changed
 
 

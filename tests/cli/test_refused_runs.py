@@ -39,6 +39,7 @@ def learner(name: str, **settings: Any) -> list[dict[str, Any]]:
 def config(**trainer: Any) -> dict[str, Any]:
     changed = deepcopy(BASE)
     changed["model"]["init_args"]["backbone"]["init_args"]["wiring"] = "random"
+    changed["data"]["init_args"]["batch_size"] = 16
     changed["trainer"] |= {"limit_train_batches": 2, "limit_test_batches": 1, "callbacks": []}
     changed["trainer"] |= {"enable_progress_bar": False, **trainer}
     return changed
