@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,14 @@ def test_a_run_of_a_row_gets_its_number(
     assert published(run) == found
 
 
+@pytest.fixture(scope="module")
+def learned_graph() -> Path:
+    """A config of which a run gets a number."""
+    path = ROOT / "configs/dnw/cifar10_graph_learned.yaml"
+    assert published(printed("--config", str(path)))
+    return path
+
+
 @pytest.mark.parametrize(
     "change",
     ["--model.backbone.rank_all=true", "--data.val_size=100",
@@ -65,12 +74,10 @@ def test_a_run_of_a_row_gets_its_number(
      "--trainer.callbacks+=L1Anneal", "--trainer.max_epochs=20"],
 )  # fmt: skip
 def test_a_run_that_does_anything_else_gets_none(
-    change: str, monkeypatch: pytest.MonkeyPatch
+    change: str, learned_graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    given = ("--config", "configs/dnw/cifar10_graph_learned.yaml")
-    assert published(printed(*given))
-    assert published(printed(*given, change)) == []
+    assert published(printed("--config", str(learned_graph), change)) == []
 
 
 def test_the_table_has_the_number(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

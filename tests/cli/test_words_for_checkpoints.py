@@ -122,10 +122,9 @@ def test_last_is_not_that_of_another_run(tmp_path: Path) -> None:
     succeed("fit", "--config", file)
     last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
     weights = weights_in(last)
-    for other in (["--seed_everything=5"], ["--data.batch_size=32"], ["--model.decay_norms=false"]):
-        said = refused("test", "--config", file, *other, "--ckpt_path=last")
+    for other in ([file, "--data.batch_size=32"], [with_logger]):
+        said = refused("test", "--config", *other, "--ckpt_path=last")
         assert "There is no checkpoint" in said
-    assert "There is no checkpoint" in refused("test", "--config", with_logger, "--ckpt_path=last")
     started = wiring("fit", "--config", file, "--seed_everything=5", "--ckpt_path=last")
     assert SCRATCH in started.err
     assert same_state(weights_in(last), weights)
