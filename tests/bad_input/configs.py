@@ -12,7 +12,9 @@ Change = Callable[[Config], None]
 
 def config_with(*changes: Change) -> Config:
     config = deepcopy(BASE)
-    config["trainer"] |= {"limit_train_batches": 4, "enable_progress_bar": False, "logger": False}
+    config["data"]["init_args"]["batch_size"] = 8
+    config["trainer"] |= {"limit_train_batches": 4, "limit_test_batches": 1, "logger": False}
+    config["trainer"]["enable_progress_bar"] = False
     for change in changes:
         change(config)
     return config

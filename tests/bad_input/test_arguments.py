@@ -38,12 +38,11 @@ def test_a_bad_argument_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("option", "package"),
-    [("--model.backbone", backbones), ("--model", tasks), ("--data", data),
-     ("--trainer.callbacks", callbacks), ("--trainer.callbacks+", callbacks),
-     ("--trainer.logger", loggers)],
+    ("option", "package", "name"),
+    [("--model.backbone", backbones, "Nosuch"), ("--model", tasks, "Nosuch"),
+     ("--data", data, "Nosuch"), ("--trainer.callbacks", callbacks, "Phase"),
+     ("--trainer.callbacks+", callbacks, "Nosuch"), ("--trainer.logger", loggers, "Identity42")],
 )  # fmt: skip
-@pytest.mark.parametrize("name", ["Nosuch", "Phase", "Identity42"])
 def test_a_class_that_is_not_there_lists_those_that_are(
     option: str, package: ModuleType, name: str, tmp_path: Path
 ) -> None:

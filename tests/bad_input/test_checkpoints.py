@@ -33,10 +33,17 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "test", "inspect"])
-@pytest.mark.parametrize("damage", [*DAMAGE, "missing", "a folder"])
+# `inspect` reads the file itself.
+@pytest.mark.parametrize(
+    ("subcommand", "damage"),
+    [
+        *(("fit", damage) for damage in (*DAMAGE, "missing", "a folder")),
+        ("test", "truncated"),
+        *(("inspect", damage) for damage in ("truncated", "a list", "missing")),
+    ],
+)
 def test_a_damaged_checkpoint_is_refused(
-    damage: str, subcommand: str, run: tuple[str, bytes], tmp_path: Path
+    subcommand: str, damage: str, run: tuple[str, bytes], tmp_path: Path
 ) -> None:
     file, content = run
     path, expected = tmp_path / "damaged.ckpt", "There is no checkpoint at"
@@ -52,17 +59,19 @@ def test_a_damaged_checkpoint_is_refused(
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "inspect"])
+SHAPE = ("cardinality=5", "backbone.blocks.module1.reduce.weight is 12 x 16 x 1 x 1 there and 10")
+
+
 @pytest.mark.parametrize(
-    ("option", "reason"),
+    ("subcommand", "option", "reason"),
     [
-        ("cardinality=5", "backbone.blocks.module1.reduce.weight is 12 x 16 x 1 x 1 there and 10"),
-        ("depth=20", "backbone.blocks.module2.reduce.weight is"),
-        ("wiring=full", "backbone.connections.module2.scores is missing here"),
+        *((subcommand, *SHAPE) for subcommand in ("fit", "validate", "test", "predict", "inspect")),
+        ("fit", "depth=20", "backbone.blocks.module2.reduce.weight is"),
+        ("fit", "wiring=full", "backbone.connections.module2.scores is missing here"),
     ],
 )
 def test_a_checkpoint_of_another_network_is_refused(
-    option: str, reason: str, subcommand: str, run: tuple[str, bytes], tmp_path: Path
+    subcommand: str, option: str, reason: str, run: tuple[str, bytes], tmp_path: Path
 ) -> None:
     file, content = run
     path = tmp_path / "other.ckpt"

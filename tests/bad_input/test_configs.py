@@ -75,10 +75,6 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
         backbone(wiring="full"),
         ["MaskConnect found no gate to learn", 'wiring="learned"', "or remove the callback"],
     ),
-    "nothing to learn in a random wiring": (
-        backbone(wiring="random"),
-        ["MaskConnect found no gate to learn", 'wiring="learned"', "or remove the callback"],
-    ),
     "nobody learns": (
         trainer(callbacks=None),
         ["has a learned wiring (2 layers), but no callback learns it", "add MaskConnect"],

@@ -37,6 +37,7 @@ def fit(root: Path, seed: int = 3, **backbone: Any) -> Fit:
     arguments |= backbone
     config["seed_everything"] = seed
     config["trainer"] |= {"limit_train_batches": 3, "default_root_dir": str(root)}
+    config["trainer"] |= {"limit_test_batches": 1, "enable_progress_bar": False}
     if arguments.get("wiring", "learned") != "learned":
         config["trainer"]["callbacks"] = []
     root.mkdir()

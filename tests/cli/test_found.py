@@ -21,6 +21,8 @@ SEARCH["model"]["init_args"]["optimizer"] = {
     "class_path": "torch.optim.SGD",
     "init_args": {"lr": 0.05},
 }
+SEARCH["data"]["init_args"]["batch_size"] = 16
+SEARCH["trainer"] |= {"limit_train_batches": 4, "limit_test_batches": 1}
 SEARCH["trainer"]["callbacks"] = [
     {"class_path": "BudgetedSearch", "init_args": {"budget": 1e4, "lr": 1.0}},
 ]

@@ -8,7 +8,8 @@ from typing import Any
 import docstring_parser
 import pytest
 import yaml
-from lightning.pytorch import Callback, LightningModule
+from jsonargparse import _typehints
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch import nn
 
 import wiring_lightning.backbones
@@ -20,6 +21,7 @@ from tests.cli.commands import process, succeed
 from tests.source import imported_names
 from wiring_lightning.callbacks import BudgetedSearch, MaskConnect, Phase, PhaseSchedule
 from wiring_lightning.cli.commands import FILES, LIGHTNING, SUBCOMMANDS
+from wiring_lightning.cli.short_names import own_classes_preferred
 
 BACKBONE = "--model.backbone."
 
@@ -139,21 +141,33 @@ def public(package: Any, base_class: type) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "name", "package"),
     [
-        *((("--trainer.callbacks.help",), name, "callbacks")
-          for name in public(wiring_lightning.callbacks, Callback)
-          if name != "WiringCallback"),
-        *((("--data.help",), name, "data") for name in ("Digits", "DigitSums", "CIFAR10",
-                                                        "CIFAR100", "FashionMNIST")),
-        *((("--model.help",), name, "tasks")
-          for name in public(wiring_lightning.tasks, LightningModule)),
-        *((("--model=ClassificationTask", "--model.backbone.help"), name, "backbones")
-          for name in public(wiring_lightning.backbones, nn.Module)),
+        (("--trainer.callbacks.help",), "WiringMonitor", "callbacks"),
+        (("--data.help",), "FashionMNIST", "data"),
+        (("--model.help",), "SegmentationTask", "tasks"),
+        (("--model=ClassificationTask", "--model.backbone.help"), "ResNet", "backbones"),
     ],
-)  # fmt: skip
+)
 def test_short_names_are_enough(options: tuple[str, ...], name: str, package: str) -> None:
     *before, last = options
     out = succeed("fit", *before, f"{last}={name}")
     assert f"wiring_lightning.{package}.{name}" in squeezed(out)
+
+
+@pytest.mark.parametrize(
+    ("package", "base_class"),
+    [
+        (wiring_lightning.callbacks, Callback),
+        (wiring_lightning.data, LightningDataModule),
+        (wiring_lightning.tasks, LightningModule),
+        (wiring_lightning.backbones, nn.Module),
+    ],
+)
+def test_every_class_has_a_short_name(package: Any, base_class: type) -> None:
+    names = public(package, base_class)
+    assert len(names) > 2
+    with own_classes_preferred():
+        paths = [_typehints.resolve_class_path_by_name(base_class, name) for name in names]
+    assert paths == [f"{package.__name__}.{name}" for name in names]
 
 
 def test_a_value_on_the_command_line_wins_over_the_config(base: str) -> None:

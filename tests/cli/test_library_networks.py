@@ -19,7 +19,8 @@ def config(path: str, **arguments: Any) -> dict[str, Any]:
     changed = deepcopy(BASE)
     backbone = {"class_path": path, "init_args": {"in_chans": 1, "num_classes": 10, **arguments}}
     changed["model"]["init_args"]["backbone"] = backbone
-    changed["trainer"] |= {"callbacks": None, "limit_train_batches": 1}
+    changed["data"]["init_args"]["batch_size"] = 8
+    changed["trainer"] |= {"callbacks": None, "limit_train_batches": 1, "limit_test_batches": 1}
     return changed
 
 
@@ -36,8 +37,6 @@ def test_a_run_can_be_read_again(tmp_path: Path) -> None:
     tested = succeed("test", "--config", saved, "--ckpt_path", checkpoint)
     accuracy = float(re.findall(r"test acc +(\S+)", report)[0])
     assert float(re.findall(r"test/acc\W+(\d\S+)", tested)[0]) == pytest.approx(accuracy, abs=1e-4)
-    more = ("--ckpt_path", checkpoint, "--trainer.max_epochs=2")
-    assert "steps          2" in succeed("fit", "--config", saved, *more)
     assert "4,927,186" in succeed("table", str(Path(saved).parent))
 
 

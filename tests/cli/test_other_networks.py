@@ -24,10 +24,15 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "inspect"])
-@pytest.mark.parametrize(("change", "reason"), OTHERS)
+@pytest.mark.parametrize(
+    ("subcommand", "change", "reason"),
+    [
+        *(("fit", *other) for other in OTHERS),
+        *((subcommand, *OTHERS[0]) for subcommand in ("validate", "test", "predict", "inspect")),
+    ],
+)
 def test_commands_that_take_a_checkpoint_refuse_it(
-    change: str, reason: str, subcommand: str, trained: Trained, tmp_path: Path
+    subcommand: str, change: str, reason: str, trained: Trained, tmp_path: Path
 ) -> None:
     given = ["--config", trained.config, "--ckpt_path", trained.checkpoint]
     said = refused(subcommand, *given, f"--model.backbone.{change}")
@@ -37,7 +42,7 @@ def test_commands_that_take_a_checkpoint_refuse_it(
 
 
 @pytest.mark.parametrize("command", [["figure", "active"], ["figure", "connectivity"], ["pareto"]])
-@pytest.mark.parametrize(("change", "reason"), OTHERS)
+@pytest.mark.parametrize(("change", "reason"), OTHERS[1:3])
 def test_commands_that_take_a_run_refuse_it(
     change: str, reason: str, command: list[str], trained: Trained, tmp_path: Path
 ) -> None:
@@ -96,6 +101,7 @@ def test_modules_of_others_are_read_as_carefully(plain: bool, tmp_path: Path) ->
     stranger = "tests.cli.test_other_networks.Stranger"
     config["model"] = {"class_path": stranger, "init_args": {"plain": plain}}
     config["trainer"] |= {"limit_train_batches": 1, "limit_val_batches": 0, "logger": False}
+    config["trainer"]["limit_test_batches"] = 1
     config["trainer"]["callbacks"] = [
         {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "kept", "filename": "one"}}
     ]

@@ -1,10 +1,8 @@
 """Pictures of one's own from the command line: train, then a table of what new pictures show."""
 
 import csv
-import os
+import json
 import shutil
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cli.commands import BASE, ROOT, checkpoint_in, refused, succeed, wiring, write
+from tests.cli.commands import BASE, checkpoint_in, process, refused, succeed, wiring, write
 from tests.data.image_folders import write_classes, write_image
 from wiring_lightning.cli.export_images import run_images
 from wiring_lightning.cli.runs import Run, find_run
@@ -32,6 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = {"root": str(folder / "own"), "image_size": 8, "grey": True, "batch_size": 8}
     config["data"] = {"class_path": "ImageFolder", "init_args": {**data, "num_workers": 0}}
     config["trainer"] |= {"limit_train_batches": 2, "default_root_dir": str(folder)}
+    config["trainer"]["enable_progress_bar"] = False
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "0")
         succeed("fit", "--config", write(config, folder / "own.yaml"))
@@ -108,31 +107,51 @@ def test_a_run_that_resumes_needs_the_pictures_of_its_split(run: Path, tmp_path:
     assert wiring("test", *run_again[1:3], f"--data.root={tmp_path / 'moved'}").code == 0
 
 
+# Each rank runs all of it.
+SEVERAL = """
+import json, sys
+from wiring_lightning.cli import main
+for command in json.loads(sys.argv[1]):
+    main(command)
+"""
+LIMITS: dict[str, tuple[list[str], int]] = {
+    "all": ([], 7),
+    "one batch": (["--trainer.limit_predict_batches=1"], 4),
+}
+
+
+def predict(run: Path, ranks: int, name: str, folder: Path) -> list[str]:
+    """The command that writes the table of some pictures below a folder."""
+    options = [f"--trainer.devices={ranks}", f"--data.batch_size={4 // ranks}", *LIMITS[name][0]]
+    options += [f"--trainer.default_root_dir={folder / name}", "--trainer.logger=false"]
+    options += ["--trainer.strategy=ddp"] if ranks == 2 else []
+    return given(run, *options)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [[], ["--trainer.limit_predict_batches=1"]])
-def test_two_ranks_write_the_table_of_one(run: Path, tmp_path: Path, limit: list[str]) -> None:
+def test_two_ranks_write_the_table_of_one(run: Path, tmp_path: Path) -> None:
     """The command line starts the second rank itself; the ranks have four and three pictures."""
-    tables = []
-    for ranks in (1, 2):
-        folder = tmp_path / str(ranks)
-        folder.mkdir()
-        options = [f"--trainer.devices={ranks}", f"--data.batch_size={4 // ranks}", *limit]
-        options += [f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
-        options += ["--trainer.strategy=ddp"] if ranks == 2 else []
-        command = [sys.executable, "-m", "wiring_lightning", *given(run, *options)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        (path,) = folder.rglob("predictions*.csv")
-        assert len(list(folder.rglob("predictions*.pt"))) == 1
-        tables.append(read(path))
-    one, two = tables
-    assert len(one) == (4 if limit else 7)
-    assert [row["file"] for row in two] == [row["file"] for row in one]
-    for first, second in zip(one, two, strict=True):
-        assert first["class"] == second["class"]
-        for name in ("p_ant", "p_bee", "p_cat"):
-            assert float(first[name]) == pytest.approx(float(second[name]), abs=1e-5)
+    one, two = tmp_path / "one", tmp_path / "two"
+    for name in LIMITS:
+        succeed(*predict(run, 1, name, one))
+    script = tmp_path / "several.py"
+    script.write_text(SEVERAL)
+    commands = json.dumps([predict(run, 2, name, two) for name in LIMITS])
+    running = process(str(script), commands, folder=tmp_path)
+    _, said = running.communicate()
+    assert running.returncode == 0, said[-3000:]
+    for name, (_, pictures) in LIMITS.items():
+        tables = []
+        for folder in (one / name, two / name):
+            (path,) = folder.rglob("predictions*.csv")
+            assert len(list(folder.rglob("predictions*.pt"))) == 1
+            tables.append(read(path))
+        assert [len(table) for table in tables] == [pictures, pictures]
+        for first, second in zip(*tables, strict=True):
+            assert first["file"] == second["file"]
+            assert first["class"] == second["class"]
+            for share in ("p_ant", "p_bee", "p_cat"):
+                assert float(first[share]) == pytest.approx(float(second[share]), abs=1e-5)
 
 
 def test_an_export_is_compared_on_the_test_pictures_of_the_run(run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,14 +48,23 @@ def test_a_run_of_a_row_gets_its_number(
     arguments = shlex.split(command)
     number = cells.strip("| ").split(" | ")[-1]
     # A run has other seeds, and its images elsewhere.
-    found = published(printed(*arguments, "--seed_everything=7", "--data.root=there"))
+    run = printed(*arguments, "--seed_everything=7", "--data.root=there")
+    found = published(run)
     assert {row.number.removeprefix("error ") for row in found} == {number}
     assert section is None or found[0].section == section
     # The same on 2 devices; with twice the images per step it is another training.
-    batch = printed(*arguments)["data"]["init_args"]["batch_size"]
-    devices = "--trainer.devices=2"
-    assert published(printed(*arguments, devices, f"--data.batch_size={batch // 2}")) == found
-    assert published(printed(*arguments, devices)) == []
+    run["trainer"]["devices"] = 2
+    assert published(run) == []
+    run["data"]["init_args"]["batch_size"] //= 2
+    assert published(run) == found
+
+
+@pytest.fixture(scope="module")
+def learned_graph() -> Path:
+    """A config of which a run gets a number."""
+    path = ROOT / "configs/dnw/cifar10_graph_learned.yaml"
+    assert published(printed("--config", str(path)))
+    return path
 
 
 @pytest.mark.parametrize(
@@ -64,12 +74,10 @@ def test_a_run_of_a_row_gets_its_number(
      "--trainer.callbacks+=L1Anneal", "--trainer.max_epochs=20"],
 )  # fmt: skip
 def test_a_run_that_does_anything_else_gets_none(
-    change: str, monkeypatch: pytest.MonkeyPatch
+    change: str, learned_graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    given = ("--config", "configs/dnw/cifar10_graph_learned.yaml")
-    assert published(printed(*given))
-    assert published(printed(*given, change)) == []
+    assert published(printed("--config", str(learned_graph), change)) == []
 
 
 def test_the_table_has_the_number(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ def config(root: Path, seed: int, architecture: str = "search") -> dict[str, Any
     search = {"budget": 9000, "relative_penalty": 10.0, "lr": 1.0, "seed": seed}
     settings["trainer"] |= {
         "limit_train_batches": 3,
+        "limit_test_batches": 1,
+        "enable_progress_bar": False,
         "default_root_dir": str(root),
         "callbacks": [{"class_path": "BudgetedSearch", "init_args": search}],
     }

@@ -3,7 +3,6 @@
 import logging
 import re
 import warnings
-from pathlib import Path
 
 import pytest
 
@@ -11,16 +10,16 @@ from tests.cli.commands import process
 from wiring_lightning.cli import commands
 from wiring_lightning.cli.quiet import quiet
 
-# Every subcommand, a resumed run, data without validation images, and phases without `max_epochs`.
+# Every subcommand, a resumed run, data without validation images, and phases without `max_epochs`;
+# behind a line of its own the commands that libraries have something to say about, unfiltered.
 SCRIPT = """
 import contextlib, sys
 from pathlib import Path
 from tests.cli.commands import BASE, checkpoint_in, write
 from wiring_lightning.cli import commands, main
 
-if sys.argv[1] == "loud":
-    commands.quiet = contextlib.nullcontext
 trainer = {**BASE["trainer"], "limit_train_batches": 2, "limit_val_batches": 1.0}
+trainer |= {"limit_test_batches": 2, "limit_predict_batches": 2}
 del trainer["max_epochs"]
 phases = [{"epochs": 1}, {"epochs": 1, "freeze": True}]
 trainer["callbacks"] = [
@@ -35,10 +34,15 @@ write({**BASE, "trainer": trainer, "data": data}, Path("no_validation.yaml"))
 base = ["--config", "base.yaml"]
 main(["fit", *base])
 checkpoint = ["--ckpt_path", str(checkpoint_in(Path.cwd()))]
-main(["fit", *base, *checkpoint, "--trainer.max_epochs=4"])
+main(["fit", *base, *checkpoint, "--trainer.max_epochs=3"])
 for name in ("validate", "test", "predict", "inspect"):
     main([name, *base, *checkpoint])
 main(["fit", "--config", "no_validation.yaml"])
+for stream in (sys.stdout, sys.stderr):
+    print("\\nunfiltered", file=stream, flush=True)
+commands.quiet = contextlib.nullcontext
+main(["fit", "--config", "no_validation.yaml", *checkpoint, "--trainer.max_epochs=3"])
+main(["predict", *base, *checkpoint])
 """
 LOGGER = "lightning.pytorch.utilities.rank_zero"
 NOISE = {
@@ -51,15 +55,19 @@ NOISE = {
 }
 
 
-def run(how: str, folder: Path) -> str:
-    out, err = (running := process("-c", SCRIPT, how, folder=folder)).communicate()
-    assert running.returncode == 0, err
-    return out + err
+@pytest.fixture(scope="module")
+def said_and_unfiltered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """What the commands say to a user, and what they would say."""
+    running = process("-c", SCRIPT, folder=tmp_path_factory.mktemp("quiet"))
+    texts = running.communicate()
+    assert running.returncode == 0, texts[1]
+    parts = [text.partition("\nunfiltered\n") for text in texts]
+    return "".join(part[0] for part in parts), "".join(part[2] for part in parts)
 
 
 @pytest.mark.slow
-def test_no_command_says_what_is_not_about_the_run(tmp_path: Path) -> None:
-    said = run("as a user", tmp_path)
+def test_no_command_says_what_is_not_about_the_run(said_and_unfiltered: tuple[str, str]) -> None:
+    said, _ = said_and_unfiltered
     for what, line in NOISE.items():
         assert not re.search(line, said), what
     assert "LeafSpec" not in said  # torch 2.11 does not warn of it yet
@@ -70,9 +78,9 @@ def test_no_command_says_what_is_not_about_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_left_out_would_be_said(tmp_path: Path) -> None:
+def test_what_is_left_out_would_be_said(said_and_unfiltered: tuple[str, str]) -> None:
     """So that no filter stays longer than its reason."""
-    said = run("loud", tmp_path)
+    _, said = said_and_unfiltered
     # Without an entry of its own in `quiet`: the command gives the trainer a number of epochs.
     for what, line in NOISE.items():
         assert what == "1000 epochs" or re.search(line, said), what

@@ -33,7 +33,9 @@ def config(*callbacks: dict[str, Any], **backbone: Any) -> dict[str, Any]:
     changed = deepcopy(BASE)
     if backbone:
         changed["model"]["init_args"]["backbone"] = backbone
+    changed["data"]["init_args"]["batch_size"] = 16
     changed["trainer"] |= {"callbacks": list(callbacks), "limit_train_batches": 4}
+    changed["trainer"] |= {"limit_test_batches": 1, "enable_progress_bar": False}
     return changed
 
 
@@ -52,7 +54,7 @@ def test_a_picture_that_cannot_be_written_costs_no_number(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wiring_lightning.cli.app, "save_figure", full_disk)
-    run = wiring("fit", "--config", base, "--trainer.limit_train_batches=2")
+    run = wiring("fit", "--config", base, "--trainer.limit_train_batches=1")
     assert run.code == 2
     assert 0 <= float(report(run.out).reported("test acc")) <= 1
     assert "after pruning" in run.out
@@ -68,7 +70,7 @@ def test_a_logger_that_cannot_write_the_test_costs_no_number(
             full_disk()
 
     monkeypatch.setattr(TensorBoardLogger, "log_metrics", log)
-    run = wiring("fit", "--config", base, "--trainer.limit_train_batches=2")
+    run = wiring("fit", "--config", base, "--trainer.limit_train_batches=1")
     assert run.code == 2
     assert 0 <= float(report(run.out).reported("test acc")) <= 1
     assert "No space left on device" in run.err.splitlines()[-1]
@@ -174,18 +176,15 @@ def test_scores_and_steps_are_in_the_report(trained: Trained) -> None:
     assert entropy == pytest.approx(float(expected), abs=6e-4)
 
 
-def test_steps_after_the_freeze_do_not_count(tmp_path: Path) -> None:
-    learner = {"class_path": "MaskConnect", "init_args": {"freeze_epoch": 1}}
-    changed = config(learner)
-    changed["trainer"]["max_epochs"] = 3
-    out = succeed("fit", "--config", write(changed, tmp_path / "c.yaml"))
-    assert report(out).reported("steps") == "12, MaskConnect learned in 4"
-
-
 def test_a_short_run_is_told_that_its_choice_is_close_to_chance(tmp_path: Path) -> None:
+    """And in how many steps it learned: those after the freeze do not count."""
     learner = {"class_path": "MaskConnect", "init_args": {"lr": 0.01, "freeze_epoch": 1}}
-    file = write(config(learner), tmp_path / "c.yaml")
-    assert CHANCE in succeed("fit", "--config", file)
+    changed = config(learner)
+    changed["trainer"]["max_epochs"] = 2
+    file = write(changed, tmp_path / "c.yaml")
+    out = succeed("fit", "--config", file)
+    assert report(out).reported("steps") == "8, MaskConnect learned in 4"
+    assert CHANCE in out
     shown = succeed("inspect", "--config", file, "--ckpt_path", str(checkpoint_in(tmp_path)))
     assert CHANCE in shown
     assert CHANCE not in succeed("inspect", "--config", file)  # nothing has learned yet
@@ -219,14 +218,14 @@ def gates(scores: torch.Tensor, k: int) -> nn.Module:
 def test_noise_is_called_chance_and_a_choice_is_not(targets: int, n: int, k: int) -> None:
     """Around the scores that a gate starts with; a choice is four deviations apart."""
     called = {"noise": 0, "choice": 0}
-    for seed in range(60):
+    for seed in range(30):
         generator = torch.Generator().manual_seed(seed)
         noise = 1 / n + 0.15 / n * torch.randn(targets, n, generator=generator)
         called["noise"] += close_to_chance(gates(noise.clamp_min(0), k))
         chosen = torch.rand(targets, n, generator=generator).topk(k).indices
         apart = noise.scatter_add(1, chosen, torch.full((targets, k), 4 * 0.15 / n))
         called["choice"] += close_to_chance(gates(apart.clamp_min(0), k))
-    assert called["noise"] >= 58
+    assert called["noise"] >= 29
     assert called["choice"] == 0
 
 

@@ -1,7 +1,9 @@
 """Every run has a folder of its own, and loses nothing that is in it or beside it."""
 
 import os
+from collections.abc import Iterator
 from copy import deepcopy
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 import yaml
 from lightning.pytorch.loggers import Logger
 
+import wiring_lightning.files
 from tests.cli.commands import BASE, Trained, checkpoint_in, refused, succeed, wiring, write
 
 PLAIN = """\
@@ -61,6 +64,7 @@ MINE = ("config.yaml", "wiring.png", "predictions.pt", "metrics.csv", "hparams.y
 
 def short(logger: Any, **trainer: Any) -> dict[str, Any]:
     changed = deepcopy(BASE)
+    changed["data"]["init_args"]["batch_size"] = 16
     changed["trainer"] |= {"limit_train_batches": 1, "limit_test_batches": 1, "logger": logger}
     changed["trainer"] |= {"enable_progress_bar": False, "limit_predict_batches": 1, **trainer}
     return changed
@@ -74,7 +78,7 @@ def write_mine(config: dict[str, Any]) -> dict[str, bytes]:
     return {name: Path(name).read_bytes() for name in MINE}
 
 
-@pytest.mark.parametrize("logger", LOGGERS)
+@pytest.mark.parametrize("logger", ["none", "tables without a name", "two kinds"])
 def test_files_of_the_user_stay_as_they_are(logger: str, tmp_path: Path) -> None:
     mine = write_mine(short(LOGGERS[logger]))
     report = succeed("fit", "--config=config.yaml")
@@ -83,8 +87,7 @@ def test_files_of_the_user_stay_as_they_are(logger: str, tmp_path: Path) -> None
     assert (picture.parent / "config.yaml").is_file()
     assert picture.parent.resolve() != tmp_path
     checkpoint = str(next(tmp_path.rglob("*.ckpt")))
-    for subcommand in ("test", "predict"):
-        succeed(subcommand, "--config=config.yaml", f"--ckpt_path={checkpoint}")
+    succeed("predict", "--config=config.yaml", f"--ckpt_path={checkpoint}")
     (predictions,) = set(tmp_path.rglob("predictions.pt")) - {tmp_path / "predictions.pt"}
     assert torch.load(predictions, weights_only=True).shape[1] == 10
     assert {name: Path(name).read_bytes() for name in MINE} == mine
@@ -93,7 +96,8 @@ def test_files_of_the_user_stay_as_they_are(logger: str, tmp_path: Path) -> None
 
 
 def test_a_run_without_a_logger_can_be_drawn(tmp_path: Path) -> None:
-    succeed("fit", "--config", write(short(False), tmp_path / "mine.yaml"))
+    report = succeed("fit", "--config", write(short(False), tmp_path / "mine.yaml"))
+    assert "tensorboard --logdir" not in report
     folder = tmp_path / "lightning_logs/version_0"
     assert checkpoint_in(tmp_path).parent == folder / "checkpoints"
     succeed("figure", "connectivity", str(folder))
@@ -123,8 +127,8 @@ def test_a_new_run_does_not_go_into_a_folder_with_files(where: str, tmp_path: Pa
     assert len(list(tmp_path.rglob("*"))) == len(MINE) + 3
 
 
-@pytest.mark.parametrize("kind", [tensorboard, csv])
-def test_a_run_goes_on_in_its_folder(kind: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "predictions"), [(tensorboard, 0), (csv, 2)])
+def test_a_run_goes_on_in_its_folder(kind: Any, predictions: int, tmp_path: Path) -> None:
     file = write(short(kind(name="mine", version="first")), tmp_path / "my.yaml")
     succeed("fit", "--config", file)
     folder = tmp_path / "mine/first"
@@ -132,17 +136,14 @@ def test_a_run_goes_on_in_its_folder(kind: Any, tmp_path: Path) -> None:
     saved = str(folder / "config.yaml")
     checkpoint = str(checkpoint_in(folder))
     assert "is not empty" in refused("fit", "--config", saved)
-    for command in (
-        ("fit", "--trainer.max_epochs=2"),
-        ("test",),
-        ("predict",),
-        ("predict",),
-    ):
+    for command in [("fit", "--trainer.max_epochs=2")] + predictions * [("predict",)]:
         succeed(*command, "--config", saved, f"--ckpt_path={checkpoint}")
     for name in ("config.yaml", "wiring.png"):
         assert (folder / name).read_bytes() == before[folder / name]
     names = [path.name for path in folder.iterdir()]
-    assert {"config_1.yaml", "wiring_1.png", "predictions.pt", "predictions_1.pt"} <= set(names)
+    assert {"config_1.yaml", "wiring_1.png"} <= set(names)
+    written = {"predictions.pt", "predictions_1.pt"} if predictions else set[str]()
+    assert {name for name in names if name.endswith(".pt")} == written
     kept = {path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     tables = {path for path in before if path.suffix in (".csv", ".ckpt")}
     assert {before[path] for path in tables} <= kept
@@ -163,33 +164,55 @@ def test_two_loggers_of_a_run_share_its_folder(tmp_path: Path) -> None:
     assert {"metrics", "events", "config", "wiring", "checkpoints"} <= names
 
 
-def fit_when_all_are_ready(file: str, ready: Any) -> None:
-    os.chdir(Path(file).parent)
+# What a fit imports while it runs.
+NEEDED = [
+    "matplotlib.backends.backend_agg",
+    "sklearn.datasets",
+    "tensorboard.summary.writer.event_file_writer",
+    "torch.utils.tensorboard",
+    "wiring_lightning.cli.app",
+]
+
+
+def fit_when_all_have_looked(files: list[str], all_have_looked: Any) -> None:
+    """No process makes a folder before each has looked which number is free."""
+
+    def numbers(*start: int) -> Iterator[int]:
+        if start:
+            all_have_looked.wait(timeout=120)
+        return count(*start)
+
+    wiring_lightning.files.count = numbers  # only here, in a process of its own
     torch.set_num_threads(1)
-    ready.wait()
-    succeed("fit", "--config", file)
+    for file in files:
+        os.chdir(Path(file).parent)
+        succeed("fit", "--config", file)
 
 
-@pytest.mark.parametrize("logger", [True, False])
-def test_runs_that_start_at_once_do_not_share_a_folder(logger: bool, tmp_path: Path) -> None:
-    file = write(short(logger, limit_val_batches=0), tmp_path / "run.yaml")
+def test_runs_that_start_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
+    loggers, files = {"curves": True, "none": False}, []
+    for name, logger in loggers.items():
+        (tmp_path / name).mkdir()
+        files.append(write(short(logger, limit_val_batches=0), tmp_path / name / "run.yaml"))
     # Forked from a process that has imported everything and trained nothing yet: a process that has
     # run a backward pass may not be forked and run another.
     server = get_context("forkserver")
-    server.set_forkserver_preload([__name__])
-    ready = server.Barrier(3)
-    running = [server.Process(target=fit_when_all_are_ready, args=(file, ready)) for _ in range(3)]
+    server.set_forkserver_preload([__name__, *NEEDED])
+    given = (files, server.Barrier(2))
+    running = [server.Process(target=fit_when_all_have_looked, args=given) for _ in range(2)]
     for one in running:
         one.start()
     for one in running:
         one.join()
-    assert [one.exitcode for one in running] == [0, 0, 0]
-    folders = sorted((tmp_path / "lightning_logs").iterdir())
-    assert [folder.name for folder in folders] == ["version_0", "version_1", "version_2"]
-    for folder in folders:
-        assert len(list(folder.glob("checkpoints/*.ckpt"))) == 1
-        assert (folder / "config.yaml").is_file()
-        assert len(list(folder.glob("events*"))) == (2 if logger else 0)  # of the fit and its test
+    assert [one.exitcode for one in running] == [0, 0]
+    for name, logger in loggers.items():
+        folders = sorted((tmp_path / name / "lightning_logs").iterdir())
+        assert [folder.name for folder in folders] == ["version_0", "version_1"]
+        for folder in folders:
+            assert len(list(folder.glob("checkpoints/*.ckpt"))) == 1
+            assert (folder / "config.yaml").is_file()
+            events = list(folder.glob("events*"))
+            assert len(events) == (2 if logger else 0)  # of the fit and its test
 
 
 def test_explicit_predictions_are_not_overwritten(trained: Trained, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ def config(tmp_path: Path) -> str:
     changed["model"]["init_args"]["backbone"] = layers
     dnw = {"density": 0.1, "first_dense": True}
     changed["trainer"]["callbacks"] = [{"class_path": "DNW", "init_args": dnw}]
-    changed["trainer"] |= {"limit_train_batches": 3, "default_root_dir": str(tmp_path)}
+    changed["trainer"] |= {"limit_train_batches": 2, "default_root_dir": str(tmp_path)}
+    changed["trainer"]["limit_test_batches"] = 1
     return write(changed, tmp_path / "plain.yaml")
 
 
@@ -97,7 +98,8 @@ def test_sparse_weights_of_a_network_with_a_wiring_cost_what_is_left(tmp_path: P
     network = {"class_path": "ResNet", "init_args": arguments | {"stem": "cifar"}}
     changed["model"]["init_args"]["backbone"] = network
     changed["trainer"]["callbacks"] = [{"class_path": "RigL", "init_args": {"density": 0.2}}]
-    changed["trainer"] |= {"limit_train_batches": 3, "default_root_dir": str(tmp_path)}
+    changed["trainer"] |= {"limit_train_batches": 2, "default_root_dir": str(tmp_path)}
+    changed["trainer"]["limit_test_batches"] = 1
     file = write(changed, tmp_path / "wired.yaml")
     succeed("fit", "--config", file)
     checkpoint = checkpoint_in(tmp_path)

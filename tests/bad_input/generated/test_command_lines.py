@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.bad_input.draws import draws
 from tests.bad_input.generated.case import Batch, batches
 from tests.bad_input.generated.command_lines import command_lines
 from tests.bad_input.generated.runs import spoilt_runs
 
-BATCHES = [*batches(command_lines, 500, seed=3), *batches(spoilt_runs, 250, seed=4)]
+BATCHES = [*batches(command_lines, draws(100), seed=3), *batches(spoilt_runs, draws(50), seed=4)]
 
 
 @pytest.mark.slow

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.bad_input.draws import draws
 from tests.bad_input.generated.case import Batch, batches
 from tests.bad_input.generated.configs import spoilt_files, spoilt_values
 
-BATCHES = [*batches(spoilt_values, 550, seed=1), *batches(spoilt_files, 200, seed=2)]
+BATCHES = [*batches(spoilt_values, draws(200), seed=1), *batches(spoilt_files, draws(50), seed=2)]
 
 
 @pytest.mark.slow
