@@ -243,7 +243,7 @@ def test_peak_memory_against_a_list_with_concatenations(options: dict[str, Any])
 
 
 def test_1001_layers_run_forward_and_backward() -> None:
-    network = SparseNet(1001, 1, **BC, checkpointing=True)
+    network = SparseNet(1001, 1, **BC)
     network(torch.randn(1, 3, 8, 8)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 

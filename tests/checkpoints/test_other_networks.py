@@ -50,7 +50,7 @@ def sparse_net(**arguments: Any) -> SparseNet:
 
 
 def sparse_resnet(**arguments: Any) -> SparseResNet:
-    return SparseResNet(**{"depth": 38, **arguments})
+    return SparseResNet(**{"depth": 29, **arguments})
 
 
 def graph(**arguments: Any) -> NeuralGraph:
