@@ -1,5 +1,6 @@
 """Training steps of several networks, timed in random order, and the ratios of their times."""
 
+import gc
 import math
 import random
 import statistics
@@ -93,6 +94,7 @@ def peak_memory(step: Step, device: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() / 2**20
+    gc.collect()  # what is released meanwhile would count as less
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     # Bytes of every allocation and release, in the order of time.

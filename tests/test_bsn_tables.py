@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import pytest
 from torch.optim import SGD
 from typing_extensions import override
 
-from tests.shapes import shapes_only
+from tests.plain_commands import Command, backbone, typical
+from tests.shapes import shapes_only, without_draws
 from tests.test_configs import CONFIGS, Built, callbacks, expand, images_per_step, tables
 from wiring_lightning import costs
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
 from wiring_lightning.callbacks import BudgetedSearch, Phase, PhaseSchedule
 from wiring_lightning.data import CIFAR10, CIFAR100, PartLabels
 from wiring_lightning.tasks import ClassificationTask, SegmentationTask
+from wiring_lightning.wiring import Wiring
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "methods" / "bsn_tables.md").read_text()
@@ -48,7 +51,7 @@ class Row:
     cost: str
     accuracy: str
     unit: float
-    command: tuple[str, ...]
+    command: Command
 
     @property
     def config(self) -> str:
@@ -82,7 +85,7 @@ def read_rows() -> Iterator[Row]:
 PAPER_ROWS = list(read_rows())
 FIXED = [row for row in PAPER_ROWS if not row.searched]
 SEARCHED = [row for row in PAPER_ROWS if row.searched]
-SEARCHED_SHAPES = {(row.config, *row.options): row for row in SEARCHED}.values()
+PARSED = typical(row.command for row in SEARCHED)
 CONFIG_ROWS = list({row.config: row for row in PAPER_ROWS if len(row.command) == 3}.values())
 
 
@@ -121,18 +124,27 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def settings(row: Row, cli: Built) -> dict[str, Any]:
-    """The arguments of the backbone in a row's command."""
-    cli.parse_arguments(cli.parser, list(row.command))
-    return vars(cli.given("model", "init_args", "backbone", "init_args"))
+def parse(command: Command, cli: Built) -> dict[str, Any]:
+    """The arguments of a command's network, which must be those that its words say."""
+    cli.parse_arguments(cli.parser, list(command))
+    given = cli.given("model", "init_args", "backbone")
+    kind, arguments = backbone(command)
+    assert given["class_path"].rpartition(".")[2] == kind.__name__
+    assert vars(given["init_args"]) == arguments
+    return arguments
+
+
+@pytest.mark.parametrize("command", typical(row.command for row in FIXED), ids=" ".join)
+def test_a_command_gives_the_network_that_its_words_say(command: Command, commands: Built) -> None:
+    parse(command, commands)
 
 
 @pytest.mark.parametrize(
     "row", {row.command: row for row in FIXED}.values(), ids=lambda row: row.network
 )
-def test_a_fixed_network_costs_what_the_paper_prints(row: Row, commands: Built) -> None:
-    given = settings(row, commands)
-    kind = ResNetFabric if row.network.startswith("ResNet") else ConvFabric
+def test_a_fixed_network_costs_what_the_paper_prints(row: Row) -> None:
+    kind, given = backbone(row.command)
+    assert kind is (ResNetFabric if row.network.startswith("ResNet") else ConvFabric)
     with shapes_only():
         network = kind(**given)
     wiring = network.wiring()
@@ -151,10 +163,10 @@ def test_a_fixed_network_costs_what_the_paper_prints(row: Row, commands: Built) 
         assert abs(size - printed) <= same.unit / 10**decimals, same
 
 
-@pytest.mark.parametrize("row", SEARCHED_SHAPES, ids=str)
+@pytest.mark.parametrize("row", [row for row in SEARCHED if row.command in PARSED], ids=str)
 def test_a_search_is_the_papers(row: Row, commands: Built) -> None:
-    """One row of each config and set of options; the others differ in the values only."""
-    given = settings(row, commands)
+    """Rows that have every option of every config; the next test reads the others."""
+    given = parse(row.command, commands)
     data, name, machines = TABLES[row.table]
     assert given["architecture"] == "search"
     assert row.network == "B-ResNet" or given["columns"] == 8
@@ -178,22 +190,30 @@ def test_a_search_has_the_cost_and_the_budget_of_its_row(row: Row) -> None:
     prefix = "trainer.callbacks."
     assert row.options.get(f"{prefix}cost", "multiply_adds") == name
     assert int(row.options.get(f"{prefix}machines", 1)) == machines
+    order = "reverse_postorder" if machines > 1 else "critical_path"
+    assert row.options.get(f"{prefix}order", "critical_path") == order
     budget = row.options.get(f"{prefix}budget", float(default.cost) * default.unit)
     assert float(budget) == pytest.approx(float(row.cost) * row.unit)
 
 
 def test_the_page_names_the_budgets_that_never_bind() -> None:
     """A whole fabric within the budget of its row: no architecture pays a penalty."""
+
+    @cache
+    def whole_fabric(width: int) -> Wiring:
+        with without_draws():
+            return ResNetFabric(width).wiring()
+
     loose = set()
     for row in SEARCHED:
         _, name, machines = TABLES[row.table]
         if name != "sequential_steps":
             continue
-        price = costs.SequentialSteps(machines, order="reverse_postorder")
         width = int(row.options.get("model.backbone.width", 3))
         whole = STEPS_OF_A_CNF[machines]
         if row.network == "B-ResNet":
-            whole = int(price(ResNetFabric(width).wiring()))
+            price = costs.SequentialSteps(machines, order="reverse_postorder")
+            whole = int(price(whole_fabric(width)))
         if float(row.cost) >= whole:
             loose.add((row.table, float(row.cost), float(row.cost) == whole))
     assert loose == {
@@ -251,12 +271,14 @@ def test_options_for_several_gpus_keep_the_batch(commands: Built) -> None:
     for cells in options:
         row = next(row for row in CONFIG_ROWS if (row.table == 4) == (cells["batch"] == "16"))
         added = shlex.split(cells["add to the command"].strip("`"))
-        with shapes_only():
-            commands.build([*row.command, *added, "--trainer.accelerator", "cpu"])
-        assert images_per_step(commands) == int(cells["batch"])
+        commands.parse_arguments(commands.parser, [*row.command, *added])
+        trainer = commands.given("trainer")
+        processes, steps = int(trainer["devices"]), trainer["accumulate_grad_batches"]
+        per_process = commands.given("data", "init_args", "batch_size")
+        assert per_process * processes * steps == int(cells["batch"])
 
 
 def test_the_other_commands_of_the_page_are_valid(commands: Built) -> None:
     blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    for arguments in (arguments for block in blocks for arguments in expand(block)):
+    for arguments in typical(arguments for block in blocks for arguments in expand(block)):
         commands.parse_arguments(commands.parser, list(arguments))

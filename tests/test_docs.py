@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 
 from tests.source import imported_names
 from wiring_lightning.cli.commands import SUBCOMMANDS, main
@@ -38,6 +39,18 @@ def leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture
+def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few batches of every epoch, which are enough to run all of the code."""
+    fit = Trainer.fit
+
+    def fit_shortly(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        trainer.limit_train_batches, trainer.limit_val_batches = 4, 2
+        fit(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "fit", fit_shortly)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -74,6 +87,7 @@ def test_the_rules_of_the_papers_are_where_the_page_says() -> None:
         for file in EXAMPLES
     ],
 )
+@pytest.mark.usefixtures("short_fits")
 def test_example_runs(example: Path) -> None:
     if "import timm" in example.read_text():
         pytest.importorskip("timm")
@@ -81,6 +95,7 @@ def test_example_runs(example: Path) -> None:
 
 
 @pages
+@pytest.mark.usefixtures("short_fits")
 def test_python_in_a_page_runs(page: Path) -> None:
     """Apart from what is a copy of a file that runs elsewhere."""
     files = [example.read_text() for example in EXAMPLES]

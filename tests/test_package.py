@@ -68,39 +68,31 @@ def test_nothing_uses_an_old_path() -> None:
 HEAVY = {"torch", "numpy", "lightning", "matplotlib", "torchvision", "sklearn"}
 
 
-def run(code: str, folder: Path) -> str:
-    running = process("-c", code, folder=folder)
-    out, err = running.communicate()
-    assert running.returncode == 0, err
-    return out
+def test_an_import_brings_only_what_it_needs(tmp_path: Path) -> None:
+    """In one process, from the lightest part of the package to the heaviest.
 
+    Lightning itself imports matplotlib and torchvision, so they are taken away after it.
+    """
+    code = f"""
+import sys
 
-@pytest.mark.parametrize(
-    ("modules", "allowed"),
-    [
-        (("", ".cli"), set()),
-        ((".wiring", ".functional", ".nn", ".costs", ".backbones", ".optim"), {"torch", "numpy"}),
-    ],
-)
-def test_an_import_brings_only_what_it_needs(
-    modules: tuple[str, ...], allowed: set[str], tmp_path: Path
-) -> None:
-    names = ", ".join(f"wiring_lightning{module}" for module in modules)
-    out = run(f"import sys, {names}; print(*sys.modules)", tmp_path)
-    assert HEAVY & {*out.split()} == allowed
+def heavy():
+    return {HEAVY} & sys.modules.keys()
 
-
-def test_what_needs_lightning_adds_no_pictures_and_no_data_sets(tmp_path: Path) -> None:
-    """Lightning itself imports matplotlib and torchvision, so they are taken away after it."""
-    code = """
-import sys, lightning.pytorch
+import wiring_lightning, wiring_lightning.cli
+assert not heavy(), heavy()
+from wiring_lightning import wiring, functional, nn, costs, backbones, optim
+assert heavy() == {{"torch", "numpy"}}, heavy()
+import lightning.pytorch
 for name in [*sys.modules, "matplotlib", "torchvision"]:
     if name.partition(".")[0] in ("matplotlib", "torchvision"):
         sys.modules[name] = None  # an import of it fails now
 import wiring_lightning.callbacks, wiring_lightning.tasks
-assert not {"wiring_lightning.plots", "wiring_lightning.data"} & sys.modules.keys()
+assert not {{"wiring_lightning.plots", "wiring_lightning.data"}} & sys.modules.keys()
 """
-    run(code, tmp_path)
+    running = process("-c", code, folder=tmp_path)
+    _, err = running.communicate()
+    assert running.returncode == 0, err
 
 
 # Under which names

@@ -16,7 +16,7 @@ from tests.backbones.plain_resnet import (
     layer_parameters,
 )
 from tests.methods import digits
-from tests.shapes import shapes_only
+from tests.shapes import shapes_only, without_draws
 from tests.trainers import quiet_trainer
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNet
@@ -63,7 +63,8 @@ def twin_of(network: ResNet) -> LoopMaskConnect:
     ("depth", "fan_in", "expected"), [(38, 10, 567_220), (74, 15, 1_150_516), (110, 20, 1_733_812)]
 )
 def test_cifar_networks_have_the_papers_size(depth: int, fan_in: int, expected: int) -> None:
-    network = ResNet(depth, fan_in, num_classes=100)
+    with without_draws():
+        network = ResNet(depth, fan_in, num_classes=100)
     assert sum(p.numel() for p in layer_parameters(network)) == expected
     assert int(costs.parameters(network.wiring(), live=False)) == expected
 
@@ -92,7 +93,8 @@ def test_imagenet_network_computes_what_torchvision_does_with_padded_shortcuts()
     for layer in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
         conv = layer[0].downsample[0]
         layer[0].downsample = Pad(conv.out_channels, conv.stride[0])
-    network = ResNet(50, 10, stem="imagenet", wiring="previous").eval()
+    with without_draws():
+        network = ResNet(50, 10, stem="imagenet", wiring="previous").eval()
     assert len(list(theirs.parameters())) == len(layer_parameters(network))
     with torch.no_grad():
         for ours, other in zip(layer_parameters(network), theirs.parameters(), strict=True):
@@ -121,9 +123,17 @@ def test_a_learned_wiring_of_previous_blocks_is_a_resnet_too() -> None:
 # Sums over earlier blocks
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("identity", ["mean", "sum"])
-@pytest.mark.parametrize("fan_in", [1, 2, 4, 7, 8])
+@pytest.mark.parametrize(
+    ("fan_in", "identity", "weighted"),
+    [
+        (1, "mean", False),
+        (2, "mean", True),
+        (4, "mean", False),
+        (4, "sum", False),
+        (7, "sum", True),
+        (8, "mean", True),
+    ],
+)
 def test_sums_and_all_gradients_are_those_of_a_loop(
     fan_in: int, identity: Any, weighted: bool
 ) -> None:
@@ -132,7 +142,7 @@ def test_sums_and_all_gradients_are_those_of_a_loop(
     if weighted:
         nn.init.normal_(gate.log_weights, std=0.3)
     loop = twin_of(network)
-    assert_same(network, loop, torch.randn(4, 3, 16, 16).double(), 1e-9)
+    assert_same(network, loop, torch.randn(4, 3, 8, 8).double(), 1e-9)
     choice = torch.arange(8) >= fan_in  # the others read all earlier blocks, nothing to learn
     grad = torch.zeros(8, 8) if gate.scores.grad is None else gate.scores.grad
     expected = loop.gates.grad.tril()
@@ -142,17 +152,15 @@ def test_sums_and_all_gradients_are_those_of_a_loop(
         torch.testing.assert_close(gate.log_weights.grad, slopes, atol=1e-8, rtol=1e-6)
 
 
-@pytest.mark.parametrize("fan_in", [1, 10])
-def test_sums_are_right_for_bottlenecks_behind_a_stem_of_another_width(fan_in: int) -> None:
-    network = ResNet(50, fan_in, num_classes=10, stem="imagenet").double()
+def test_sums_are_right_for_bottlenecks_behind_a_stem_of_another_width() -> None:
+    network = ResNet(50, 3, num_classes=10, stem="imagenet").double()
     loop = LoopMaskConnect((3, 4, 6, 3), width=64, bottleneck=True, imagenet=True).double()
     copy_layers(network, loop)
-    loop.fan_in, loop.gates = fan_in, network.connection.active.double().requires_grad_()
-    assert_same(network, loop, torch.randn(4, 3, 64, 64).double(), 1e-8)
+    loop.fan_in, loop.gates = 3, network.connection.active.double().requires_grad_()
+    assert_same(network, loop, torch.randn(2, 3, 32, 32).double(), 1e-8)
 
 
-@pytest.mark.parametrize("fan_in", [2, 5, 7])
-@pytest.mark.parametrize("side", [1, 2, 3, 5])
+@pytest.mark.parametrize(("fan_in", "side"), [(2, 1), (5, 2), (2, 3), (7, 5)])
 def test_sums_are_right_for_odd_and_tiny_images(fan_in: int, side: int) -> None:
     network = ResNet(DEPTH, fan_in).double()
     images = torch.randn(6, 3, side, side).double()
@@ -225,7 +233,7 @@ def _mean_activation(network: ResNet, images: Tensor) -> float:
 
 
 @pytest.mark.slow
-def test_mean_identity_keeps_110_layers_bounded_before_and_after_50_steps() -> None:
+def test_mean_identity_keeps_110_layers_bounded_before_and_after_10_steps() -> None:
     data = digits(batch_size=16)
     data.setup("fit")
     images, _ = next(iter(data.train_dataloader()))
@@ -234,9 +242,9 @@ def test_mean_identity_keeps_110_layers_bounded_before_and_after_50_steps() -> N
     assert _mean_activation(network, images) < 1e3
     assert _mean_activation(literal, images) > 1e9  # what the formula as printed does
     task = ClassificationTask(network)
-    trainer = quiet_trainer(callbacks=[MaskConnect(lr=0.3)], max_steps=50, max_epochs=-1)
+    trainer = quiet_trainer(callbacks=[MaskConnect(lr=0.3)], max_steps=10, max_epochs=-1)
     trainer.fit(task, data)
-    assert trainer.global_step == 50
+    assert trainer.global_step == 10
     assert _mean_activation(network.train(), images) < 1e3
 
 
@@ -249,8 +257,8 @@ def _peak(network: nn.Module, images: Tensor) -> float:
 
 @pytest.mark.parametrize("fan_in", [2, 9])
 def test_memory_is_that_of_a_resnet_and_of_the_outputs(fan_in: int) -> None:
-    images = torch.randn(8, 3, 32, 32)
-    blocks, size = 9, 8 * 16 * 32 * 32 * 4  # per stage, and an output of the first stage in bytes
+    images = torch.randn(4, 3, 16, 16)
+    blocks, size = 9, 4 * 16 * 16 * 16 * 4  # per stage, and an output of the first stage in bytes
     outputs = blocks * (size + size // 2 + size // 4) / 2**20
     learned, plain = ResNet(56, fan_in), ResNet(56, wiring="previous")
     assert _peak(learned, images) < 1.2 * _peak(plain, images) + outputs
@@ -268,12 +276,11 @@ def test_a_second_backward_pass_needs_retain_graph_as_everywhere_in_torch() -> N
         loss.backward()
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("fan_in", [1, 2, 4, 7])
+@pytest.mark.parametrize(("fan_in", "weighted"), [(1, False), (2, False), (4, True), (7, False)])
 def test_gradients_of_inner_blocks_alone_are_those_of_a_loop(fan_in: int, weighted: bool) -> None:
     network = ResNet(DEPTH, fan_in, weighted=weighted).double()
     loop = twin_of(network)
-    images = torch.randn(3, 3, 16, 16).double()
+    images = torch.randn(3, 3, 8, 8).double()
     outputs: dict[tuple[str, int], Tensor] = {}
     for name, blocks in (("ours", network.blocks.values()), ("loop", loop.blocks)):
         for number, block in enumerate(blocks):

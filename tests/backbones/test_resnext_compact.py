@@ -10,22 +10,24 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.backbones.plain_resnext import assert_near
-from tests.backbones.small_resnext import (
-    TOLERANCE,
-    WIRINGS,
-    C,
-    batch,
-    gates,
-    own_parameters,
-    small,
-    train,
-)
+from tests.backbones.small_resnext import TOLERANCE, C, batch, gates, own_parameters, small, train
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate, Selection
 
 
-@pytest.fixture(params=[(wiring, fan_in) for wiring in WIRINGS for fan_in in (1, 2, 4)], ids=str)
+@pytest.fixture(
+    params=[
+        ("learned", 1),
+        ("learned", 2),
+        ("full", C),
+        ("random", 1),
+        ("covered", 2),
+        ("real", 2),
+        ("real", C),
+    ],
+    ids=str,
+)
 def trained(request: pytest.FixtureRequest) -> Iterator[ResNeXt]:
     """Networks with statistics of training, one for each of several random scores."""
     wiring, fan_in = request.param
@@ -33,7 +35,7 @@ def trained(request: pytest.FixtureRequest) -> Iterator[ResNeXt]:
     train(network, steps=2)
 
     def rewired() -> Iterator[ResNeXt]:
-        for _ in range(6):
+        for _ in range(3):
             with torch.no_grad():
                 for gate in gates(network):
                     if gate.mode == "learned":

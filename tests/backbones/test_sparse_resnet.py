@@ -41,18 +41,10 @@ def pair(
 # Size
 
 
-@pytest.mark.parametrize(
-    ("depth", "expected"),
-    [
-        (56, 590_426),
-        (110, 1_146_842),
-        (200, 2_074_202),
-        (1001, 10_327_706),
-        (2000, 20_621_402),
-    ],
-)
+@pytest.mark.parametrize(("depth", "expected"), [(56, 590_426), (110, 1_146_842)])
 @pytest.mark.parametrize("pattern", ["log", "dense"])
 def test_networks_have_the_papers_size(depth: int, expected: int, pattern: str) -> None:
+    """For ten classes. `tests/test_sparsenet_tables.py` counts every network of the paper."""
     with shapes_only():
         network = SparseResNet(depth, pattern)
     assert sum(p.numel() for p in network.parameters()) == expected
@@ -60,21 +52,22 @@ def test_networks_have_the_papers_size(depth: int, expected: int, pattern: str) 
     assert int(costs.parameters(wiring)) == int(costs.parameters(wiring, live=False)) == expected
 
 
-def test_a_hundred_classes_need_a_larger_classifier() -> None:
-    with shapes_only():
-        assert sum(p.numel() for p in SparseResNet(56, num_classes=100).parameters()) == 613_556
-
-
 # What it computes
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "checkpointing"),
+    [
+        (torch.float32, 1e-5, True),
+        (torch.float64, 1e-10, False),
+        (torch.float64, 1e-10, True),
+    ],
+)
 def test_dense_is_a_standard_pre_activation_resnet(
     dtype: torch.dtype, tolerance: float, checkpointing: bool
 ) -> None:
     network, twin = pair("dense", dtype=dtype, checkpointing=checkpointing)
-    assert_same(network, twin, torch.randn(8, 3, 16, 16, dtype=dtype), tolerance)
+    assert_same(network, twin, torch.randn(4, 3, 8, 8, dtype=dtype), tolerance)
 
 
 def test_gradients_of_dense_in_float32_are_those_of_a_standard_resnet() -> None:
@@ -94,11 +87,10 @@ def test_gradients_of_dense_in_float32_are_those_of_a_standard_resnet() -> None:
             torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5 * scale, rtol=1e-5)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("base", [2, 3, 4])
+@pytest.mark.parametrize(("base", "checkpointing"), [(2, False), (2, True), (3, True)])
 def test_log_is_a_list_with_sums(base: int, checkpointing: bool) -> None:
     network, twin = pair("log", base, checkpointing=checkpointing)
-    assert_same(network, twin, torch.randn(4, 3, 16, 16, dtype=torch.float64), 1e-10)
+    assert_same(network, twin, torch.randn(4, 3, 8, 8, dtype=torch.float64), 1e-10)
 
 
 @pytest.mark.parametrize("pattern", ["log", "dense"])
@@ -130,7 +122,7 @@ def test_evaluation_frees_an_output_after_its_last_reader() -> None:
 def test_peak_memory_against_lists_and_plain_layers(pattern: str) -> None:
     network, twin = pair(pattern, dtype=torch.float32)
     frugal, _ = pair(pattern, dtype=torch.float32, checkpointing=True)
-    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
     peaks = [
         peak_memory(training_step(net, images, labels), "cpu") for net in (network, frugal, twin)
     ]
@@ -138,11 +130,13 @@ def test_peak_memory_against_lists_and_plain_layers(pattern: str) -> None:
     assert peaks[1] < 0.6 * peaks[2]
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("depth", [1001, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("depth", "checkpointing"),
+    [(1001, False), pytest.param(2000, True, marks=pytest.mark.slow)],
+)
 def test_very_deep_networks_run_forward_and_backward(depth: int, checkpointing: bool) -> None:
     network = SparseResNet(depth, checkpointing=checkpointing)
-    network(torch.randn(1, 3, 32, 32)).square().sum().backward()
+    network(torch.randn(1, 3, 16, 16)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
@@ -187,22 +181,25 @@ def test_edges_are_those_of_the_paper_and_start_anew_in_each_stage(pattern: str)
 
 @pytest.mark.parametrize("pattern", ["log", "dense"])
 def test_work_grows_with_the_edges_and_no_faster(pattern: str) -> None:
-    def build(depth: int) -> SparseResNet:
+    networks: list[SparseResNet] = []
+
+    def build(depth: int) -> None:
         with shapes_only():
-            return SparseResNet(depth, pattern)
+            networks.append(SparseResNet(depth, pattern))
 
-    half, whole = build(128), build(254)
-    assert count_calls(lambda: build(254)) < 2.1 * count_calls(lambda: build(128))
-    summaries = [count_calls(lambda n=n: summarize(n.wiring())) for n in (half, whole)]
-    assert summaries[1] / summaries[0] < len(whole.wiring().source) / len(half.wiring().source)
+    built = [count_calls(lambda d=depth: build(d)) for depth in (128, 254)]
+    assert built[1] < 2.1 * built[0]
+    wirings = [network.wiring() for network in networks]
+    summaries = [count_calls(lambda n=n: summarize(n.wiring())) for n in networks]
+    assert summaries[1] / summaries[0] < len(wirings[1].source) / len(wirings[0].source)
 
 
-@pytest.mark.parametrize("pattern", ["log", "dense"])
-def test_2000_layers_are_summarized(pattern: str) -> None:
+def test_2000_layers_are_summarized() -> None:
     with shapes_only():
-        network = SparseResNet(2000, pattern)
-    summary = summarize(network.wiring())
-    assert summary["live_per_group"] == {f"stage{stage}": [223, 223] for stage in (1, 2, 3)}
+        network = SparseResNet(2000)
+    wiring = network.wiring()
+    assert summarize(wiring)["live_per_group"] == {f"stage{s}": [223, 223] for s in (1, 2, 3)}
+    assert int(costs.parameters(wiring)) == 20_621_402
 
 
 def test_compact_is_a_copy_in_evaluation_mode() -> None:

@@ -50,7 +50,7 @@ def sparse_net(**arguments: Any) -> SparseNet:
 
 
 def sparse_resnet(**arguments: Any) -> SparseResNet:
-    return SparseResNet(**{"depth": 38, **arguments})
+    return SparseResNet(**{"depth": 29, **arguments})
 
 
 def graph(**arguments: Any) -> NeuralGraph:
@@ -82,14 +82,10 @@ SOME_EDGES = ["stage1.block1.residual", "stage2.block1.residual", "stage2.block1
 # The builder, what the checkpoint has, what the config has, and what the sentence says.
 OTHERS: list[tuple[Build, dict[str, Any], dict[str, Any], str]] = [
     (resnext, {}, {"fan_in": 3}, "fan_in is 2 there and 3 here"),
-    (resnext, {"fan_in": 4}, {"fan_in": 1}, "fan_in is 4 there and 1 here"),
     (resnext, {}, {"identity": "sum"}, "identity is mean there and sum here"),
     (resnext, {"wiring": "full"}, {"wiring": "full", "identity": "sum"}, "identity is mean there"),
     (resnext, {}, {"wiring": "random"}, "wiring is learned there and random here"),
-    (resnext, {"wiring": "random"}, {}, "wiring is random there and learned here"),
-    (resnext, {}, {"wiring": "real"}, "wiring is learned there and real here"),
     (resnext, {"wiring": "real"}, {"wiring": "random"}, "wiring is real there and random here"),
-    (resnext, {}, {"wiring": "full"}, "wiring is learned there and full here"),
     (resnext, {"stem": "mini_imagenet"}, {}, "stem is mini_imagenet there and cifar here"),
     (resnext, {"cardinality": 5}, {}, "cardinality is 5 there and 4 here"),
     (resnext, {}, {"depth": 20}, "depth is 11 there and 20 here"),
@@ -97,32 +93,21 @@ OTHERS: list[tuple[Build, dict[str, Any], dict[str, Any], str]] = [
     (resnet, {}, {"fan_in": 5}, "fan_in is 3 there and 5 here"),
     (resnet, {"identity": "sum"}, {}, "identity is sum there and mean here"),
     (resnext, {"wiring": "random"}, {"wiring": "covered"}, "is random there and covered here"),
-    (resnet, {}, {"wiring": "random"}, "wiring is learned there and random here"),
     (resnet, {}, {"wiring": "previous"}, "wiring is learned there and previous here"),
-    (resnet, {"stem": "mini_imagenet"}, {}, "stem is mini_imagenet there and cifar here"),
     (dense_net, {}, {"fan_in": 3}, "fan_in is 2 there and 3 here"),
-    (dense_net, {"wiring": "random"}, {}, "wiring is random there and learned here"),
     (dense_net, {}, {"wiring": "dense"}, "wiring is learned there and dense here"),
     (sparse_net, {}, {"pattern": "dense"}, "pattern is log there and dense here"),
     (sparse_net, {"base": 3}, {"base": 4}, "base is 3 there and 4 here"),
-    (sparse_net, {}, {"stem": "mini_imagenet"}, "stem is cifar there and mini_imagenet here"),
     (sparse_resnet, {}, {"pattern": "dense"}, "pattern is log there and dense here"),
-    (sparse_resnet, {"pattern": "dense"}, {}, "pattern is dense there and log here"),
     (sparse_resnet, {}, {"base": 3}, "base is 2 there and 3 here"),
-    (sparse_resnet, {}, {"stem": "mini_imagenet"}, "stem is cifar there and mini_imagenet here"),
-    (graph, {}, {"dynamics": "discrete"}, "dynamics is static there and discrete here"),
     (graph, {"dynamics": "discrete"}, {"dynamics": "continuous"}, "dynamics is discrete there"),
     (graph, {}, {"edges": 200}, "edges is 300 there and 200 here"),
-    (graph, {}, {"edges": 400}, "edges is 300 there and 400 here"),
     (graph, {"wiring": "random"}, {}, "wiring is random there and learned here"),
-    (graph, {}, {"depth": 4}, "depth is 3 there and 4 here"),
     (graph, {}, {"strides": (2, 2)}, "strides is [1, 1] there and [2, 2] here"),
     (graph, {}, {"rank_all": True}, "rank_all is False there and True here"),
     (channels, {}, {"width": 0.3}, "width is 0.2 there and 0.3 here"),
-    (channels, {}, {"wiring": "random"}, "wiring is learned there and random here"),
     (channels, {}, {"stem": "imagenet"}, "stem is cifar there and imagenet here"),
     (mobile_net, {}, {"stem": "imagenet"}, "stem is cifar there and imagenet here"),
-    (mobile_net, {}, {"width": 0.2}, "width is 0.1 there and 0.2 here"),
     (conv_fabric, {}, {"doubling": "last"}, "doubling is first there and last here"),
     (conv_fabric, {}, {"columns": 4}, "columns is 3 there and 4 here"),
     (resnet_fabric, {"architecture": "resnet"}, {"architecture": SOME_EDGES}, "edges is not the"),

@@ -60,7 +60,7 @@ class Adjacency(Described):
     ) -> None:
         super().__init__()
         check_word("mode", mode, AdjacencyMode)
-        candidates = usable.numel() if rank_all else int(usable.sum())
+        candidates = usable.numel() if rank_all else int(usable.count_nonzero())
         if not 1 <= edges <= candidates:
             raise ValueError(
                 f"the number of edges must be between 1 and {candidates}, the weights that can be "
