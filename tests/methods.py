@@ -340,6 +340,8 @@ METHODS = [
         "weights",
     ),
 ]
+# One method for each network, for tests that never train.
+NETWORKS = list({str((m.backbone, m.arguments)): m for m in reversed(METHODS)}.values())
 WITH_CALLBACKS = [method for method in METHODS if method.callbacks]
 LEARNING = [method for method in METHODS if method.learns != "nothing"]
 # In the other learning ones the weights are the scores, and the user's optimizer moves them.

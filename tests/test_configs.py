@@ -1,22 +1,26 @@
 """Every command of the papers' page builds what its row says."""
 
+import inspect
 import re
 import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from lightning.pytorch import Callback
+from torch import nn
 from torch.optim import SGD
 from typing_extensions import override
 
-from tests.data.conftest import fake_cifar10, fake_cifar100  # noqa: F401  # fixtures
 from tests.shapes import without_draws
-from wiring_lightning import costs
+from wiring_lightning import backbones, costs
 from wiring_lightning.backbones import ResNet, ResNeXt
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
 from wiring_lightning.cli import WiringCLI
@@ -31,6 +35,13 @@ PAGE = (ROOT / "docs" / "methods" / "mask_connect_tables.md").read_text()
 
 
 Kind = TypeVar("Kind", bound=Callback)
+
+
+@cache
+def settings_of(path: str) -> dict[str, Any]:
+    """A config as its file has it; nobody may write into it."""
+    return yaml.safe_load((ROOT / path).read_text())
+
 
 # What the page says
 
@@ -95,6 +106,14 @@ class Row:
     @property
     def config(self) -> str:
         return self.command[self.command.index("--config") + 1]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Values of the network that the command gives; a row changes nothing else."""
+        given = [option.split("=") for option in self.command[3:]]
+        prefix = "--model.backbone."
+        assert all(name.startswith(prefix) for name, _ in given)
+        return {name.removeprefix(prefix): yaml.safe_load(value) for name, value in given}
 
     @override
     def __str__(self) -> str:
@@ -197,19 +216,45 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+def every_option() -> list[Row]:
+    """The longest commands of each config, so many that they have all options of its rows."""
+    seen: dict[str, set[str]] = {}
+    chosen = []
+    for row in sorted(PAPER_ROWS, key=lambda row: -len(row.command)):
+        if row.config not in seen or row.options.keys() - seen[row.config]:
+            seen.setdefault(row.config, set()).update(row.options)
+            chosen.append(row)
+    return chosen
+
+
 @pytest.mark.parametrize("row", PAPER_ROWS, ids=str)
-def test_a_row_builds_what_it_says(row: Row, commands: Built) -> None:
+def test_a_row_is_the_network_that_it_says(row: Row) -> None:
+    kind, given = network_of(row)
+    with without_draws():
+        check_network(row, kind(**given), given)
+
+
+@pytest.mark.parametrize("row", every_option(), ids=str)
+def test_a_command_builds_what_its_row_says(row: Row, commands: Built) -> None:
     commands.build(row.command)
+    given = commands.given("model", "init_args", "backbone", "init_args").as_dict()
+    assert (type(commands.model.backbone), given) == network_of(row)
     recipe, wiring = RECIPES[row.section], CONNECTIVITY[row.connectivity]
-    check_network(row, commands)
     check_training(recipe, wiring in ("learned", "real"), commands)
     check_data(recipe, commands)
     assert commands.given("seed_everything") == 0
 
 
-def check_network(row: Row, cli: Built) -> None:
-    network = cli.model.backbone
-    given = cli.given("model", "init_args", "backbone", "init_args")
+def network_of(row: Row) -> tuple[type[nn.Module], dict[str, Any]]:
+    """Class and arguments: of the command, of the config, and the defaults of the class."""
+    backbone = settings_of(row.config)["model"]["init_args"]["backbone"]
+    kind = getattr(backbones, backbone["class_path"])
+    arguments = inspect.signature(kind).bind(**{**backbone["init_args"], **row.options})
+    arguments.apply_defaults()
+    return kind, arguments.arguments
+
+
+def check_network(row: Row, network: nn.Module, given: dict[str, Any]) -> None:
     recipe, wiring = RECIPES[row.section], CONNECTIVITY[row.connectivity]
     if row.architecture.startswith("ResNet-"):
         depth = int(row.architecture.removeprefix("ResNet-"))
@@ -278,27 +323,38 @@ def images_per_step(cli: Built) -> int:
 
 
 def test_options_for_several_gpus_keep_the_batch(commands: Built) -> None:
-    options = [cells for cells in tables(PAGE) if "add to the command" in cells]
-    assert len(options) == 6
-    for cells in options:
-        row = next(row for row in PAPER_ROWS if RECIPES[row.section].batch == int(cells["batch"]))
+    every = [cells for cells in tables(PAGE) if "add to the command" in cells]
+    assert len(every) == 6
+    names = ("--trainer.devices", "--data.batch_size", "--trainer.accumulate_grad_batches")
+    for cells in every:
         added = shlex.split(cells["add to the command"].strip("`"))
-        commands.build([*row.command, *added, "--trainer.accelerator", "cpu"])
-        assert images_per_step(commands) == int(cells["batch"])
+        options = dict(option.split("=") for option in added)
+        assert options.keys() <= set(names)
+        assert prod(map(int, options.values())) == int(cells["batch"])
+        if len(options) == len(names):  # the command line takes them all
+            row = next(row for row in PAPER_ROWS if RECIPES[row.section].batch == 256)
+            commands.build([*row.command, *added, "--trainer.accelerator", "cpu"])
+            assert images_per_step(commands) == int(cells["batch"])
+            given = commands.trainer.num_devices, commands.datamodule.batch_size
+            assert given == (int(options[names[0]]), int(options[names[1]]))
 
 
 def test_repetitions_change_every_seed(commands: Built) -> None:
     (block,) = [block for block in bash_blocks() if "--seed_everything" in block]
-    for number, arguments in enumerate(expand(block)):
-        commands.build(arguments)
-        (learner,) = callbacks(commands, MaskConnect)
-        seeds = commands.given("seed_everything"), commands.datamodule.seed, learner.seed
-        assert seeds == (number, number, number)
+    first, *_, last = repetitions = expand(block)
+    for number, arguments in enumerate(repetitions):
+        assert arguments == tuple(argument.replace("=0", f"={number}") for argument in first)
     assert number == 3
+    commands.build(last)
+    (learner,) = callbacks(commands, MaskConnect)
+    seeds = commands.given("seed_everything"), commands.datamodule.seed, learner.seed
+    assert seeds == (3, 3, 3)
 
 
 def test_the_other_commands_of_the_page_are_valid(commands: Built) -> None:
-    for block in bash_blocks():
+    blocks = [block for block in bash_blocks() if "--seed_everything" not in block]
+    assert blocks
+    for block in blocks:
         for arguments in expand(block):
             commands.build(arguments)
 

@@ -253,8 +253,9 @@ def test_a_learned_wiring_is_never_averaged(
     wirings, saver = Wirings(), ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)
     task = METHODS[0].task()
     callbacks = [MaskConnect(lr=0.5, freeze_epoch=freeze), average(), wirings, saver]
-    trainer = quiet_trainer(callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
-    trainer.fit(task, digits())
+    limits = {"max_epochs": 2, "limit_train_batches": 4}
+    trainer = quiet_trainer(callbacks=callbacks, enable_checkpointing=True, **limits)
+    trainer.fit(task, digits(8))
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     for name, value in wirings.last.items():
         assert torch.equal(task.state_dict()[name], value), name

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.methods import METHODS, Method, over
+from tests.methods import NETWORKS, Method, over
 
 
 def _forms(method: Method) -> list[nn.Module]:
@@ -13,7 +13,7 @@ def _forms(method: Method) -> list[nn.Module]:
     return [network] if compact is None else [network, compact()]
 
 
-@over(METHODS, "network")
+@over(NETWORKS, "network")
 def test_an_answer_does_not_depend_on_the_other_images(method: Method) -> None:
     images = torch.rand(9, 1, 8, 8).double()
     for network in _forms(method):
@@ -24,7 +24,7 @@ def test_an_answer_does_not_depend_on_the_other_images(method: Method) -> None:
         torch.testing.assert_close(parts, whole, **loose)
 
 
-@over(METHODS, "network")
+@over(NETWORKS, "network")
 @pytest.mark.parametrize("learns", [False, True])
 def test_an_empty_batch_has_no_answers(method: Method, learns: bool) -> None:
     images = torch.zeros(0, 1, 8, 8, dtype=torch.float64, requires_grad=learns)

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.methods import METHODS, Method, over
+from tests.methods import NETWORKS, Method, over
 from wiring_lightning import costs
 from wiring_lightning.nn import Adjacency, BernoulliGate, Gate
 from wiring_lightning.nn.folding import fold_batch_norms
 
 # One method for each network: what learns makes no difference here.
-_NETWORKS = list({str((m.backbone, m.arguments)): m for m in reversed(METHODS)}.values())
-_OWN = [m for m in _NETWORKS if m.backbone.__module__.startswith("wiring_lightning.")]
+_OWN = [m for m in NETWORKS if m.backbone.__module__.startswith("wiring_lightning.")]
 
 
 def _network(method: Method, seed: int) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune
 
-from tests.methods import METHODS, Method, over
+from tests.methods import NETWORKS, Method, over
 
 LAYERS = nn.Conv2d | nn.Linear | nn.BatchNorm2d
 
@@ -46,7 +46,7 @@ def _answer(network: nn.Module, images: Tensor, grad: bool) -> Tensor:
         return network(images)
 
 
-@over(METHODS, "network")
+@over(NETWORKS, "network")
 @pytest.mark.parametrize("form", ["training", "evaluation", "compact", "folded"])
 def test_every_layer_whose_call_matters_is_called(method: Method, form: str) -> None:
     network = method.task().backbone.double().train(form == "training")
@@ -66,7 +66,7 @@ def test_every_layer_whose_call_matters_is_called(method: Method, form: str) -> 
         assert calls.keys() == _layers(hooked).keys()
 
 
-@over(METHODS, "network")
+@over(NETWORKS, "network")
 def test_weights_that_a_hook_computes_learn(method: Method) -> None:
     network = method.task().backbone.double().train()
     masked = deepcopy(network)

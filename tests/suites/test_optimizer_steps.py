@@ -36,8 +36,8 @@ def _train(method: Method, batch_size: int, **kwargs: Any) -> Recorder:
 @over(WITH_CALLBACKS, "cut batches")
 def test_accumulated_batches_are_one_step(method: Method) -> None:
     exact: dict[str, Any] = {"precision": "64-true"}  # float32 may round a ReLU to its other side
-    whole = _train(method, 64, limit_train_batches=2, **exact)
-    halves = _train(method, 32, limit_train_batches=4, accumulate_grad_batches=2, **exact)
+    whole = _train(method, 16, limit_train_batches=2, **exact)
+    halves = _train(method, 8, limit_train_batches=4, accumulate_grad_batches=2, **exact)
     assert len(whole.scores) == 2 * method.epochs
     assert len(halves.scores) == 2 * len(whole.scores)
     for step, expected in enumerate(whole.scores):
@@ -51,8 +51,8 @@ def test_accumulated_batches_are_one_step(method: Method) -> None:
 @over(SCORED)
 def test_gradient_clipping_does_not_touch_the_gates(method: Method) -> None:
     """The first update of the scores sees the same gradients, however the weights are clipped."""
-    free = _train(method, 64, limit_train_batches=2)
-    clipped = _train(method, 64, limit_train_batches=1, gradient_clip_val=1e-6)
+    free = _train(method, 8, limit_train_batches=2)
+    clipped = _train(method, 8, limit_train_batches=1, gradient_clip_val=1e-6)
     assert torch.equal(free.scores[0], clipped.scores[0])
     assert not torch.equal(free.scores[0], free.scores[1])
 
@@ -65,7 +65,7 @@ def test_the_users_optimizer_never_touches_the_scores(method: Method) -> None:
         callbacks[0].lr = 0.0  # the learner holds the scores, too
         task = method.task(optimizer=optimizer)
         trainer = quiet_trainer(callbacks=callbacks, max_steps=2)
-        trainer.fit(task, digits())
+        trainer.fit(task, digits(8))
         groups = trainer.optimizers[0].param_groups
         return learned_parameters(task), [one for group in groups for one in group["params"]]
 
@@ -79,8 +79,8 @@ def test_the_users_optimizer_never_touches_the_scores(method: Method) -> None:
 
 @over(SCORED)
 def test_bf16_mixed_updates_the_scores_in_full_precision(method: Method) -> None:
-    full = _train(method, 64, limit_train_batches=1)
-    mixed = _train(method, 64, limit_train_batches=1, precision="bf16-mixed")
+    full = _train(method, 16, limit_train_batches=1)
+    mixed = _train(method, 16, limit_train_batches=1, precision="bf16-mixed")
     assert mixed.scores[-1].dtype == torch.float32
     moved = (full.scores[0] - full.scores[0].mean()).abs().max()
     assert (mixed.scores[0] - full.scores[0]).abs().max() < 0.2 * moved
@@ -121,7 +121,7 @@ def _train_scaled(method: Method, batches: list[Any], fused: bool, scaled: bool 
 
 
 def _batches(count: int) -> list[Any]:
-    data = digits(augment=False)
+    data = digits(8, augment=False)
     data.setup("fit")
     return list(islice(data.train_dataloader(), count))
 

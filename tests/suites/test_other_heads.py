@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.methods import METHODS, Method, over
+from tests.methods import NETWORKS, Method, over
 from tests.outside import TwoLayers
 from wiring_lightning import costs
 from wiring_lightning.wiring import count_parameters
@@ -25,7 +25,7 @@ HEADS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-@over(METHODS, "network")
+@over(NETWORKS, "network")
 @pytest.mark.parametrize("head", HEADS)
 def test_a_network_with_another_head_runs_counts_and_compacts(method: Method, head: str) -> None:
     network = method.task().backbone.double().eval()

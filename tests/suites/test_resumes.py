@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,33 +16,34 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tests.methods import METHODS, Method, named, over
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+from wiring_lightning.cli import main
 from wiring_lightning.data import Digits
 
 ROOT = Path(__file__).parents[2]
 
 
 def few_digits() -> Digits:
-    """397 images to train on: four steps an epoch."""
-    return Digits(batch_size=100, val_size=1000)
+    """31 images to train on: four steps an epoch."""
+    return Digits(batch_size=8, val_size=1366)
 
 
 @over(METHODS)
 def test_resumed_run_equals_uninterrupted(method: Method, tmp_path: Path) -> None:
     def train(resume: Path | None) -> dict[str, torch.Tensor]:
-        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
         torch.manual_seed(1 if resume else 0)  # a fresh process draws other numbers
         task = method.task()
         trainer = quiet_trainer(
-            max_epochs=3,
+            max_epochs=2,
             callbacks=[*method.new_callbacks(), *([] if resume else [saver])],
             enable_checkpointing=resume is None,
         )
         trainer.fit(task, few_digits(), ckpt_path=resume)
-        assert trainer.global_step == 12
+        assert trainer.global_step == 8
         return task.state_dict()
 
     uninterrupted = train(None)
-    for step in (4, 7):  # at the end of an epoch, and inside of one
+    for step in (4, 6):  # at the end of an epoch, and inside of one
         assert same_state(train(tmp_path / f"step={step}.ckpt"), uninterrupted), step
 
 
@@ -77,12 +79,13 @@ class KillAt(Callback):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("workplace")
 def test_run_killed_inside_an_epoch_resumes_bit_identical(tmp_path: Path) -> None:
     method = named("resnext-learned").config()
     config = {
         "seed_everything": 7,
         "model": method["model"],
-        "data": {"class_path": "Digits", "init_args": {"batch_size": 64}},
+        "data": {"class_path": "Digits", "init_args": {"batch_size": 8, "val_size": 1317}},
         "trainer": {
             "accelerator": "cpu",
             "deterministic": True,
@@ -92,38 +95,34 @@ def test_run_killed_inside_an_epoch_resumes_bit_identical(tmp_path: Path) -> Non
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
+            "limit_val_batches": 1,
             "limit_test_batches": 0,
-            "callbacks": method["callbacks"],
         },
     }
 
-    def saver(folder: str) -> dict:
-        return {
-            "class_path": "ModelCheckpoint",
-            "init_args": {"dirpath": str(tmp_path / folder), "save_last": True,
-                          "every_n_train_steps": 4},
-        }  # fmt: skip
-
-    def fit(folder: str, *arguments: str, kill: int | None = None) -> int:
-        callbacks = [*method["callbacks"], saver(folder)]
-        if kill:
-            callbacks.append(
-                {"class_path": "tests.suites.test_resumes.KillAt", "init_args": {"step": kill}}
-            )
-        trainer = {**config["trainer"], "callbacks": callbacks}
+    def write(folder: str, *more: dict[str, Any]) -> str:
+        options = {"dirpath": str(tmp_path / folder), "save_last": True, "every_n_train_steps": 4}
+        saver = {"class_path": "ModelCheckpoint", "init_args": options}
+        callbacks = [*method["callbacks"], saver, *more]
         file = tmp_path / f"{folder}.yaml"
-        file.write_text(yaml.safe_dump({**config, "trainer": trainer}))
-        command = [sys.executable, "cli.py", "fit", "--config", str(file), *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, check=False
-        ).returncode
+        file.write_text(
+            yaml.safe_dump({**config, "trainer": {**config["trainer"], "callbacks": callbacks}})
+        )
+        return str(file)
 
-    assert fit("whole") == 0
-    assert fit("killed", kill=26) == -signal.SIGKILL  # 19 steps an epoch; 24 was the last saved
-    assert fit("killed", "--ckpt_path", str(tmp_path / "killed" / "last.ckpt")) == 0
+    main(["fit", "--config", write("whole")])
+    # 10 steps an epoch; 12 was the last saved
+    killer = {"class_path": "tests.suites.test_resumes.KillAt", "init_args": {"step": 14}}
+    command = [sys.executable, "cli.py", "fit", "--config", write("killed", killer)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    last = tmp_path / "killed" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 12
+    main(["fit", "--config", write("killed"), "--ckpt_path", str(last)])
     whole, resumed = (
-        torch.load(tmp_path / folder / "last.ckpt", weights_only=True)["state_dict"]
+        torch.load(tmp_path / folder / "last.ckpt", weights_only=True)
         for folder in ("whole", "killed")
     )
-    assert same_state(whole, resumed)
+    assert whole["global_step"] == resumed["global_step"] == 20
+    assert same_state(whole["state_dict"], resumed["state_dict"])

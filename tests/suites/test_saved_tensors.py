@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tests.methods import METHODS, Method, over
+from tests.methods import NETWORKS, Method, over
 
 Run = Callable[[nn.Module, Tensor], Tensor]
 
@@ -32,7 +32,7 @@ def _gradients(network: nn.Module, run: Run) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
 
 
-@over(METHODS, "network")
+@over(NETWORKS, "network")
 @pytest.mark.parametrize("run", [_copied, _computed_again], ids=["copied", "computed again"])
 def test_gradients_do_not_depend_on_where_saved_tensors_are(method: Method, run: Run) -> None:
     network = method.task().backbone.double().train()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from tests.methods import METHODS, Method, over
+from tests.methods import NETWORKS, Method, over
 
 
 def _norms(network: nn.Module) -> list[_BatchNorm]:
@@ -20,7 +20,7 @@ def _statistics(network: nn.Module) -> list[Tensor]:
     return [torch.stack([norm.running_mean, norm.running_var]) for norm in _norms(network)]
 
 
-@over(METHODS, "network")
+@over(NETWORKS, "network")
 @pytest.mark.parametrize("compact", [False, True], ids=["whole", "compact"])
 def test_statistics_are_the_mean_of_those_of_all_batches(
     method: Method, compact: bool, monkeypatch: pytest.MonkeyPatch
