@@ -3,7 +3,8 @@
 One fit of each is compared with the CPU's, resumed from its middle, and its network compacted.
 
 The tables say how often the host waits for the device in an epoch of each method, and for how many
-kernels in a step. A wait that is new and one that is gone both fail, with their lines: change the table.
+kernels in a step. A wait that is new and one that is gone both fail, with their lines: change the
+table.
 """
 
 from copy import deepcopy
