@@ -4,6 +4,7 @@
 as if it were on one.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,12 @@ from wiring_lightning.backbones import DenseNet, ResNet, SparseNet, SparseResNet
 
 # Each network once, whatever learns its wiring, and as shallow as one that has every kind of block:
 # a trace goes through all blocks of a kind in the same way.
-_DEPTHS = {ResNet: 14, DenseNet: 10, SparseNet: 16, SparseResNet: 11}
+_DEPTHS: dict[Callable[..., nn.Module], int] = {
+    ResNet: 14,
+    DenseNet: 10,
+    SparseNet: 16,
+    SparseResNet: 11,
+}
 # Their wirings are fixed as that of resnext-random is.
 _LIKE_RANDOM = ("resnext-full", "resnet-random")
 
