@@ -74,7 +74,7 @@ class Pair:
 
 def pairs(tiny: bool = False) -> dict[str, Pair]:
     """All pairs by name; `tiny` makes all networks small enough for a test on a CPU."""
-    resnext, blocks = ((11, 4, 4), 3) if tiny else ((29, 8, 8), 18)
+    resnext, blocks = ((11, 4, 4), 2) if tiny else ((29, 8, 8), 18)
     gated: Make = partial(ResNeXt, *resnext, fan_in=resnext[2] // 2, num_classes=CLASSES)
     plain_resnext: Make = partial(PlainResNeXt, *resnext, dense=False, classes=CLASSES)
     depth, fan_in = 6 * blocks + 2, 3 if tiny else 20

@@ -17,11 +17,12 @@ from torch._ops import OpOverload
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.simulated.nested import leaves as leaves_of, replaced
+from tests.simulated.nested import replaced
 from tests.simulated.record import Record, calling_line, short_name, waits_by_itself
 
 RECORD = Record()
 CPU = torch.device("cpu")
+_KEY = torch._C.DispatchKey.PrivateUse1
 aten = torch.ops.aten
 _COPIES = {
     aten.copy_.default, aten._to_copy.default, aten._copy_from.default, aten._foreach_copy_.default
@@ -118,6 +119,11 @@ class SimulatedTensor(Tensor):
             memo[id(self)] = _rebuild(on_cpu(self).clone(), self.requires_grad, is_parameter(self))
         return memo[id(self)]
 
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        # Torch's own takes as long as an operation, and is asked for more often than all others.
+        return simulated_device() if is_simulated(self) else CPU
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -132,16 +138,13 @@ class SimulatedTensor(Tensor):
 
 def is_simulated(value: object) -> bool:
     """Whether a value is a tensor on the device; one that was moved back keeps its class."""
-    key = torch._C.DispatchKey.PrivateUse1
-    return isinstance(value, SimulatedTensor) and torch._C._dispatch_keys(value).has(key)
+    return isinstance(value, SimulatedTensor) and torch._C._dispatch_keys(value).has(_KEY)
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
     """The memory of a tensor on the device as a tensor on the CPU; nothing waits."""
-    with _no_dispatch():
-        memory = Tensor.untyped_storage(tensor)
-        empty = torch.empty(0, dtype=tensor.dtype)
-        return empty.set_(memory, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+    memory, empty = Tensor.untyped_storage(tensor), torch.empty(0, dtype=tensor.dtype)
+    return empty.set_(memory, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
 
 
 def is_parameter(tensor: Tensor) -> bool:
@@ -159,23 +162,28 @@ def _run(operation: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     """Refuse or compute one operation, of which some tensor is or will be on the device."""
     if operation in _ABOUT_TENSORS:
         return _ABOUT_TENSORS[operation]()
-    tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
     # By their identity; they and their memories must stay alive.
-    memories = {id(one): (on_cpu(one), one) for one in tensors if is_simulated(one)}
-    others = [tensor for tensor in tensors if id(tensor) not in memories]
-    here = bool(memories)
-    wanted = None if kwargs.get("device") is None else torch.device(kwargs["device"])
-    to_device = here if wanted is None else wanted.type == "sim"
+    memories: dict[int, tuple[Tensor, Tensor]] = {}
+    others: list[Tensor] = []
+
+    def unwrap(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) in memories:
+                return memories[id(value)][0]
+            if not is_simulated(value):
+                others.append(value)
+                return value
+            memory = on_cpu(value)
+            memories[id(value)] = memory, value
+            return memory
+        return CPU if isinstance(value, torch.device) and value.type == "sim" else value
+
+    plain_args, plain_kwargs = replaced(args, unwrap), replaced(kwargs, unwrap)
+    here, wanted = bool(memories), kwargs.get("device")
+    to_device = here if wanted is None else torch.device(wanted).type == "sim"
     _refuse(operation, args, here, others, to_device, kwargs.get("generator"))
     if RECORD.on:
         _note_waits(operation, args, kwargs, here, to_device)
-
-    def unwrap(value: Any) -> Any:
-        if id(value) in memories:
-            return memories[id(value)][0]
-        return CPU if isinstance(value, torch.device) and value.type == "sim" else value
-
-    plain_args, plain_kwargs = replaced((args, kwargs), unwrap)
     moves = operation is aten._to_copy.default and here != to_device
     if moves:
         plain_kwargs.pop("non_blocking", None)
@@ -271,7 +279,7 @@ class _Factories(TorchDispatchMode):
         generator, wanted = kwargs.get("generator"), kwargs.get("device")
         made_here = generator is not None and generator._cdata in _Generators.made
         to_device = wanted is not None and torch.device(wanted).type == "sim"
-        if made_here or to_device or any(map(is_simulated, leaves_of((args, kwargs)))):
+        if types or made_here or to_device:  # types: classes of arguments, such as ours
             return _run(operation, args, kwargs)
         return operation(*args, **kwargs)
 
@@ -314,12 +322,6 @@ def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     plain = [on_cpu(one) if is_simulated(one) else one for one in (target, source)]
     plain[0].copy_(plain[1])
     return target
-
-
-def _no_dispatch() -> AbstractContextManager[object]:
-    disable: Callable[[], AbstractContextManager[object]] | None
-    disable = getattr(torch._C, "_DisableTorchDispatch", None)
-    return nullcontext() if disable is None else disable()
 
 
 class _Module(getattr(backend_registration, "_DummyBackendModule", object)):  # type: ignore[misc]

@@ -92,7 +92,7 @@ def test_agreement_leaves_out_what_is_no_choice() -> None:
 def test_the_same_draws_agree_and_other_draws_do_less() -> None:
     networks = []
     for seed in (0, 0, 1):
-        data = make_data("digits", "", 32, 0)
+        data = make_data("digits", "", 16, 0)
         torch.manual_seed(0)
         network = ResNeXt(11, 4, 4, fan_in=1, in_channels=1, image_size=8)
         learn(network, data, epochs=1, steps=6, lr=0.05, gate_lr=1.0, seed=seed)
@@ -102,10 +102,10 @@ def test_the_same_draws_agree_and_other_draws_do_less() -> None:
 
 
 def test_the_pictures_are_jpeg_files_of_the_size_of_photographs(tmp_path: Path) -> None:
-    mean = write_pictures(tmp_path, 4)
+    mean = write_pictures(tmp_path, 2)
     files = sorted(tmp_path.glob("*/*/*.jpg"))
-    assert len(files) == 8
-    assert mean == sum(path.stat().st_size for path in files) / 8
+    assert len(files) == 4
+    assert mean == sum(path.stat().st_size for path in files) / 4
     for path in files:
         with Image.open(path) as image:
             assert (image.format, image.size) == ("JPEG", (500, 375))
@@ -116,7 +116,7 @@ def test_images_per_second_writes_what_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, threads = tmp_path / "table.md", torch.get_num_threads()
-    words = f"x --images 4 --batch 2 --rounds 1 --note Busy. --markdown {path}"
+    words = f"x --images 2 --batch 2 --rounds 1 --note Busy. --markdown {path}"
     monkeypatch.setattr(sys, "argv", words.split())
     try:
         main()
@@ -142,8 +142,7 @@ def test_images_per_second_writes_what_it_measures(
 )
 def test_a_planted_wiring_is_found(learner: str) -> None:
     """Own labels: the small version of results/planted_wiring.md."""
-    found = [train(make_task(seed, shared=False), learner, seed, [900, 0]) for seed in (0, 1)]
-    assert sum(run["recovered"] for run in found) / len(found) >= 0.95
+    assert train(make_task(0, shared=False), learner, 0, [500, 0])["recovered"] >= 0.95
 
 
 def test_edges_are_counted_with_targets_in_their_best_places() -> None:

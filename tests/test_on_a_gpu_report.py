@@ -63,9 +63,10 @@ tests/suites/t.py::test_b[cuda-resn"""
 
 @pytest.mark.parametrize("name", pairs(tiny=True))
 def test_twins_take_steps(name: str) -> None:
-    times = step_times(name, Setting("cpu", tiny=True, batch=4, amp=True, rounds=2))
+    """In float32; the dry run takes steps in bfloat16, too."""
+    times = step_times(name, Setting("cpu", tiny=True, batch=2, amp=False, rounds=1))
     assert isinstance(times, Times)
-    assert all(len(each) == 2 for each in times.milliseconds)
+    assert all(len(each) == 1 for each in times.milliseconds)
     assert all(memory > 0 for memory in times.memory)
     assert pairs(tiny=True)[name].callbacks() or pairs(tiny=True)[name].learn is None
 
@@ -129,8 +130,8 @@ def test_the_dry_run_fills_every_table(tmp_path: Path) -> None:
     assert {title: len(rows) for title, rows in tables.items()} == {
         "Tests": 8,
         "Training steps": 2 * len(pairs()),
-        "Short trainings on digits": 3,
-        "Training steps under torch.compile": 4,
+        "Short trainings on digits": 2,
+        "Training steps under torch.compile": 2,
     }
     assert all(row.endswith("| 1 | 0 | 0 |") for row in tables["Tests"][:5])
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._pytree import tree_leaves, tree_map
 
+from tests.simulated.nested import leaves, replaced
 from tests.simulated_device import is_simulated, simulated_device
 
 _LOWER = [
@@ -96,11 +96,11 @@ def _widest(operation: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def _floats(values: Any) -> Iterator[Tensor]:
     """Tensors on the device that autocast may convert."""
-    for leaf in tree_leaves(values):
+    for leaf in leaves(values):
         if is_simulated(leaf) and leaf.is_floating_point() and leaf.dtype != torch.float64:
             yield leaf
 
 
 def _cast(values: Any, dtype: torch.dtype) -> Any:
     changing = {id(leaf) for leaf in _floats(values) if leaf.dtype != dtype}
-    return tree_map(lambda leaf: leaf.to(dtype) if id(leaf) in changing else leaf, values)
+    return replaced(values, lambda leaf: leaf.to(dtype) if id(leaf) in changing else leaf)

@@ -10,32 +10,41 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
-from tests.methods import Method, digits
+from tests.methods import METHODS, SCORED, Method, digits
 from tests.simulated_device import RECORD, is_simulated, on_cpu
 
-STEPS = 4  # of an epoch
-RECORDED = range(2, 4)  # the batches of an epoch in which waits and kernels are counted
+STEPS = 2  # of an epoch: what a rule does in every second step is in each
 
-# Waits of the host in a step, by file. A search reads its logits to choose the modules to run.
-SEARCHES = {"nn/bernoulli_gate.py": 1}
-LEARNING = {"resnet-fabric": SEARCHES, "conv-fabric": SEARCHES}
+# Waits of the host in an epoch, by file. In the first step the task reads its loss, a learner of
+# scores copies to the device what it knows of the gates, and SNIP counts the weights that it keeps.
+_FIRST = {"tasks/_supervised.py": 1}
+_GATES = {"optim/_gate_rows.py": 3} | _FIRST
+# A search reads its logits in each step to choose the modules to run.
+_SEARCHES = {"nn/bernoulli_gate.py": STEPS} | _FIRST
+LEARNING = {
+    **{method.name: _FIRST for method in METHODS},
+    **{method.name: _GATES for method in SCORED},
+    "resnet-fabric": _SEARCHES,
+    "conv-fabric": _SEARCHES,
+    "snip": {"optim/scheduled_masks.py": 1} | _FIRST,
+}
 FROZEN: dict[str, dict[str, int]] = {}
 # Its solver chooses each step by the error of the last one.
 VARYING = {"continuous-graph": "nn/graph_dynamics.py"}
 
 
 @dataclass
-class Step:
-    """What the recorded steps of an epoch asked of the device, for one step."""
+class Epoch:
+    """What the steps of an epoch asked of the device: all waits, and the kernels of one step."""
 
     waits: Counter[tuple[str, str]] = field(default_factory=Counter)
     kernels: int = 0
 
-    def waits_by_file(self) -> dict[str, float]:
+    def waits_by_file(self) -> dict[str, int]:
         by_file: Counter[str] = Counter()
         for (_, line), count in self.waits.items():
             by_file[line.split(":")[0]] += count
-        return {file: count / len(RECORDED) for file, count in by_file.items()}
+        return dict(by_file)
 
 
 class ChannelsLast(Callback):
@@ -49,16 +58,16 @@ class ChannelsLast(Callback):
 
 
 class Watch(Callback):
-    """Keeps the losses, and records some steps of each epoch."""
+    """Keeps the losses, and records the steps of each epoch."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
-        self.epochs: list[Step] = []
+        self.epochs: list[Epoch] = []
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx == RECORDED.start:
+        if batch_idx == 0:
             self.recording = RECORD.recording()
             self.recording.__enter__()
 
@@ -67,10 +76,9 @@ class Watch(Callback):
     ) -> None:
         loss = outputs["loss"].detach()
         self.losses.append(on_cpu(loss) if is_simulated(loss) else loss)
-        if batch_idx + 1 == RECORDED.stop:
+        if batch_idx + 1 == STEPS:
             self.recording.__exit__(None, None, None)
-            kernels = sum(RECORD.kernels.values()) // len(RECORDED)
-            self.epochs.append(Step(RECORD.waits, kernels))
+            self.epochs.append(Epoch(RECORD.waits, sum(RECORD.kernels.values()) // STEPS))
 
 
 def fit(method: Method, make: Any, **kwargs: Any) -> tuple[LightningModule, Watch]:
@@ -85,5 +93,5 @@ def fit(method: Method, make: Any, **kwargs: Any) -> tuple[LightningModule, Watc
     task = method.task()
     settings = {"max_epochs": 2, "limit_train_batches": STEPS, "limit_val_batches": 1} | kwargs
     trainer = make(callbacks=[*callbacks, watch, *more], **settings)
-    trainer.fit(task, digits(), ckpt_path=resume)
+    trainer.fit(task, digits(batch_size=16), ckpt_path=resume)
     return task, watch

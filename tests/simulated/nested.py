@@ -7,6 +7,8 @@ operations of a small network.
 from collections.abc import Callable, Iterator
 from typing import Any
 
+_NUMBERS = {int, float, bool, str, type(None)}  # most leaves, and no function changes them
+
 
 def leaves(value: Any) -> Iterator[Any]:
     """What is no list, tuple or dict, in order."""
@@ -20,9 +22,10 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def replaced(value: Any, function: Callable[[Any], Any]) -> Any:
-    """The same structure with what the function makes of the leaves."""
-    if isinstance(value, list | tuple):
-        return type(value)([replaced(part, function) for part in value])
+    """The same structure with what the function makes of the leaves that are no plain numbers."""
+    if isinstance(value, (list, tuple)):  # faster than a union
+        parts = [part if type(part) in _NUMBERS else replaced(part, function) for part in value]
+        return type(value)(parts)
     if isinstance(value, dict):
         return {key: replaced(part, function) for key, part in value.items()}
     return function(value)

@@ -2,12 +2,14 @@
 
 One fit of each is compared with the CPU's, resumed from its middle, and its network compacted.
 
-The tables say how often the host waits for the device in a step of each method, and for how many
-kernels. A wait that is new and one that is gone both fail, with their lines: change the table.
+The tables say how often the host waits for the device in an epoch of each method, and for how many
+kernels in a step. A wait that is new and one that is gone both fail, with their lines: change the
+table.
 """
 
 from copy import deepcopy
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -36,17 +38,17 @@ KERNELS = {
     "resnet-learned": (470, 400),
     "resnet-weighted": (490, 440),
     "resnet-random": (400, 400),
-    "resnet-previous": (290, 290),
+    "resnet-previous": (300, 290),
     "densenet-learned": (470, 330),
     "neural-graph": (250, 230),
     "discrete-graph": (180, 160),
-    "continuous-graph": (1510, 1490),
+    "continuous-graph": (1710, 1390),
     "random-edges": (230, 230),
     "no-update-rule": (260, 240),
     "l1-anneal": (230, 240),
     "targeted-dropout": (260, 260),
     "prune-and-retrain": (230, 230),
-    "sparse-layers": (660, 390),
+    "sparse-layers": (460, 390),
     "rigl": (140, 140),
     "set": (90, 90),
     "mask-schedule": (90, 90),
@@ -54,11 +56,11 @@ KERNELS = {
     "ac-dc": (90, 80),
     "n-of-m": (140, 70),
     "prune-at-start": (220, 220),
-    "snip": (220, 220),
+    "snip": (240, 220),
     "mobilenet-dnw": (430, 320),
-    "mobilenet": (350, 350),
-    "sparsenet": (920, 920),
-    "sparse-resnet": (1080, 1080),
+    "mobilenet": (370, 350),
+    "sparsenet": (330, 300),
+    "sparse-resnet": (590, 550),
     "resnet-fabric": (290, 220),
     "conv-fabric": (280, 180),
     "outside": (70, 60),
@@ -82,25 +84,28 @@ def test_computes_what_the_cpu_does_and_waits_as_the_table_says(
     torch.testing.assert_close(
         torch.stack(watch.losses), torch.stack(expected.losses), rtol=0.05, atol=0.01
     )
-    for table, step in zip((LEARNING, FROZEN), watch.epochs, strict=True):
-        waits, lines = step.waits_by_file(), sorted(step.waits.items())
+    for table, epoch in zip((LEARNING, FROZEN), watch.epochs, strict=True):
+        waits, lines = epoch.waits_by_file(), sorted(epoch.waits.items())
         if method.name in VARYING:
-            assert set(waits) == {VARYING[method.name]}, lines
-        else:
-            assert waits == table.get(method.name, {}), lines
-    kernels = [step.kernels for step in watch.epochs]
+            assert waits.pop(VARYING[method.name]) > 0, lines
+        assert waits == table.get(method.name, {}), lines
+    kernels = [epoch.kernels for epoch in watch.epochs]
     assert all(map(lambda found, most: found <= most, kernels, KERNELS[method.name])), kernels
 
 
 def _check_resumed(method: Method, folder: Path, whole: nn.Module) -> None:
     """Resumed after the first epoch, and monitored, it ends with the same network."""
-    resumed, _ = fit(
-        method,
-        simulated_trainer,
-        ckpt_path=folder / "epoch=0.ckpt",
-        callbacks=[WiringMonitor()] if find_wired(whole) else [],
-        logger=TensorBoardLogger(folder, name=""),
-    )
+    monitored = find_wired(whole) is not None
+    # The pictures are made, but need no rendering, in which no tensor takes part.
+    with patch("wiring_lightning.callbacks.wiring_monitor.send_picture") as send_picture:
+        resumed, _ = fit(
+            method,
+            simulated_trainer,
+            ckpt_path=folder / "epoch=0.ckpt",
+            callbacks=[WiringMonitor()] if monitored else [],
+            logger=TensorBoardLogger(folder, name=""),
+        )
+    assert send_picture.called == monitored
     assert same_state(resumed.state_dict(), whole.state_dict())
 
 
