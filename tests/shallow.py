@@ -22,5 +22,5 @@ def shallow(method: Method) -> Method:
     """The same method with fewer layers."""
     more = dict(_SHALLOW.get(method.backbone, {}))
     if method.arguments.get("weighted"):
-        more["fan_in"] = 2  # a weighted sum of several
+        more |= {"depth": 14, "fan_in": 2}  # a weighted sum of several
     return replace(method, arguments=method.arguments | more)
