@@ -9,7 +9,9 @@ import yaml
 
 import wiring_lightning as wl
 from tests.cli.commands import Trained, network_of, refused, succeed
-from tests.methods import digits
+from tests.methods import digits, named
+from tests.shallow import shallow
+from tests.trainers import quiet_trainer
 from wiring_lightning.cli.export_images import run_images
 from wiring_lightning.cli.runs import find_run
 
@@ -91,15 +93,19 @@ def test_data_of_another_package_needs_trust(trained: Trained, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_a_checkpoint_is_exported_in_the_other_formats(trained: Trained, suffix: str) -> None:
+def test_a_checkpoint_is_exported_in_the_other_formats(suffix: str) -> None:
     if suffix == ".onnx":
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
     path = Path(f"net{suffix}")
     path.write_bytes(b"an earlier one")
-    said = succeed("export", trained.checkpoint, "--output", str(path), "--overwrite")
+    method = shallow(named("resnet-learned"))
+    trainer, task = quiet_trainer(callbacks=method.new_callbacks(), max_steps=2), method.task()
+    trainer.fit(task, digits())
+    trainer.save_checkpoint("trained.ckpt")
+    said = succeed("export", "trained.ckpt", "--output", str(path), "--overwrite")
     assert "64 handwritten digits" in said
-    network = network_of(trained.checkpoint).eval()
+    network = task.backbone.eval()
     loaded = wl.load_exported(path, trust=True)
     with torch.no_grad():
         for count in (1, 2, 5):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.methods import METHODS, Method, named
+from tests.shallow import shallow
 from wiring_lightning.backbones import ConvFabric, GatedHeads, MobileNetV1DNW
 from wiring_lightning.nn import BernoulliGate, Gate
 
@@ -28,7 +29,16 @@ def _different(methods: list[Method]) -> list[Method]:
     return kept
 
 
-NETWORKS = _different([*METHODS, *_MORE])
+NETWORKS = [shallow(method) for method in _different([*METHODS, *_MORE])]
+
+# Tracing takes long, so it is done for one row of each class, and where another row computes in
+# another way. These have the layers of resnext-learned, resnet-learned, rectified-graph and
+# small-mobilenet-dnw.
+_LIKE_ANOTHER = (
+    "resnext-random", "resnext-full", "resnext-real", "resnet-random", "resnet-previous",
+    "continuous-graph", "mobilenet-dnw",
+)  # fmt: skip
+TRACED = [method for method in NETWORKS if method.name not in _LIKE_ANOTHER]
 
 
 def images_for(method: Method, count: int = 6) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from tests.export.networks import NETWORKS, images_for, made
+from tests.export.networks import TRACED, images_for, made
 from tests.methods import Method, named, over
 from wiring_lightning.nn import BernoulliGate
 
@@ -31,13 +31,13 @@ def _as_it_is(method: Method) -> None:
     _check(network, images)
 
 
-@over([method for method in NETWORKS if method.name in FAST])
+@over([method for method in TRACED if method.name in FAST])
 def test_some_networks(method: Method) -> None:
     _as_it_is(method)
 
 
 @pytest.mark.slow
-@over([method for method in NETWORKS if method.name not in FAST])
+@over([method for method in TRACED if method.name not in FAST])
 def test_the_other_networks(method: Method) -> None:
     _as_it_is(method)
 

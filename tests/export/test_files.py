@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import wiring_lightning.export.writing as writing
 from tests.cli.commands import ROOT
+from tests.outside import TwoLayers
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.export import (
     DescribedNetwork,
@@ -109,7 +110,7 @@ def test_what_cannot_be_traced_is_said(network: nn.Module, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-class Wrong(ResNeXt):
+class Wrong(TwoLayers):
     """A network whose compact form is another function."""
 
     def compact(self) -> Any:
@@ -120,7 +121,7 @@ class Wrong(ResNeXt):
 
 def test_a_compact_form_that_is_another_function_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"compact\(\) is not the same function"):
-        export_network(Wrong(11, 2, 2, 1, in_channels=1), tmp_path / "net.pt2", IMAGES)
+        export_network(Wrong(), tmp_path / "net.pt2", torch.randn(6, 1, 8, 8))
     assert not list(tmp_path.iterdir())
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.methods import METHODS, Method, digits, over
+from tests.shallow import shallow
 from tests.trainers import quiet_trainer
 from wiring_lightning import costs
 from wiring_lightning.nn import Adjacency, BernoulliGate, Gate
@@ -17,13 +18,13 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
         return network.eval()(images)
 
 
-@over(METHODS, "network")
+@over([shallow(method) for method in METHODS], "network")
 def test_a_trained_network_is_in_its_weights_only_checkpoint_and_in_its_compact_form(
     method: Method, tmp_path: Path
 ) -> None:
     task, images = method.task(), torch.randn(5, 1, 8, 8)
     trainer = quiet_trainer(
-        callbacks=method.new_callbacks(), max_epochs=method.epochs, limit_train_batches=8
+        callbacks=method.new_callbacks(), max_epochs=method.epochs, limit_train_batches=4
     )
     trainer.fit(task, digits())
     trainer.save_checkpoint(tmp_path / "w.ckpt", weights_only=True)

@@ -42,11 +42,11 @@ def load_exported(path: str | Path, trust: bool = False) -> nn.Module:
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from wiring_lightning.backbones import ResNeXt
         >>> from wiring_lightning.export import export_network
         >>> images = torch.randn(8, 3, 32, 32)
+        >>> trained = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
         >>> with TemporaryDirectory() as folder:
-        ...     _ = export_network(ResNeXt(depth=11), f"{folder}/net.safetensors", images)
+        ...     _ = export_network(trained, f"{folder}/net.safetensors", images)
         ...     network = load_exported(f"{folder}/net.safetensors")
         >>> network(images).shape
         torch.Size([8, 10])

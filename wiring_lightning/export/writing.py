@@ -78,10 +78,10 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from wiring_lightning.backbones import ResNeXt
+        >>> from wiring_lightning.backbones import ResNet
         >>> with TemporaryDirectory() as folder:
         ...     images = torch.randn(8, 3, 8, 8)
-        ...     done = export_network(ResNeXt(depth=11), f"{folder}/net.pt2", images)
+        ...     done = export_network(ResNet(8, fan_in=1), f"{folder}/net.pt2", images)
         >>> done.images, done.agreement, done.difference < 1e-5
         (8, 1.0, True)
     """
