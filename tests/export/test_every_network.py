@@ -14,7 +14,7 @@ from tests.methods import Method, over
 from wiring_lightning.export import export_network, load_exported, tracing, writing
 from wiring_lightning.nn import SparseEdges
 
-FAST = ("outside", "conv-fabric", "discrete-graph")
+FAST = ("rigl", "conv-fabric", "discrete-graph")
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_pt2_of_every_network(method: Method, tmp_path: Path) -> None:
     assert "wiring_lightning" not in str(loaded.program.graph)
 
 
-@over([method for method in TRACED if method.name == "outside"])
+@over([method for method in TRACED if method.name == "rigl"])
 def test_onnx_of_one_network(method: Method, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
