@@ -171,6 +171,7 @@ def test_planted_wirings_with_all_sources_read() -> None:
     assert all((one.sum(1) == 2).all() and one.any(0).all() for one in drawn)
 
 
+@pytest.mark.slow
 def test_the_planted_benchmark_writes_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,11 @@ def test_example_runs(example: Path) -> None:
     runpy.run_path(str(example), run_name="__main__")
 
 
-@pages
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem == "export" else []) for p in PAGES],
+    ids=lambda page: page.stem,
+)
 @pytest.mark.usefixtures("short_fits")
 def test_python_in_a_page_runs(page: Path) -> None:
     """Apart from what is a copy of a file that runs elsewhere."""

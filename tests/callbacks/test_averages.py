@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ LEARNERS: dict[str, Callable[[], Callback]] = {
 }
 
 
-@pytest.mark.parametrize("first", [True, False])  # which of the two callbacks comes first
-@pytest.mark.parametrize("average", AVERAGES)
+# Each learner with both averages, once before the average among the callbacks and once after it.
+@pytest.mark.parametrize(("average", "first"), zip(AVERAGES, (True, False), strict=True))
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_what_is_kept_and_saved_has_exactly_k_and_is_the_average(
     learner: str, average: str, first: bool, tmp_path: Path
@@ -311,8 +312,7 @@ class Fails(Callback):
             raise ValueError("boom")
 
 
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize(("learner", "first"), zip(LEARNERS, cycle((True, False)), strict=False))
 def test_what_is_saved_at_an_exception_is_the_average_with_exactly_k(
     learner: str, first: bool, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,8 @@ def assert_masked(found: dict[str, Tensor], average: dict[str, Tensor], masks: A
         torch.testing.assert_close(found[name][mask], expected[mask])
 
 
-@pytest.mark.parametrize("first", [True, False])  # which of the two callbacks comes first
-@pytest.mark.parametrize("average", AVERAGES)
+# Each learner with both averages, once before the average among the callbacks and once after it.
+@pytest.mark.parametrize(("average", "first"), zip(AVERAGES, (True, False), strict=True))
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_an_average_has_the_masks_of_the_moment(
     name: str, average: str, first: bool, tmp_path: Path
@@ -142,8 +142,7 @@ def _largest_of_four(value: Tensor) -> Tensor:
 LEARNERS: dict[str, Callable[[], Callback]] = {**SCHEDULED, "NMSparsity": lambda: NMSparsity(1, 4)}
 
 
-@pytest.mark.parametrize("average", AVERAGES)
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(("name", "average"), zip(LEARNERS, cycle(AVERAGES), strict=False))
 def test_a_resumed_run_with_an_average_equals_the_uninterrupted_one(
     name: str, average: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

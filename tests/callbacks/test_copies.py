@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,10 @@ class Best(Callback):
             self.expected = deepcopy(self.best.state_dict())
 
 
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("learner", [*KEPT, "GradualPruning", "MaskConnect"])
+@pytest.mark.parametrize(
+    ("learner", "first"),
+    zip([*KEPT, "GradualPruning", "MaskConnect"], cycle((True, False)), strict=False),
+)
 def test_a_snapshot_stays_as_it_is(learner: str, first: bool) -> None:
     """Also one of a moment when the network was still denser."""
     best = Best()

@@ -76,8 +76,9 @@ def test_a_learner_that_comes_between_two_fits_takes_what_is_left(
     assert edges(module.head) == 32
 
 
-@pytest.mark.parametrize("name", FALLING)
-@pytest.mark.parametrize("at", [14, 18, 21])
+@pytest.mark.parametrize(
+    ("name", "at"), [*((name, 18) for name in FALLING), ("DNW", 14), ("GradualPruning", 21)]
+)
 def test_a_learner_that_came_later_resumes_as_if_uninterrupted(
     name: str, at: int, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def config(path: str, **arguments: Any) -> dict[str, Any]:
     return changed
 
 
+@pytest.mark.slow
 def test_a_run_can_be_read_again(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     file = write(config(TIMM, global_pool="max"), tmp_path / "c.yaml")

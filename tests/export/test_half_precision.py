@@ -46,7 +46,11 @@ def test_autocast_gives_the_precision_that_a_convolution_gives(small: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("suffix", "dtype"), [(".safetensors", torch.bfloat16), (".pt2", torch.float16)]
+    ("suffix", "dtype"),
+    [
+        (".safetensors", torch.bfloat16),
+        pytest.param(".pt2", torch.float16, marks=pytest.mark.slow),
+    ],
 )
 def test_a_sparse_graph_is_exported_in_half_precision(
     suffix: str, dtype: torch.dtype, tmp_path: Path
@@ -57,6 +61,7 @@ def test_a_sparse_graph_is_exported_in_half_precision(
     assert load_exported(tmp_path / f"net{suffix}", trust=True)(images).dtype == dtype
 
 
+@pytest.mark.slow
 def test_float16_becomes_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)

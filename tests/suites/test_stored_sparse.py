@@ -55,7 +55,7 @@ def _costs(network: nn.Module) -> list[int]:
             for live in (True, False)]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", OWN, ids=[one.name for one in OWN])
+@over(OWN)
 @pytest.mark.parametrize("compact", [False, True], ids=["whole", "compact"])
 @torch.no_grad()
 def test_a_network_stored_sparse_costs_and_exports_the_same(method: Method, compact: bool) -> None:
