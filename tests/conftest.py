@@ -10,6 +10,7 @@ import torch
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that a test starts: every core has a test
 torch.set_num_threads(1)
+gc.disable()  # collection makes objects that stay; see `pytest_collection_finish`
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +32,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process waits for the other's last file."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path.parent.name != "suites", item.path not in slow))
+    folders = ("suites", "tests")
+    items.sort(key=lambda i: (i.path.parent.name not in folders, i.path not in slow))
 
 
 def pytest_collection_finish() -> None:
     """What exists by now stays to the end; the garbage collector need not look at it again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
