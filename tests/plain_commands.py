@@ -18,6 +18,12 @@ ROOT = Path(__file__).parents[1]
 Command = tuple[str, ...]  # fit --config FILE, and options
 
 
+@cache
+def settings_of(path: str) -> dict[str, Any]:
+    """A config as its file has it; nobody may write into it."""
+    return yaml.safe_load((ROOT / path).read_text())
+
+
 def options(command: Command) -> dict[str, Any]:
     """The values of the options behind the config, by their keys."""
     pairs = (option.removeprefix("--").split("=", 1) for option in command[3:])
@@ -26,7 +32,7 @@ def options(command: Command) -> dict[str, Any]:
 
 def backbone(command: Command) -> tuple[type, dict[str, Any]]:
     """The class of a command's network and all of its arguments, those by default too."""
-    given = _config(command[2])["model"]["init_args"]["backbone"]
+    given = settings_of(command[2])["model"]["init_args"]["backbone"]
     kind = getattr(backbones, given["class_path"])
     prefix = "model.backbone."
     arguments = given["init_args"] | {
@@ -50,8 +56,3 @@ def typical(commands: Iterable[Command]) -> list[Command]:
             seen |= kinds
             found.append(command)
     return found
-
-
-@cache
-def _config(path: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / path).read_text())

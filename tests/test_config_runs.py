@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.data.conftest import fake_cifar10, fake_cifar100  # noqa: F401  # fixtures
 from tests.data.test_part_labels import write_release
+from tests.plain_commands import settings_of
 from tests.test_configs import (
     CONFIGS,
     PAPER_ROWS,
@@ -19,7 +20,6 @@ from tests.test_configs import (
     callbacks,
     commands,  # noqa: F401  # a fixture
     in_checkout,  # noqa: F401  # a fixture of every test
-    settings_of,
 )
 from wiring_lightning.callbacks import MaskConnect
 from wiring_lightning.cli import WiringCLI

@@ -1,26 +1,24 @@
 """Every command of the papers' page builds what its row says."""
 
-import inspect
 import re
 import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import yaml  # type: ignore[import-untyped]
 from lightning.pytorch import Callback
 from torch import nn
 from torch.optim import SGD
 from typing_extensions import override
 
+from tests.plain_commands import backbone, options, typical
 from tests.shapes import without_draws
-from wiring_lightning import backbones, costs
+from wiring_lightning import costs
 from wiring_lightning.backbones import ResNet, ResNeXt
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
 from wiring_lightning.cli import WiringCLI
@@ -33,14 +31,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
 PAGE = (ROOT / "docs" / "methods" / "mask_connect_tables.md").read_text()
 
-
 Kind = TypeVar("Kind", bound=Callback)
-
-
-@cache
-def settings_of(path: str) -> dict[str, Any]:
-    """A config as its file has it; nobody may write into it."""
-    return yaml.safe_load((ROOT / path).read_text())
 
 
 # What the page says
@@ -106,14 +97,6 @@ class Row:
     @property
     def config(self) -> str:
         return self.command[self.command.index("--config") + 1]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Values of the network that the command gives; a row changes nothing else."""
-        given = [option.split("=") for option in self.command[3:]]
-        prefix = "--model.backbone."
-        assert all(name.startswith(prefix) for name, _ in given)
-        return {name.removeprefix(prefix): yaml.safe_load(value) for name, value in given}
 
     @override
     def __str__(self) -> str:
@@ -216,42 +199,26 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def every_option() -> list[Row]:
-    """The longest commands of each config, so many that they have all options of its rows."""
-    seen: dict[str, set[str]] = {}
-    chosen = []
-    for row in sorted(PAPER_ROWS, key=lambda row: -len(row.command)):
-        if row.config not in seen or row.options.keys() - seen[row.config]:
-            seen.setdefault(row.config, set()).update(row.options)
-            chosen.append(row)
-    return chosen
-
-
 @pytest.mark.parametrize("row", PAPER_ROWS, ids=str)
 def test_a_row_is_the_network_that_it_says(row: Row) -> None:
-    kind, given = network_of(row)
+    assert all(key.startswith("model.backbone.") for key in options(row.command))
+    kind, given = backbone(row.command)
     with without_draws():
         check_network(row, kind(**given), given)
 
 
-@pytest.mark.parametrize("row", every_option(), ids=str)
+BY_COMMAND = {row.command: row for row in PAPER_ROWS}
+
+
+@pytest.mark.parametrize("row", [BY_COMMAND[command] for command in typical(BY_COMMAND)], ids=str)
 def test_a_command_builds_what_its_row_says(row: Row, commands: Built) -> None:
     commands.build(row.command)
     given = commands.given("model", "init_args", "backbone", "init_args").as_dict()
-    assert (type(commands.model.backbone), given) == network_of(row)
+    assert (type(commands.model.backbone), given) == backbone(row.command)
     recipe, wiring = RECIPES[row.section], CONNECTIVITY[row.connectivity]
     check_training(recipe, wiring in ("learned", "real"), commands)
     check_data(recipe, commands)
     assert commands.given("seed_everything") == 0
-
-
-def network_of(row: Row) -> tuple[type[nn.Module], dict[str, Any]]:
-    """Class and arguments: of the command, of the config, and the defaults of the class."""
-    backbone = settings_of(row.config)["model"]["init_args"]["backbone"]
-    kind = getattr(backbones, backbone["class_path"])
-    arguments = inspect.signature(kind).bind(**{**backbone["init_args"], **row.options})
-    arguments.apply_defaults()
-    return kind, arguments.arguments
 
 
 def check_network(row: Row, network: nn.Module, given: dict[str, Any]) -> None:
