@@ -1,6 +1,6 @@
 """The registry: one line a method, and every generic suite runs over it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -348,12 +348,17 @@ LEARNING = [method for method in METHODS if method.learns != "nothing"]
 SCORED = [method for method in METHODS if method.learns == "scores"]
 
 
-def over(methods: Sequence[Method], *suites: Suite) -> pytest.MarkDecorator:
-    """Run a test for each of some methods; where a suite makes no sense, skip and say why."""
+def over(
+    methods: Sequence[Method], *suites: Suite, slow: Collection[str] = ()
+) -> pytest.MarkDecorator:
+    """Run a test for each of some methods; where a suite makes no sense, skip and say why.
+
+    Rows of the names in `slow` are slow ones in this test.
+    """
     rows = []
     for method in methods:
         reasons = [reason for suite, reason in method.without.items() if suite in suites]
-        marks = [pytest.mark.slow] if method.slow else []
+        marks = [pytest.mark.slow] if method.slow or method.name in slow else []
         if reasons:
             marks.append(pytest.mark.skip(reason=f"{method.name}: {reasons[0]}"))
         rows.append(pytest.param(method, id=method.name, marks=marks))

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,19 @@ def test_the_page_has_every_row_and_every_config() -> None:
         assert f"wiring fit --config {path} " in (ROOT / path).read_text()
 
 
-@pytest.mark.parametrize("row", BUILT, ids=str)
+def in_turn(rows: Sequence[Row]) -> list[Any]:
+    """All rows as parameters; slow are those of Table 3 that differ from another only in width."""
+    seen: set[str] = set()
+    found = []
+    for row in rows:
+        network = row.section + next(iter(row.cells.values())).partition("(")[0]
+        slow = row.section == "Table 3" and network in seen
+        found.append(pytest.param(row, id=str(row), marks=[pytest.mark.slow] if slow else []))
+        seen.add(network)
+    return found
+
+
+@pytest.mark.parametrize("row", in_turn(BUILT))
 def test_a_row_builds_what_it_says(row: Row, commands: Built, monkeypatch: Any) -> None:
     monkeypatch.chdir(ROOT)
     graphs = row.section == "Table 2" and not row.cells["method"].startswith("MobileNetV1 ")

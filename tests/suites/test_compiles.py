@@ -23,7 +23,10 @@ from wiring_lightning.tasks import ClassificationTask
 # Rows whose graph is that of another row: what acts on their weights is no part of it.
 _SAME_GRAPH = ("resnext-random", "resnext-full", "resnet-previous", "targeted-dropout")
 # Their layers are those of neural-graph, and of all the others.
-_SLOW = ("mobilenet-dnw", "l1-anneal", "sparse-layers", "densenet-learned", "sparse-resnet")
+_SLOW = (
+    "mobilenet-dnw", "discrete-graph", "l1-anneal", "sparse-layers", "densenet-learned",
+    "sparse-resnet",
+)  # fmt: skip
 TRACED = [
     replace(shallow(method), slow=method.slow or method.name in _SLOW)
     for method in METHODS

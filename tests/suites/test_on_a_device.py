@@ -67,7 +67,14 @@ KERNELS = {
 }
 
 
-@over(METHODS)
+# Networks and rules much like those of the other rows.
+ALIKE = (
+    "resnext-random", "resnet-previous", "densenet-learned", "targeted-dropout", "l1-anneal",
+    "sparse-layers", "mobilenet-dnw", "sparse-resnet",
+)  # fmt: skip
+
+
+@over(METHODS, slow=ALIKE)
 @in_own_process
 def test_computes_what_the_cpu_does_and_waits_as_the_table_says(
     method: Method, tmp_path: Path
