@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
+from torch import nn
 
 from tests.cli.commands import BASE, checkpoint_in, refused, succeed, weights_in, wiring, write
 from wiring_lightning.backbones import ConvFabric
+from wiring_lightning.cli.found import write_found
+from wiring_lightning.tasks import ClassificationTask
 
 SEARCH = deepcopy(BASE)
 SEARCH["model"]["init_args"]["backbone"] = {
@@ -97,6 +100,21 @@ def test_training_goes_on_from_its_weights(found: Path, tmp_path: Path) -> None:
     succeed("fit", *still, *scratch)
     new = weights_in(checkpoint_in(tmp_path / "new"))
     assert not torch.equal(new["backbone.stem.0.weight"], before["backbone.stem.0.weight"])
+
+
+def test_a_network_with_computed_weights_is_written_after_a_step(
+    search: tuple[str, str], tmp_path: Path
+) -> None:
+    fabric = ConvFabric(2, 4, 2, in_channels=1, image_size=8)
+    fabric.stem[0] = nn.utils.spectral_norm(fabric.stem[0])
+    task = ClassificationTask(fabric)
+    config = yaml.safe_load(Path(search[0]).read_text())
+    task(torch.randn(2, 1, 8, 8)).sum().backward()
+    write_found(task, config, tmp_path)
+    weights, compact = weights_in(tmp_path / "network.ckpt"), fabric.compact().state_dict()
+    assert {f"backbone.{name}" for name in compact} == {n for n in weights if "backbone" in n}
+    assert all(torch.equal(weights[f"backbone.{name}"], compact[name]) for name in compact)
+    assert task.backbone is fabric
 
 
 def test_nothing_is_searched_any_more(found: Path) -> None:

@@ -1,5 +1,7 @@
 """Costs that are measured or noisy."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,6 +68,34 @@ def test_the_network_that_is_timed_is_that_of_the_architecture(
     for _ in range(2):  # remembered the second time
         cost(drawn(network, [[0, 1, 0, 1, 1, 0], [1, 0, 1, 0, 0, 1]]))
     assert seen == [([1, 3, 4], (7, 5), False, False)] * 3 + [([0, 2, 5], (7, 5), False, False)] * 3
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm]
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_latency_of_a_network_whose_weights_are_computed(
+    norm: Callable[[nn.Module], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, network, seen = Clock(), TinySuperNetwork(), []
+    forward = Plain.forward
+
+    def watch(plain: Plain, x: Tensor) -> Tensor:
+        seen.append(plain.layers[0].weight)
+        clock.now += 0.001 * len(plain.edges)
+        return forward(plain, x)
+
+    monkeypatch.setattr("wiring_lightning.costs.measured.time", clock)
+    monkeypatch.setattr(Plain, "forward", watch)
+    network.layers[3] = norm(network.layers[3])
+    network(torch.randn(2, 5)).sum().backward()  # what a hook computed now has a graph
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    batch = drawn(network, [[0, 0, 0, 1, 0, 0], [1, 0, 0, 1, 0, 1]])
+    assert costs.latency(batch, network, torch.randn(2, 5), repeats=1, warmup=0).tolist() == [1, 3]
+    network.eval()(torch.randn(2, 5))
+    assert torch.equal(seen[0], network.layers[3].weight)
+    after = network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_latency_learns_the_size_of_an_image_from_the_network() -> None:

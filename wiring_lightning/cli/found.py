@@ -47,11 +47,12 @@ def write_found(module: LightningModule, config: Mapping[str, Any], folder: Path
             f"{' and '.join(kind.__name__ for kind in _FABRICS)}."
         )
     path, weights = found_files(folder)
-    small = deepcopy(module)
-    small.set_submodule(name, fabric.compact())
     config = found_config(config, fabric.architecture_names, weights)
+    module.set_submodule(name, fabric.compact())
+    state = module.state_dict()
+    module.set_submodule(name, fabric)
     checkpoint = {
-        "state_dict": small.state_dict(),
+        "state_dict": state,
         "pytorch-lightning_version": lightning.__version__,
         "epoch": 0,
         "global_step": 0,

@@ -69,8 +69,8 @@ def store_sparse(
         packed(example)
     except Exception as error:
         raise ValueError(
-            f"{type(model).__name__} does not run with layers stored as CSR, since it also reads "
-            "the weight of a layer that it calls: store only parts of it that do not."
+            f"{type(model).__name__} does not run with layers stored as CSR ({error}). Layers "
+            "whose weight it also reads itself have to stay dense: store only parts without them."
         ) from error
     return packed
 
