@@ -46,7 +46,7 @@ class MultiBranchNetwork(Described):
         self.image_size = image_size
         self.reduction = reduction
         self.stem = stem
-        self.blocks = nn.ModuleDict({_name(i): block for i, block in enumerate(blocks)})
+        self.blocks = nn.ModuleDict({module_name(i): block for i, block in enumerate(blocks)})
         self.connections = nn.ModuleDict(dict(connections))
         self.classifier = classifier
         # Bytes of the largest state for each of its pixels, if examples may be computed in parts.
@@ -172,9 +172,10 @@ class MultiBranchNetwork(Described):
         return connection
 
     def _needs_whole_modules(self) -> bool:
-        """Whether norms take statistics of the batch, or calls of modules matter.
+        """Whether a large batch must not be computed in parts, nor modules by `merged_chain`.
 
-        A few images are computed at a time, and by `merged_chain` only parts of modules.
+        That is so if a norm takes statistics of the batch, or if the call of a module matters: it
+        has hooks, or another class than this package gives it.
         """
         for part in self.modules():
             if isinstance(part, BatchNorm) and part.training:
@@ -192,7 +193,13 @@ class MultiBranchNetwork(Described):
         return [(name, block) for name, block in items if isinstance(block, Branches)]
 
 
-def _name(index: int) -> str:
+def module_name(index: int) -> str:
+    """The name of a module by its place, from 0.
+
+    Example:
+        >>> module_name(0)
+        'module1'
+    """
     return f"module{index + 1}"
 
 
