@@ -1,10 +1,11 @@
 """What a config may build.
 
 A config is code: it names classes, and they are imported and called. Two rules limit this. A config
-that trains or tests builds classes of known kinds only (`only_known_kinds`). A config that is
-only looked at, by `inspect`, `figure` and `pareto`, has its backbone built and nothing else, and
-only one of this package or a network that timm or torchvision lists, unless its user says `--trust`
-(`network_config`).
+that trains or tests builds classes of known kinds only (`only_known_kinds`). Of a config that is
+only read, by `inspect`, `wl.load` and the subcommands that read run folders, the task with its
+backbone is built and nothing else, and only a backbone of this package or a network that timm or
+torchvision lists, unless the user says `--trust` (`network_config`). `export --data` also builds
+its data module (`data_config`).
 """
 
 import inspect
@@ -113,6 +114,7 @@ def _check_callable(value: Any, kinds: Sequence[Any]) -> None:
 
 
 def _return_type(function: Any) -> Any:
+    """What a function says that it gives; `None` if it does not say."""
     try:
         return get_type_hints(function).get("return")
     except (NameError, TypeError):
@@ -237,6 +239,7 @@ def _own(path: str, package: ModuleType) -> str | None:
 
 
 def _refuse_unless(trust: bool, path: str, where: str, kind: str) -> None:
+    """Refuse a class that is no `kind` of this package, if it is not trusted."""
     if "." not in path and not trust:
         raise UntrustedError(f"{where}: {unknown_class(path, where)}")
     if not trust:
