@@ -62,6 +62,7 @@ class MultiBranchNetwork(Described):
         return apply_in_parts(self._logits_by_image, images, size)
 
     def _logits(self, images: Tensor) -> Tensor:
+        """The logits of all images at once, module by module."""
         state = self.stem(images).unsqueeze(1)
         for name, block in self.blocks.items():
             if name in self.connections:
@@ -73,7 +74,7 @@ class MultiBranchNetwork(Described):
         return logits
 
     def _logits_by_image(self, images: Tensor) -> Tensor:
-        """The same on a CPU, where the streams of one image should stay in the cache."""
+        """As `_logits`, on a CPU, where the streams of one image should stay in the cache."""
         state: Tensor = self.stem(images).unsqueeze(1)
         for blocks, selections in self._chains():
             state = merged_chain(state, blocks, selections).relu_()
@@ -157,9 +158,13 @@ class MultiBranchNetwork(Described):
             elif name in selections:
                 connections[name] = selections[name]
         compacted = MultiBranchNetwork(
-            deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
-            self.reduction,
-        ).eval()  # fmt: skip
+            stem=deepcopy(self.stem),
+            blocks=blocks,
+            connections=connections,
+            classifier=deepcopy(self.classifier),
+            image_size=self.image_size,
+            reduction=self.reduction,
+        ).eval()
         if fold_batch_norm:
             fold_batch_norms(compacted)
         if independent and all(block.merge or block.can_fold_expansion for block in blocks):

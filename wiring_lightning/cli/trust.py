@@ -60,6 +60,7 @@ def only_known_kinds() -> AbstractContextManager[None]:
 
 
 def _adapt_checked(value: Any, typehint: Any, *arguments: Any, **settings: Any) -> Any:
+    """As jsonargparse's `adapt_typehints`; numbers stay as written, and callables are checked."""
     kinds = getattr(typehint, "__args__", ())
     if int in kinds and float in kinds and (number := _as_written(value)) is not None:
         return number  # Lightning takes 1 for one batch and 1.0 for all
@@ -122,6 +123,7 @@ def _return_type(function: Any) -> Any:
 
 
 def _adapt_known(value: Any, *arguments: Any) -> Any:
+    """As jsonargparse's `adapt_classes_any`, for arguments without a type; known kinds only."""
     if _typehints.is_subclass_spec(value) and isinstance(value["class_path"], str):
         path = value["class_path"]
         try:

@@ -185,6 +185,7 @@ class BatchLoader:
             )
 
     def _count_batches(self) -> int:
+        """Number of batches of every process in an epoch."""
         smallest = len(self.images) // self.world_size
         if self.shuffle and self.drop_last:
             return smallest // self.batch_size

@@ -90,6 +90,7 @@ class DescribedNetwork(nn.Module):
         return {"main": graphs.pop("main"), **graphs}
 
     def _run(self, graph: "_Graph", inputs: Sequence[Any], device: torch.device) -> list[Any]:
+        """The outputs of a graph for some inputs; tensors that a step makes are on `device`."""
         values = dict(enumerate(inputs))
 
         def fill(value: Any) -> Any:
@@ -113,12 +114,14 @@ class DescribedNetwork(nn.Module):
         return [fill(value) for value in graph.outputs]
 
     def _loop(self, arguments: Sequence[Any], device: torch.device) -> list[Any]:
+        """The last state of a loop: graphs of condition and body, first state, and constants."""
         condition, body, state, constants = arguments
         while bool(self._run(self._graphs[condition.name], [*state, *constants], device)[0]):
             state = self._run(self._graphs[body.name], [*state, *constants], device)
         return list(state)
 
     def _weight(self, path: Sequence[str]) -> Tensor:
+        """The weight of a name, which is split at its dots."""
         module = self.weights
         for part in path[:-1]:
             module = module._modules[part]  # type: ignore[assignment]

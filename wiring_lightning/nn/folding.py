@@ -116,6 +116,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _fold_sequential(layers: nn.Sequential) -> None:
+    """Fold the pairs in a sequence, in place; later layers then have smaller numbers."""
     followed = [
         index
         for index, (layer, following) in enumerate(pairwise(layers))

@@ -81,6 +81,7 @@ def _computed_tensors(network: nn.Module) -> Iterator[tuple[int, Tensor]]:
 
 
 def _remove_parametrizations(part: Any) -> None:
+    """Replace parametrizations by what they compute: a parameter, or a buffer if they have none."""
     computed = {}
     for name, parametrization in part.parametrizations.items():
         parametrization.eval()  # torch's spectral norm takes a step in training
@@ -97,6 +98,7 @@ def _remove_parametrizations(part: Any) -> None:
 
 
 def _remove_hook(part: Any, hook: Any) -> None:
+    """Make the weight that a hook computes a parameter, and remove the hook."""
     name = hook._tensor_name if isinstance(hook, prune.BasePruningMethod) else hook.name
     learning = _untie(part, f"{name}_")
     if isinstance(hook, WeightNorm):
