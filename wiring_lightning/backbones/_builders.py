@@ -67,6 +67,10 @@ def with_signature(path: tuple[str, str], build: Build, types: Mapping[str, Any]
         build: builds the network; its errors about arguments are worded anew.
         types: the type of each argument. Types that are not plain count as any.
 
+    Returns:
+        A function of these arguments. It raises a `TypeError` for another argument, and a
+        `ValueError` if the library cannot build the network.
+
     Example:
         >>> make = with_signature(("here", "flat"), nn.Flatten, {"start_dim": int})
         >>> make(start_dim=2)

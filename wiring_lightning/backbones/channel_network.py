@@ -19,12 +19,12 @@ from wiring_lightning.nn.folding import can_fold_norm, fold_pair, is_plain_convo
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.nn.graph_stage import RectifiedFilter
 from wiring_lightning.nn.hooks import computes_as
+from wiring_lightning.nn.node_operations import FILTER_TAPS
 from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.nn.pre_activation import preferred_layout
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_parameters, plain_layer
 
-_FILTER = 9  # weights of a node's filter
-_NORM = 2  # scale and shift
+_NORM = 2  # parameters of a node's norm: scale and shift
 
 
 class ChannelNetwork(Described):
@@ -140,6 +140,7 @@ class ChannelNetwork(Described):
 
     @torch.no_grad()
     def _wiring(self, only_usable: bool) -> Wiring:
+        """The wiring, without edges that carry nothing if `only_usable`."""
         graph, unlisted = WiringBuilder(), 0
         norm = _NORM if self.stem.bias is None else 1  # if it is folded, only the shift is left
         image = graph.add_node("image", steps=0)
@@ -154,7 +155,9 @@ class ChannelNetwork(Described):
                 edges = edges.select(edges.usable)
             side = -(-side // stage.stride)
             first = len(graph)
-            graph.add_group(f"{name}.node", stage.numbers, _FILTER + norm, _FILTER * side**2)
+            graph.add_group(
+                f"{name}.node", stage.numbers, FILTER_TAPS + norm, FILTER_TAPS * side**2
+            )
             _connect(graph, first, edges, side**2)
             unlisted += edges.unlisted
             fed.append(first + edges.target[edges.usable])
@@ -164,20 +167,26 @@ class ChannelNetwork(Described):
         constant[image] = False
         constant[torch.cat(fed)] = False
         graph.connect(image, constant.nonzero().flatten())
-        classifier = plain_layer(self.classifier)
-        if isinstance(classifier, Adjacency | SparseEdges):
-            first, edges = len(graph) - len(features), edges_of(classifier, len(features))
-            classes = graph.add_group("classes.node", classifier.receivers)
-            _connect(graph, first, edges, 1)
-            unlisted += edges.unlisted
-            graph.add_node("classifier", reads=classes, steps=0)
-        elif isinstance(classifier, nn.Linear):
-            size, weights = classifier.out_features, classifier.weight.numel()
-            last = graph.add_node("classifier", count_parameters(classifier) - weights)
-            graph.connect(features, last, parameters=size, multiply_adds=size)
-        else:  # another head reads all features
-            graph.connect(features, graph.add_layers("classifier", classifier, side=1))
+        unlisted += _add_classifier(graph, self.classifier, features)
         return graph.wiring(unlisted)
+
+
+def _add_classifier(graph: WiringBuilder, layer: nn.Module, features: Tensor) -> int:
+    """Add the classifier, which reads the features; the number of its unlisted edges."""
+    classifier = plain_layer(layer)
+    if isinstance(classifier, Adjacency | SparseEdges):
+        first, edges = len(graph) - len(features), edges_of(classifier, len(features))
+        classes = graph.add_group("classes.node", classifier.receivers)
+        _connect(graph, first, edges, 1)
+        graph.add_node("classifier", reads=classes, steps=0)
+        return edges.unlisted
+    if isinstance(classifier, nn.Linear):
+        size, weights = classifier.out_features, classifier.weight.numel()
+        last = graph.add_node("classifier", count_parameters(classifier) - weights)
+        graph.connect(features, last, parameters=size, multiply_adds=size)
+    else:  # another head reads all features
+        graph.connect(features, graph.add_layers("classifier", classifier, side=1))
+    return 0
 
 
 def _connect(graph: WiringBuilder, first: int, edges: GraphEdges, multiply_adds: int) -> None:

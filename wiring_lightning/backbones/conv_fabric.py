@@ -1,6 +1,6 @@
 """Convolutional Neural Fabrics: columns of scales, each node connected to its neighbours."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from torch import nn
@@ -93,28 +93,15 @@ class ConvFabric(FabricNetwork):
         _check(columns, scales, task, image_size)
         check_word("doubling", doubling, Doubling)
         check_word("counting", counting, Counting)
+        upward = task == "segmentation"
         # Nodes are numbered column by column, the last column towards the output.
         order = [(column, scale) for column in range(columns) for scale in range(scales)]
-        upward = task == "segmentation"
         if upward:
-            order[-scales:] = order[: -scales - 1 : -1]
-        number = {place: node for node, place in enumerate(order)}
-        edges: list[FabricEdge] = []
-        for target, (column, scale) in enumerate(order):
-            near = {
-                "down": (column - 1, scale - 1),
-                "same": (column - 1, scale),
-                "up": (column - 1, scale + 1),
-            }
-            if column in (0, columns - 1):
-                towards = 1 if upward and column > 0 else -1
-                near["within"] = (column, scale + towards)
-            for kind, place in near.items():
-                if place not in number:
-                    continue
-                module = _edge(channels, scale - place[1], doubling, counting)
-                name = f"column{column + 1}.scale{scale + 1}.{kind}"
-                edges.append(FabricEdge(name, number[place], target, module))
+            order[-scales:] = reversed(order[-scales:])
+        edges = [
+            FabricEdge(name, source, target, _edge(channels, coarser, doubling, counting))
+            for name, source, target, coarser in _places(order, columns, upward)
+        ]
         spaces = [Space(channels, 2**scale) for _, scale in order]
         stem = nn.Sequential(*convolution(in_channels, channels, size=3), nn.ReLU(inplace=True))
         classifier = (
@@ -125,6 +112,31 @@ class ConvFabric(FabricNetwork):
         self.describe(
             columns=columns, channels=channels, scales=scales, task=task, doubling=doubling
         )
+
+
+def _places(
+    order: Sequence[tuple[int, int]], columns: int, upward: bool
+) -> Iterator[tuple[str, int, int, int]]:
+    """Name, source and target of every edge, and how many scales its target is coarser.
+
+    Args:
+        order: column and scale of each node, by its number.
+        columns: number of columns.
+        upward: whether the last column leads to the finest scale.
+    """
+    number = {place: node for node, place in enumerate(order)}
+    for target, (column, scale) in enumerate(order):
+        near = {
+            "down": (column - 1, scale - 1),
+            "same": (column - 1, scale),
+            "up": (column - 1, scale + 1),
+        }
+        if column in (0, columns - 1):
+            near["within"] = (column, scale + (1 if upward and column > 0 else -1))
+        for kind, place in near.items():
+            if place in number:
+                name = f"column{column + 1}.scale{scale + 1}.{kind}"
+                yield name, number[place], target, scale - place[1]
 
 
 def _edge(channels: int, coarser: int, doubling: Doubling, counting: Counting) -> nn.Sequential:

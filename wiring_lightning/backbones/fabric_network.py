@@ -135,9 +135,12 @@ class FabricNetwork(Described):
 
 
 def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
-    """The wiring with all edges active, and the fabric edge of each (-1 if none)."""
+    """The wiring with all edges active, and for each the edge of the fabric that decides on it.
+
+    That is -1 where nothing does: from a module to its sum, and into the classifier.
+    """
     fabric, size = network.fabric, network.image_size
-    graph, stands_for, edges = WiringBuilder(), list[int](), fabric.edges()
+    graph, decides, edges = WiringBuilder(), list[int](), fabric.edges()
     sides = [-(-size // space.reduction) for space in fabric.spaces]
     state_of = {0: graph.add_layers("stem", network.stem, side=size, group=0)}
     last = len(fabric.spaces) - 1
@@ -152,7 +155,7 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
                 arrival = graph.add_layers(
                     edge.name, edge.module, side=sides[edge.source], reads=[arrival], group=node
                 )
-                stands_for.append(number)
+                decides.append(number)
                 choice = -1
             arrivals.append(arrival)
             drawn.append(choice)
@@ -161,6 +164,7 @@ def _candidates(network: FabricNetwork) -> tuple[Wiring, Tensor]:
         numbers = fabric.spaces[node].channels * sides[node] ** 2
         state_of[node] = graph.add_node(name, 0, -numbers if arrivals else 0, group=node)
         graph.connect(arrivals, state_of[node], multiply_adds=numbers)
-        stands_for += drawn
+        decides += drawn
     graph.add_layers("classifier", network.classifier, side=sides[-1], reads=[state_of[last]])
-    return graph.wiring(), torch.tensor([*stands_for, -1], device="cpu")
+    decides.append(-1)  # of the edge into the classifier
+    return graph.wiring(), torch.tensor(decides, device="cpu")

@@ -131,7 +131,7 @@ class GatedHeads(Described):
         return self.rewired("planted").wiring()
 
     def rewired(self, wiring: Literal["random", "planted"]) -> "GatedHeads":
-        """A copy with the same weights and another wiring, which stays as it is.
+        """A copy with the same weights and another wiring, which does not learn.
 
         Args:
             wiring: `"random"`, drawn anew by torch's global generator, or `"planted"`.

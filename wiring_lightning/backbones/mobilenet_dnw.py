@@ -76,11 +76,12 @@ class MobileNetV1DNW(ChannelNetwork):
             raise ValueError(f"width must be above 0 and at most 1, got {width}.")
         share = Fraction(str(width))  # exact, where 0.3 * 0.3 as float is not
         graphs: dict[str, nn.Module] = {}
-        for number, (inputs, outputs, reduction, blocks) in enumerate(_GRAPHS, start=1):
+        for number, (inputs, outputs, stride, blocks) in enumerate(_GRAPHS, start=1):
             senders, receivers = inputs * stem_channels, outputs * stem_channels
-            pairs = senders * receivers + (blocks - 1) * receivers**2
+            # Weights of the 1 x 1 convolutions of MobileNetV1 at this resolution.
+            weights = senders * receivers + (blocks - 1) * receivers**2
             graphs[f"graph{number}"] = GraphStage(
-                senders, receivers, blocks, reduction, math.ceil(share**2 * pairs), wiring, rank_all
+                senders, receivers, blocks, stride, math.ceil(share**2 * weights), wiring, rank_all
             )
         channels = _GRAPHS[-1][1] * stem_channels
         classifier: nn.Linear | Adjacency = nn.Linear(channels, num_classes)

@@ -46,7 +46,7 @@ class MultiBranchNetwork(Described):
         self.image_size = image_size
         self.reduction = reduction
         self.stem = stem
-        self.blocks = nn.ModuleDict({_name(i): block for i, block in enumerate(blocks)})
+        self.blocks = nn.ModuleDict({module_name(i): block for i, block in enumerate(blocks)})
         self.connections = nn.ModuleDict(dict(connections))
         self.classifier = classifier
         # Bytes of the largest state for each of its pixels, if examples may be computed in parts.
@@ -62,6 +62,7 @@ class MultiBranchNetwork(Described):
         return apply_in_parts(self._logits_by_image, images, size)
 
     def _logits(self, images: Tensor) -> Tensor:
+        """The logits of all images at once, module by module."""
         state = self.stem(images).unsqueeze(1)
         for name, block in self.blocks.items():
             if name in self.connections:
@@ -73,7 +74,7 @@ class MultiBranchNetwork(Described):
         return logits
 
     def _logits_by_image(self, images: Tensor) -> Tensor:
-        """The same on a CPU, where the streams of one image should stay in the cache."""
+        """As `_logits`, on a CPU, where the streams of one image should stay in the cache."""
         state: Tensor = self.stem(images).unsqueeze(1)
         for blocks, selections in self._chains():
             state = merged_chain(state, blocks, selections).relu_()
@@ -157,9 +158,13 @@ class MultiBranchNetwork(Described):
             elif name in selections:
                 connections[name] = selections[name]
         compacted = MultiBranchNetwork(
-            deepcopy(self.stem), blocks, connections, deepcopy(self.classifier), self.image_size,
-            self.reduction,
-        ).eval()  # fmt: skip
+            stem=deepcopy(self.stem),
+            blocks=blocks,
+            connections=connections,
+            classifier=deepcopy(self.classifier),
+            image_size=self.image_size,
+            reduction=self.reduction,
+        ).eval()
         if fold_batch_norm:
             fold_batch_norms(compacted)
         if independent and all(block.merge or block.can_fold_expansion for block in blocks):
@@ -172,9 +177,10 @@ class MultiBranchNetwork(Described):
         return connection
 
     def _needs_whole_modules(self) -> bool:
-        """Whether norms take statistics of the batch, or calls of modules matter.
+        """Whether a large batch must not be computed in parts, nor modules by `merged_chain`.
 
-        A few images are computed at a time, and by `merged_chain` only parts of modules.
+        That is so if a norm takes statistics of the batch, or if the call of a module matters: it
+        has hooks, or another class than this package gives it.
         """
         for part in self.modules():
             if isinstance(part, BatchNorm) and part.training:
@@ -192,7 +198,13 @@ class MultiBranchNetwork(Described):
         return [(name, block) for name, block in items if isinstance(block, Branches)]
 
 
-def _name(index: int) -> str:
+def module_name(index: int) -> str:
+    """The name of a module by its place, from 0.
+
+    Example:
+        >>> module_name(0)
+        'module1'
+    """
     return f"module{index + 1}"
 
 

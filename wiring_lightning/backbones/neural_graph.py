@@ -161,6 +161,7 @@ class NeuralGraph(Described):
         return logits
 
     def _run(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """`[outputs, batch, height, width]` what the output nodes give for these inputs."""
         if self.dynamics == "static":
             return run_blocks(inputs, weights, self.operations, self.sizes, self.outputs)
         if self.dynamics == "discrete":

@@ -65,11 +65,13 @@ class ResidualNetwork(Described):
         return logits
 
     def _chain(self, state: Tensor) -> Tensor:
+        """The output of the last block, if each block reads the one before."""
         for block in self._blocks():
             state = (block(state) + block.shortcut(state)).relu_()
         return state
 
     def _connected(self, state: Tensor) -> Tensor:
+        """The output of the last block, if the connection says which blocks each block reads."""
         assert self.connection is not None
         blocks = self._blocks()
         inputs = BlockInputs(
@@ -117,15 +119,15 @@ class ResidualNetwork(Described):
         names = list(self.blocks)
         selection = self.connection and self.connection.selection()
         compacted = ResidualNetwork(
-            deepcopy(self.stem),
-            {names[index]: deepcopy(self._blocks()[index]) for index in kept},
+            stem=deepcopy(self.stem),
+            blocks={names[index]: deepcopy(self._blocks()[index]) for index in kept},
             # The sources of a live block are live, so no block loses a source.
-            selection and selection.keep([j - 1 for j in kept[1:]], kept[:-1]),
-            self.fan_in,
-            self.mean,
-            self.spaces,
-            deepcopy(self.classifier),
-            self.image_size,
+            connection=selection and selection.keep([j - 1 for j in kept[1:]], kept[:-1]),
+            fan_in=self.fan_in,
+            mean=self.mean,
+            spaces=self.spaces,
+            classifier=deepcopy(self.classifier),
+            image_size=self.image_size,
         ).eval()
         return fold_batch_norms(compacted) if fold_batch_norm else compacted
 

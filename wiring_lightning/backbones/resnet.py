@@ -106,14 +106,14 @@ class ResNet(ResidualNetwork):
             earlier = torch.ones(total - 1, total - 1, dtype=torch.bool).tril()
             connection = Gate(total - 1, total - 1, fan_in, wiring, earlier, weighted)
         super().__init__(
-            stem_layers,
-            blocks,
-            connection,
-            fan_in,
-            identity == "mean",
-            spaces,
-            classifier,
-            plan.image_size,
+            stem=stem_layers,
+            blocks=blocks,
+            connection=connection,
+            fan_in=fan_in,
+            mean=identity == "mean",
+            spaces=spaces,
+            classifier=classifier,
+            image_size=plan.image_size,
         )
         self.assumes_image_size = image_size is None
         self.describe(depth=depth, stem=stem, wiring=wiring)

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import nn
 
 from wiring_lightning._checks import MOST_LAYERS, check_counts
-from wiring_lightning.backbones.multi_branch import MultiBranchNetwork
+from wiring_lightning.backbones.multi_branch import MultiBranchNetwork, module_name
 from wiring_lightning.backbones.stages import equal_stages, imagenet_layout
 from wiring_lightning.backbones.stems import StemName, initialize_convolutions, make_stem, stem_plan
 from wiring_lightning.nn import Branches, Gate, Selection
@@ -93,7 +93,6 @@ class ResNeXt(MultiBranchNetwork):
         stem_channels, channels = (64, 256) if wide else (16, 64)
         total = sum(stages)
         blocks: list[Branches] = []
-        connections: dict[str, Gate | Selection] = {}
         current = stem_channels
         for stage, modules in enumerate(stages):
             for index in range(modules):
@@ -117,13 +116,14 @@ class ResNeXt(MultiBranchNetwork):
         initialize_convolutions(
             stem_layers, *(block.projection for block in blocks if block.projection)
         )
+        connections: dict[str, Gate | Selection] = {}
         if wiring != "full":
             # After all weights, so that a seed gives the same weights with every wiring.
             connections = {
-                f"module{position + 1}": Gate(
+                module_name(position): Gate(
                     cardinality, cardinality, fan_in, mode=wiring, weighted=weighted
                 )
-                for position in range(1, total)
+                for position in range(1, len(blocks))
             }
         super().__init__(
             stem_layers,

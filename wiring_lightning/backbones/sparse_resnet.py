@@ -178,7 +178,14 @@ class SparseResNet(Described):
 class StageEntry(nn.Module):
     """The projection and the first block of a stage, which share batch norm and ReLU.
 
-    `width` are the channels inside the bottleneck, and the output has four times as many.
+    Args:
+        in_channels: channels of the input of the stage.
+        width: channels inside the bottleneck; the output has four times as many.
+        stride: of both.
+        checkpointing: as for `SparseResNet`.
+
+    Shapes: `[batch, in_channels, height, width]` becomes two outputs
+    `[batch, 4 * width, height / stride, width / stride]`.
     """
 
     def __init__(self, in_channels: int, width: int, stride: int, checkpointing: bool) -> None:

@@ -224,6 +224,7 @@ class SparseNet(Described):
 
 
 def _layer(into: int, growth: int, bottleneck: bool) -> list[RectifiedConv2d]:
+    """The convolutions of one layer."""
     if not bottleneck:
         return [RectifiedConv2d(into, growth)]
     inner = _BOTTLENECK * growth
@@ -231,6 +232,7 @@ def _layer(into: int, growth: int, bottleneck: bool) -> list[RectifiedConv2d]:
 
 
 def _layers_per_stage(depth: int, bottleneck: bool, stem: StemName) -> tuple[int, ...]:
+    """Layers of each stage, where a bottleneck and the convolution behind it are one."""
     if stem == "imagenet":
         if depth not in _IMAGENET_STAGES or not bottleneck:
             raise ValueError(
@@ -251,6 +253,7 @@ def _layers_per_stage(depth: int, bottleneck: bool, stem: StemName) -> tuple[int
 
 
 def _growth_per_stage(growth: int | Sequence[int], stages: int) -> tuple[int, ...]:
+    """Output channels of a layer of each stage."""
     rates = (growth,) * stages if isinstance(growth, int) else tuple(growth)
     if len(rates) != stages:
         raise ValueError(

@@ -9,8 +9,14 @@ Layout = TypeVar("Layout")
 def equal_stages(depth: int, layers: int, others: int, rule: str) -> tuple[int, int, int]:
     """Blocks in each of three equal stages.
 
-    A block has `layers` layers, and `others` layers are in no block. `rule` describes the possible
-    depths for the error.
+    Args:
+        depth: number of layers of the network.
+        layers: number of layers of a block.
+        others: number of layers that are in no block.
+        rule: which depths are possible, for the message.
+
+    Raises:
+        ValueError: if the depth is none of them.
 
     Example:
         >>> equal_stages(38, layers=2, others=2, rule="2 + 6n")
@@ -23,7 +29,19 @@ def equal_stages(depth: int, layers: int, others: int, rule: str) -> tuple[int, 
 
 
 def imagenet_layout(depth: int, layouts: Mapping[int, Layout]) -> Layout:
-    """The layout of a depth in the table of a paper."""
+    """The layout of a depth in the table of a paper.
+
+    Args:
+        depth: number of layers of the network.
+        layouts: the table.
+
+    Raises:
+        ValueError: if the table has no such depth.
+
+    Example:
+        >>> imagenet_layout(50, {50: (3, 4, 6, 3)})
+        (3, 4, 6, 3)
+    """
     if depth not in layouts:
         raise ValueError(
             f"depth must be one of {', '.join(map(str, layouts))} with the imagenet stem, got "

@@ -39,7 +39,20 @@ MOBILENET_STEMS: dict[str, StemPlan] = {
 def stem_plan(
     name: str, image_size: int | None = None, stems: Mapping[str, StemPlan] = STEMS
 ) -> StemPlan:
-    """The plan of a stem, for images of its usual size if `image_size` is not given."""
+    """The plan of a stem.
+
+    Args:
+        name: of the stem.
+        image_size: height and width of the images; the usual size if not given.
+        stems: the plans that the network has.
+
+    Raises:
+        ValueError: if there is no such stem.
+
+    Example:
+        >>> stem_plan("imagenet").image_size, stem_plan("imagenet", image_size=96).image_size
+        (224, 96)
+    """
     if name not in stems:
         raise ValueError(f'There is no stem "{name}"; choose one of {", ".join(stems)}.')
     plan = stems[name]
@@ -47,7 +60,16 @@ def stem_plan(
 
 
 def small_stem_plan(network: str, name: str, image_size: int | None) -> StemPlan:
-    """The plan of a stem for a network without a stem for ImageNet."""
+    """The plan of a stem for a network without a stem for ImageNet.
+
+    Args:
+        network: name of the network, for the message.
+        name: as for `stem_plan`.
+        image_size: as for `stem_plan`.
+
+    Raises:
+        ValueError: if there is no such stem, or it is that for ImageNet.
+    """
     plan = stem_plan(name, image_size)
     if name == "imagenet":
         raise ValueError(f'{network} has the stems "cifar" and "mini_imagenet", got "imagenet".')

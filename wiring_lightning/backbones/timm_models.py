@@ -62,6 +62,7 @@ def builder(name: str) -> Build:
 
 @cache
 def _network(base: str) -> Build:
+    """The function that builds a network; it has an attribute for each tag of weights."""
     timm = _timm()
     cls = return_class(timm.models.model_entrypoint(base))
     types = dict(_COMMON)

@@ -54,10 +54,11 @@ def check_checkpoint(
     for name, kind in _FOR_TRAINING.items():
         if name in content and not isinstance(content[name], kind):
             raise _damaged(path, f"its {name} are of type {type(content[name]).__name__}")
-    for name, saved in content.get("loops", {}).items() if trainer is not None else ():
-        loop = getattr(trainer, name, None)
-        if loop is not None and not _alike(loop.state_dict(), saved):
-            raise _damaged(path, f"its {name} has counters that are no numbers")
+    if trainer is not None:
+        for name, saved in content.get("loops", {}).items():
+            loop = getattr(trainer, name, None)
+            if loop is not None and not _alike(loop.state_dict(), saved):
+                raise _damaged(path, f"its {name} has counters that are no numbers")
     if not is_overridden("configure_model", module):  # otherwise the network is built later
         check_weights(module, content, path)
 
@@ -72,6 +73,11 @@ def check_weights(module: nn.Module, content: Mapping[str, Any], path: str | Pat
 
     Raises:
         CheckpointError: with one sentence that names what differs or what is wrong.
+
+    Example:
+        >>> check_weights(nn.Linear(2, 1), nn.Linear(3, 1).state_dict(), "old.ckpt")
+        Traceback (most recent call last):
+        wiring_lightning.checkpoints.reading.CheckpointError: The checkpoint old.ckpt belongs to ...
     """
     weights = content.get("state_dict", content)
     if not isinstance(weights, Mapping):
@@ -117,12 +123,16 @@ def infinite_values(state: Mapping[str, Any], but: Container[str] = ()) -> list[
 def check_optimizers(trainer: Trainer) -> None:
     """Refuse what a checkpoint brought into the optimizers if they cannot continue from it.
 
+    Args:
+        trainer: after it has restored the checkpoint, if there is one.
+
     Raises:
         CheckpointError: if it was saved with an optimizer of another kind, or is damaged.
     """
     path = trainer.ckpt_path
-    for optimizer in [] if path is None else trainer.optimizers:
-        assert path is not None
+    if path is None:
+        return
+    for optimizer in trainer.optimizers:
         name = type(optimizer).__name__
         for group in optimizer.param_groups:
             if missing := sorted(optimizer.defaults.keys() - group.keys()):
@@ -157,6 +167,7 @@ def _of_another_network(path: str | Path, reasons: list[str]) -> CheckpointError
 def _differing_shapes(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor], strict: bool
 ) -> Iterator[str]:
+    """Which weights have other shapes, and with `strict` also which are missing, in words."""
     for name in [*own, *given]:
         if name in own and name in given:
             if not _is_weight(name, own[name]):
@@ -171,7 +182,7 @@ def _differing_shapes(
 def _impossible_scores(
     module: nn.Module, weights: Mapping[str, Tensor], callbacks: Any
 ) -> Iterator[str]:
-    """Scores of gates that the callback which saved its settings cannot have left."""
+    """What is wrong with scores of gates, after the settings that their learner has saved."""
     settings = _settings_of_scores(callbacks)
     low, high = (settings.get(key, value) for key, value in (("low", 0.0), ("high", 1.0)))
     if not (isinstance(low, float | int) and isinstance(high, float | int)):
@@ -209,6 +220,7 @@ def _is_weight(name: str, value: Any) -> bool:
 
 
 def _is_finite(value: Tensor) -> bool:
+    """Whether all values of a tensor of any layout and dtype are finite."""
     if is_lazy(value) or value.is_meta:
         return True  # it has no values yet
     if not (value.is_floating_point() or value.is_complex()):

@@ -61,8 +61,8 @@ def read_weights(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 def _stand_in(name: str) -> Callable[..., Any]:
     """What stands for the class or function of a name; a mapping where the name says so."""
-    if "dict" in name.rpartition(".")[2].lower():  # torch fills no others; such as AttributeDict
-        return OrderedDict
+    if "dict" in name.rpartition(".")[2].lower():  # such as AttributeDict
+        return OrderedDict  # torch sets the items of no other class
     return type(name, (StandIn,), {})  # one for each: torch finds a class by its name
 
 
@@ -116,6 +116,7 @@ def _check_bytes(file: IO[bytes]) -> None:
             raise ValueError(f"the checksum of {damaged} is wrong")
     file.seek(0)
     begin = file.read(2)
-    if begin and begin != b"PK" and begin[:1] != b"\x80":  # an archive, or a pickle of old
+    # Files of today are archives (PK), those of old versions of torch are pickles.
+    if begin and begin != b"PK" and begin[:1] != b"\x80":
         raise ValueError("it is no file that torch.save wrote")
     file.seek(0)

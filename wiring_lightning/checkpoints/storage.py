@@ -61,8 +61,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def load_weights(module: nn.Module, path: str | Path) -> None:
     """Load the weights of a checkpoint into a module of the same structure.
 
+    Args:
+        module: a task as the trainer has saved it, or a bare network for a bare `state_dict`.
+        path: the file.
+
     Raises:
         CheckpointError: if the file cannot be read, or belongs to another network.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> saved, fresh = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(saved.state_dict(), f"{folder}/w.ckpt")
+        ...     load_weights(fresh, f"{folder}/w.ckpt")
+        >>> torch.equal(saved.weight, fresh.weight)
+        True
     """
     content = read_weights(path)
     check_weights(module, content, path)

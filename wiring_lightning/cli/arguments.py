@@ -43,8 +43,12 @@ class RunsParser(ArgumentParser):
         self.add_argument("--trust", action="store_true", help=TRUST)
 
     def add_picture(self, default: str) -> None:
-        """Add `--output`, `None` if not given; the help shows `default`."""
+        """Add `--output`, `None` if not given, and `--overwrite`; the help shows `default`."""
         what = f"picture to write, .png, .pdf or .svg (default: {default})"
         self.add_argument("-o", "--output", metavar="FILE", type=picture_path, help=what)
+        self.add_overwrite()
+
+    def add_overwrite(self) -> None:
+        """Add `--overwrite`."""
         what = "replace files that are there already"
         self.add_argument("--overwrite", action="store_true", help=what)

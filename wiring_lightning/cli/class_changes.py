@@ -28,6 +28,7 @@ def told_class_changes() -> AbstractContextManager[None]:
 
 
 def _discard_and_tell(parser_or_action: Any, before: Any, now: Any) -> None:
+    """As jsonargparse's function: drop arguments that the new class does not take, in place."""
     changed = before and "init_args" in before and before["class_path"] != now["class_path"]
     given = dict(before["init_args"]) if changed else {}
     _discard(parser_or_action, before, now)

@@ -58,6 +58,9 @@ def costs_with(model: LightningModule, example: Any, asked: bool) -> list[LayerC
         model: the task.
         example: its input, or `None`.
         asked: whether the user gave the size of the example, so that it must fit.
+
+    Raises:
+        MisconfigurationException: if it was asked for and does not fit.
     """
     try:
         return layer_costs(model, example)

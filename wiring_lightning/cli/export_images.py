@@ -1,18 +1,13 @@
 """Real images to compare an exported network with."""
 
-from argparse import ArgumentError
-
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wiring_lightning.checkpoints import read_weights
-from wiring_lightning.cli.parse_errors import one_line
-from wiring_lightning.cli.parser import WiringParser
-from wiring_lightning.cli.runs import CONFIG, Run, RunError
-from wiring_lightning.cli.short_names import own_classes_preferred
-from wiring_lightning.cli.trust import data_config, only_known_kinds
+from wiring_lightning.cli.runs import CONFIG, Run, RunError, build_part
+from wiring_lightning.cli.trust import data_config
 from wiring_lightning.data._resumable import ResumableDataModule
 
 COUNT = 64
@@ -75,15 +70,7 @@ def run_images(run: Run, count: int = COUNT) -> Tensor:
     if not run.config.get("data"):
         raise RunError(f"{file} names no data: leave --data out.")
     spec = data_config(run.config["data"], run.trust, str(file))
-    parser = WiringParser(exit_on_error=False)
-    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    with own_classes_preferred(), only_known_kinds():
-        try:
-            config = parser.parse_object({"data": spec})
-        except ArgumentError as error:
-            raise RunError(f"{file} describes no data: {one_line(str(error))}") from error
-        data = parser.instantiate_classes(config)["data"]
-    assert isinstance(data, LightningDataModule)
+    data = build_part(LightningDataModule, "data", spec, f"{file} describes no data")
     data.prepare_data()
     data.setup("test")
     if isinstance(data, ResumableDataModule):

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
 from wiring_lightning.callbacks import BudgetedSearch, PhaseSchedule, WarmStart
-from wiring_lightning.cli.runs import class_name, classes_in
+from wiring_lightning.cli.config_parts import callbacks_in, class_name, classes_in
 from wiring_lightning.files import write_file
 
 _FABRICS = (ConvFabric, ResNetFabric)
@@ -74,6 +74,11 @@ def found_config(
 ) -> dict[str, Any]:
     """The config of a search as that of an architecture.
 
+    Args:
+        config: of the search, as plain values; it is not changed.
+        architecture: names of the edges to keep.
+        weights: the checkpoint whose weights training starts with.
+
     Example:
         >>> search = {"model": {"class_path": "ConvFabric", "init_args": {"columns": 2}},
         ...           "trainer": {"callbacks": [{"class_path": "BudgetedSearch"}]}}
@@ -91,15 +96,13 @@ def found_config(
             for phase in part.get("init_args", {}).get("phases", []):
                 for key in _STEERING:
                     phase.pop(key, None)
-    trainer = found.setdefault("trainer", {})
-    given = trainer.get("callbacks") or []
     removed = (BudgetedSearch.__name__, WarmStart.__name__)
     start = {
         "class_path": f"wiring_lightning.callbacks.{WarmStart.__name__}",
         "init_args": {"weights": str(weights)},
     }
-    callbacks = given if isinstance(given, list) else [given]
-    trainer["callbacks"] = [part for part in callbacks if class_name(part) not in removed] + [start]
+    kept = [part for part in callbacks_in(found) if class_name(part) not in removed]
+    found.setdefault("trainer", {})["callbacks"] = [*kept, start]
     return found
 
 

@@ -57,6 +57,8 @@ _TITLES = {
     "data": "data",
     "trainer": "Lightning's Trainer",
 }
+# The first option of the group of a subcommand's own options, whichever comes first.
+_FIRST_OWN = ("ckpt_path", "return_predictions", "verbose")
 
 
 def lead(subcommand: str, text: str) -> str:
@@ -90,11 +92,7 @@ def _with_title(group: Any) -> Any:
     kind = _kind(group)
     if kind in _TITLES:
         group.title = _TITLES[kind]
-    elif kind in (
-        "ckpt_path",
-        "return_predictions",
-        "verbose",
-    ):  # the first of the subcommand's own
+    elif kind in _FIRST_OWN:
         group.title = "checkpoint and output"
     return group
 
@@ -106,5 +104,6 @@ def _place(group: Any) -> int:
 
 
 def _kind(group: Any) -> str:
+    """The beginning of the names of a group's options, such as `trainer`."""
     actions: Sequence[Any] = group._group_actions
     return str(actions[0].dest).partition(".")[0] if actions else ""

@@ -30,11 +30,11 @@ from wiring_lightning.cli.report import (
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
 from wiring_lightning.cli.yaml_text import read_yaml
-from wiring_lightning.costs import layer_costs
+from wiring_lightning.costs import LayerCost, layer_costs
 from wiring_lightning.files import check_outputs, picture_path
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
 from wiring_lightning.plots import draw_densities, save_figure
-from wiring_lightning.wiring import find_wired
+from wiring_lightning.wiring import Wired, find_wired
 
 # What a config may say here beside its model: nothing that writes a file.
 _KEPT = ("seed_everything", "ckpt_path", "format")
@@ -193,25 +193,39 @@ class WiringTrainer(Trainer):
                 "checkpoint of sparse weights."
             )
         if format == "json":
-            searched = bool(find_bernoulli_gates(model))
-            summary = (
-                summarize_weights(model, layers)
-                if network is None
-                else {**summarize(network.wiring(), searched), **summarize_zeros(model, layers)}
-            )
-            print(json.dumps(summary, indent=2))
+            print(json.dumps(_summary(model, network, layers), indent=2))
         else:
-            graphs = find_adjacencies(model)
-            shown = [layer for layer in layers if network is None or layer.sparse]
-            shown = [layer for layer in shown if layer.name not in graphs]
-            rows = network_rows(model, layers)
-            if ckpt_path is not None:  # the scores of a fresh network say nothing
-                rows += score_rows(model)
-            print(format_table([row for row in rows if row[0] != BY_LAYER]))
-            if any(layer.sparse for layer in shown):
-                print(f"\n{layer_text(shown)}")
-            if ckpt_path is not None and close_to_chance(model):
-                print(CHANCE)
+            _print_table(model, network, layers, trained=ckpt_path is not None)
         if figure is not None:
             drawn = draw_densities(layers) if network is None else draw_network(network)
             save_figure(drawn, Path(figure))
+
+
+def _summary(
+    model: LightningModule, network: Wired | None, layers: Sequence[LayerCost]
+) -> dict[str, Any]:
+    """The costs of a network as plain values: of its wiring, if it tells one, or of its weights."""
+    if network is None:
+        return summarize_weights(model, layers)
+    searched = bool(find_bernoulli_gates(model))
+    return {**summarize(network.wiring(), searched), **summarize_zeros(model, layers)}
+
+
+def _print_table(
+    model: LightningModule, network: Wired | None, layers: Sequence[LayerCost], trained: bool
+) -> None:
+    """Print the costs of a network, its sparse layers, and of a trained one what its scores tell.
+
+    The scores of a fresh network say nothing.
+    """
+    rows = network_rows(model, layers)
+    if trained:
+        rows += score_rows(model)
+    print(format_table([row for row in rows if row[0] != BY_LAYER]))
+    graphs = find_adjacencies(model)  # their edges are those of the wiring
+    shown = [layer for layer in layers if network is None or layer.sparse]
+    shown = [layer for layer in shown if layer.name not in graphs]
+    if any(layer.sparse for layer in shown):
+        print(f"\n{layer_text(shown)}")
+    if trained and close_to_chance(model):
+        print(CHANCE)

@@ -38,7 +38,11 @@ def graph(run: Run) -> Figure:
 
 
 def degrees(run: Run) -> Figure:
-    """Edges in and out of the channels of a run."""
+    """Edges in and out of the channels of a run.
+
+    Raises:
+        RunError: if its nodes are no channels.
+    """
     if not plots.is_channel_graph(run.wiring):
         raise RunError(
             f"The nodes of {run.folder} are no channels: use a run of NeuralGraph or "
@@ -48,7 +52,11 @@ def degrees(run: Run) -> Figure:
 
 
 def accuracy(*runs: Run) -> Figure:
-    """Test accuracy over the fan-in, of runs that differ in fan-in, wiring and seed only."""
+    """Test accuracy over the fan-in, of runs that differ in fan-in, wiring and seed only.
+
+    Raises:
+        RunError: if the runs differ in something else, none is finished, or one has no fan-in.
+    """
     check_alike(runs, list(runs[0].setting), "that differ in fan-in, wiring and seed only")
     measurements = []
     for run in finished(runs, lambda run: run.accuracy("test")):
@@ -63,7 +71,11 @@ def accuracy(*runs: Run) -> Figure:
 
 
 def efficiency(*runs: Run) -> Figure:
-    """Test accuracy over parameters and multiply-adds, of runs on the same data."""
+    """Test accuracy over parameters and multiply-adds, of runs on the same data.
+
+    Raises:
+        RunError: if the data differ, or no run is finished.
+    """
     check_alike(runs, ["data"], "on one data set")
     complete = finished(runs, Run.checkpoint, lambda run: run.accuracy("test"))
     if apart := costs_apart(complete, "test/acc"):
@@ -81,7 +93,11 @@ def efficiency(*runs: Run) -> Figure:
 
 
 def reuse(run: Run) -> Figure:
-    """How much each layer of a run uses earlier ones."""
+    """How much each layer of a run uses earlier ones.
+
+    Raises:
+        RunError: if its network cannot tell.
+    """
     if not isinstance(run.network, plots.ReusesFeatures):
         raise RunError(
             f"The {type(run.network).__name__} of {run.folder} has no `feature_reuse()`: use a run "

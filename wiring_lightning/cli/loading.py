@@ -68,7 +68,7 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
     if path.is_dir():
         run = find_run(path, trust)
         checkpoint = checkpoint_of(run, which)
-        return Trained(_weighted(run, checkpoint), checkpoint, run)
+        return Trained(_with_weights(run, checkpoint), checkpoint, run)
     content = _read(path)
     near = [folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()]
     run_of = find_run(near[0], trust) if near else None
@@ -82,7 +82,7 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
             "of its run in its folder or the one above: build the task yourself, and use "
             "load_from_checkpoint(path, backbone=...)."
         )
-    return Trained(_weighted(run_of, path), path, run_of)
+    return Trained(_with_weights(run_of, path), path, run_of)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -113,15 +113,19 @@ def checkpoint_of(run: Run, which: Which) -> Path:
     states = list(callbacks.values()) if isinstance(callbacks, Mapping) else []
     there = sorted(run.folder.rglob("*.ckpt"))
     best = [state for state in states if _says_best(state)]
-    by = {p: s["monitor"] for s in best for p in _places(Path(s["best_model_path"]), there)}
-    paths = sorted(by)
+    monitor_of = {
+        path: state["monitor"]
+        for state in best
+        for path in _places(Path(state["best_model_path"]), there)
+    }
+    paths = sorted(monitor_of)
     if not paths:
         raise RunError(
             f"The run {run.folder} has no best checkpoint: train with a ModelCheckpoint that "
             "monitors a number, such as val/acc, or take the last one."
         )
     if len(paths) > 1:
-        found = ", ".join(f"{path.relative_to(run.folder)} by {by[path]}" for path in paths)
+        found = ", ".join(f"{path.relative_to(run.folder)} by {monitor_of[path]}" for path in paths)
         raise RunError(
             f"The run {run.folder} has {len(paths)} best checkpoints ({found}): give one of these "
             "files instead of the folder."
@@ -148,7 +152,8 @@ def _says_best(state: Any) -> bool:
     )
 
 
-def _weighted(run: Run, path: Path) -> LightningModule:
+def _with_weights(run: Run, path: Path) -> LightningModule:
+    """The task of a run's config with the weights of a checkpoint, in evaluation mode."""
     task = run.build()
     load_weights(task, path)
     return task.eval()

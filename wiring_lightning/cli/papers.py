@@ -19,9 +19,9 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 from lightning.pytorch import Trainer
 
 from wiring_lightning import backbones, callbacks, data, tasks
+from wiring_lightning.cli.config_parts import callbacks_in, class_name
 from wiring_lightning.cli.run_keys import epochs_of
 from wiring_lightning.cli.run_rows import learners
-from wiring_lightning.cli.runs import class_name
 from wiring_lightning.cli.yaml_text import read_yaml
 
 _ROOT = Path(__file__).parents[2]
@@ -67,6 +67,7 @@ def _rows(root: Path) -> list[Published]:
 
 
 def _rows_of(page: Path, root: Path) -> Iterator[Published]:
+    """The rows of a page's tables that have a number and a command."""
     section, names, configs = "", list[str](), dict[str, Any]()
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
@@ -107,6 +108,7 @@ def _changed(config: Any, changes: list[str]) -> Any:
 
 
 def _arguments(part: Any) -> Any:
+    """Where the keys of a part are: of a class in `init_args`."""
     return part.setdefault("init_args", {}) if "class_path" in part else part
 
 
@@ -147,6 +149,7 @@ def _equal(row: Any, run: Any) -> bool:
 
 
 def _alike(row: Any, run: Any) -> bool:
+    """Whether two values that are no classes mean the same."""
     if isinstance(row, Mapping) and isinstance(run, Mapping):
         # `null` and a key that is not there mean the same in a phase.
         return all(_alike(row.get(key), run.get(key)) for key in {**row, **run})
@@ -176,19 +179,18 @@ def _default(kind: Any, name: str) -> Any:
 
 
 def _class(name: str) -> Any:
+    """The class of this package of a name; `None` if there is none."""
     packages = (backbones, callbacks, data, tasks)
     return next((getattr(package, name) for package in packages if hasattr(package, name)), None)
 
 
 def _callback(config: Any, name: str) -> Any:
-    given = (config.get("trainer") or {}).get("callbacks")
-    for one in given if isinstance(given, list) else [given]:
-        if class_name(one) == name:
-            return one
-    return None
+    """What a config says about its first callback of a class; `None` if it has none."""
+    return next((one for one in callbacks_in(config) if class_name(one) == name), None)
 
 
 def _without_batch(config: Any) -> dict[str, Any]:
+    """The arguments of the data without the batch size, which counts in `_images_per_step`."""
     arguments = (config.get("data") or {}).get("init_args") or {}
     return {key: value for key, value in arguments.items() if key != "batch_size"}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from wiring_lightning.cli.arguments import RUN, RunsParser
 
 if TYPE_CHECKING:
+    from wiring_lightning.cli.runs import Run
     from wiring_lightning.plots import Candidate
 
 COSTS = {
@@ -46,10 +47,7 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: if the ending of the file names no format of pictures.
     """
     given = parse(arguments)  # before torch is loaded
-    from torch import nn
-
     from wiring_lightning.cli.messages import note
-    from wiring_lightning.cli.report import sparse_rows
     from wiring_lightning.cli.run_steps import costs_apart
     from wiring_lightning.cli.runs import Run, check_alike, distinct_names, find_runs, finished
     from wiring_lightning.costs import named_cost
@@ -80,13 +78,8 @@ def run(arguments: Sequence[str]) -> None:
     print(table)  # before anything is written: a full disk must not lose it
     if apart := costs_apart(runs, "test/acc"):
         note(apart)
-    zeros = [
-        run.folder
-        for run in runs
-        if isinstance(run.network, nn.Module) and sparse_rows(run.network)
-    ]
-    if zeros and given.cost != "sequential_steps":
-        note(f"the costs count the weights that are zero in sparse layers, too, as of {zeros[0]}")
+    if given.cost != "sequential_steps":
+        _note_zeros(runs)
     save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), output)
     write_file(markdown, table.encode())
     write_file(csv, _csv(candidates, chosen, given.unit).encode())
@@ -119,7 +112,22 @@ def parse(arguments: Sequence[str]) -> Namespace:
     return given
 
 
+def _note_zeros(runs: Sequence["Run"]) -> None:
+    """Say that costs include weights that are zero, if a network has sparse layers."""
+    from torch import nn
+
+    from wiring_lightning.cli.messages import note
+    from wiring_lightning.cli.report import sparse_rows
+
+    for run in runs:
+        if isinstance(run.network, nn.Module) and sparse_rows(run.network):
+            what = "the costs count the weights that are zero in sparse layers, too"
+            note(f"{what}, as of {run.folder}")
+            return
+
+
 def _markdown(chosen: Sequence["Candidate"], unit: str) -> str:
+    """The table of the selected networks."""
     lines = [f"| network | run | {unit} | validation accuracy (%) | test accuracy (%) |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for one in chosen:
@@ -132,6 +140,7 @@ def _markdown(chosen: Sequence["Candidate"], unit: str) -> str:
 
 
 def _csv(candidates: Sequence["Candidate"], chosen: Sequence["Candidate"], unit: str) -> str:
+    """All networks with all digits, and which of them are selected."""
     lines = [f"network,run,{unit.replace(' ', '_')},validation,test,selected"]
     for one in sorted(candidates, key=lambda one: (one.family, one.cost)):
         test = "" if one.test is None else f"{one.test:.6f}"

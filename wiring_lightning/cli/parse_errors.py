@@ -130,6 +130,7 @@ class _Findings:
         self.owner = path.rpartition(".")[2]
 
     def _read_value(self, value: str) -> None:
+        """Remember the value that was given, or its class."""
         if given := re.match(r"Namespace\(class_path='([\w.]+)'", value):
             self._name_owner(given[1])
         elif not value.startswith("Namespace("):
@@ -137,6 +138,7 @@ class _Findings:
             self.value = {"None": "null"}.get(value, value if number else repr(value))
 
     def _want(self, kind: str, choices: str | None) -> None:
+        """Remember what a value could have been: a kind, or one of some choices."""
         if choices is not None:
             self.wanted.append(f"one of {shorten(choices, 120)}")
         elif kind != "NoneType":
@@ -144,6 +146,7 @@ class _Findings:
             self.wanted.append(_NOUNS.get(name, f"a {name}"))
 
     def _in_words(self, text: str) -> str:
+        """A reason of jsonargparse in the words of this package, if it has some for it."""
         if option := re.match(r"Option '(.+)' is not accepted", text):
             return f"{self.owner} has no option '{option[1]}'"
         for pattern in (

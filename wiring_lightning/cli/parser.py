@@ -81,6 +81,7 @@ class WiringParser(LightningArgumentParser):
     def _check_value_key(
         self, action: Any, value: Any, key: str, cfg: Namespace | None, append: bool = False
     ) -> Any:
+        """As jsonargparse, but refuse what it would take for something else."""
         if isinstance(value, float) and math.isnan(value):
             raise TypeError(f'Parser key "{key}": must be a number, got nan')
         if isinstance(action, _ActionConfigLoad):

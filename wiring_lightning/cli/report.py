@@ -196,12 +196,14 @@ def summarize_zeros(module: nn.Module, layers: Sequence[LayerCost]) -> dict[str,
 
 
 def _multiply_adds(layer: LayerCost) -> dict[str, int]:
+    """Multiply-adds of all weights of a layer, and of those that are not zero."""
     assert layer.multiply_adds is not None
     assert layer.kept_multiply_adds is not None
     return {"total": layer.multiply_adds, "nonzero": layer.kept_multiply_adds}
 
 
 def _layer(layer: LayerCost) -> dict[str, Any]:
+    """What a layer keeps and costs, as plain values."""
     values: dict[str, Any] = {
         "shape": list(layer.shape),
         "total": layer.weights,
@@ -210,11 +212,9 @@ def _layer(layer: LayerCost) -> dict[str, Any]:
         "dead_rows": layer.dead_rows,
         "dead_columns": layer.dead_columns,
     }
-    return (
-        values
-        if layer.multiply_adds is None
-        else {**values, "multiply_adds": _multiply_adds(layer)}
-    )
+    if layer.multiply_adds is not None:
+        values["multiply_adds"] = _multiply_adds(layer)
+    return values
 
 
 def multiply_add_rows(layers: Sequence[LayerCost]) -> list[tuple[str, str]]:
@@ -230,12 +230,8 @@ def multiply_add_rows(layers: Sequence[LayerCost]) -> list[tuple[str, str]]:
     dense, kept = everything.multiply_adds, everything.kept_multiply_adds
     if not dense or kept is None:
         return []
-    return [
-        (
-            "multiply-adds",
-            f"{dense:,} -> {kept:,} without weights that are zero ({percent(kept / dense)})",
-        )
-    ]
+    text = f"{dense:,} -> {kept:,} without weights that are zero ({percent(kept / dense)})"
+    return [("multiply-adds", text)]
 
 
 def sparse_rows(module: nn.Module, layers: Sequence[LayerCost] = ()) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """Which checkpoint a command begins with: a file, or one of the words that Lightning knows."""
 
-import sys
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from wiring_lightning.checkpoints import CheckpointError
 from wiring_lightning.cli.inspect import WiringTrainer
-from wiring_lightning.cli.messages import one_line
+from wiring_lightning.cli.messages import note
+from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.run_folder import folder_of_last_checkpoint, use_folder
 
 _WORDS = ("best", "last", "hpc", "registry")
@@ -61,7 +61,7 @@ def find_checkpoint(
     except ValueError as error:
         found_nothing = one_line(str(error)).rstrip(".")
     if path is None and word == "last" and subcommand == "fit":
-        _say("there is no last checkpoint yet, so training starts from scratch")
+        rank_zero_only(note)("there is no last checkpoint yet, so training starts from scratch")
     elif path is None:
         raise CheckpointError(
             f"There is no checkpoint for --ckpt_path {word} ({found_nothing}): give the path of a "
@@ -78,6 +78,10 @@ def explain(error: Exception, path: Any) -> NoReturn:
     Args:
         error: what ended a command.
         path: its checkpoint, if it has one.
+
+    Raises:
+        CheckpointError: if the error came while something took over its saved state.
+        Exception: the error itself in all other cases.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     said = str(frames[-1].f_globals.get("__name__")).startswith("wiring_lightning.")
@@ -101,8 +105,3 @@ def _restores(frame: FrameType) -> bool:
 
 def _function(subcommand: str) -> TrainerFn:
     return TrainerFn.FITTING if subcommand == "fit" else TrainerFn(subcommand)
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    sys.stderr.write(f"wiring: {text}\n")

@@ -5,7 +5,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from wiring_lightning.callbacks.phase_schedule import NOT_GIVEN
-from wiring_lightning.cli.runs import RunError, class_name
+from wiring_lightning.cli.config_parts import class_name
+from wiring_lightning.cli.runs import RunError
 
 MISSING = "-"
 # What two runs of one setting may differ in: starts, and where things are read and written.

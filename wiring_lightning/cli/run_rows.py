@@ -11,19 +11,12 @@ from typing import Any
 from wiring_lightning import callbacks
 from wiring_lightning.checkpoints import load_weights
 from wiring_lightning.cli.code_version import version_in
+from wiring_lightning.cli.config_parts import callbacks_in, class_name, classes_in
 from wiring_lightning.cli.example import costs_with, example_image
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.report import sparse_rows, summarize, summarize_weights
 from wiring_lightning.cli.run_keys import differing, epochs_of, flat, in_words, setting, value_of
-from wiring_lightning.cli.runs import (
-    Run,
-    RunError,
-    UnfinishedError,
-    class_name,
-    classes_in,
-    find_run,
-    tested_once,
-)
+from wiring_lightning.cli.runs import Run, RunError, UnfinishedError, find_run, tested_once
 from wiring_lightning.cli.trust import UntrustedError
 from wiring_lightning.costs.layers import sum_of
 from wiring_lightning.nn import find_bernoulli_gates
@@ -225,8 +218,7 @@ def method_name(run: Run) -> str:
 
 def learners(config: Mapping[str, Any]) -> list[str]:
     """The callbacks of a config that learn a wiring, by name."""
-    given = (config.get("trainer") or {}).get("callbacks")
-    names = map(class_name, given if isinstance(given, list) else [given])
+    names = map(class_name, callbacks_in(config))
     kinds = [(name, getattr(callbacks, name, None)) for name in names if name]
     return [
         name
@@ -290,10 +282,12 @@ def _length(config: Mapping[str, Any]) -> str:
 
 
 def _starts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All seeds of a config by their keys."""
     return {key: value for key, value in flat(config).items() if "seed" in key}
 
 
 def _by_seed(row: Row) -> dict[Any, float]:
+    """The mean score of the runs of each seed."""
     scores: dict[Any, list[float]] = {}
     for one in row.runs:
         scores.setdefault(one.seed, []).append(one.score)

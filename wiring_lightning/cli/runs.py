@@ -2,7 +2,7 @@
 
 from argparse import ArgumentError
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
+from wiring_lightning.cli.config_parts import class_name, classes_in
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
@@ -34,6 +35,7 @@ _CONNECTION = ("wiring", "fan_in")
 
 
 Given = TypeVar("Given", Path, "Run")
+Part = TypeVar("Part", LightningModule, LightningDataModule)
 
 
 class RunError(RuntimeError):
@@ -121,18 +123,9 @@ class Run:
             RunError: if the config does not describe one.
             UntrustedError: if the network is not of this package, and not trusted.
         """
-        parser = WiringParser(exit_on_error=False)
-        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
         file = self.folder / CONFIG
         model = network_config(self.config["model"], self.trust, str(file))
-        with own_classes_preferred(), only_known_kinds():
-            try:
-                config = parser.parse_object({"model": model})
-            except ArgumentError as error:
-                raise RunError(f"{file} describes no network: {one_line(str(error))}") from error
-            module = parser.instantiate_classes(config)["model"]
-        assert isinstance(module, LightningModule)
-        return module
+        return build_part(LightningModule, "model", model, f"{file} describes no network")
 
     def checkpoint(self) -> Path:
         """The checkpoint after the most training steps.
@@ -217,6 +210,30 @@ class Run:
         return {}
 
 
+def build_part(kind: type[Part], key: str, spec: Any, fault: str) -> Part:
+    """Build a part of a run's config, and nothing else of it.
+
+    Args:
+        kind: the class that it must be of.
+        key: where it is in the config.
+        spec: what the config says about it, after `network_config` or `data_config`.
+        fault: what a message begins with.
+
+    Raises:
+        RunError: if no such object can be built of it.
+    """
+    parser = WiringParser(exit_on_error=False)
+    parser.add_lightning_class_args(kind, key, subclass_mode=True)
+    with own_classes_preferred(), only_known_kinds():
+        try:
+            config = parser.parse_object({key: spec})
+        except ArgumentError as error:
+            raise RunError(f"{fault}: {one_line(str(error))}") from error
+        built = parser.instantiate_classes(config)[key]
+    assert isinstance(built, kind)
+    return built
+
+
 def find_run(path: str | Path, trust: bool = False) -> Run:
     """Read the run in a folder, or the only one in the folders below it.
 
@@ -284,6 +301,7 @@ def finished(runs: Sequence[Run], *needed: Callable[[Run], object]) -> list[Run]
 
 
 def _without_unfinished(given: Sequence[Given], read: Callable[[Given], Run]) -> list[Run]:
+    """What `read` gives, without what is not finished; an error if nothing is."""
     runs: list[Run] = []
     unfinished: list[UnfinishedError] = []
     for one in given:
@@ -378,20 +396,3 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not isinstance(config, Mapping) or "model" not in config:
         raise RunError(f"{path} is no config of a run: it names no model.")
     return config
-
-
-def classes_in(config: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a config that name a class, the outermost first."""
-    if isinstance(config, dict):
-        if "class_path" in config:
-            yield config
-        config = list(config.values())
-    if isinstance(config, list):
-        for value in config:
-            yield from classes_in(value)
-
-
-def class_name(config: Any) -> str:
-    """The class that a part of a config names, without its module; empty if it names none."""
-    path = config.get("class_path") if isinstance(config, Mapping) else None
-    return str(path or "").rpartition(".")[2]

@@ -25,6 +25,7 @@ def own_classes_preferred() -> AbstractContextManager[None]:
 
 
 def _resolve_own(cls: Any, name: str) -> str:
+    """The import path of a class by its short name, or of a network of timm or torchvision."""
     if (network := network_path(name)) is not None:
         return network
     for home in (backbones, callbacks, data, tasks):  # jsonargparse would look at all classes

@@ -52,9 +52,14 @@ def run(arguments: Sequence[str]) -> None:
         failed = {}
         if todo:
             failed = run_all(
-                todo, ended, given.address, given.cpus, given.gpus, given.metric,
-                given.stop_below_median,
-            )  # fmt: skip
+                todo,
+                finished=ended,
+                address=given.address,
+                cpus=given.cpus,
+                gpus=given.gpus,
+                metric=given.metric,
+                grace=given.stop_below_median,
+            )
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again:")
         for run in todo:

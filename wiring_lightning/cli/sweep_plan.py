@@ -16,6 +16,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from wiring_lightning.cli import app
+from wiring_lightning.cli.config_parts import callbacks_in
 from wiring_lightning.cli.sweep_state import Planned, SweepError
 from wiring_lightning.files import write_file
 
@@ -88,8 +89,8 @@ def plan(
 
     Raises:
         SystemExit: if `wiring fit` refuses a setting, with its sentence on stderr.
-        SweepError: if two runs have the same name, or a run of
-            that name has begun with another config.
+        SweepError: if two runs have the same name, or a run of that name has begun with another
+            config.
     """
     configs: dict[Planned, str] = {}
     for setting in chosen:
@@ -129,9 +130,7 @@ def with_seed(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """
     seeded = deepcopy(dict(config))
     seeded["seed_everything"] = seed
-    called = (seeded.get("trainer") or {}).get("callbacks")
-    parts = [seeded.get("data"), *(called if isinstance(called, list) else [called])]
-    for part in parts:
+    for part in [seeded.get("data"), *callbacks_in(seeded)]:
         arguments = part.get("init_args") if isinstance(part, dict) else None
         if isinstance(arguments, dict) and "seed" in arguments:
             arguments["seed"] = seed
@@ -153,10 +152,8 @@ def _whole_config(arguments: Sequence[str], setting: Mapping[str, Any]) -> dict[
 
 
 def _as_argument(value: Any) -> str:
+    """A value as the command line takes it: YAML in one line."""
     if isinstance(value, str):
         return value
-    return (
-        str(yaml.safe_dump(value, default_flow_style=True, width=10**6))
-        .removesuffix("...\n")
-        .strip()
-    )
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()  # YAML ends a number with three dots

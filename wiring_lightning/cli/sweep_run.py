@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule
 from typing_extensions import override
 
-from wiring_lightning.cli.messages import one_line
+from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.sweep_state import STATE, Planned
 from wiring_lightning.cli.sweep_trial import FitTrial
 
@@ -137,6 +137,7 @@ def run_all(
 
 
 def _scheduler(metric: str, grace: int | None) -> Any:
+    """What decides which runs go on: all, or those that are not below the median."""
     if grace is None:
         return FIFOScheduler()
     mode = "min" if "loss" in metric else "max"
@@ -159,5 +160,6 @@ def _check_resources(cpus: float, gpus: float) -> None:
 
 
 def _last_line(log: Path) -> str:
+    """The last line of a log, which says why a run has failed."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1].removeprefix("wiring: error: ") if lines else "it said nothing"

@@ -19,8 +19,9 @@ _PATIENCE = 30.0  # seconds that a process gets to end by itself
 class FitTrial(tune.Trainable):  # type: ignore[misc]  # ray is not typed where it is not there
     """Starts the run, or goes on with it, and reports after every validation.
 
-    A run that fails ends its trial with `failed`, so that no other trial stops. If the machine of a
-    run is lost, Tune starts the trial on another one, which goes on from the last checkpoint.
+    A run that fails is no error of its trial, so no other trial stops: its exit code is the `code`
+    of the last result. If the machine of a run is lost, Tune starts the trial on another one, which
+    goes on from the last checkpoint.
     """
 
     @override

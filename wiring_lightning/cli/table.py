@@ -108,8 +108,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--csv", metavar="FILE", type=Path, help=what)
     what = "draw the scores of all runs, .png, .pdf or .svg"
     parser.add_argument("--picture", metavar="FILE", type=picture_path, help=what)
-    what = "replace files that are there already"
-    parser.add_argument("--overwrite", action="store_true", help=what)
+    parser.add_overwrite()
     return parser.parse_args(arguments)
 
 

@@ -112,9 +112,11 @@ class Table:
         return text if row.deviation is None else f"{text} ± {self._number(row.deviation)}"
 
     def _gap(self, row: Row) -> Difference | None:
+        """The difference to the row that others are compared with; `None` for that row itself."""
         return None if self.against is None or row is self.against else paired(row, self.against)
 
     def _difference(self, row: Row) -> str:
+        """The cell about the difference to the row that others are compared with."""
         gap = self._gap(row)
         if gap is None:
             return "-" if row is self.against else "no seed in common"

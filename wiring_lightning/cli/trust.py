@@ -1,10 +1,11 @@
 """What a config may build.
 
 A config is code: it names classes, and they are imported and called. Two rules limit this. A config
-that trains or tests builds classes of known kinds only (`only_known_kinds`). A config that is
-only looked at, by `inspect`, `figure` and `pareto`, has its backbone built and nothing else, and
-only one of this package or a network that timm or torchvision lists, unless its user says `--trust`
-(`network_config`).
+that trains or tests builds classes of known kinds only (`only_known_kinds`). Of a config that is
+only read, by `inspect`, `wl.load` and the subcommands that read run folders, the task with its
+backbone is built and nothing else, and only a backbone of this package or a network that timm or
+torchvision lists, unless the user says `--trust` (`network_config`). `export --data` also builds
+its data module (`data_config`).
 """
 
 import inspect
@@ -59,6 +60,7 @@ def only_known_kinds() -> AbstractContextManager[None]:
 
 
 def _adapt_checked(value: Any, typehint: Any, *arguments: Any, **settings: Any) -> Any:
+    """As jsonargparse's `adapt_typehints`; numbers stay as written, and callables are checked."""
     kinds = getattr(typehint, "__args__", ())
     if int in kinds and float in kinds and (number := _as_written(value)) is not None:
         return number  # Lightning takes 1 for one batch and 1.0 for all
@@ -113,6 +115,7 @@ def _check_callable(value: Any, kinds: Sequence[Any]) -> None:
 
 
 def _return_type(function: Any) -> Any:
+    """What a function says that it gives; `None` if it does not say."""
     try:
         return get_type_hints(function).get("return")
     except (NameError, TypeError):
@@ -120,6 +123,7 @@ def _return_type(function: Any) -> Any:
 
 
 def _adapt_known(value: Any, *arguments: Any) -> Any:
+    """As jsonargparse's `adapt_classes_any`, for arguments without a type; known kinds only."""
     if _typehints.is_subclass_spec(value) and isinstance(value["class_path"], str):
         path = value["class_path"]
         try:
@@ -237,6 +241,7 @@ def _own(path: str, package: ModuleType) -> str | None:
 
 
 def _refuse_unless(trust: bool, path: str, where: str, kind: str) -> None:
+    """Refuse a class that is no `kind` of this package, if it is not trusted."""
     if "." not in path and not trust:
         raise UntrustedError(f"{where}: {unknown_class(path, where)}")
     if not trust:

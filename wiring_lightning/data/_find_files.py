@@ -39,7 +39,12 @@ def existing(path: Path) -> Path:
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
-    """Return the folders in a folder by their names, sorted."""
+    """Return the folders in a folder by their names, sorted.
+
+    Raises:
+        FileNotFoundError: If a link without an ending leads nowhere.
+        RuntimeError: If two folders have the same name in two Unicode forms.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if not _is_data(path.name):
@@ -90,7 +95,12 @@ def read_list(path: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a text file that names images, as UTF-8 or UTF-16."""
+    """Return the content of a text file that names images, in UTF-8 or UTF-16.
+
+    Raises:
+        FileNotFoundError: If it is missing or no regular file.
+        RuntimeError: If it is in another encoding.
+    """
     path = existing(path)
     if not path.is_file():
         fault = f"'{path}' is no regular file" if path.exists() else f"There is no list '{path}'"

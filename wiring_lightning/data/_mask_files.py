@@ -25,6 +25,9 @@ def classes_of_numbers(image: Image, num_classes: int, path: str) -> Tensor:
     Returns:
         The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
 
+    Raises:
+        RuntimeError: If it has colours, numbers with a fraction, or a number that is no class.
+
     Example:
         >>> from PIL import Image
         >>> classes_of_numbers(Image.new("L", (3, 1), 2), num_classes=3, path="mask.png")
@@ -65,6 +68,9 @@ def classes_of_colors(
 
     Returns:
         The class of each pixel or :data:`IGNORED`, uint8 of shape [H, W].
+
+    Raises:
+        RuntimeError: If it has a colour that is none of these.
 
     Example:
         >>> from PIL import Image

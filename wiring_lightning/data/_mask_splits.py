@@ -22,6 +22,10 @@ def find_pairs(images: Path, masks: Path, mask_suffix: str, all_have_both: bool)
         masks: Folder of the masks.
         mask_suffix: Suffix of a mask's name that its image's name does not have.
         all_have_both: Whether an image without a mask, or a mask without an image, is an error.
+
+    Raises:
+        FileNotFoundError: If a folder or a partner is missing, or no name has the suffix.
+        RuntimeError: If two files have the same name but for their endings.
     """
     image_paths, mask_paths = _files(images), _files(masks)
     if mask_suffix:
@@ -55,6 +59,18 @@ def split_by_chance(
 ) -> list[list[str]]:
     """Split names of images at random; the split depends on them and the seed only.
 
+    Args:
+        names: The names.
+        val_share: Share of the names for validation.
+        test_share: Share of the names for testing.
+        seed: Another seed is another split.
+
+    Returns:
+        The names for training, validation and testing.
+
+    Raises:
+        ValueError: If nothing is left for training, or for testing.
+
     Example:
         >>> split_by_chance("abcdefg", 0.1, 0.2, seed=0)
         [['e', 'a', 'f', 'd', 'c'], ['g'], ['b']]
@@ -76,7 +92,18 @@ def split_by_chance(
 def split_by_lists(
     pairs: Pairs, train: Path, val: Path | None, test: Path
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Read the training, validation and test images from lists, in their order."""
+    """Read the training, validation and test images from lists, in their order.
+
+    Args:
+        pairs: All images that have a mask.
+        train: The list of the training images.
+        val: The list of the validation images; without it there are none.
+        test: The list of the test images.
+
+    Raises:
+        FileNotFoundError: If a list or an image that it names is missing.
+        RuntimeError: If a list is empty, or an image is named twice.
+    """
     found_in: dict[str, Path] = {}
 
     def chosen(path: Path) -> list[Pair]:

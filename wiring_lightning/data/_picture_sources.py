@@ -35,7 +35,12 @@ def in_folders(root: Path, finder: ClassFolders, needed: Iterable[str] = ()) -> 
     Args:
         root: The folder.
         finder: Looks into the folders, and words the errors.
-        needed: Names of folders of splits that must be there; otherwise those are used that are.
+        needed: Names of folders of splits that must be there; without them, those are used that
+            are there.
+
+    Raises:
+        FileNotFoundError: If the training pictures, or a needed folder, are missing.
+        RuntimeError: If a class has no picture, or the splits have different classes.
     """
     folders = {name: root / name for name in needed} or split_folders(root)
     if not folders:
@@ -52,7 +57,18 @@ def in_folders(root: Path, finder: ClassFolders, needed: Iterable[str] = ()) -> 
 
 
 def in_table(root: Path, table: Path, owner: str) -> Found:
-    """Read the pictures, their classes and perhaps their splits from a CSV file."""
+    """Read the pictures, their classes and perhaps their splits from a CSV file.
+
+    Args:
+        root: The folder that the paths in the table begin at.
+        table: The file.
+        owner: Name of the data set, for the error messages.
+
+    Raises:
+        FileNotFoundError: If the table or a picture in it is missing.
+        RuntimeError: If the table is wrong, there are fewer than two classes, or a class is in
+            another split only.
+    """
     source = f"The table '{table}'"
     splits, told = read_table(read_text(table), source, find_below(root))
     names = sorted({label for _, label in splits["train"]})
@@ -122,7 +138,15 @@ def without_empty_test(splits: Splits) -> Splits:
 
 
 def tensors(found: Found, root: Path) -> tuple[tuple[list[str], Tensor], ...]:
-    """Return paths and labels of each split."""
+    """Return paths and labels of each split, as ``read_splits`` of a data module does.
+
+    Args:
+        found: The pictures.
+        root: The folder that their names begin at.
+
+    Returns:
+        For each split the paths, and the numbers of the classes, int64.
+    """
     number = {name: index for index, name in enumerate(found.class_names)}
     return tuple(
         (
@@ -152,10 +176,13 @@ def names_below(root: Path, paths: Iterable[str]) -> list[str]:
 
 
 def _start(root: Path) -> str:
+    """What the path of a picture below ``root`` begins with, before its name."""
     return "" if root == Path() else f"{root}{os.sep}"
 
 
 def _listed(root: Path, splits: Mapping[str, ClassFiles]) -> Found:
+    """The pictures of class folders by name, in their splits."""
+
     def pictures(files: ClassFiles) -> list[Picture]:
         labels = chain.from_iterable([name] * len(paths) for name, paths in files.items())
         names = names_below(root, chain.from_iterable(files.values()))

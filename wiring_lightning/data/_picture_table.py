@@ -49,9 +49,9 @@ def read_table(text: str, source: str, find: Find) -> tuple[Splits, bool]:
             ``split`` if the table says which pictures are for what. Commas, semicolons or tabs are
             between the columns.
         source: What the table is called in error messages, such as ``The table 'a.csv'``.
-        find: Returns the name of a picture, and its place, which is the same for every spelling of
-            the path. Its arguments are the path in the table, and the beginning of the sentence
-            that says that there is no such picture.
+        find: Returns the name of a picture, and its place on the disk, which is the same for every
+            spelling of the path. Its arguments are the path in the table, and the beginning of the
+            sentence that says that there is no such picture. See :func:`find_below`.
 
     Returns:
         The pictures, and whether the table tells their splits; otherwise all are for training.
@@ -137,6 +137,7 @@ def _lines(text: str, source: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _places(header: list[str], fault: str, number: int) -> dict[str, int]:
+    """The place of each known column in the first line, which has this number in the file."""
     names = [name.strip().lower() for name in header]
     for column in _COLUMNS:
         if names.count(column) > 1:

@@ -75,6 +75,7 @@ def pixels(image: Image.Image) -> Tensor:
 def _eight_bit_color(
     image: Image.Image, path: str, kind: str | None, on_white: bool
 ) -> Image.Image:
+    """The image in 8 bits each of red, green and blue; ``kind`` is the format of its file."""
     if image.mode.startswith("I"):  # 16 bits, in some files stored as 32
         numbers = np.asarray(image)
         if numbers.min() < 0 or numbers.max() >= 2**16:
@@ -102,6 +103,7 @@ def _eight_bit_color(
 
 
 def _without_palette(image: Image.Image) -> Image.Image:
+    """The grey levels of an image, or its colours if it has any."""
     colors = image.convert("RGB")
     red, green, blue = colors.split()
     return red if red == green == blue else colors

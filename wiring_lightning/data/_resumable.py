@@ -45,8 +45,8 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         self.drop_last = drop_last
         self._splits: tuple[tuple[Images, Tensor], ...] | None = None
         self._train_loader: BatchLoader | None = None
-        self._resume_state: dict[str, Any] = {}
-        self._split_is_known = False
+        self._resume_state: dict[str, Any] = {}  # a position for a loader that is yet to be made
+        self._split_is_known = False  # from a checkpoint, or a warning says that it is not
 
     @property
     @abstractmethod

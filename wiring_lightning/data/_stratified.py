@@ -51,7 +51,10 @@ def split_by_class(pictures: Iterable[Picture], shares: Mapping[str, float], see
 
 
 def _sizes(label: str, count: int, shares: Mapping[str, float]) -> list[str]:
-    """The splits of the first pictures that are drawn of a class."""
+    """The split of each picture of a class in the order in which they are drawn.
+
+    Pictures after the end of the list are for training.
+    """
     wanted = {split: max(1, round(count * share)) for split, share in shares.items() if share}
     if sum(wanted.values()) >= count:
         parts = " and ".join(f"{size} for {split}" for split, size in wanted.items())

@@ -100,6 +100,7 @@ class TorchvisionDataModule(ImageDataModule):
         return getattr(datasets, self.dataset_name)
 
 
+# What torchvision raises where it reads files that are missing, damaged or of another kind.
 _DAMAGE = (
     AssertionError,
     AttributeError,

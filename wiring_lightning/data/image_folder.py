@@ -125,7 +125,7 @@ class ImageFolder(FileDataModule):
     ) -> None:
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (_GREY if grey else _COLOR))
         super().__init__(batch_size, num_workers, Normalizer(mean, std), seed, drop_last)
-        check_counts(batch_size=batch_size, image_size=image_size)
+        check_counts(image_size=image_size)
         self.resize = round(image_size * 8 / 7) if resize is None else resize
         check_counts(resize=self.resize)
         if self.resize < image_size:
@@ -224,7 +224,7 @@ class ImageFolder(FileDataModule):
         return sources.tensors(self._found, self.folder)
 
     def find_pictures(self) -> Found:
-        """Return the labelled pictures, in the splits that are told by folders or the table."""
+        """Return the labelled pictures, in the splits that folders or the table name."""
         root, owner = self.folder, type(self).__name__
         if self.table is not None:
             return sources.in_table(root, Path(self.table), owner)
@@ -295,6 +295,7 @@ class ImageFolder(FileDataModule):
         return existing(Path(self.root))
 
     def _take_names(self, names: list[str]) -> None:
+        """Keep the names of a checkpoint's classes; an error if those of the data differ."""
         own = self.class_names
         if own is not None and own != names:
             different = next((name for name in own if name not in names), None)
@@ -329,14 +330,16 @@ class ImageFolder(FileDataModule):
         self._splits = sources.tensors(self._found, self.folder)
 
     def _write_split(self) -> None:
+        """Write a split that was drawn into the folder of the run, unless it is there."""
         trainer, split = self.trainer, self._drawn_split()
         if trainer is None or split is None:
             return
         if getattr(trainer, "fast_dev_run", False):  # which leaves no files
             return
         folder = trainer.log_dir  # all ranks take part in log_dir
-        has_own = isinstance(trainer.logger, TensorBoardLogger | CSVLogger)
-        if not has_own and getattr(trainer, "folder", None) is None:
+        is_of_this_run = isinstance(trainer.logger, TensorBoardLogger | CSVLogger)
+        # The command line's trainer has a `folder` for a run whose logger has none.
+        if not is_of_this_run and getattr(trainer, "folder", None) is None:
             return  # other runs write there, too
         if not trainer.is_global_zero or folder is None or "://" in folder:
             return
@@ -362,5 +365,6 @@ class ImageFolder(FileDataModule):
 
 
 def _few(names: list[str]) -> str:
+    """The first five names as a text, and how many more there are."""
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -131,6 +131,7 @@ class ImageMaskFolder(MaskDataModule):
         self.shares = (val_share, test_share)
         self.split_seed = split_seed
         self.mask_suffix = mask_suffix
+        # Names in each split: as they were drawn or kept here, and as a checkpoint holds them.
         self._drawn: list[list[str]] | None = None
         self._kept: list[list[str]] | None = None
 
@@ -144,15 +145,15 @@ class ImageMaskFolder(MaskDataModule):
         """Find the images with their masks, and split them at random or by the lists."""
         root = Path(self.root)
         train_list, val_list, test_list = self.lists
-        by_lists = train_list is not None and test_list is not None
         images, masks = root / self.images, root / self.masks
-        pairs = find_pairs(images, masks, self.mask_suffix, all_have_both=not by_lists)
-        if train_list is None or test_list is None:
-            self._drawn = self._names(pairs)
-            train, val, test = ([pairs[name] for name in names] for names in self._drawn)
-            return train, val, test
-        val_path = None if val_list is None else root / val_list
-        return split_by_lists(pairs, root / train_list, val_path, root / test_list)
+        if train_list is not None and test_list is not None:
+            pairs = find_pairs(images, masks, self.mask_suffix, all_have_both=False)
+            val_path = None if val_list is None else root / val_list
+            return split_by_lists(pairs, root / train_list, val_path, root / test_list)
+        pairs = find_pairs(images, masks, self.mask_suffix, all_have_both=True)
+        self._drawn = self._names(pairs)
+        train, val, test = ([pairs[name] for name in names] for names in self._drawn)
+        return train, val, test
 
     @override
     def read_pair(self, image_path: str, mask_path: str) -> tuple[Tensor, Tensor]:
@@ -225,6 +226,7 @@ class ImageMaskFolder(MaskDataModule):
 def _check_classes(
     names: list[str], palette: list[Color] | None, ignored_color: Color | None
 ) -> None:
+    """Check that classes have different names, and with a palette different colours."""
     if not 2 <= len(names) <= 255:
         raise ValueError(f"class_names must hold 2 to 255 names, got {len(names)}.")
     if len(set(names)) < len(names):

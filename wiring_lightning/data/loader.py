@@ -82,20 +82,7 @@ class BatchLoader:
         world_size: int = 1,
         trainer: Trainer | None = None,
     ) -> None:
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise ValueError(
-                f"images must be uint8 of shape [N, C, H, W], got {images.dtype} of shape "
-                f"{list(images.shape)}."
-            )
-        size, _, height, width = images.shape
-        masks = labels.dtype == torch.uint8 and labels.shape == (size, height, width)
-        whole = labels.dtype == torch.int64 and labels.dim() in (1, 2) and len(labels) == size
-        if not masks and not whole:
-            raise ValueError(
-                f"labels must be int64 of shape [{size}], or [{size}, T] for T labels per image, "
-                f"or masks, uint8 of shape {[size, height, width]}, got {labels.dtype} of shape "
-                f"{list(labels.shape)}."
-            )
+        masks = _are_masks(images, labels)
         if masks and isinstance(crop_flip, CropFlip):
             raise ValueError("Images with masks can only be mirrored: crop_flip must be a Mirror.")
         check_counts(batch_size=batch_size)
@@ -122,8 +109,8 @@ class BatchLoader:
                 f"{world_size} process(es) with drop_last={drop_last}: {advice}, or add samples."
             )
         self._epoch = 0
-        self._yielded = 0
-        self._start = 0
+        self._yielded = 0  # batches of this epoch so far
+        self._start = 0  # the batch that the next iteration begins with
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
@@ -198,6 +185,7 @@ class BatchLoader:
             )
 
     def _count_batches(self) -> int:
+        """Number of batches of every process in an epoch."""
         smallest = len(self.images) // self.world_size
         if self.shuffle and self.drop_last:
             return smallest // self.batch_size
@@ -243,3 +231,22 @@ class BatchLoader:
         if self.shuffle or ceil(shard_size / self.batch_size) == count:
             return [min(i * self.batch_size, shard_size) for i in range(count + 1)]
         return [i * shard_size // count for i in range(count + 1)]
+
+
+def _are_masks(images: Tensor, labels: Tensor) -> bool:
+    """Whether labels are masks, and not classes of whole images; an error if they are neither."""
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise ValueError(
+            f"images must be uint8 of shape [N, C, H, W], got {images.dtype} of shape "
+            f"{list(images.shape)}."
+        )
+    size, _, height, width = images.shape
+    masks = labels.dtype == torch.uint8 and labels.shape == (size, height, width)
+    whole = labels.dtype == torch.int64 and labels.dim() in (1, 2) and len(labels) == size
+    if not masks and not whole:
+        raise ValueError(
+            f"labels must be int64 of shape [{size}], or [{size}, T] for T labels per image, or "
+            f"masks, uint8 of shape {[size, height, width]}, got {labels.dtype} of shape "
+            f"{list(labels.shape)}."
+        )
+    return masks

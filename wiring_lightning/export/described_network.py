@@ -90,6 +90,7 @@ class DescribedNetwork(nn.Module):
         return {"main": graphs.pop("main"), **graphs}
 
     def _run(self, graph: "_Graph", inputs: Sequence[Any], device: torch.device) -> list[Any]:
+        """The outputs of a graph for some inputs; tensors that a step makes are on `device`."""
         values = dict(enumerate(inputs))
 
         def fill(value: Any) -> Any:
@@ -113,12 +114,14 @@ class DescribedNetwork(nn.Module):
         return [fill(value) for value in graph.outputs]
 
     def _loop(self, arguments: Sequence[Any], device: torch.device) -> list[Any]:
+        """The last state of a loop: graphs of condition and body, first state, and constants."""
         condition, body, state, constants = arguments
         while bool(self._run(self._graphs[condition.name], [*state, *constants], device)[0]):
             state = self._run(self._graphs[body.name], [*state, *constants], device)
         return list(state)
 
     def _weight(self, path: Sequence[str]) -> Tensor:
+        """The weight of a name, which is split at its dots."""
         module = self.weights
         for part in path[:-1]:
             module = module._modules[part]  # type: ignore[assignment]
@@ -127,16 +130,22 @@ class DescribedNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class _Value:
+    """The value of a number: an input of the graph, or the result of an earlier step."""
+
     number: int
 
 
 @dataclass(frozen=True)
 class _Weight:
+    """The weight of a name, which is split at its dots."""
+
     path: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Body:
+    """Another graph, which a loop runs."""
+
     name: str
 
 
@@ -147,7 +156,10 @@ class _Device:
 
 @dataclass(frozen=True)
 class _Step:
-    """An operator, `None` for a loop, and what it is applied to."""
+    """An operator, `None` for a loop, and what it is applied to.
+
+    `last_uses` are the numbers of the values that no later step reads.
+    """
 
     function: Callable[..., Any] | None
     arguments: list[Any]
@@ -157,30 +169,45 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Graph:
+    """A number of inputs, the steps, and what they give."""
+
     inputs: int
     steps: list[_Step]
     outputs: list[Any]
 
     @classmethod
     def read(cls, plain: Mapping[str, Any], weights: Mapping[str, tuple[str, ...]]) -> "_Graph":
+        """Read a graph of a description.
+
+        Args:
+            plain: the graph as JSON.
+            weights: the path of each weight by its name.
+
+        Raises:
+            ExportError: if it names an operator that is not allowed.
+            ValueError: if a step reads what is not there yet; other errors if it is damaged.
+        """
         inputs, outputs = int(plain["inputs"]), _read(plain["outputs"], weights)
         read = []
         for step in plain["steps"]:
             function = None if step["op"] == LOOP else operator_named(step["op"])
             options = {str(key): _read(v, weights) for key, v in step.get("kwargs", {}).items()}
             read.append((function, _read(step["args"], weights), options))
-        kept, steps = set(_numbers(outputs)), list[_Step]()
+        # From the last step to the first: a value that no later step needs is used there last.
+        needed, steps = set(_numbers(outputs)), list[_Step]()
         for number in reversed(range(len(read))):
             function, arguments, options = read[number]
-            used = {inputs + number, *_numbers([arguments, *options.values()])}
-            if max(used) > inputs + number or min(used) < 0:
+            own = inputs + number  # the number of its result
+            used = {own, *_numbers([arguments, *options.values()])}
+            if max(used) > own or min(used) < 0:
                 raise ValueError(f"step {number} reads a value that is not there yet")
-            steps.append(_Step(function, arguments, options, tuple(sorted(used - kept))))
-            kept |= used
+            steps.append(_Step(function, arguments, options, tuple(sorted(used - needed))))
+            needed |= used
         return cls(inputs, steps[::-1], outputs)
 
 
 def _read(value: Any, weights: Mapping[str, tuple[str, ...]]) -> Any:
+    """An argument of a description; what is no plain value there is a mapping with one key."""
     if isinstance(value, list):
         return [_read(part, weights) for part in value]
     if not isinstance(value, Mapping):
@@ -205,12 +232,14 @@ def _read(value: Any, weights: Mapping[str, tuple[str, ...]]) -> Any:
 
 
 def _numbers(value: Any) -> list[int]:
+    """The numbers of all values in some arguments."""
     if isinstance(value, list):
         return [number for part in value for number in _numbers(part)]
     return [value.number] if isinstance(value, _Value) else []
 
 
 def _torch_word(word: str, kind: type) -> Any:
+    """What torch calls `word`, such as `torch.float32`, if it is of that kind."""
     found = getattr(torch, word)
     if not isinstance(found, kind):
         raise ValueError(f"{word} is no {kind.__name__}")
@@ -218,6 +247,7 @@ def _torch_word(word: str, kind: type) -> Any:
 
 
 def _register(root: nn.Module, name: str, value: Tensor, learns: bool) -> None:
+    """Add a weight below a module, with empty modules for the parts of its name."""
     *path, last = name.split(".")
     for part in path:
         if part not in root._modules:

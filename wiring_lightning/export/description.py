@@ -29,8 +29,8 @@ PYTHON: dict[str, Callable[..., Any]] = {
 # Beside what PyTorch tags as its core set.
 ALLOWED = ("aten.sym_size.int", "aten.var_mean.correction", str(OWN))
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-_CHECK = "aten._assert_tensor_metadata.default"
-_ROOT = "network."
+_CHECK = "aten._assert_tensor_metadata.default"  # computes nothing, and is left out
+_ROOT = "network."  # what the names of weights begin with in a trace
 
 
 def describe(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -109,16 +109,23 @@ def operator_named(name: str) -> Callable[..., Any]:
 
 
 def _inputs(graph: Graph) -> list[Node]:
+    """All inputs of a graph; of the outermost one also its weights."""
     return list(graph.find_nodes(op="placeholder"))
 
 
 def _graph(graph: Graph, inputs: Iterable[Node], weights: Mapping[Node, str]) -> dict[str, Any]:
-    """Inputs are the first values, and every step gives the next one."""
+    """A graph as JSON: values have numbers, first the inputs and then the result of every step.
+
+    Args:
+        graph: of a traced network, or of a part of a loop in it.
+        inputs: its inputs that are no weights.
+        weights: the names of the others.
+    """
+    # What each node is called in the arguments of others.
     refers: dict[Node, dict[str, Any]] = {node: {"weight": name} for node, name in weights.items()}
-    for node in inputs:
-        refers[node] = {"value": len(refers) - len(weights)}
+    for number, node in enumerate(inputs):
+        refers[node] = {"value": number}
     count, steps, outputs = len(refers) - len(weights), list[dict[str, Any]](), None
-    width = count
     for node in graph.nodes:
         if node.op == "get_attr":
             refers[node] = {"graph": node.target}
@@ -133,19 +140,18 @@ def _graph(graph: Graph, inputs: Iterable[Node], weights: Mapping[Node, str]) ->
             options.pop("layout", None)  # always strided
             if options:
                 step["kwargs"] = options
-            refers[node] = {"value": width}
-            width += 1
+            refers[node] = {"value": count + len(steps)}
             steps.append(step)
     flat = outputs if isinstance(outputs, tuple | list) else (outputs,)
     return {"inputs": count, "steps": steps, "outputs": [_plain(value, refers) for value in flat]}
 
 
 def _name(target: Any) -> str:
+    """The name of what a step calls, such as `"aten.relu.default"`."""
     for name, function in PYTHON.items():
         if target is function:
             return name
-    text = str(target)
-    return LOOP if text == LOOP else text
+    return str(target)
 
 
 def _plain(value: Any, refers: Mapping[Node, dict[str, Any]]) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from wiring_lightning.export.description import describe
-from wiring_lightning.export.errors import ExportError, needs_extra
+from wiring_lightning.export.errors import ExportError, first_line, needs_extra
 
 KEY = "wiring_lightning"  # of the description in the header of a .safetensors file
 _LARGEST_ONNX = 2**31 - 1  # bytes of one protobuf message
@@ -37,7 +37,11 @@ def pt2_bytes(program: ExportedProgram) -> bytes:
 
 
 def onnx_bytes(program: ExportedProgram) -> bytes:
-    """A graph from `images` to `logits`, for ONNX Runtime and others."""
+    """A graph from `images` to `logits`, for ONNX Runtime and others.
+
+    Raises:
+        ExportError: if a package is missing, or the network has no such form.
+    """
     with needs_extra("Writing .onnx"):
         import onnxruntime  # noqa: F401  # that the file can be run is checked at once
         import onnxscript  # noqa: F401
@@ -56,9 +60,8 @@ def onnx_bytes(program: ExportedProgram) -> bytes:
                 program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
             )
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ExportError(
-            f"the network has no ONNX form in this version of torch ({reason}): "
+            f"the network has no ONNX form in this version of torch ({first_line(error)}): "
             "export it as .pt2 or .safetensors."
         ) from error
     finally:
@@ -73,7 +76,12 @@ def onnx_bytes(program: ExportedProgram) -> bytes:
 
 
 def checksum(weights: Mapping[str, Tensor]) -> str:
-    """Of the bytes of all weights, in the order of their names."""
+    """The SHA-256 of the bytes of all weights, in the order of their names.
+
+    Example:
+        >>> checksum({"bias": torch.zeros(2)})[:8]
+        'af5570f5'
+    """
     total = hashlib.sha256()
     for _, value in sorted(weights.items()):
         total.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

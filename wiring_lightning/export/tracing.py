@@ -9,7 +9,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 from typing_extensions import override
 
-from wiring_lightning.export.errors import ExportError
+from wiring_lightning.export.errors import ExportError, first_line
 from wiring_lightning.functional import sparse_product
 from wiring_lightning.nn import store_dense
 from wiring_lightning.nn.outputs import find_outputs
@@ -93,10 +93,9 @@ def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedPr
             )
             program = program.run_decompositions(table)
     except Exception as error:  # a tracer fails in any way on code that it does not understand
-        reason = str(error).strip().partition("\n")[0]
         raise ExportError(
             f"{type(network).__name__} cannot be exported: torch.export cannot trace it for any "
-            f"number of images ({reason})."
+            f"number of images ({first_line(error)})."
         ) from error
     finally:
         network.train(training)
@@ -114,5 +113,6 @@ def _forget_source(program: ExportedProgram) -> None:
 
 
 def _dense_product(values: Tensor, row: Tensor, column: Tensor, dense: Tensor, rows: int) -> Tensor:
+    """What `functional.sparse_product` computes, by operators that every program has."""
     matrix = values.new_zeros(rows, dense.shape[0]).index_put((row, column), values)
     return matrix @ dense

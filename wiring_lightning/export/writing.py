@@ -111,13 +111,21 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
         unverified.replace(path)
     finally:
         unverified.unlink(missing_ok=True)
-    largest = float(source.abs().max())
-    agreement = float((found.argmax(1) == source.argmax(1)).double().mean())
-    done = path, plain, program, loaded, len(images)
-    return Exported(*done, difference, from_source, largest, agreement)
+    return Exported(
+        path=path,
+        plain=plain,
+        program=program,
+        network=loaded,
+        images=len(images),
+        difference=difference,
+        from_source=from_source,
+        largest=float(source.abs().max()),
+        agreement=float((found.argmax(1) == source.argmax(1)).double().mean()),
+    )
 
 
 def _read_again(unverified: Path, path: Path) -> nn.Module:
+    """The network in a file that is to get the name `path`, which is in the message."""
     try:
         return load_exported(unverified, trust=True)
     except ExportError as error:
@@ -138,7 +146,8 @@ def _compare(
     What a solver does depends on its whole batch, so both networks see the same batches.
     """
     worst = 0.0
-    for size in [size for size in _BATCHES if size < len(images)] + [len(images)]:
+    sizes = [size for size in _BATCHES if size < len(images)]
+    for size in [*sizes, len(images)]:
         found = _logits(loaded, images[:size], f"{path} was not written: what would be in it")
         expected = _logits(plain, images[:size], "The compact network")
         if found.shape != expected.shape:
@@ -215,8 +224,10 @@ def _rounding(network: nn.Module, logits: Tensor) -> float:
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference between two logits."""
     return float((one.double() - other.double()).abs().max())
 
 
 def _largest(logits: Tensor) -> float:
+    """The size of the largest logit, at least 1: what the allowed difference is a share of."""
     return max(1.0, float(logits.abs().max()))

@@ -137,7 +137,14 @@ class Adjacency(Described):
 
 
 def find_adjacencies(module: nn.Module) -> dict[str, Adjacency]:
-    """All layers inside a module with edges that are or were learned, by qualified name."""
+    """All layers inside a module with edges that are or were learned, by qualified name.
+
+    Example:
+        >>> usable = torch.ones(4, 4, dtype=torch.bool)
+        >>> graphs = nn.Sequential(Adjacency(usable, 3), Adjacency(usable, 3, mode="random"))
+        >>> list(find_adjacencies(graphs))
+        ['0']
+    """
     return find_modules(module, Adjacency, lambda graph: graph.learned)
 
 

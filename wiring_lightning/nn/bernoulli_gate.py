@@ -137,7 +137,7 @@ class BernoulliGate(Described):
 
     @torch.no_grad()
     def draw_on_cpu(self, batch: int) -> Tensor:
-        """As `draw`, for the host."""
+        """As `draw`, but on the CPU whatever the device of the logits."""
         if self.training and self.sampling and self.learnable:
             if self._repeated is not None and self._generator is not None:
                 self._generator.manual_seed(self._repeated)
@@ -187,7 +187,13 @@ class BernoulliGate(Described):
 
 
 def find_bernoulli_gates(module: nn.Module) -> dict[str, BernoulliGate]:
-    """All gates inside a module with learnable edges, by qualified name."""
+    """All gates inside a module with learnable edges, by qualified name; also frozen ones.
+
+    Example:
+        >>> gate = BernoulliGate(nodes=2, source=[0], target=[1])
+        >>> list(find_bernoulli_gates(nn.ModuleDict({"gate": gate})))
+        ['gate']
+    """
     return find_modules(module, BernoulliGate, lambda gate: gate._has_choice)
 
 

@@ -211,7 +211,9 @@ class Branches(nn.Module):
             identity: the identity, summed over the branches if they do not share it.
         """
         copies = self.branches if self.shared_input else 1
-        return torch.add(self._merged(hidden), identity, alpha=self.identity_scale * copies)
+        return torch.add(
+            self._sum_of_branches(hidden), identity, alpha=self.identity_scale * copies
+        )
 
     @property
     def can_fold_expansion(self) -> bool:
@@ -235,7 +237,7 @@ class Branches(nn.Module):
         Returns:
             `[branches, out, width + 1]` and `[batch, branches, width + 1, height, width]`.
         """
-        weight, bias = self._expansion(hidden)
+        weight, bias = self._expansion_with_norm(hidden)
         grouped = hidden.unflatten(1, (self.branches, self.width))
         weight = torch.cat([weight, bias.unsqueeze(-1)], dim=-1).to(hidden.dtype)
         ones = grouped.new_ones(1).expand_as(grouped[:, :, :1])
@@ -255,8 +257,8 @@ class Branches(nn.Module):
         summed = torch.baddbmm(identity, weights, grouped, beta=self.identity_scale)
         return summed.unflatten(0, (batch, self.branches))
 
-    def _merged(self, hidden: Tensor) -> Tensor:
-        """`[batch, 1, out, height, width]`, the sum over the branches."""
+    def _sum_of_branches(self, hidden: Tensor) -> Tensor:
+        """`[batch, 1, out, height, width]`, the sum over the branches without their identities."""
         expand = self.expand
         own = isinstance(expand, PointwiseConv2d)
         if own and expand.groups == 1 and expand.bias is not None:  # merged for inference
@@ -265,13 +267,16 @@ class Branches(nn.Module):
         if not self.can_fold_expansion:
             outputs = self.expand_norm(self.expand(hidden))
             return outputs.unflatten(1, (self.branches, -1)).sum(1, keepdim=True)
-        weight, bias = self._expansion(hidden)
+        weight, bias = self._expansion_with_norm(hidden)
         # Expansion and sum are one dense convolution from all bottlenecks to the output.
         dense, bias = _summed(weight).to(hidden.dtype), bias.sum(0).to(hidden.dtype)
         return functional.conv2d(hidden, dense, bias).unsqueeze(1)
 
-    def _expansion(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight `[branches, out, width]` and bias of the expansion with its norm."""
+    def _expansion_with_norm(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight `[branches, out, width]` and bias `[branches, out]` of expansion and norm as one.
+
+        In training the norm takes the statistics of the expansion of `hidden`, and tracks them.
+        """
         if isinstance(self.expand_norm, nn.BatchNorm2d):
             grouped = hidden.unflatten(1, (self.branches, self.width)).flatten(3)
             return fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)

@@ -4,7 +4,15 @@ from typing import Any, get_args
 
 
 def check_word(argument: str, word: str, words: Any) -> None:
-    """Raise `ValueError` if a word is not in a `Literal`.
+    """Check that a word is one of a `Literal`.
+
+    Args:
+        argument: what the word was given for.
+        word: the word.
+        words: the `Literal`.
+
+    Raises:
+        ValueError: if it is none of them.
 
     Example:
         >>> from typing import Literal
@@ -19,6 +27,21 @@ def check_word(argument: str, word: str, words: Any) -> None:
 
 
 def check_fan_in(fan_in: int, most: int, meaning: str) -> None:
-    """Raise `ValueError` if K is not between 1 and `most`; `meaning` describes `most`."""
+    """Check that a fan-in K is between 1 and `most`.
+
+    Args:
+        fan_in: K.
+        most: the largest one allowed.
+        meaning: what `most` is, for the message.
+
+    Raises:
+        ValueError: if it is not.
+
+    Example:
+        >>> check_fan_in(5, most=4, meaning="the number of candidates")
+        Traceback (most recent call last):
+            ...
+        ValueError: fan_in (K) must be between 1 and the number of candidates, got 5.
+    """
     if not 1 <= fan_in <= most:
         raise ValueError(f"fan_in (K) must be between 1 and {meaning}, got {fan_in}.")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,22 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
     return small
 
 
+class _Part(NamedTuple):
+    """A layer, or a parameter of the network itself, that has channels of a group.
+
+    Args:
+        module: the layer.
+        reads: whether the channels are inputs of it; otherwise it gives them.
+        channels: `[k]` their numbers in the layer.
+        in_group: `[k]` their numbers in the group.
+    """
+
+    module: nn.Module
+    reads: bool
+    channels: Tensor
+    in_group: Tensor
+
+
 def _prune_all(graph: Any, small: nn.Module, example: Tensor) -> None:
     """Remove dead channels, in place, until there are none."""
     tied = _tied_layers(small)
@@ -129,10 +145,10 @@ def _matter(group: Any, dead: Tensor, answer: Callable[[], Tensor]) -> bool:
     for size in (0, _NOISE):
         generator = torch.Generator("cpu").manual_seed(0)
         with ExitStack() as hooks:
-            for module, reads, channels, owners in _parts(group):
-                if isinstance(module, nn.Conv2d | nn.Linear) and not reads:
-                    hook = _noise_in(channels[dead[owners]], size, generator)
-                    hooks.enter_context(module.register_forward_hook(hook))
+            for part in _parts(group):
+                if isinstance(part.module, nn.Conv2d | nn.Linear) and not part.reads:
+                    hook = _noise_in(part.channels[dead[part.in_group]], size, generator)
+                    hooks.enter_context(part.module.register_forward_hook(hook))
             answers.append(answer())
     return not torch.equal(*answers)
 
@@ -157,7 +173,7 @@ def _dead_channels(group: Any, tied: set[nn.Module]) -> Tensor | None:
     """`[channels]` which channels of a group nobody reads; `None` if that cannot be said."""
     unread = torch.ones(len(group[0].idxs), dtype=torch.bool)
     readers = 0
-    for module, reads, channels, owners in _parts(group):
+    for module, reads, channels, in_group in _parts(group):
         if module in tied or isinstance(module, nn.Parameter):  # one that is in no layer
             return None
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -168,21 +184,26 @@ def _dead_channels(group: Any, tied: set[nn.Module]) -> Tensor | None:
                 if len(weights) <= int(channels.max()):  # as after `nn.PixelShuffle`
                     return None
                 weights = weights[channels].flatten(1)
-                unread[owners[weights.cpu().any(1)]] = False
+                unread[in_group[weights.cpu().any(1)]] = False
                 readers += 1
         elif any(True for _ in module.parameters()) and not isinstance(module, _CHANNELWISE):
             return None
     return unread if readers else None  # the network's own answer is read by nobody in it
 
 
-def _parts(group: Any) -> Iterator[tuple[nn.Module, bool, Tensor, Tensor]]:
-    """Each module, whether it reads the channels, its own numbers of them, and the group's."""
+def _parts(group: Any) -> Iterator[_Part]:
+    """What has channels of a group of torch-pruning's."""
     for item in group:
-        reads = "in_channels" in item.dep.handler.__name__
-        yield item.dep.target.module, reads, torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+        yield _Part(
+            module=item.dep.target.module,
+            reads="in_channels" in item.dep.handler.__name__,
+            channels=torch.tensor(item.idxs),
+            in_group=torch.tensor(item.root_idxs),
+        )
 
 
 def _are_close(wanted: Tensor, found: Tensor) -> bool:
+    """Whether two answers differ only by the rounding of sums with fewer terms."""
     eps = torch.finfo(wanted.dtype).eps if wanted.is_floating_point() else 0.0
     tolerance = max(_TOLERANCE, 8 * eps)  # half precision rounds more
     allowed = tolerance * max(float(wanted.abs().max()), 1e-6)

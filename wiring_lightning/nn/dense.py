@@ -87,6 +87,7 @@ class DenseLayer(nn.Module):
         return smaller
 
     def _by_channel(self, gates: Tensor) -> Tensor:
+        """`[channels]` for every channel of the concatenated sources the gate of its source."""
         # Computed on the device: a list of numbers would be copied to a GPU in every step.
         source_of: list[Tensor] = []
         first = 0

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 Fact = bool | int | float | str | Sequence["Fact"] | None
 _KEY = "described"  # beside `version` in what PyTorch notes about each module of a state_dict
-_LONG = 40
+_LONG = 40  # letters of a value from which on a message does not repeat it
 
 
 class Described(nn.Module):
@@ -149,7 +149,20 @@ def find_flaws(module: nn.Module, state: Mapping[str, Any]) -> Iterator[str]:
 
 
 def with_descriptions(state: Mapping[str, Any], module: nn.Module) -> Mapping[str, Any]:
-    """A `state_dict` of a module with its description, which a plain dict has lost."""
+    """A `state_dict` with the descriptions of its modules, which a plain dict has lost.
+
+    Args:
+        state: such as the average of the weights that a callback has kept. One that still has what
+            PyTorch notes about its modules is returned as it is.
+        module: whose weights these are.
+
+    Example:
+        >>> from wiring_lightning.nn import Gate
+        >>> gate = Gate(2, 4, fan_in=1)
+        >>> described = with_descriptions(dict(gate.state_dict()), gate)
+        >>> find_differences(Gate(2, 4, fan_in=2), described)
+        ['fan_in is 1 there and 2 here']
+    """
     if hasattr(state, "_metadata"):
         return state
     described = OrderedDict(state)

@@ -104,8 +104,9 @@ class Fabric(Described):
         )
         self.gate = gate if gate.learnable else None
         self.topology = Topology(len(spaces), self.source, self.target)
-        given = self.topology.live(self.topology.connected())
-        self._given = split_batch(given, torch.device("cpu"))
+        # What runs without a gate: every module on a path from the input to the output.
+        all_live = self.topology.live(self.topology.connected())
+        self._without_gate = split_batch(all_live, torch.device("cpu"))
         self._into: list[list[int]] = [[] for _ in spaces]
         self._out_of: list[list[int]] = [[] for _ in spaces]
         for number, edge in enumerate(edges):
@@ -148,7 +149,7 @@ class Fabric(Described):
             The state of the last node, and `[batch]` which examples have a path to it (`None` if
             all have one). The state of the others is zero.
         """
-        subsets = self._given
+        subsets = self._without_gate
         if self.gate is not None:
             if self.gate.fixed is None:
                 if torch.compiler.is_exporting():

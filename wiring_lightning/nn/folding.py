@@ -13,7 +13,7 @@ from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import plain_layer
 
 T = TypeVar("T", bound=nn.Module)
-C = TypeVar("C", bound=nn.Conv2d)
+Convolution = TypeVar("Convolution", bound=nn.Conv2d)
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
 # The classes that compute in evaluation mode what `fuse_conv_bn_eval` takes them for.
 _NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, SubsetBatchNorm2d
@@ -69,11 +69,14 @@ def examples_are_independent(module: nn.Module) -> bool:
     return all(norm.running_mean is not None for norm in norms)
 
 
-def fold_pair(conv: C, norm: nn.Module) -> tuple[C, Any]:
-    """The convolution with the norm in it, and an identity; both as they are if it cannot be."""
+def fold_pair(conv: Convolution, norm: nn.Module) -> tuple[Convolution, Any]:
+    """One convolution for a layer and the norm behind it, and an identity for the norm.
+
+    If they cannot be folded, both are returned as they are.
+    """
     if not can_fold(conv, norm):
         return conv, norm
-    fused = fuse_conv_bn_eval(cast(C, plain_layer(conv)), cast(nn.BatchNorm2d, norm))
+    fused = fuse_conv_bn_eval(cast(Convolution, plain_layer(conv)), cast(nn.BatchNorm2d, norm))
     return fused, nn.Identity().eval()
 
 
@@ -113,6 +116,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _fold_sequential(layers: nn.Sequential) -> None:
+    """Fold the pairs in a sequence, in place; later layers then have smaller numbers."""
     followed = [
         index
         for index, (layer, following) in enumerate(pairwise(layers))

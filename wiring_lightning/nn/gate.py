@@ -171,6 +171,7 @@ class Gate(Described):
         return Selection(self._weigh(self.best), self.scores)
 
     def _weigh(self, edges: Tensor) -> Tensor:
+        """`[targets, candidates]` the factor of each source if these are the edges."""
         scores = self.scores.detach() if self._is_frozen else self.scores
         if self.mode == "real":
             gates = scores.clamp_min(0) * self.fan_in
@@ -262,7 +263,7 @@ class Selection(nn.Module):
         _look_at_matrix(self)
 
     def selection(self) -> "Selection":
-        """This layer itself."""
+        """This layer itself: its wiring is fixed already, as that of `Gate.selection`."""
         return self
 
     def keep(self, targets: Sequence[int], sources: Sequence[int]) -> "Selection":
@@ -291,10 +292,11 @@ class Selection(nn.Module):
         return gated_sum(self.weights(), sources)
 
     def repeat(self, sources: Tensor) -> None:
-        """For one example and a selection that is `in_order`: write what other targets read, too.
+        """Compute the layer in place, for one example and a selection that is `in_order`.
 
         Args:
-            sources: `[targets, features]`; its first rows are the sources, and stay.
+            sources: `[targets, features]`. Its first rows are the sources, which the first targets
+                read; what the other targets read is written into the rows after them.
         """
         assert self.only_source is not None
         count = self.matrix.shape[1]
@@ -303,7 +305,7 @@ class Selection(nn.Module):
             torch.index_select(sources[:count], 0, others, out=sources[count:])
 
     def of_one(self, sources: Tensor, out: Tensor) -> Tensor:
-        """The same for one example, `[sources, features]` -> `[targets, features]`."""
+        """The layer for one example, `[sources, features]` -> `out` `[targets, features]`."""
         if self.only_source is not None:
             return torch.index_select(sources, 0, self.only_source, out=out)
         return torch.mm(self.matrix.to(sources.dtype), sources, out=out)
@@ -335,7 +337,12 @@ class Selection(nn.Module):
 
 
 def find_gates(module: nn.Module) -> dict[str, Gate]:
-    """All gates inside a module with scores that are or were learned, by qualified name."""
+    """All gates inside a module with scores that are or were learned, by qualified name.
+
+    Example:
+        >>> list(find_gates(nn.Sequential(Gate(2, 2, 1), Gate(2, 2, 1, mode="random"))))
+        ['0']
+    """
     return find_modules(module, Gate, lambda gate: not gate.fixed)
 
 

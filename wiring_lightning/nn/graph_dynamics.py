@@ -107,9 +107,13 @@ def run_continuously(
 
 
 class Derivative(nn.Module):
-    """The derivative of all states of a graph in continuous time; `maps` have their size.
+    """The derivative of all states of a graph in continuous time.
 
-    With `rectify_states` it also rectifies the states that it is given, in place.
+    Args:
+        weights: `[receivers, senders]` of the edges.
+        operations: of the nodes.
+        maps: any maps of the height and width of the states, for which filters are prepared.
+        rectify_states: whether `forward` also rectifies the states that it is given, in place.
     """
 
     def __init__(
@@ -130,7 +134,7 @@ class Derivative(nn.Module):
         return self.compute(states.relu_() if self.rectify_states else states)
 
     def compute(self, states: Tensor) -> Tensor:
-        """Rectify, filter, send, normalise."""
+        """The derivative `[nodes, batch, height, width]`: rectify, filter, send, normalise."""
         weights, filters, scale, shift = self.tensors
         rectified = states.relu()
         sent = filter_maps(rectified, filters).flatten(1)

@@ -17,7 +17,7 @@ class GraphEdges(NamedTuple):
         target: `[edges]` number of the receiver.
         weight: `[edges]`.
         usable: `[edges]` whether an edge can carry data; see `rank_all` of `Adjacency`.
-        unlisted: number of other candidates.
+        unlisted: number of weights that could be an edge and are none.
         learned: whether the edges are or were learned.
     """
 

@@ -136,6 +136,7 @@ def _interpolate(
 
 
 def _weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """The weighted sum of slopes, in their order; weights of zero are left out."""
     parts = [weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight]
     total = parts[0]
     for part in parts[1:]:

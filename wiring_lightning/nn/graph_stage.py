@@ -11,9 +11,8 @@ from wiring_lightning.functional import pointwise_product, rows_of_blocks
 from wiring_lightning.nn.adjacency import Adjacency, AdjacencyMode
 from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
+from wiring_lightning.nn.node_operations import FILTER_SIDE
 from wiring_lightning.nn.sparse_edges import SparseEdges
-
-_SIZE = 3  # of a node's filter
 
 
 class RectifiedFilter(nn.Module):
@@ -29,7 +28,8 @@ class RectifiedFilter(nn.Module):
         self.stride = stride
         self.norm = nn.BatchNorm2d(channels)
         # As torch initialises a convolution with nine inputs.
-        self.filters = nn.Parameter(torch.empty(channels, 1, _SIZE, _SIZE).uniform_(-1 / 3, 1 / 3))
+        filters = torch.empty(channels, 1, FILTER_SIDE, FILTER_SIDE)
+        self.filters = nn.Parameter(filters.uniform_(-1 / 3, 1 / 3))
 
     @override
     def forward(self, received: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class RectifiedFilter(nn.Module):
             return received[:, :, :: self.stride, :: self.stride]
         rectified = functional.relu(self.norm(received), inplace=True)
         return functional.conv2d(
-            rectified, self.filters, stride=self.stride, padding=_SIZE // 2, groups=channels
+            rectified, self.filters, stride=self.stride, padding=FILTER_SIDE // 2, groups=channels
         )
 
     @override
@@ -50,8 +50,12 @@ class RectifiedFilter(nn.Module):
 class _Stage(nn.Module):
     """What `GraphStage` and `CompactGraphStage` share.
 
-    `sizes` are the numbers of nodes in the blocks, and `numbers` are the nodes that send as their
-    names count them.
+    Args:
+        sizes: number of nodes of each block.
+        operations: what each block that sends applies to what it receives.
+
+    Attributes:
+        numbers: `[nodes that send]` the number in the name of each, which `compact()` keeps.
     """
 
     numbers: Tensor
@@ -154,7 +158,7 @@ class CompactGraphStage(_Stage):
     Args:
         operations: of every block that sends.
         edges: into every block that receives, from all earlier ones.
-        numbers: `[nodes]` the numbers of the nodes that send in the stage before.
+        numbers: `[nodes that send]` the number of each in the stage that was compacted.
     """
 
     def __init__(
@@ -165,7 +169,11 @@ class CompactGraphStage(_Stage):
         self.blocks = nn.ModuleList(edges)
 
     def normalize(self, norms: Iterator[nn.Module]) -> None:
-        """Fold the batch norm behind each matrix of edges into it; takes them in order."""
+        """Fold into each matrix of edges the batch norm that follows it.
+
+        Args:
+            norms: in the order of the matrices; those that are left belong to later stages.
+        """
         matrices = [edges for edges in self.blocks if isinstance(edges, SparseEdges)]
         # The norms come last in `zip`, which would take one too many otherwise.
         folded = [edges.normalized(norm) for edges, norm in zip(matrices, norms, strict=False)]

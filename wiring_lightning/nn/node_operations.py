@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-_SIZE = 3  # of a node's filter
-FILTER_TAPS = _SIZE * _SIZE
+FILTER_SIDE = 3  # height and width of a node's filter
+FILTER_TAPS = FILTER_SIDE**2
 _EPSILON = 1e-5  # added to a variance
 _SMALL = 100  # pixels up to which a filter is fastest as a matrix
 
@@ -35,7 +35,8 @@ class NodeOperations(nn.Module):
         self.scale = nn.Parameter(torch.ones(nodes))
         self.shift = nn.Parameter(torch.zeros(nodes))
         # As torch initialises a convolution with nine inputs.
-        self.filters = nn.Parameter(torch.empty(nodes, _SIZE, _SIZE).uniform_(-1 / 3, 1 / 3))
+        filters = torch.empty(nodes, FILTER_SIDE, FILTER_SIDE)
+        self.filters = nn.Parameter(filters.uniform_(-1 / 3, 1 / 3))
 
     def normalize(self, maps: Tensor, nodes: slice = slice(None)) -> Tensor:
         """Instance norm of the maps of some nodes, with their scales and shifts."""
@@ -71,11 +72,16 @@ def normalize_maps(maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def filter_maps(maps: Tensor, filters: Tensor) -> Tensor:
-    """Apply the filters of `NodeOperations.filters_for` to maps padded with zeros."""
+    """Apply filters to `[nodes, batch, height, width]`, padded with zeros.
+
+    Args:
+        maps: the maps.
+        filters: of `NodeOperations.filters_for`, for maps of this size.
+    """
     if maps.shape[2] * maps.shape[3] <= _SMALL:
         return torch.bmm(maps.flatten(2), filters).view(maps.shape)
     images = functional.conv2d(
-        maps.transpose(0, 1), filters[:, None], padding=_SIZE // 2, groups=len(filters)
+        maps.transpose(0, 1), filters[:, None], padding=FILTER_SIDE // 2, groups=len(filters)
     )
     return images.transpose(0, 1).contiguous()
 
@@ -93,6 +99,7 @@ def filter_matrices(filters: Tensor, height: int, width: int) -> Tensor:
     pixels = height * width
     single = torch.eye(pixels, dtype=filters.dtype, device=filters.device)
     # [pixels in, taps, pixels out]: 1 where a tap at the output pixel reads the input pixel.
-    reads = functional.unfold(single.view(pixels, 1, height, width), _SIZE, padding=_SIZE // 2)
+    images = single.view(pixels, 1, height, width)
+    reads = functional.unfold(images, FILTER_SIDE, padding=FILTER_SIDE // 2)
     taps = reads.transpose(0, 1).reshape(-1, pixels * pixels)
     return (filters.flatten(1) @ taps).view(-1, pixels, pixels)

@@ -34,7 +34,7 @@ def with_plain_weights(network: T) -> T:
     """
     if not any(_computes_weights(part) for part in network.modules()):
         return network
-    return make_weights_plain(deepcopy(network, dict(_results(network))))
+    return make_weights_plain(deepcopy(network, dict(_computed_tensors(network))))
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def make_weights_plain(network: T) -> T:
 def of_plain_weights(
     method: Callable[Concatenate[T, P], R],
 ) -> Callable[Concatenate[T, P], R]:
-    """Let a method see its network `with_plain_weights`."""
+    """Decorate a method, such as `compact`, so that its `self` has plain weights."""
 
     @wraps(method)
     def called(network: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -72,8 +72,8 @@ def _hooks(part: nn.Module) -> list[Any]:
     return [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, kinds)]
 
 
-def _results(network: nn.Module) -> Iterator[tuple[int, Tensor]]:
-    """A memo for `deepcopy`, which does not copy what a hook has computed with gradients."""
+def _computed_tensors(network: nn.Module) -> Iterator[tuple[int, Tensor]]:
+    """A memo for `deepcopy`, which refuses tensors that a hook has computed with gradients."""
     for part in network.modules():
         for value in vars(part).values():
             if isinstance(value, Tensor) and not value.is_leaf:
@@ -81,6 +81,7 @@ def _results(network: nn.Module) -> Iterator[tuple[int, Tensor]]:
 
 
 def _remove_parametrizations(part: Any) -> None:
+    """Replace parametrizations by what they compute: a parameter, or a buffer if they have none."""
     computed = {}
     for name, parametrization in part.parametrizations.items():
         parametrization.eval()  # torch's spectral norm takes a step in training
@@ -97,8 +98,9 @@ def _remove_parametrizations(part: Any) -> None:
 
 
 def _remove_hook(part: Any, hook: Any) -> None:
+    """Make the weight that a hook computes a parameter, and remove the hook."""
     name = hook._tensor_name if isinstance(hook, prune.BasePruningMethod) else hook.name
-    learning = _own_parameters(part, f"{name}_")
+    learning = _untie(part, f"{name}_")
     if isinstance(hook, WeightNorm):
         remove_weight_norm(part, name)
     elif isinstance(hook, SpectralNorm):
@@ -109,10 +111,10 @@ def _remove_hook(part: Any, hook: Any) -> None:
     setattr(part, name, nn.Parameter(getattr(part, name).detach().clone(), any(learning)))
 
 
-def _own_parameters(part: nn.Module, prefix: str) -> list[bool]:
-    """Untie parameters from those of other layers, since torch writes the result into them.
+def _untie(part: nn.Module, prefix: str) -> list[bool]:
+    """Give a layer its own copies of some parameters, and return which of them learn.
 
-    Returns which of them learn.
+    Torch writes the computed weight into them, and other layers may share them.
     """
     own = [item for item in part.named_parameters(recurse=False) if item[0].startswith(prefix)]
     for name, parameter in own:

@@ -30,7 +30,10 @@ class Feature:
     """A tensor `[batch, channels, height, width]` with its batch statistics.
 
     Each layer that reads it has its own batch norm, but all norms need the same mean and variance.
-    With `shared` they are computed once, otherwise once for each reader.
+
+    Args:
+        values: the tensor.
+        shared: whether its statistics are computed once, instead of once for each reader.
     """
 
     def __init__(self, values: Tensor, shared: bool = True) -> None:
@@ -80,7 +83,7 @@ class RectifiedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.recompute = recompute
-        self.checkpointed = False  # whether a chain computes the layer again
+        self.checkpointed = False  # whether the backward pass of its chain computes it again
         self.norm = nn.BatchNorm2d(in_channels)
         self.conv = nn.Conv2d(
             in_channels, out_channels, size, stride, padding=size // 2, bias=False

@@ -13,14 +13,15 @@ from wiring_lightning.plots import style
 
 _K = TypeVar("_K")
 
+_BLUE, _ORANGE, _, _PINK, _, _ = style.SERIES
 # Colour and marker (or line style) by the name of the wiring; `_OTHER` for any other name.
 _STYLES = {
     "learned": (style.LEARNED, "o"),
     "random": (style.END, "s"),
-    "covered": ("#E69F00", "v"),
-    "real": ("#CC79A7", "^"),
+    "covered": (_ORANGE, "v"),
+    "real": (_PINK, "^"),
     "full": (style.LIVE, "--"),
-    "previous": ("#0072B2", "-."),
+    "previous": (_BLUE, "-."),
 }
 _OTHER = (style.PRUNED, "D")
 
@@ -46,6 +47,13 @@ def draw_accuracy(measurements: Sequence[Measurement], title: str | None = None)
     Several measurements of one wiring and K are drawn as their mean, with the sample standard
     deviation as error bar and their number n. A wiring without K is a horizontal line, with the
     deviation as a band.
+
+    Args:
+        measurements: in any order.
+        title: a headline.
+
+    Raises:
+        ValueError: if there is no measurement.
 
     Example:
         >>> runs = [Measurement("learned", 1, 0.5), Measurement("learned", 1, 0.7),
@@ -76,6 +84,7 @@ def draw_accuracy(measurements: Sequence[Measurement], title: str | None = None)
 
 
 def _draw_curve(axes: Axes, wiring: str, by_fan_in: dict[int, list[float]]) -> None:
+    """Draw the means of a wiring; their number n is in the legend if it is the same everywhere."""
     color, marker = _STYLES.get(wiring, _OTHER)
     counts = [len(values) for values in by_fan_in.values()]
     same = len(set(counts)) == 1
@@ -88,6 +97,7 @@ def _draw_curve(axes: Axes, wiring: str, by_fan_in: dict[int, list[float]]) -> N
 
 
 def _draw_reference(axes: Axes, wiring: str, values: list[float]) -> None:
+    """Draw the mean of a wiring without a fan-in as a horizontal line."""
     color, line = _STYLES.get(wiring, _OTHER)
     height, spread = fmean(values), _spread(values)
     drawn = line if line.startswith("-") else ":"
@@ -119,6 +129,13 @@ def draw_efficiency(networks: Sequence[Efficiency], title: str | None = None) ->
 
     Networks of one family and size are drawn as their mean, with the sample standard deviation as
     error bar.
+
+    Args:
+        networks: in any order.
+        title: a headline.
+
+    Raises:
+        ValueError: if there is no network.
 
     Example:
         >>> runs = [Efficiency("dense", 1000, 10**6, 0.5), Efficiency("dense", 1000, 10**6, 0.7),

@@ -22,7 +22,7 @@ from wiring_lightning.wiring import Wiring
 _HEIGHT, _PITCH = 7.0, 1.7  # height of a column and distance of two columns, in inches
 _RADIUS = 4.0  # inches of a circle
 _GAP = 0.04  # of the circle, between two groups
-_INK = 260.0  # lines into a column that may be drawn fully opaque
+_INK = 260.0  # largest sum of the opacities of all lines into a column
 _MAX_ALPHA, _MIN_ALPHA = 0.7, 0.03
 _FAINT = 0.1  # edges that are given
 _MAX_PER_COLUMN = 8_000  # only the strongest edges into a column are drawn
@@ -49,6 +49,13 @@ def draw_channels(wiring: Wiring, title: str | None = None) -> Figure:
     opaque for larger weights among those between the same two groups. Of many edges between two
     columns only the strongest are drawn. Hollow nodes are dead: they are on no active path from the
     input to the output, and their edges are pale.
+
+    Args:
+        wiring: one architecture.
+        title: a headline; by default how many nodes are live, and how many edges there are.
+
+    Raises:
+        ValueError: if the wiring is a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph
@@ -226,6 +233,13 @@ def draw_degrees(wiring: Wiring, title: str | None = None) -> Figure:
 
     Counts active edges with a weight between channels, not those of the stem and the classifier.
     Grey bars are nodes without such edges; the line is the mean of the others.
+
+    Args:
+        wiring: one architecture.
+        title: a headline.
+
+    Raises:
+        ValueError: if the wiring is a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph

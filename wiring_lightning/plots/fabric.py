@@ -77,7 +77,8 @@ def draw_fabric(wiring: Wiring, title: str | None = None) -> Figure:
         raise ValueError("draw_fabric draws a ConvFabric or a ResNetFabric; use draw_wiring.")
     arcs, places = _Arcs.of(wiring, layout), layout.places * layout.pitch
     live = np.zeros(len(places), dtype=bool)
-    live[layout.state] = wiring.live_nodes.numpy()  # the last node of each state, its sum, counts
+    # Of the nodes of a state the last one is written last: its sum.
+    live[layout.state] = wiring.live_nodes.numpy()
     above = 0.15 if layout.columns else 0.0
     width = _LEGEND_ENTRY * (len(set(arcs.kind)) + 1)
     low, high = page.corners(places, left=0.95, right=0.45, above=above, width=width)
@@ -216,6 +217,7 @@ class _Arcs:
         kind = np.array(module)[target]
         across = np.where(height[end] > height[start], "up", "down")
         kind = np.where(kind == "within", across, kind)
+        # An edge from sum to sum has no module: it is an identity, or leads to the classifier.
         direct = np.where(end == state[-1], "", "shortcut")
         kind = np.where(target == sums[end], direct, kind)
         facts = (wiring.score, wiring.live_edges, wiring.learnable)

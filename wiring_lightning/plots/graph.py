@@ -26,6 +26,13 @@ def draw_architecture(wiring: Wiring, title: str | None = None) -> Figure:
 
     Uses `draw_fabric` for a fabric, `draw_channels` for a graph of channels, else `draw_wiring`.
 
+    Args:
+        wiring: one architecture.
+        title: a headline.
+
+    Raises:
+        ValueError: if the wiring is a batch of architectures.
+
     Example:
         >>> from wiring_lightning.backbones import ResNetFabric
         >>> draw_architecture(ResNetFabric(width=1).wiring()).texts[0].get_text()
@@ -44,6 +51,13 @@ def draw_wiring(wiring: Wiring, title: str | None = None) -> Figure:
     on no active path from the input to the output. Lines are active edges. Dark ones were learned,
     darker for higher scores in their row; grey ones are fixed; pale ones belong to a pruned branch.
     Edges that skip rows are curved. More than 60 rows are drawn in several columns.
+
+    Args:
+        wiring: one architecture.
+        title: a headline.
+
+    Raises:
+        ValueError: if the wiring is a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -66,6 +80,9 @@ def draw_connectivity(wiring: Wiring, title: str = "learned") -> Figure:
     Args:
         wiring: one architecture.
         title: a headline for the picture on the right.
+
+    Raises:
+        ValueError: if the wiring is a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -111,7 +128,8 @@ def draw_side_by_side(
     figure = Figure(figsize=(sum(widths), height), dpi=style.DPI, facecolor="white")
     sheets = figure.subfigures(1, 2, squeeze=False, width_ratios=widths, wspace=0)
     entries = [side.draw(sheet) for side, sheet in zip((left, right), sheets.flat, strict=True)]
-    page.add_legend(figure, *(first + second for first, second in zip(*entries, strict=True)))
+    nodes, edges = ([*ours, *theirs] for ours, theirs in zip(*entries, strict=True))
+    page.add_legend(figure, nodes, edges)
     return figure
 
 
@@ -198,8 +216,9 @@ class _Edges:
 
 
 def _edges(wiring: Wiring, layout: Layout) -> Iterator[_Edges]:
+    """The active edges by kind, fainter and thinner where many are drawn."""
     live = wiring.live_edges
-    crowd = len(live) and int(wiring.active.sum()) / len(layout.rows)
+    crowd = int(wiring.active.sum()) / len(layout.rows)  # edges into a row
     faint = float(np.clip((40 / max(crowd, 1)) ** 0.8, 0.1, 1))
     thin = float(np.clip(layout.node / 20, 0.4, 1))
     opacity = (0.25 + 0.75 * _relative_score(wiring)) * faint

@@ -27,8 +27,15 @@ def draw_scores(wiring: Wiring, title: str | None = None) -> Figure:
     panels share one colour scale. If every module is a single branch, or there are more than 64
     modules, all are in one panel.
 
+    Args:
+        wiring: one architecture.
+        title: a headline.
+
     Returns:
         The figure; without learnable edges it contains only a sentence.
+
+    Raises:
+        ValueError: if the wiring is a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -48,7 +55,8 @@ def draw_scores(wiring: Wiring, title: str | None = None) -> Figure:
     height = rows * side * 1.08 + (0.4 if title else 0.0)
     figure = style.new_figure(columns * side + 1.0, height, title)
     grid = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    top = max(0.0, float(wiring.score[wiring.learnable].max())) or 1.0
+    top = float(wiring.score[wiring.learnable].max())
+    top = top if top > 0 else 1.0
     for axes, (name, edges) in zip(grid, panels, strict=False):
         image = _draw_scores(axes, wiring, edges, name, top, side)
     for axes in grid[len(panels) :]:
@@ -127,6 +135,9 @@ def draw_feature_reuse(stages: Sequence[Tensor], title: str | None = None) -> Fi
         stages: `[targets, sources]` each, 0 to 1, as `SparseNet.feature_reuse` gives them.
         title: a headline.
 
+    Raises:
+        ValueError: if there is no stage.
+
     Example:
         >>> from wiring_lightning.backbones import SparseNet
         >>> figure = draw_feature_reuse(SparseNet(depth=16).feature_reuse())
@@ -165,6 +176,7 @@ def _draw_matrix(
 
 
 def _add_color_bar(figure: Figure, image: AxesImage, panels: Sequence[Axes], label: str) -> None:
+    """Add the colour scale of an image beside the panels, which all have it."""
     bar = figure.colorbar(image, ax=panels, shrink=0.9, aspect=25, pad=0.015)
     bar.set_label(label, size=9)
     bar.ax.tick_params(labelsize=8)

@@ -31,6 +31,9 @@ def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
         wiring: one architecture.
         title: a headline; by default the totals.
 
+    Raises:
+        ValueError: if the wiring is a batch of architectures.
+
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
         >>> figure = draw_active_nodes(ResNeXt(depth=11, cardinality=4, fan_in=4).wiring())
@@ -62,6 +65,9 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
     Args:
         wirings: architectures by their label in the legend, such as `"K = 1"`.
         title: a headline.
+
+    Raises:
+        ValueError: if there is no wiring, or one is a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt

@@ -65,6 +65,9 @@ def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = 
         unit: unit of the cost, the label of the horizontal axis.
         title: a headline.
 
+    Raises:
+        ValueError: if there is no candidate.
+
     Example:
         >>> runs = [Candidate("a", "cheap", 1e6, 0.7, 0.6), Candidate("a", "good", 3e6, 0.9, 0.8)]
         >>> draw_pareto(runs, "multiply-adds").axes[0].get_xlabel()
@@ -76,8 +79,9 @@ def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = 
     figure, axes = style.new_axes(6.4, 4.2, title)
     for number, family in enumerate(dict.fromkeys(one.family for one in candidates)):
         color, _ = style.series(number)
+        own = [one for one in candidates if one.family == family]
         front = [one for one in chosen if one.family == family]
-        rest = [one for one in candidates if one.family == family and one not in front]
+        rest = [one for one in own if one not in front]
         axes.plot([one.cost for one in rest], [100 * one.validation for one in rest], "o",
                   color=color, markerfacecolor="white", markersize=5, alpha=0.7)  # fmt: skip
         axes.plot([one.cost for one in front], [100 * one.validation for one in front], "-o",

@@ -19,7 +19,11 @@ _WIDTH, _HEIGHT = 12.0, 15.0  # maximum size of all nodes, in inches
 
 
 def check_one(wiring: Wiring) -> None:
-    """Raise a `ValueError` for a batch of architectures."""
+    """Refuse a batch of architectures, of which a picture can show only one.
+
+    Raises:
+        ValueError: if the wiring is one.
+    """
     if wiring.active.dim() != 1:
         raise ValueError(
             "A picture shows one architecture, but this wiring holds a batch of shape "

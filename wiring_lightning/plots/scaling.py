@@ -62,6 +62,9 @@ def draw_scaling(curves: Mapping[str, Sequence[Scaling]], title: str | None = No
         curves: networks of several depths, by their label in the legend.
         title: a headline.
 
+    Raises:
+        ValueError: if there is no network.
+
     Example:
         >>> chain = [Scaling(depth, 100 * depth, 1, depth) for depth in (10, 100)]
         >>> figure = draw_scaling({"plain": chain})

@@ -64,7 +64,7 @@ def use_integers(*sides: Axis) -> None:
 
 
 def use_sizes(*sides: Axis) -> None:
-    """Write numbers as 500k or 2M; a logarithmic axis marks 1, 2 and 5 of every decade."""
+    """Write numbers as 500k or 2M, and mark 1, 2 and 5 of every decade of a logarithmic axis."""
     for side in sides:
         if side.get_scale() == "log":
             side.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -10,7 +10,14 @@ from wiring_lightning.nn import find_bernoulli_gates
 
 
 def check_connected(backbone: nn.Module) -> None:
-    """A fabric may be built of any edges; no run makes sense without a path through it."""
+    """Refuse a fabric of given edges that has no path from its input to its output.
+
+    Args:
+        backbone: any network. A fabric may be built of any edges, but no run makes sense then.
+
+    Raises:
+        MisconfigurationException: if no image would reach the classifier.
+    """
     if find_bernoulli_gates(backbone) or any(weight.is_meta for weight in backbone.parameters()):
         return  # it is being searched for, or holds no values yet
     if getattr(backbone, "architecture_names", None) == []:
@@ -21,7 +28,18 @@ def check_connected(backbone: nn.Module) -> None:
 
 
 def check_image_size(backbone: nn.Module, datamodule: Any) -> None:
-    """Costs and budgets follow from the size that the backbone was told."""
+    """Compare the size of the images with the `image_size` of a backbone.
+
+    Its costs, and so the budget of a search, follow from that size.
+
+    Args:
+        backbone: any network.
+        datamodule: the trainer's, or `None`.
+
+    Raises:
+        MisconfigurationException: if the backbone was given another size. One that has only assumed
+            it leads to a warning.
+    """
     told = getattr(backbone, "image_size", None)
     shape = getattr(datamodule, "image_shape", None)
     if not isinstance(told, int) or shape is None or tuple(shape[1:]) == (told, told):
@@ -40,7 +58,20 @@ def check_image_size(backbone: nn.Module, datamodule: Any) -> None:
 
 
 def output_width(backbone: nn.Module, last_layer: type[nn.Linear] | type[nn.Conv2d]) -> int:
-    """Number of classes: the backbone's `num_classes`, or the width of its last such layer."""
+    """Number of classes of a backbone.
+
+    Args:
+        backbone: with an attribute `num_classes`, or `config.num_labels` as the networks of
+            transformers have it, or a last layer that tells it.
+        last_layer: class of the layer that computes the logits.
+
+    Raises:
+        MisconfigurationException: if none of these tells it.
+
+    Example:
+        >>> output_width(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)), nn.Linear)
+        3
+    """
     settings = getattr(backbone, "config", None)  # of the networks of transformers
     for owner, name in ((backbone, "num_classes"), (settings, "num_labels")):
         if isinstance(declared := getattr(owner, name, None), int):

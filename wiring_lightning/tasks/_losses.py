@@ -24,12 +24,13 @@ class LabelLosses(nn.Module):
     the sum of the weights, because it must not depend on the other labels of the batch.
 
     Args:
-        loss: which one.
+        loss: its name.
         num_classes: number of classes.
         class_weights: a weight for each class.
         focal_gamma: the exponent of the focal loss; 2 if not given.
         ignore_index: the label whose loss is 0.
-        names: the losses that there are; those that are not here get cross-entropy.
+        names: what the task lets `loss` be. All but `"focal"` are the cross-entropy here, such as
+            `"dice_cross_entropy"`, to which the task adds the Dice loss itself.
 
     Raises:
         MisconfigurationException: if a number is out of range, or an option has no effect.
@@ -62,22 +63,14 @@ class LabelLosses(nn.Module):
                 raise MisconfigurationException(
                     f"focal_gamma has no effect with loss={loss}: leave it out, or take loss=focal."
                 )
+        weights = None
         if class_weights is not None:
-            for weight in class_weights:
-                check_number("A number of class_weights", weight, error=MisconfigurationException)
-            if len(class_weights) != num_classes:
-                raise MisconfigurationException(
-                    f"class_weights has {len(class_weights)} numbers, but there are {num_classes} "
-                    "classes: give one for each."
-                )
-            if not any(class_weights):
-                raise MisconfigurationException(
-                    "class_weights are all 0, so there is nothing to learn: give a class a weight "
-                    "above 0."
-                )
-        weights = None if class_weights is None else torch.tensor(class_weights).float()
+            _check_class_weights(class_weights, num_classes)
+            weights = torch.tensor(class_weights).float()
         self.register_buffer("weights", weights, persistent=False)
-        self.gamma = (2.0 if focal_gamma is None else focal_gamma) if loss == "focal" else 0.0
+        self.gamma = 0.0  # the cross-entropy
+        if loss == "focal":
+            self.gamma = 2.0 if focal_gamma is None else focal_gamma
         self.ignored = NO_LABEL if ignore_index is None else ignore_index
 
     @override
@@ -102,6 +95,20 @@ class LabelLosses(nn.Module):
             weights = self.weights[known].to(losses.dtype)
             factors = weights if factors is None else factors * weights
         return losses if factors is None else losses * factors
+
+
+def _check_class_weights(class_weights: Sequence[float], num_classes: int) -> None:
+    for weight in class_weights:
+        check_number("A number of class_weights", weight, error=MisconfigurationException)
+    if len(class_weights) != num_classes:
+        raise MisconfigurationException(
+            f"class_weights has {len(class_weights)} numbers, but there are {num_classes} classes: "
+            "give one for each."
+        )
+    if not any(class_weights):
+        raise MisconfigurationException(
+            "class_weights are all 0, so there is nothing to learn: give a class a weight above 0."
+        )
 
 
 def dice_losses(ignored: int | None) -> Callable[[Tensor, Tensor], Tensor]:

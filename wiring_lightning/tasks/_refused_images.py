@@ -12,10 +12,10 @@ from wiring_lightning._checks import has_foreign_code
 
 
 def explained(error: Exception, network: nn.Module, images: Tensor) -> Exception | None:
-    """An error of a network's forward in words; `None` if it says best itself what is wrong.
+    """The error to raise in the place of one of a network's forward; `None` to leave that one.
 
-    The network of an installed library, such as timm, knows nothing of the data. What comes out of
-    code of the user's own keeps its traceback.
+    The network of an installed library, such as timm, knows nothing of the data, so its errors get
+    a sentence about the images. What comes out of code of the user's own keeps its traceback.
 
     Args:
         error: what the network raised.
@@ -52,7 +52,7 @@ def explained(error: Exception, network: nn.Module, images: Tensor) -> Exception
     of_device = isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError)
     if of_device or not _is_installed(type(network)) or has_foreign_code(error):
         return None
-    # A RuntimeError, by which Lightning looks for one about memory.
+    # A RuntimeError: Lightning's search for a batch size looks for one about memory.
     reason = text.strip().partition("\n")[0].rstrip(".") or type(error).__name__
     return RuntimeError(
         f"{type(network).__name__} cannot compute images of shape {list(images.shape[1:])}: "

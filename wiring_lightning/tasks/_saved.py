@@ -13,8 +13,9 @@ from wiring_lightning._checks import is_plain
 from wiring_lightning.checkpoints import CheckpointError
 
 KEY = "network"  # in a checkpoint
-# Where Lightning's own loading, which takes any network as `backbone`, looks for arguments, too.
-# Those in `hyper_parameters` its command line would prefer to what the user gives.
+# The key of the task's arguments, an older one of Lightning's: its own `load_from_checkpoint` with
+# a given `backbone` takes them from there. Not `hyper_parameters`, which its command line would
+# prefer to what the user gives.
 ARGUMENTS = "module_arguments"
 # Arguments of a task that are given anew: the network says itself what it was built with, and the
 # others say how training goes.
@@ -69,7 +70,10 @@ def by_name(task: type, arguments: Sequence[Any], options: Mapping[str, Any]) ->
 
 
 def _in_order(task: type) -> list[str]:
-    """Names of positional arguments; for those of `*arguments` as the next class calls them."""
+    """Names of a constructor's positional arguments, in order.
+
+    Those that it takes as `*arguments` have the names that the next base class gives them.
+    """
     found: list[str] = []
     for kind in [kind for kind in task.__mro__ if "__init__" in vars(kind)]:
         names = _parameters(kind)
@@ -86,7 +90,7 @@ def _parameters(task: type) -> dict[str, inspect.Parameter]:
 
 
 def _as_plain(value: Any) -> Any:
-    """Numbers of numpy as Python's own."""
+    """A value with Python's own numbers and lists in the place of numpy's and of tuples."""
     if isinstance(value, list | tuple):
         return [_as_plain(part) for part in value]
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -95,7 +95,7 @@ class Schedule:
                 "ReduceLROnPlateau steps after an epoch of validation, by what it has seen before: "
                 f"leave {option} out, or take another schedule."
             )
-        # Lightning's own has one.
+        # `main` has one if it is Lightning's `ReduceLROnPlateau`, and not torch's.
         monitor: str = self.monitor or getattr(main, "monitor", None) or "val/loss"
         frequency = 1 if _of_training(monitor) else validated_every
         return {
@@ -150,10 +150,11 @@ def check_monitored(trainer: Trainer) -> None:
 
 
 def _on_plateaus(trainer: Trainer) -> list[tuple[int, str]]:
-    """How often schedules step that look at a number, and its name."""
+    """For every `ReduceLROnPlateau`: how many epochs lie between steps, and what it looks at."""
     configs = [config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
     return [(config.frequency, str(config.monitor)) for config in configs]
 
 
 def _of_training(monitor: str) -> bool:
+    """Whether training logs a number, so that it is there without any validation."""
     return monitor.startswith("train/")

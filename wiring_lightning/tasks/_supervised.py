@@ -52,12 +52,25 @@ Batch = tuple[Tensor, Tensor]
 
 
 def default_optimizer(parameters: Any) -> SGD:
-    """SGD with momentum, as in the papers."""
+    """SGD with momentum, as in the papers.
+
+    Example:
+        >>> default_optimizer(nn.Linear(2, 2).parameters()).defaults["weight_decay"]
+        0.0001
+    """
     return SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4)
 
 
 def mean_over_labels(losses: Tensor) -> Tensor:
-    """`[batch]` the loss of each example, from one or `[batch, heads]` several losses of each."""
+    """`[batch]` the loss of each example: the mean over the losses of its labels.
+
+    Args:
+        losses: `[batch]` with one label for each example, or `[batch, labels, ...]`.
+
+    Example:
+        >>> mean_over_labels(torch.tensor([[1.0, 3.0], [0.0, 1.0]]))
+        tensor([2.0000, 0.5000])
+    """
     return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
 
 
@@ -301,19 +314,20 @@ class SupervisedTask(LightningModule, ABC):
             return super().load_from_checkpoint(
                 checkpoint_path, map_location, hparams_file, strict, weights_only, **arguments
             )
-        named = map_location is None or isinstance(map_location, str | torch.device)
-        content = read_weights(checkpoint_path, "cpu" if named else map_location)
+        is_device = map_location is None or isinstance(map_location, str | torch.device)
+        content = read_weights(checkpoint_path, "cpu" if is_device else map_location)
         described = described_for(cls, content, checkpoint_path)
         known = kept_arguments(cls, described["arguments"])
         backbone = build_backbone(described, checkpoint_path)
         task = cls(backbone=backbone, **{**known, **arguments})
-        own = task.strict_loading
-        task.strict_loading = own if strict is None else strict  # the checks ask for it
+        before = task.strict_loading
+        if strict is not None:
+            task.strict_loading = strict  # the checks ask for it
         check_weights(task, content, checkpoint_path)
         task.on_load_checkpoint(content)
         task.load_state_dict(content["state_dict"], strict=task.strict_loading)
-        task.strict_loading = own
-        if not named:
+        task.strict_loading = before
+        if not is_device:  # then it said where `read_weights` puts each weight
             weights = [one for one in content["state_dict"].values() if isinstance(one, Tensor)]
             map_location = weights[0].device
         return task if map_location is None else task.to(map_location)
@@ -329,8 +343,9 @@ class SupervisedTask(LightningModule, ABC):
         losses = self.losses(logits, labels, stage)
         if stage == "train":
             auxiliary, self._auxiliary = self._auxiliary, ()
-            for output in auxiliary if self.auxiliary_weight else ():
-                losses = losses + self.auxiliary_weight * self.losses(output, labels, stage)
+            if self.auxiliary_weight:
+                for output in auxiliary:
+                    losses = losses + self.auxiliary_weight * self.losses(output, labels, stage)
             # With `prog_bar=True` the host would wait for this number in every step.
             mean_loss = self._mean(losses.detach(), self.counted(labels))
             self.log("train/loss", mean_loss, batch_size=len(labels))
@@ -343,12 +358,19 @@ class SupervisedTask(LightningModule, ABC):
 
     @staticmethod
     def _mean(losses: Tensor, counted: Tensor | None) -> Tensor:
+        """The mean over the examples that count; 0 if none does."""
         if counted is None:
             return losses.mean()
         return (losses * counted).sum() / counted.sum().clamp_min(1)
 
     def log_metrics(self, metrics: Mapping[str, Metric], stage: Stage, batch: int) -> None:
-        """Log metrics at the end of the epoch, as `stage/name`; `batch` is the number of images."""
+        """Log metrics at the end of the epoch, as `stage/name`.
+
+        Args:
+            metrics: by name; they have seen the batch.
+            stage: such as `"val"`.
+            batch: number of images of the batch.
+        """
         named = {f"{stage}/{name}": metric for name, metric in metrics.items()}
         self.log_dict(named, prog_bar=True, on_step=False, on_epoch=True, batch_size=batch)
 

@@ -34,7 +34,7 @@ class WarmUp(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, main: LRScheduler, steps: int) -> None:
-        self.parts = [main]
+        self.parts = [main]  # a list, as schedules of torch hold those inside of them
         self.steps = steps
         # Shares of the whole rates, which others may scale later.
         self.first = [

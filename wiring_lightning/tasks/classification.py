@@ -138,6 +138,7 @@ class ClassificationTask(SupervisedTask):
         return None if self.ignore_index is None else self._known(labels).any(1)
 
     def _known(self, labels: Tensor) -> Tensor:
+        """`[batch, labels]` which labels of each example are not `ignore_index`."""
         return (labels != self.ignore_index).view(len(labels), -1)
 
     @override

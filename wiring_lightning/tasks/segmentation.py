@@ -13,7 +13,7 @@ from typing_extensions import override
 from wiring_lightning.callbacks.log_to import send_picture, takes_pictures
 from wiring_lightning.tasks._compiling import Compile
 from wiring_lightning.tasks._losses import LabelLosses, PixelLossName, dice_losses
-from wiring_lightning.tasks._metrics import NO_LABEL, LabelAccuracy
+from wiring_lightning.tasks._metrics import LabelAccuracy
 from wiring_lightning.tasks._schedules import Interval, Schedule
 from wiring_lightning.tasks._supervised import Batch, Stage, SupervisedTask, default_optimizer
 
@@ -120,8 +120,8 @@ class SegmentationTask(SupervisedTask):
             )
             for _ in range(2)
         )
-        self._checked: set[Stage] = set()
-        self._draws = False
+        self._checked: set[Stage] = set()  # stages of which a batch was checked on a GPU
+        self._draws = False  # whether the next validation batch is drawn
 
     @override
     def setup(self, stage: str) -> None:
@@ -138,12 +138,11 @@ class SegmentationTask(SupervisedTask):
     def losses(self, logits: Tensor, labels: Tensor, stage: Stage) -> Tensor:
         """`[batch]` the loss of each example, the mean over its pixels; 0 if none has a class."""
         self._check(logits, labels, stage)
-        ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
         dice = 0.0 if self._dice is None else self._dice(logits, labels)
         if self.loss == "dice":
             assert isinstance(dice, Tensor)
             return dice
-        pixels = (labels != ignored).sum((1, 2)).clamp_min(1)
+        pixels = (labels != self.criterion.ignored).sum((1, 2)).clamp_min(1)
         losses: Tensor = self.criterion(logits, labels).sum((1, 2)) / pixels
         return losses + dice
 
@@ -205,6 +204,7 @@ class SegmentationTask(SupervisedTask):
             send_picture(logger, "val/masks", figure, self.trainer.global_step)
 
     def _check(self, logits: Tensor, labels: Tensor, stage: Stage) -> None:
+        """Refuse masks of another size than the logits, and labels that are no class."""
         batch, *sizes = labels.shape
         if logits.shape != (batch, self.num_classes, *sizes) or len(sizes) != 2:
             raise MisconfigurationException(
