@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
-from wiring_lightning.callbacks._weight_choice import listed
+from wiring_lightning._checks import listed
 
 # The least cosine between the way that a copy went and the way to the network, for an average. It
 # is 1 if nothing moved the network since, about 0 for a network that learns by itself, and 0.5 for

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks._weight_choice import SparseGroup, SparseWeight, listed
+from wiring_lightning._checks import check_counts, listed
+from wiring_lightning.callbacks._weight_choice import SparseGroup, SparseWeight
 from wiring_lightning.functional.densities import (
     DISTRIBUTIONS,
     Distribution,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
+from wiring_lightning._checks import listed
 from wiring_lightning.nn import Adjacency, find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight as SparseWeight, find_weights, own_names
 from wiring_lightning.optim import EdgeSet
@@ -254,12 +255,6 @@ def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
 def count_present(values: Sequence[Tensor]) -> int:
     """The number of entries that are not zero."""
     return sum(int(value.count_nonzero()) for value in values)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Up to five names for a message, and how many more there are."""
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def zero_norms(groups: Sequence[SparseGroup]) -> str | None:

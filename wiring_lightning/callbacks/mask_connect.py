@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import listed
 from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._run_length import steps_in
-from wiring_lightning.callbacks._weight_choice import listed
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD, step_was_skipped

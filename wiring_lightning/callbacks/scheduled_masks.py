@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import listed
 from wiring_lightning.callbacks._run_length import RunLength, steps_in
 from wiring_lightning.callbacks._timed_layers import TimedLayers
-from wiring_lightning.callbacks._weight_choice import count_present, listed
+from wiring_lightning.callbacks._weight_choice import count_present
 from wiring_lightning.callbacks.sparse_layers import SparseGroup
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
 from wiring_lightning.optim import count_usable

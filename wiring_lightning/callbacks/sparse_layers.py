@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import listed
 from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints, warn_of_denser
 from wiring_lightning.callbacks._copies import Group, Place
@@ -23,7 +24,6 @@ from wiring_lightning.callbacks._weight_choice import (
     WeightChoice,
     as_patterns,
     count_present,
-    listed,
     zero_norms,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank

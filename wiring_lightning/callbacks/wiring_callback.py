@@ -13,13 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, listed
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._copies import Group, copies_inside, versions
 from wiring_lightning.callbacks._last_of_all import LastOfAll
 from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
-from wiring_lightning.callbacks._weight_choice import listed
 
 
 class WiringError(RuntimeError):
