@@ -24,6 +24,9 @@ def erdos_renyi_densities(
         density: share of all weights, above 0 and up to 1.
         kernel: whether the size of the kernel counts (ERK); otherwise only channels (ER).
 
+    Returns:
+        The density of every layer, at most 1.
+
     Example:
         >>> small, large = erdos_renyi_densities([(10, 10), (100, 100)], 0.1)
         >>> round(small, 3), round(large, 3)
