@@ -57,8 +57,9 @@ def round_counts(
         shares: density of every layer.
         counts: number of weights of every layer.
         least: how many weights a layer keeps at least, if it has as many.
-        exact: whether the numbers sum to the rounded sum of all shares; those whose rounding loses
-            most are then rounded up. Otherwise each is rounded by itself.
+        exact: whether the numbers sum to the rounded sum of all shares, or to more where `least`
+            asks for it; those whose rounding loses most are then rounded up. Otherwise each is
+            rounded by itself.
 
     Example:
         >>> round_counts([0.25, 0.25], [5, 5]), round_counts([0.25, 0.25], [5, 5], exact=True)
