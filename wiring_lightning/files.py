@@ -29,16 +29,23 @@ def write_file(path: str | Path, content: bytes | memoryview) -> None:
         ['table.md']
     """
     path = Path(path)
-    _refuse_no_file(path)
-    with _complete(path, content) as unfinished:
+    _refuse_unless_file(path)
+    with _written_beside(path, content) as unfinished:
         unfinished.replace(path)
 
 
 def write_new_file(path: str | Path, content: bytes | memoryview) -> Path:
     """Write a file as `write_file` does, with a number behind its name if that is taken.
 
+    Args:
+        path: where it goes if nothing is there; folders above it are made.
+        content: all of the file.
+
     Returns:
         Where it is.
+
+    Raises:
+        OSError: as for `write_file`.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -46,7 +53,7 @@ def write_new_file(path: str | Path, content: bytes | memoryview) -> Path:
         ...     [write_new_file(f"{folder}/scores.pt", b"0.9").name for _ in range(3)]
         ['scores.pt', 'scores_1.pt', 'scores_2.pt']
     """
-    with _complete(Path(path), content) as unfinished:
+    with _written_beside(Path(path), content) as unfinished:
         while not make_empty(free := free_path(path)):
             pass  # another process was faster
         unfinished.replace(free)
@@ -54,7 +61,7 @@ def write_new_file(path: str | Path, content: bytes | memoryview) -> Path:
 
 
 def free_path(path: str | Path) -> Path:
-    """A path, or with the first number behind its name under which there is nothing yet."""
+    """The path, or the first of `name_1`, `name_2`, ... beside it where nothing is yet."""
     path = Path(path)
     paths = (path.with_stem(f"{path.stem}_{number}") if number else path for number in count())
     return next(free for free in paths if not os.path.lexists(free))
@@ -129,7 +136,7 @@ def check_writable(path: str | Path) -> None:
         OSError: .../table.md cannot be written: .../files.py is no folder; name another place.
     """
     path = Path(path)
-    _refuse_no_file(path)
+    _refuse_unless_file(path)
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
         raise OSError(f"{path} cannot be written: {folder} is no folder; name another place.")
@@ -144,13 +151,16 @@ def check_writable(path: str | Path) -> None:
         ) from error
 
 
-def _refuse_no_file(path: Path) -> None:
+def _refuse_unless_file(path: Path) -> None:
+    """Raise an error if something other than a file is there, such as a folder or a pipe."""
     if os.path.exists(path) and not path.is_file():  # noqa: PTH110  # Path's own fails on long names
-        raise FileExistsError(f"{path} cannot be written: it is there, and is no file.")
+        raise FileExistsError(
+            f"{path} cannot be written: it is there, and is no file; name another place."
+        )
 
 
 @contextmanager
-def _complete(path: Path, content: bytes | memoryview) -> Iterator[Path]:
+def _written_beside(path: Path, content: bytes | memoryview) -> Iterator[Path]:
     """A file beside `path` that is complete on the disk; nothing is left of it after an error."""
     unfinished = path.with_name(f".{uuid4().hex}.unfinished")
     try:

@@ -1,4 +1,4 @@
-"""Whether numbers, values from files and errors are what they seem."""
+"""Checks of numbers, values from files and errors; and names as a part of a message."""
 
 from wiring_lightning._checks.foreign import has_foreign_code
 from wiring_lightning._checks.numbers import (
@@ -9,6 +9,7 @@ from wiring_lightning._checks.numbers import (
     check_number,
 )
 from wiring_lightning._checks.plain import is_plain
+from wiring_lightning._checks.words import listed
 
 __all__ = [
     "MOST",
@@ -18,4 +19,5 @@ __all__ = [
     "check_number",
     "has_foreign_code",
     "is_plain",
+    "listed",
 ]

@@ -1,4 +1,4 @@
-"""Numbers that people give: each is checked where it decides something, by one of these."""
+"""Checks of numbers that people give. Whoever uses a number calls one of these first."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -92,8 +92,11 @@ def check_finite(owner: str, numbers: Mapping[str, Any], error: type[Exception])
 
     Args:
         owner: whose numbers they are, such as the name of an optimizer.
-        numbers: the numbers by their names; what is none is passed over.
+        numbers: the numbers by their names; values of other kinds are passed over.
         error: what to raise.
+
+    Raises:
+        Exception: of the class `error`, for the first that is infinite or not a number.
 
     Example:
         >>> check_finite("Adam", {"lr": 0.1, "betas": (0.9, math.nan)}, ValueError)

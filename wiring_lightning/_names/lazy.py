@@ -15,6 +15,9 @@ def lazy_names(
         public: the public names, its `__all__`.
         homes: the module that defines each name; other names are modules of the package.
 
+    Returns:
+        The two functions.
+
     Example:
         >>> get, names = lazy_names("collections", ["Sized", "abc"], {"Sized": "collections.abc"})
         >>> get("Sized"), get("abc").__name__, names()

@@ -62,9 +62,9 @@ class _Copy:
     groups: list[CopiedGroup]
 
     @property
-    def mixed(self) -> bool:
+    def is_average(self) -> bool:
         """Whether it is an average by now."""
-        return any(group.mixed for group in self.groups)
+        return any(group.is_average for group in self.groups)
 
 
 class Averages:
@@ -126,10 +126,10 @@ class Averages:
             if id(one.module) in before:
                 self.copies[one.name] = before[id(one.module)]
             elif path is not None:
-                mixed = one.certain or (earlier is not None and earlier.mixed)
+                is_average = one.certain or (earlier is not None and earlier.is_average)
                 equal = self._is_equal(one.module, one.original)
-                if mixed or equal or one.whole or one.name in known:
-                    self.copies[one.name] = self._copied(one, path, mixed, not equal)
+                if is_average or equal or one.whole or one.name in known:
+                    self.copies[one.name] = self._copied(one, path, is_average, not equal)
 
     def look(self, closely: bool = False) -> None:
         """Look for new copies, and at those that were written to since the last look.
@@ -212,7 +212,7 @@ class Averages:
         Copies that are no averages yet have their names here, and no values.
         """
         return {
-            name: [[p.tensor for p in one.places] if one.mixed else [] for one in copy.groups]
+            name: [[p.tensor for p in one.places] if one.is_average else [] for one in copy.groups]
             for name, copy in self.copies.items()
         }
 
@@ -222,7 +222,7 @@ class Averages:
             for copied, values in zip(copy.groups, state.get(name, []), strict=False):
                 for place, value in zip(copied.places, values, strict=False):
                     place.tensor.copy_(value)
-                    copied.mixed = True
+                    copied.is_average = True
                 self._settler.wrote(copied.places)
 
     @property
@@ -255,7 +255,7 @@ class Averages:
             same(copied, value, where_there=value.data_ptr() in wiring) for copied, value in pairs
         )
 
-    def _copied(self, one: Candidate, path: str, mixed: bool, away: bool) -> _Copy:
+    def _copied(self, one: Candidate, path: str, is_average: bool, differs: bool) -> _Copy:
         """A copy of the submodule at `path`; groups that are not wholly in it are empty."""
         groups = []
         for number, group in enumerate(self._settler.places()):
@@ -269,7 +269,7 @@ class Averages:
             whole = places if len(places) == len(group) else []
             is_valid = partial(self._settler.valid, number)
             say = partial(self._announce, one.name)
-            copied = CopiedGroup(whole, group, is_valid, say, mixed, away)
+            copied = CopiedGroup(whole, group, is_valid, say, is_average, differs)
             self._settle_state_dicts(_SettledGroup(self._settler, number, whole, copied=copied))
             groups.append(copied)
         return _Copy(one.module, groups)

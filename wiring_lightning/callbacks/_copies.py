@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,7 +13,8 @@ from torch.nn.functional import cosine_similarity
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
-from wiring_lightning.callbacks._weight_choice import listed
+from wiring_lightning._checks import listed
+from wiring_lightning.optim import parameters_of
 
 # The least cosine between the way that a copy went and the way to the network, for an average. It
 # is 1 if nothing moved the network since, about 0 for a network that learns by itself, and 0.5 for
@@ -61,8 +62,8 @@ class CopiedGroup:
         original: the group in the network.
         is_valid: whether values have a wiring of their own.
         say: called whenever an average needs a wiring.
-        mixed: whether it is certain that this is an average.
-        away: whether the copy has other values than the network.
+        is_average: whether it is certain that this is an average.
+        differs: whether the copy has other values than the network.
     """
 
     def __init__(
@@ -71,42 +72,42 @@ class CopiedGroup:
         original: Group,
         is_valid: Callable[[list[Tensor]], bool],
         say: Callable[[], None],
-        mixed: bool,
-        away: bool,
+        is_average: bool,
+        differs: bool,
     ) -> None:
         self.places = places
-        self.mixed = mixed
-        self._away = away
+        self.is_average = is_average
+        self._differs = differs
         self._original, self._is_valid, self._say = original, is_valid, say
         self._seen: list[Tensor] = []
         self._versions: list[int] = []
-        if places and not mixed:
+        if places and not is_average:
             self._keep()
 
     @property
     def was_written(self) -> bool:
         """Whether something wrote to a copy that may still be no average."""
-        return not self.mixed and self._versions != versions(self.places)
+        return not self.is_average and self._versions != versions(self.places)
 
     def look(self) -> None:
         """Find out whether this is an average by now."""
-        if self.mixed or not self.places:
+        if self.is_average or not self.places:
             return
         if _hold(self.places, self._seen):
             self._versions = versions(self.places)
         elif _hold(self.places, [place.tensor for place in self._original]):
-            self._away = False
+            self._differs = False
             self._keep()
-        elif self._away and not self._moved_straight():
+        elif self._differs and not self._moved_straight():
             self._keep()
         else:
-            self.mixed, self._seen = True, []
+            self.is_average, self._seen = True, []
 
     def needs_wiring(self) -> bool:
         """Whether this is an average that has no wiring of its own."""
         self.look()
         values = [place.tensor for place in self.places]
-        if not values or not self.mixed or self._is_valid(values):
+        if not values or not self.is_average or self._is_valid(values):
             return False
         self._say()
         return True
@@ -220,6 +221,24 @@ class Candidate:
     whole: bool
 
 
+class _Pending(NamedTuple):
+    """A module in which `candidates` has yet to look for copies.
+
+    Args:
+        name: as of a `Candidate`.
+        module: the module.
+        certain: as of a `Candidate`.
+        apart: whether it is no part of a network that learns, beside the LightningModule itself.
+        single: whether it may be a whole network even if it is a single layer.
+    """
+
+    name: str
+    module: nn.Module
+    certain: bool = False
+    apart: bool = True
+    single: bool = False
+
+
 def candidates(
     trainer: Trainer, network: LightningModule, learned: Sequence[Tensor] = ()
 ) -> Iterator[Candidate]:
@@ -231,10 +250,7 @@ def candidates(
         learned: parameters that a callback has taken out of the optimizers, to learn them itself.
     """
     held = {
-        id(parameter)
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
+        id(parameter) for optimizer in trainer.optimizers for parameter in parameters_of(optimizer)
     } | set(map(id, learned))
 
     def learns(module: nn.Module) -> bool:
@@ -243,30 +259,26 @@ def candidates(
     originals: dict[Any, list[nn.Module]] = {}
     for module in filter(learns, network.modules()):
         originals.setdefault(_likeness(module), []).append(module)
-    # Name, module, whether it is an average, whether it is outside of networks that learn, and
-    # whether a single layer is a whole, too.
-    pending: list[tuple[str, nn.Module, bool, bool, bool]] = [
-        ("module", network, False, True, False)
-    ]
+    pending = [_Pending("module", network)]
     for callback in trainer.callbacks:
         for key, value in vars(callback).items():
             if isinstance(value, nn.Module) and value is not network:
                 name = f"{type(callback).__name__}.{key}"
-                pending.append((name, value, writes_average(callback), True, False))
+                pending.append(_Pending(name, value, certain=writes_average(callback)))
     while pending:
-        name, module, certain, outside, single = pending.pop()
+        name, module, certain, apart, single = pending.pop()
         if next(module.parameters(), None) is None:
             continue
-        inside = learns(module)
-        like = [] if inside else originals.get(_likeness(module), [])
+        learning = learns(module)
+        like = [] if learning else originals.get(_likeness(module), [])
         if like:
-            whole = outside and len(like) == 1 and (single or _has_layers(module))
+            whole = apart and len(like) == 1 and (single or _has_layers(module))
             yield Candidate(name, module, like[0], certain, whole)
         else:
-            outside &= not inside or module is network
+            apart &= not learning or module is network
             single = isinstance(module, AveragedModel)
             pending += [
-                (f"{name}.{key}", child, certain, outside, single)
+                _Pending(f"{name}.{key}", child, certain, apart, single)
                 for key, child in module.named_children()
             ]
 

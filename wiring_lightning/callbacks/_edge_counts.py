@@ -1,10 +1,10 @@
 """How many weights each sparse layer or group keeps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks._weight_choice import SparseGroup, SparseWeight, listed
+from wiring_lightning._checks import check_counts, listed
+from wiring_lightning.callbacks._weight_choice import SparseGroup, SparseWeight
 from wiring_lightning.functional.densities import (
     DISTRIBUTIONS,
     Distribution,
@@ -67,9 +67,16 @@ class EdgeCounts:
             )
 
     def group(self, members_by_name: Mapping[str, Sequence[SparseWeight]]) -> list[SparseGroup]:
-        """Groups with their numbers of edges."""
+        """Groups with their numbers of edges.
+
+        Args:
+            members_by_name: for each group its weights.
+
+        Raises:
+            Exception: of `fail`, if a group cannot have the number that is asked for.
+        """
         found = [
-            SparseGroup(name, members, 0, self.min_edges)
+            SparseGroup(name, members, k=0, least=self.min_edges)
             for name, members in members_by_name.items()
         ]
         counts = [count_usable(group.weights, group.usable) for group in found]
@@ -85,10 +92,7 @@ class EdgeCounts:
                     f"the layers of {group.name} share {k} edges, but min_edges asks for {least}; "
                     "give a higher density, or a smaller min_edges."
                 )
-        return [
-            SparseGroup(group.name, group.members, k, self.min_edges)
-            for group, k in zip(found, numbers, strict=True)
-        ]
+        return [replace(group, k=k) for group, k in zip(found, numbers, strict=True)]
 
     def check_saved(self, saved: Mapping[str, int] | None, groups: Sequence[SparseGroup]) -> None:
         """Raise an error if a checkpoint, of which these are the numbers, has other ones."""
@@ -102,6 +106,7 @@ class EdgeCounts:
             )
 
     def _numbers(self, groups: Sequence[SparseGroup], counts: Sequence[int]) -> list[int]:
+        """The number of edges of every group, of which `counts` could be one."""
         if self.edges is not None:
             return [self.edges] * len(groups)
         if self.density is None:

@@ -26,7 +26,7 @@ class CountedOnce:
         self.name = name
         self.counts: dict[nn.Parameter, int | None] | None = None
         self._first: Any = None
-        self._failed = False
+        self._failed = False  # then nothing is tried again
 
     @property
     def wants_batch(self) -> bool:

@@ -46,13 +46,13 @@ class LayerMonitor:
         numbers = {
             "parameters_live": parameters - total.weights + total.kept,
             "active_edges": total.kept,
-            **_about(total, sum(new.values())),
+            **_numbers_of(total, sum(new.values())),
         }
         if everything.kept_multiply_adds is not None:
             numbers["multiply_adds_live"] = everything.kept_multiply_adds
         short = short_names([row.name for row in sparse])
         for row, weight in zip(sparse, weights, strict=True):
-            own = _about(row, new[weight.name])
+            own = _numbers_of(row, new[weight.name])
             numbers |= {f"{short[row.name]}/{kind}": value for kind, value in own.items()}
         return numbers
 
@@ -69,7 +69,8 @@ class LayerMonitor:
         return found, {weight.name: masks[weight.parameter] for weight in found}
 
 
-def _about(row: LayerCost, new: int) -> dict[str, float]:
+def _numbers_of(row: LayerCost, new: int) -> dict[str, float]:
+    """The numbers of a layer, or of all, by their last names; `new` counts its new edges."""
     values = {
         "density": row.density,
         "edges_changed": new,

@@ -105,6 +105,7 @@ def by_name(groups: Sequence[SparseGroup], edges: Edges) -> dict[str, Tensor]:
 
 
 def _tagged(row: LayerCost, new: int, name: str) -> dict[str, float]:
+    """The numbers of a group, or of all, by their tags; `new` counts its new edges."""
     values = {
         "density": row.density,
         "changed": new / max(row.kept, 1),

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from wiring_lightning.callbacks._weight_choice import listed
+from wiring_lightning._checks import listed
 
 
 def warn_of_other_states(learner: Callback, trainer: Trainer, checkpoint: dict[str, Any]) -> None:

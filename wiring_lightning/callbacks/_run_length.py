@@ -99,15 +99,7 @@ class RunLength:
         total = trained if total_steps is None else total_steps
         # Lightning takes the length of data that it does not load for unknown.
         if total <= 0 or (total_steps is None and trainer.limit_train_batches == 0):
-            if begin.steps:
-                raise callback.mistake(
-                    f"the training has no step after step {begin.steps}, with which this callback "
-                    "begins: give the trainer a higher max_steps or max_epochs."
-                )
-            raise callback.mistake(
-                "the training has no step: give the trainer limit_train_batches, max_steps and "
-                "max_epochs above 0."
-            )
+            raise callback.mistake(_no_step(begin))
         if not math.isfinite(total):
             other = "max_epochs" if epoch else "limit_train_batches"
             raise callback.mistake(
@@ -139,6 +131,19 @@ def steps_in(trainer: Trainer, epochs: int) -> int:
     return sum(
         max(min(end, epochs) - begin, 0) * math.ceil(batches / accumulated[begin])
         for begin, end in pairwise([*sorted(accumulated), epochs])
+    )
+
+
+def _no_step(begin: Begin) -> str:
+    """What is wrong if nothing is left to train, in words."""
+    if begin.steps:
+        return (
+            f"the training has no step after step {begin.steps}, with which this callback begins: "
+            "give the trainer a higher max_steps or max_epochs."
+        )
+    return (
+        "the training has no step: give the trainer limit_train_batches, max_steps and max_epochs "
+        "above 0."
     )
 
 

@@ -14,7 +14,7 @@ from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
 from wiring_lightning.callbacks._run_length import Begin, RunLength
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
-from wiring_lightning.optim.dnw import StraightThrough, count_usable
+from wiring_lightning.optim import StraightThrough, count_usable
 from wiring_lightning.optim.scheduled_masks import ScheduledMasks
 
 # What knows its steps, and after which of them it has its final number of weights.
@@ -139,18 +139,26 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
         super().before_step(trainer, optimizer)
 
     def _remember_best(self, trainer: Trainer) -> None:
-        """Remember of which density the best checkpoints are that were saved since a change."""
-        denser = any(
-            getattr(rule, "waiting", False) or rule.times.edges(rule.steps, group.k, size) > group.k
-            for rule, group, _ in self._ruled_groups
-            if rule.times is not None
-            for size in [sum(weight.numel() for weight in group.weights)]
-        )
+        """Remember which of the best checkpoints have a network denser than the final one.
+
+        Called right before a change. What was saved since the last change is as dense as now.
+        """
         best = best_checkpoints(trainer)
-        if denser:
+        if self._is_denser():
             self._best_before = [one for one in best if one not in self._best_sparse]
         else:  # a sparse phase, after which the network is dense again
             self._best_sparse = [one for one in best if one not in self._best_before]
+
+    def _is_denser(self) -> bool:
+        """Whether a layer or group has more weights now than in the end."""
+        for rule, group, _ in self._ruled_groups:
+            if rule.times is None:
+                continue
+            count = sum(weight.numel() for weight in group.weights)
+            present = rule.times.edges(rule.steps, group.k, count)
+            if getattr(rule, "waiting", False) or present > group.k:
+                return True
+        return False
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
+from wiring_lightning._checks import listed
 from wiring_lightning.nn import Adjacency, find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight as SparseWeight, find_weights, own_names
-from wiring_lightning.optim import EdgeSet
+from wiring_lightning.optim import EdgeSet, count_present, parameters_of
 
 # The default choice, with subclasses. `Conv1D` is the linear layer of some transformers.
 _DEFAULT_LAYERS = (
@@ -79,12 +80,11 @@ class SparseGroup:
 
     def count(self) -> tuple[int, int]:
         """The number of weights that are not zero, and of all weights."""
-        kept = sum(int(weight.count_nonzero()) for weight in self.weights)
-        return kept, sum(weight.numel() for weight in self.weights)
+        return count_present(self.weights), sum(weight.numel() for weight in self.weights)
 
     def is_held_by(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer has all of the weights."""
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = {id(parameter) for parameter in parameters_of(optimizer)}
         return all(id(weight) in held for weight in self.weights)
 
     def edge_set(self) -> EdgeSet:
@@ -128,23 +128,18 @@ class WeightChoice:
     together: bool = False
 
     def find(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> "Chosen":
-        """The chosen weights of a module, without those of submodules that copy others."""
-        # A weight that modules share is in these lists once for each of them.
-        both = list(find_weights(module, copies, tied=True))
-        matrices = [weight for weight in both if not weight.is_vector]
-        vectors = [weight for weight in both if weight.is_vector]
+        """The chosen weights of a module, without those of submodules that copy others.
+
+        Raises:
+            Exception: of `fail`, if a pattern matches nothing, a weight cannot be sparse, or none
+                is left.
+        """
+        # A weight that modules share is in this list once for each of them.
+        everything = list(find_weights(module, copies, tied=True))
+        matrices = [weight for weight in everything if not weight.is_vector]
+        vectors = [weight for weight in everything if weight.is_vector]
         self._check_patterns(module, matrices, vectors)
-        layers = self.layers
-        if layers is None:
-            layers = ("Adjacency",) if find_adjacencies(module) else _DEFAULT_LAYERS
-        wanted = [*layers, *chain(*self.groups.values())]
-        kept_dense = [w for w in both if w.matches(*self.exclude)]
-        chosen = _without(kept_dense, [w for w in matrices if w.matches(*wanted)])
-        ends = chosen[:1] * self.first_dense + chosen[-1:] * self.last_dense
-        layers_at_ends = [w for w in matrices if any(w.layer is end.layer for end in ends)]
-        chosen = _without(layers_at_ends, chosen)
-        chosen += _without(kept_dense, [w for w in vectors if w.matches(*self.vectors)])
-        chosen = _once(chosen)
+        chosen = self._select(module, matrices, vectors)
         sparse = [weight for weight in chosen if weight.parameter.requires_grad]
         frozen = [weight.name for weight in chosen if weight not in sparse]
         self._check_layers(sparse)
@@ -152,13 +147,37 @@ class WeightChoice:
             self._raise_none_left(module, frozen)
         groups: dict[str, list[SparseWeight]] = {}
         for weight, own_name in zip(sparse, own_names(sparse), strict=True):
-            others = both if self.groups else []
-            same = [other for other in others if other.parameter is weight.parameter]
-            fitting = (n for n, own in self.groups.items() if any(w.matches(*own) for w in same))
-            name = "all" if self.together else next(fitting, own_name)
-            groups.setdefault(name, []).append(weight)
+            name = "all" if self.together else self._group_of(weight, everything)
+            groups.setdefault(own_name if name is None else name, []).append(weight)
         dense = dict.fromkeys(w.layer_name for w in _once(_without(sparse, matrices)))
         return Chosen(groups, list(dense), frozen)
+
+    def _select(
+        self,
+        module: nn.Module,
+        matrices: Sequence[SparseWeight],
+        vectors: Sequence[SparseWeight],
+    ) -> list[SparseWeight]:
+        """The weights that the patterns choose, each once; those of one axis come last."""
+        layers = self.layers
+        if layers is None:
+            layers = ("Adjacency",) if find_adjacencies(module) else _DEFAULT_LAYERS
+        wanted = [*layers, *chain(*self.groups.values())]
+        kept_dense = [w for w in (*matrices, *vectors) if w.matches(*self.exclude)]
+        chosen = _without(kept_dense, [w for w in matrices if w.matches(*wanted)])
+        ends = chosen[:1] * self.first_dense + chosen[-1:] * self.last_dense
+        layers_at_ends = [w for w in matrices if any(w.layer is end.layer for end in ends)]
+        chosen = _without(layers_at_ends, chosen)
+        chosen += _without(kept_dense, [w for w in vectors if w.matches(*self.vectors)])
+        return _once(chosen)
+
+    def _group_of(self, weight: SparseWeight, everything: Sequence[SparseWeight]) -> str | None:
+        """The first group whose patterns match a weight, in any of the layers that share it."""
+        if not self.groups:
+            return None
+        same = [other for other in everything if other.parameter is weight.parameter]
+        fitting = (name for name, own in self.groups.items() if any(w.matches(*own) for w in same))
+        return next(fitting, None)
 
     def _check_patterns(
         self,
@@ -208,6 +227,7 @@ class WeightChoice:
             )
 
     def _raise_none_left(self, module: nn.Module, frozen: Sequence[str]) -> NoReturn:
+        """Raise the error for a choice of which nothing is left, with the reason."""
         reason = "it has no such layer"
         if frozen:
             reason = f"{listed(frozen)} do not learn (requires_grad is false)"
@@ -249,17 +269,6 @@ def _once(weights: Sequence[SparseWeight]) -> list[SparseWeight]:
 def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
     """Patterns as a tuple; one string is one pattern, not one for each of its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def count_present(values: Sequence[Tensor]) -> int:
-    """The number of entries that are not zero."""
-    return sum(int(value.count_nonzero()) for value in values)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Up to five names for a message, and how many more there are."""
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def zero_norms(groups: Sequence[SparseGroup]) -> str | None:

@@ -174,15 +174,8 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self.refuse_changed(trainer)
         copies = self.find_copies(trainer, pl_module)  # such as a moving average
         searched = self._searched = find_searched(pl_module, copies)
-        gate = searched.gate
-        assert isinstance(searched.network, nn.Module)
-        synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in searched.network.modules())
-        if synchronised and trainer.world_size > 1:
-            raise self.mistake(
-                "SyncBatchNorm would wait for ever for a rank that draws no architecture with its "
-                "module: leave out sync_batchnorm."
-            )
-        self.optimizer = Reinforce([gate], self.lr, self.baseline)
+        self._refuse_synchronised(searched, trainer)
+        self.optimizer = Reinforce([searched.gate], self.lr, self.baseline)
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
         self.restore()
         if isinstance(self._price, ConfiguredCost):
@@ -293,7 +286,18 @@ class BudgetedSearch(GateLearner[Reinforce]):
     def _cost_name(self) -> str:
         return self.cost if isinstance(self.cost, str) else type(self.cost).__name__
 
+    def _refuse_synchronised(self, searched: Searched, trainer: Trainer) -> None:
+        """Raise an error if ranks would wait for each other in modules that some do not draw."""
+        assert isinstance(searched.network, nn.Module)
+        synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in searched.network.modules())
+        if synchronised and trainer.world_size > 1:
+            raise self.mistake(
+                "SyncBatchNorm would wait for ever for a rank that draws no architecture with its "
+                "module: leave out sync_batchnorm."
+            )
+
     def _warn_if_never_binding(self, wiring: Wiring) -> None:
+        """Warn if even the whole super-network is within the budget."""
         whole = float(self._price(wiring.with_active(torch.ones_like(wiring.active))))
         if whole <= self.budget:
             rank_zero_warn(

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import listed
 from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._run_length import steps_in
-from wiring_lightning.callbacks._weight_choice import listed
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.nn import Gate, find_gates
-from wiring_lightning.optim import GateSGD, step_was_skipped
+from wiring_lightning.optim import GateSGD, parameters_of, step_was_skipped
 from wiring_lightning.optim._gate_variants import PAPERS_RULE, Explore, Update, check_variant
 from wiring_lightning.optim._step_hooks import StepHooks
 
@@ -307,7 +307,7 @@ def _owners(
     by_scores = {id(gate.scores): gate for gate in gates}
     owners = []
     for optimizer, scores in zip(optimizers, followers, strict=True):
-        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        weights = parameters_of(optimizer)
         own = [by_scores[id(score)] for score in scores]
         if own:
             owners.append(_Owner(optimizer, own, [w for w in weights if w.requires_grad]))

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, listed
 from wiring_lightning.callbacks._scaled import gradient_scale
-from wiring_lightning.callbacks._weight_choice import Chosen, SparseWeight, listed
+from wiring_lightning.callbacks._weight_choice import Chosen, SparseWeight
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.callbacks.wiring_callback import WiringError
 from wiring_lightning.functional.n_of_m import mask_n_of_m
@@ -21,8 +21,9 @@ class NMSparsity(SparseLayers[SparseRefined]):
 
     The n weights of largest magnitude in every block of m inputs are the network. The gradient
     flows to all weights, and absent ones decay: `w - lr (g(w~) + decay (1 - mask) w)`. After a
-    freeze absent ones neither get a gradient nor decay. Sparse
-    tensor cores compute 2:4 along the inputs of a linear layer, or the input channels of a
+    freeze absent ones neither get a gradient nor decay.
+
+    Sparse tensor cores compute 2:4 along the inputs of a linear layer, or the input channels of a
     convolution. A layer whose number of inputs is no multiple of m stays dense, such as the first
     convolution of images; so do graphs (`nn.Adjacency`), and layers that `torch.nn.utils.prune` has
     pruned.

@@ -80,7 +80,13 @@ def take_out(
 def average_over_ranks(
     gradients: Sequence[Tensor], trainer: Trainer, scale: Tensor | None = None
 ) -> None:
-    """Divide gradients by a scale and average them over the ranks, in place, in one reduction."""
+    """Divide gradients by a scale and average them over the ranks, in place, in one reduction.
+
+    Args:
+        gradients: at least one; of one dtype, on one device.
+        trainer: the trainer of the fit.
+        scale: that of a gradient scaler, a tensor of one number; `None` without one.
+    """
     if scale is None and trainer.world_size == 1:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
+from wiring_lightning.callbacks.wiring_callback import find_learners, refuse_a_second
 
 # A `max_epochs` that nobody chose: Lightning's default, and no limit.
 NOT_GIVEN = (1000, -1)
@@ -93,7 +93,7 @@ class PhaseSchedule(Callback):
             return
         refuse_a_second(self, trainer)
         steers = any(phase.freeze or phase.gate_lr is not None for phase in self.phases)
-        if steers and not _learners(trainer):
+        if steers and not find_learners(trainer):
             raise MisconfigurationException(
                 "PhaseSchedule has a phase with `freeze` or `gate_lr`, but no callback learns a "
                 "wiring: add MaskConnect to the trainer's callbacks, or remove these keys."
@@ -129,7 +129,7 @@ class PhaseSchedule(Callback):
         """Name the numbers of epochs that belong to a learner, and so are no part of a phase."""
         stay = [
             f"{name}={value} of {type(learner).__name__}"
-            for learner in _learners(trainer)
+            for learner in find_learners(trainer)
             for name in _IN_EPOCHS
             if (value := getattr(learner, name, None))
         ]
@@ -165,7 +165,7 @@ class PhaseSchedule(Callback):
         begin = 0
         for phase in self._running:
             if phase.freeze:
-                for learner in _learners(trainer):
+                for learner in find_learners(trainer):
                     learner.check_freeze(begin)
                 break
             begin += phase.epochs
@@ -201,7 +201,7 @@ class PhaseSchedule(Callback):
         if trainer.fast_dev_run or not missed:
             return
         unfrozen = any(phase.freeze for phase in missed) and not all(
-            learner.frozen for learner in _learners(trainer)
+            learner.frozen for learner in find_learners(trainer)
         )
         rank_zero_warn(
             f"PhaseSchedule: training ended in phase {reached + 1} of {len(self.phases)}, "
@@ -217,8 +217,9 @@ class PhaseSchedule(Callback):
             for group in optimizer.param_groups:
                 if phase.lr is not None:
                     _set_rate(group, phase.lr)
-        learners = _learners(trainer)
-        # The edges of sparse weights learn with the rate of the weights.
+        learners = find_learners(trainer)
+        # The edges of sparse weights learn with the rate of the weights. If nothing else learns,
+        # `set_lr` says so.
         rated = [learner for learner in learners if learner.has_rate] or learners
         for learner in learners:
             if phase.gate_lr is not None and learner in rated:
@@ -248,19 +249,17 @@ def shares(total: int, parts: Sequence[int]) -> list[int]:
 
 
 def _listed(lengths: Sequence[int]) -> str:
+    """All of the lengths, as in a sentence: `30, 20 and 10`."""
     *before, last = map(str, lengths)
     return f"{', '.join(before)} and {last}" if before else last
 
 
 def _set_rate(group: dict[str, Any], lr: float) -> None:
+    """Set the learning rate of a group of parameters."""
     if isinstance(group["lr"], torch.Tensor):  # capturable optimizers keep it on the device
         group["lr"].fill_(lr)
     else:
         group["lr"] = lr
-
-
-def _learners(trainer: Trainer) -> Sequence[WiringCallback]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, WiringCallback)]
 
 
 def _as_phase(phase: Any) -> Phase:

@@ -65,9 +65,9 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="epoch")
         self.path = path
         self.overwrite = overwrite
-        self._examples: int | None = None  # with a name
-        self._seen = 0
-        self._row: torch.Size | None = None
+        self._examples: int | None = None  # how many have a name; `None` if none has
+        self._seen = 0  # examples that this process has predicted
+        self._shape_of_row: torch.Size | None = None  # of what is predicted for an example
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -79,24 +79,27 @@ class PredictionWriter(BasePredictionWriter):
                 "PredictionWriter: limit_predict_batches is 0, so nothing is predicted and no file "
                 "is written."
             )
-        if self.path is None:
-            return
-        if Path(self.path).suffix.lower() not in (*_WRITTEN, *_TENSORS):
+        if self.path is not None:
+            self._check_path(self.path, trainer)
+
+    def _check_path(self, given: str, trainer: Trainer) -> None:
+        """Raise an error if nothing can be written at a path, or not what its ending says."""
+        if Path(given).suffix.lower() not in (*_TABLE_WRITERS, *_TENSOR_ENDINGS):
             raise MisconfigurationException(
-                f"PredictionWriter: {self.path} must end in {', '.join(_WRITTEN)} for a table, or "
-                f"in {' or '.join(_TENSORS)} for a tensor."
+                f"PredictionWriter: {given} must end in {', '.join(_TABLE_WRITERS)} for a table, "
+                f"or in {' or '.join(_TENSOR_ENDINGS)} for a tensor."
             )
         named = hasattr(_data_of(trainer), "predict_names")
-        if (ending := _table_ending(self.path)) is not None:
+        if (ending := _table_ending(given)) is not None:
             if not named:
                 raise MisconfigurationException(
-                    f"PredictionWriter: {self.path} would be a table, but the images of "
+                    f"PredictionWriter: {given} would be a table, but the images of "
                     f"{type(_data_of(trainer)).__name__} have no names: name a path that ends in "
                     ".pt."
                 )
             if ending == ".parquet":
-                need_parquet(self.path)
-        path = Path(self.path) if named else _of_rank(Path(self.path), trainer)
+                need_parquet(given)
+        path = Path(given) if named else _of_rank(Path(given), trainer)
         if path.exists() and not self.overwrite:
             raise MisconfigurationException(
                 f"PredictionWriter: {path} is there already; name another path, or set "
@@ -111,9 +114,9 @@ class PredictionWriter(BasePredictionWriter):
                 f"PredictionWriter: the data has {count} loaders to predict, but one file is "
                 "written: give one loader, or a BasePredictionWriter of your own."
             )
-        names = _names(trainer)
+        names = _image_names(trainer)
         self._examples = None if names is None else len(names)
-        self._seen, self._row = 0, None
+        self._seen, self._shape_of_row = 0, None
 
     @override
     def on_predict_batch_end(
@@ -125,20 +128,8 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        size = None if self._examples is None else _size(batch)
-        shape = outputs.shape if isinstance(outputs, Tensor) and outputs.dim() else None
-        if shape is not None and self._row is None:
-            self._row = shape[1:]
-        if shape is None or shape[1:] != self._row or size not in (None, shape[0]):
-            found = "None" if outputs is None else f"a {type(outputs).__name__}"
-            if isinstance(outputs, Tensor):
-                found = f"a tensor of shape {list(outputs.shape)}"
-            wanted = "each example" if size is None else f"each of {size} examples"
-            raise MisconfigurationException(
-                f"PredictionWriter: predict_step returned {found} for batch {batch_idx}, but a "
-                f"tensor with one row for {wanted}, always of one shape, is needed: return that, "
-                "or use a BasePredictionWriter of your own."
-            )
+        size = None if self._examples is None else _count_examples(batch)
+        self._check_rows(outputs, size, batch_idx)
         if self._examples is None:
             return
         self._seen += len(outputs)
@@ -149,9 +140,25 @@ class PredictionWriter(BasePredictionWriter):
                 "(predict_names), but more are predicted: name each of them."
             )
         if self.path is None or _table_ending(self.path) is not None:
-            self._check_row(_data_of(trainer), outputs)
+            self._check_probabilities(_data_of(trainer), outputs)
 
-    def _check_row(self, data: Any, rows: Tensor) -> None:
+    def _check_rows(self, outputs: Any, size: int | None, batch_idx: int) -> None:
+        """Raise an error if there is not one row for each example, of the shape of the others."""
+        shape = outputs.shape if isinstance(outputs, Tensor) and outputs.dim() else None
+        if shape is not None and self._shape_of_row is None:
+            self._shape_of_row = shape[1:]
+        if shape is None or shape[1:] != self._shape_of_row or size not in (None, shape[0]):
+            found = "None" if outputs is None else f"a {type(outputs).__name__}"
+            if isinstance(outputs, Tensor):
+                found = f"a tensor of shape {list(outputs.shape)}"
+            wanted = "each example" if size is None else f"each of {size} examples"
+            raise MisconfigurationException(
+                f"PredictionWriter: predict_step returned {found} for batch {batch_idx}, but a "
+                f"tensor with one row for {wanted}, always of one shape, is needed: return that, "
+                "or use a BasePredictionWriter of your own."
+            )
+
+    def _check_probabilities(self, data: Any, rows: Tensor) -> None:
         """Raise an error if no table can be made of such predictions."""
         if rows.dim() != 2:
             if self.path is None:
@@ -166,7 +173,7 @@ class PredictionWriter(BasePredictionWriter):
         if (rows < 0).any() or ((rows.float().sum(1) - 1).abs() > 0.02).any():
             raise MisconfigurationException(
                 f"PredictionWriter: a table needs probabilities that are at least 0 and sum to 1 "
-                f"over the classes, but predict_step returned {_shown(rows[0])}: return "
+                f"over the classes, but predict_step returned {_shown_row(rows[0])}: return "
                 "logits.softmax(1), or name a path that ends in .pt to save a tensor of anything."
             )
 
@@ -180,12 +187,12 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
         stacked = torch.cat([batch.cpu() for batch in predictions])
-        files = _names(trainer)
+        files = _image_names(trainer)
         if files is None:
             path = _of_rank(Path(self.path or folder / "predictions.pt"), trainer)
-            self._write(path, _as_tensor(stacked), stacked)
+            self._write(path, _tensor_file(stacked), stacked)
             return
-        places, merged = merge_ranks(_gathered(stacked, trainer))
+        places, merged = merge_ranks(_gather(stacked, trainer))
         if not trainer.is_global_zero:
             return
         ending = None if self.path is None else _table_ending(self.path)
@@ -193,15 +200,16 @@ class PredictionWriter(BasePredictionWriter):
         if merged.dim() == 2 and (self.path is None or ending is not None):
             columns = _columns(_data_of(trainer), files, places, merged.float())
         if self.path is not None:
-            content = _WRITTEN[ending](columns) if ending else _as_tensor(merged)
+            content = _TABLE_WRITERS[ending](columns) if ending else _tensor_file(merged)
             self._write(Path(self.path), content, merged)
             return
-        self._write(folder / "predictions.pt", _as_tensor(merged), merged)
-        for ending, written in _WRITTEN.items():
+        self._write(folder / "predictions.pt", _tensor_file(merged), merged)
+        for ending, written in _TABLE_WRITERS.items():
             if columns and (ending != ".parquet" or has_parquet()):
                 self._write(folder / f"predictions{ending}", written(columns), merged)
 
     def _write(self, path: Path, content: Content, predictions: Tensor) -> None:
+        """Write a file, in the run's folder beside those that are there, and say where it is."""
         if self.path is None:
             path = write_new_file(path, content)
         else:
@@ -209,10 +217,13 @@ class PredictionWriter(BasePredictionWriter):
         rank_zero_info(f"predictions {list(predictions.shape)}: {path}")
 
 
-_WRITTEN: dict[str, Callable[[dict[str, Any]], Content]] = {".csv": as_csv, ".parquet": as_parquet}
+_TABLE_WRITERS: dict[str, Callable[[dict[str, Any]], Content]] = {
+    ".csv": as_csv,
+    ".parquet": as_parquet,
+}
 """What writes a table, by the ending of the file."""
 
-_TENSORS = (".pt", ".pth")
+_TENSOR_ENDINGS = (".pt", ".pth")
 
 
 def _columns(data: Any, files: list[str], places: list[int], merged: Tensor) -> dict[str, Any]:
@@ -224,6 +235,7 @@ def _columns(data: Any, files: list[str], places: list[int], merged: Tensor) -> 
 
 
 def _class_names(data: Any, width: int) -> list[str]:
+    """The names of the classes, or their numbers; an error if there are more or fewer of them."""
     names = getattr(data, "class_names", None) or [str(number) for number in range(width)]
     if len(names) != width:
         raise MisconfigurationException(
@@ -233,22 +245,23 @@ def _class_names(data: Any, width: int) -> list[str]:
     return names
 
 
-def _size(batch: Any) -> int | None:
+def _count_examples(batch: Any) -> int | None:
     """The number of examples in a batch: the length of its first tensor, if it has one."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.dim() else None
     values = batch.values() if isinstance(batch, Mapping) else batch
     if isinstance(values, str) or not isinstance(values, Iterable):
         return None
-    return next((size for value in values if (size := _size(value)) is not None), None)
+    return next((size for value in values if (size := _count_examples(value)) is not None), None)
 
 
-def _shown(row: Tensor) -> str:
+def _shown_row(row: Tensor) -> str:
+    """The first numbers of a row, for a message."""
     shown = ", ".join(f"{value:.3g}" for value in row[:3].tolist())
     return f"the row {shown}" + (", ..." if len(row) > 3 else "")
 
 
-def _gathered(own: Tensor, trainer: Trainer) -> list[Tensor]:
+def _gather(own: Tensor, trainer: Trainer) -> list[Tensor]:
     """What each process predicted, on every process."""
     if trainer.world_size == 1:
         return [own]
@@ -266,23 +279,26 @@ def _data_of(trainer: Trainer) -> Any:
     return getattr(trainer, "datamodule", None)
 
 
-def _names(trainer: Trainer) -> list[str] | None:
+def _image_names(trainer: Trainer) -> list[str] | None:
     """The names of the images that are predicted, if the data module has them."""
     return getattr(_data_of(trainer), "predict_names", None)
 
 
 def _table_ending(path: str) -> str | None:
+    """The ending of a path to a table; `None` if it is for a tensor."""
     ending = Path(path).suffix.lower()
-    return ending if ending in _WRITTEN else None
+    return ending if ending in _TABLE_WRITERS else None
 
 
-def _as_tensor(predictions: Tensor) -> memoryview:
+def _tensor_file(predictions: Tensor) -> memoryview:
+    """A file for `torch.load`."""
     content = BytesIO()
     torch.save(predictions, content)
     return content.getbuffer()
 
 
 def _of_rank(path: Path, trainer: Trainer) -> Path:
+    """The path of this process's own share; the same path if it is the only process."""
     if trainer.world_size == 1:
         return path
     return path.with_stem(f"{path.stem}_{trainer.global_rank}")

@@ -17,7 +17,7 @@ from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.wiring_callback import find_learners
 from wiring_lightning.optim import PrunedWeights
 
 
@@ -111,7 +111,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        others = [c for c in trainer.callbacks if isinstance(c, WiringCallback) and c is not self]
+        others = [learner for learner in find_learners(trainer) if learner is not self]
         if others:
             raise self.mistake(
                 f"{type(others[0]).__name__} holds on to an optimizer that this callback replaces; "

@@ -25,6 +25,9 @@ class RandomEdges(SparseLayers[MaskedWeights]):
         seed: seed of the random ranks.
         choice: the other arguments of `SparseLayers`, such as density and layers.
 
+    Raises:
+        MisconfigurationException: as for `SparseLayers`.
+
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[RandomEdges(density=0.1, seed=3)], logger=False,

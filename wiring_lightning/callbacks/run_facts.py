@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from wiring_lightning import costs
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks.wiring_callback import find_learners
 from wiring_lightning.nn import find_gates
 from wiring_lightning.wiring import Wired
 
@@ -43,8 +43,7 @@ def run_facts(
     fan_ins = sorted({gate.fan_in for gate in find_gates(pl_module).values()})
     if fan_ins:
         facts["fan_in"] = fan_ins[0] if len(fan_ins) == 1 else ", ".join(map(str, fan_ins))
-    learners = [callback for callback in trainer.callbacks if isinstance(callback, WiringCallback)]
-    for number, learner in enumerate(learners):
+    for number, learner in enumerate(find_learners(trainer)):
         own = {key: value for key, value in vars(learner).items() if key[0] != "_"}
         facts[f"learner{number or ''}"] = {"name": type(learner).__name__, **own}
     for number, optimizer in enumerate(trainer.optimizers):

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import listed
 from wiring_lightning.callbacks._run_length import RunLength, steps_in
 from wiring_lightning.callbacks._timed_layers import TimedLayers
-from wiring_lightning.callbacks._weight_choice import count_present, listed
 from wiring_lightning.callbacks.sparse_layers import SparseGroup
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
-from wiring_lightning.optim import count_usable
+from wiring_lightning.optim import count_present, count_usable
 from wiring_lightning.optim.mask_scores import DROPS, GROWS, SCORES, Drop, Grow, Seen
 from wiring_lightning.optim.scheduled_masks import FIRSTS, First, ScheduledMasks
 

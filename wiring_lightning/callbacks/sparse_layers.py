@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import listed
 from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints, warn_of_denser
 from wiring_lightning.callbacks._copies import Group, Place
@@ -22,8 +23,6 @@ from wiring_lightning.callbacks._weight_choice import (
     SparseWeight,
     WeightChoice,
     as_patterns,
-    count_present,
-    listed,
     zero_norms,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
@@ -31,7 +30,7 @@ from wiring_lightning.callbacks.wiring_callback import WiringCallback, WiringErr
 from wiring_lightning.costs import LayerCost
 from wiring_lightning.functional.densities import Distribution
 from wiring_lightning.nn import Adjacency
-from wiring_lightning.optim import MaskedWeights, StraightThrough, count_usable
+from wiring_lightning.optim import MaskedWeights, StraightThrough, count_present, count_usable
 
 # What keeps the weights of an optimizer sparse.
 SomeRule = TypeVar("SomeRule", bound=StraightThrough | MaskedWeights)
@@ -116,9 +115,9 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         self._before_steps: list[BeforeStep] = []  # of the same optimizers
         # Every group with its rule, and the index of its first parameter in that rule.
         self._ruled_groups: list[tuple[SomeRule, SparseGroup, int]] = []
-        self._dense: list[str] = []
+        self._dense: list[str] = []  # names of the layers with a weight matrix that stay dense
         self._restored: dict[str, Any] | None = None
-        self._best_before: list[tuple[str, float]] = []
+        self._best_before: list[tuple[str, float]] = []  # checkpoints of a denser network
         self._report = LayerReport(type(self).__name__)
 
     @property

@@ -13,13 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, listed
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._copies import Group, copies_inside, versions
 from wiring_lightning.callbacks._last_of_all import LastOfAll
 from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
-from wiring_lightning.callbacks._weight_choice import listed
 
 
 class WiringError(RuntimeError):
@@ -60,7 +59,7 @@ class WiringCallback(Callback, ABC):
     _copied: Sequence[nn.Module] = ()  # copies inside of the module, found at the start of the fit
     _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
     _network: LightningModule | None = None  # while it is trained
-    _left: Sequence[int] = ()  # `_versions` at the end of the last fit; none after an average
+    _versions_at_end: Sequence[int] = ()  # of the last fit; none after one with an average
     _continues = False  # whether this fit goes on where the last one ended
     _changed = False  # whether something wrote to the wiring in between
     _warned = False
@@ -142,7 +141,7 @@ class WiringCallback(Callback, ABC):
         self._loaded = False
         state = self.state_dict() if self._goes_on(trainer, pl_module) else {}
         self._continues = bool(state)
-        self._changed = self._continues and self._versions() != self._left
+        self._changed = self._continues and self._versions() != self._versions_at_end
         self.forget()
         if self._continues:
             self.load_state_dict(state)
@@ -295,7 +294,7 @@ class WiringCallback(Callback, ABC):
     def _end(self) -> None:
         if self._averages is not None:
             self._averages.detach()
-            self._left = [] if self._averages.in_network else self._versions()
+            self._versions_at_end = [] if self._averages.in_network else self._versions()
             self._averages = None
         self._saved_averages = {}
         self._network, self._learned = None, {}
@@ -363,9 +362,8 @@ class WiringCallback(Callback, ABC):
 
     def _refuse_two_learners(self, trainer: Trainer) -> None:
         own = {place.tensor.data_ptr() for group in self.places() for place in group}
-        others: Sequence[Any] = trainer.callbacks
-        for other in others:
-            if other is self or not isinstance(other, WiringCallback):
+        for other in find_learners(trainer):
+            if other is self:
                 continue
             theirs = [place for group in other.places() for place in group]
             shared = [place for place in theirs if place.tensor.data_ptr() in own]
@@ -382,6 +380,12 @@ class WiringCallback(Callback, ABC):
 
 _AVERAGES = "wiring_averages"
 _SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+
+
+def find_learners(trainer: Trainer) -> list[WiringCallback]:
+    """The callbacks of a trainer that learn a wiring, in its order."""
+    callbacks: Sequence[Any] = trainer.callbacks
+    return [callback for callback in callbacks if isinstance(callback, WiringCallback)]
 
 
 def refuse_a_second(callback: Callback, trainer: Trainer) -> None:

@@ -239,18 +239,9 @@ class WiringMonitor(Callback):
         self._epoch = None
         if not trainer.loggers or not trainer.is_global_zero:
             return
-        gates, network = find_gates(pl_module), find_wired(pl_module)
+        network = find_wired(pl_module)
         wiring = None if network is None else network.wiring()
-        edges = _edges(gates, wiring)
-        changed = {name: _count_new(edges[name], self._edges[name]) for name in edges}
-        self._edges = edges
-        numbers = _network_numbers(edges, changed, wiring)
-        live = {} if wiring is None else wiring.live_per_group()
-        for name, short in short_names(list(gates)).items():
-            used, *_ = live.get(name.rpartition(".")[2], [int(edges[name].any(0).sum())])
-            own = score_numbers(gates[name])
-            own |= {"edges_changed": changed[name], "live_branches": used}
-            numbers |= {f"{short}/{key}": value for key, value in own.items()}
+        numbers = self._wiring_numbers(find_gates(pl_module), wiring)
         rows = []
         if self._layers is not None:
             rows = self._layers.rows(trainer, pl_module, saved=False)
@@ -264,14 +255,28 @@ class WiringMonitor(Callback):
             learners = find_sparse_learners(trainer)
             if learners and not find_adjacencies(pl_module):  # a graph of channels is drawn as one
                 rows = rows or learners[-1].layer_costs(trainer, pl_module, saved=False)
-            drawn = draw_layers(rows)
+            pictures = draw_layers(rows)
             if network is not None and wiring is not None:
-                drawn = chain(draw_pictures(network, wiring), drawn)
-            for name, figure in drawn:
+                pictures = chain(draw_pictures(network, wiring), pictures)
+            for name, figure in pictures:
                 for logger in showing:
                     send_picture(logger, f"wiring/{name}", figure, step)
         for logger in trainer.loggers:
             logger.save()
+
+    def _wiring_numbers(self, gates: dict[str, Gate], wiring: Wiring | None) -> dict[str, float]:
+        """The numbers of the network and of its gates; looks at their edges once more."""
+        edges = _edges(gates, wiring)
+        changed = {name: _count_new(edges[name], self._edges[name]) for name in edges}
+        self._edges = edges
+        numbers = _network_numbers(edges, changed, wiring)
+        live = {} if wiring is None else wiring.live_per_group()
+        for name, short in short_names(list(gates)).items():
+            used, *_ = live.get(name.rpartition(".")[2], [int(edges[name].any(0).sum())])
+            own = score_numbers(gates[name])
+            own |= {"edges_changed": changed[name], "live_branches": used}
+            numbers |= {f"{short}/{key}": value for key, value in own.items()}
+        return numbers
 
     def _last_metrics(self, trainer: Trainer) -> dict[str, float]:
         """The last metrics of whole epochs, except those of training, and of the network."""
@@ -310,6 +315,7 @@ def _edges(gates: dict[str, Gate], wiring: Wiring | None) -> dict[str, Tensor]:
 
 
 def _fits(old: Tensor | None, new: Tensor) -> bool:
+    """Whether edges that a resumed run remembers can be those of the same gate or network."""
     if old is None or old.dtype != new.dtype:
         return False
     return new.dtype != torch.bool or old.shape == new.shape
@@ -324,6 +330,7 @@ def _count_new(edges: Tensor, before: Tensor) -> int:
 def _network_numbers(
     edges: dict[str, Tensor], changed: dict[str, int], wiring: Wiring | None
 ) -> dict[str, float]:
+    """The numbers of the whole network; without a wiring, those of all of its gates together."""
     if wiring is None:
         active = sum(int(mask.sum()) for mask in edges.values())
         return {"edges_changed": sum(changed.values()), "active_edges": active}

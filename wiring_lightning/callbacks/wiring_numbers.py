@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from itertools import takewhile
 
+from wiring_lightning.callbacks.layer_table import Cell
 from wiring_lightning.functional import score_entropy
 from wiring_lightning.nn import Gate
 from wiring_lightning.wiring import Wired
 
 _COLUMNS = ("module", "live", "of", "fan_in", "entropy", "share_at_0", "share_at_1")
-
-Cell = str | int | float | None
 
 
 def wiring_table(
@@ -40,13 +39,18 @@ def wiring_table(
 
 
 def _of_gate(gate: Gate | None) -> list[Cell]:
+    """The last four columns, which are empty for a module without a gate."""
     if gate is None:
         return [None] * 4
     return [gate.fan_in, *score_numbers(gate).values()]
 
 
 def score_numbers(gate: Gate) -> dict[str, float]:
-    """Statistics of the scores of a gate."""
+    """Statistics of the scores of a gate: `entropy`, `share_at_0` and `share_at_1`.
+
+    Targets that take all of their candidates are left out, unless all targets do. `WiringMonitor`
+    says what each number means.
+    """
     scores = gate.scores.detach().cpu().float()
     choice = (scores >= 0).sum(-1) > gate.fan_in
     if choice.any():  # leave out targets that take all of their candidates

@@ -33,6 +33,13 @@ def multiply_adds(wiring: Wiring, live: bool = True) -> Tensor:
     Counts convolutions and linear layers. As in the papers, it does not count batch norms,
     activations, and the sums of a gate's sources, but it counts the sums of a fabric. Arguments and
     result as for `parameters`.
+
+    Example:
+        >>> from wiring_lightning.wiring import make_wiring
+        >>> wiring = make_wiring(["in", "used", "unused", "out"], source=[0, 0, 1],
+        ...                      target=[1, 2, 3], active=[True] * 3, multiply_adds=[0, 5, 70, 2])
+        >>> int(multiply_adds(wiring)), int(multiply_adds(wiring, live=False))
+        (7, 77)
     """
     nodes = wiring.nodes
     return _additive(

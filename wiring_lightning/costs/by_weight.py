@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.nn import store_dense
@@ -88,9 +89,12 @@ def multiply_adds_by_weight(network: nn.Module, example: Any) -> dict[nn.Paramet
 def count_weights(
     network: nn.Module, example: Any
 ) -> tuple[dict[nn.Parameter, int], set[nn.Parameter]]:
-    """The multiply-adds by weight, and the weights of called layers whose products are not known.
+    """Count as `multiply_adds_by_weight`, and find what cannot be counted.
 
     Arguments and errors of the network are those of `sparse_multiply_adds`.
+
+    Returns:
+        The multiply-adds by weight, and the weights of called layers whose products are not known.
     """
     weights = [weight for weight in find_weights(network) if not weight.is_vector]
     counter = _Counter()
@@ -110,19 +114,26 @@ def count_weights(
                 counter.own(tensor, None)
         for weight in weights:
             counter.watch(weight)
-            # Older kinds of parametrizations compute the weight anew in every forward pass. And a
-            # layer with a hook is called: it is not computed together with others.
-            hooks = [weight.layer.register_forward_pre_hook(lambda *_, w=weight: counter.watch(w))]
-            if "weight" in weight.name.rpartition(".")[2]:
-                hooks.append(
-                    weight.layer.register_forward_pre_hook(lambda *_, w=weight: counter.enter(w))
-                )
-                hooks.append(weight.layer.register_forward_hook(lambda *_: counter.leave()))
-            for hook in hooks:
+            for hook in _tell_of_calls(counter, weight):
                 stack.callback(hook.remove)
         stack.enter_context(counter)
         network(*inputs, **by_name)
     return dict(counter.counts), counter.called - counter.counts.keys()
+
+
+def _tell_of_calls(counter: "_Counter", weight: SparseWeight) -> list[RemovableHandle]:
+    """Tell a counter whenever the layer of a weight is called.
+
+    Older kinds of parametrizations compute the weight anew in every forward pass, so the counter
+    has to look at it again. And a layer with a hook is called: networks that compute several layers
+    together leave such layers alone.
+    """
+    layer = weight.layer
+    hooks = [layer.register_forward_pre_hook(lambda *_: counter.watch(weight))]
+    if "weight" in weight.name.rpartition(".")[2]:  # not for each of a layer's other parameters
+        hooks.append(layer.register_forward_pre_hook(lambda *_: counter.enter(weight)))
+        hooks.append(layer.register_forward_hook(lambda *_: counter.leave()))
+    return hooks
 
 
 def with_parameters(network: nn.Module) -> nn.Module:
@@ -177,7 +188,7 @@ class _Counter(TorchDispatchMode):
             self.called.add(weight.parameter)
 
     def leave(self) -> None:
-        """It has ended."""
+        """The layer that began last has ended."""
         self._running.pop()
 
     @override
@@ -208,7 +219,11 @@ class _Counter(TorchDispatchMode):
         ]
 
     def _hand_on(self, read: Any, result: Any) -> None:
-        """What was computed of a weight, its scales and of no input stands for that weight."""
+        """Make a result stand for a weight, if it was computed of the network's tensors alone.
+
+        Of several weights it is the largest: the others are its scales. What was computed of an
+        input stands for nothing.
+        """
         owners = [self._owners(one) for one in _tensors(read) if one.dim()]
         if owners and all(owners):
             weights = {owner for own in owners for owner in own if owner is not None}
@@ -218,7 +233,10 @@ class _Counter(TorchDispatchMode):
                     self.own(value, largest)
 
     def _reader(self, func: Any, args: tuple[Any, ...]) -> nn.Parameter | None:
-        """The weight that a product counts for; of two the later, as layers multiply an input."""
+        """The weight that a product counts for; `None` if it counts for none.
+
+        If both factors are weights it is the later one, since a layer gives its input first.
+        """
         owners = [self._owners(one) if isinstance(one, Tensor) else [] for one in args]
         weights = [owner for own in owners for owner in own if owner is not None]
         if weights:

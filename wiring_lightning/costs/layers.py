@@ -74,14 +74,16 @@ def layer_costs(network: nn.Module, example: Any = None) -> list[LayerCost]:
 
 
 def known_multiply_adds(network: nn.Module, example: Any) -> dict[nn.Parameter, int | None] | None:
-    """The multiply-adds of every weight; `None` if a network with a wiring computes its own way.
-
-    Its own way means that a layer's products are not those of its weight alone, such as graphs of
-    channels. A weight of another network is `None` if a layer computes with it in such a way.
+    """The multiply-adds of every weight of a network, where they are those of its weights.
 
     Args:
         network: any network.
         example: its input, a batch of one.
+
+    Returns:
+        The multiply-adds by weight; `None` for a weight whose layer computes in another way than by
+        convolutions and matrix products. The result is `None` for a network with a wiring that has
+        a graph of channels, or a layer whose multiply-adds are not found: only its wiring knows.
 
     Example:
         >>> from wiring_lightning.backbones import NeuralGraph, ResNet
@@ -150,32 +152,34 @@ def costs_of(
 
     Args:
         weights: the weights.
-        edges: for some of their parameters, masks of what is there; of the others, what is not
-            zero, and some of that can be chance.
+        edges: for some of their parameters, masks of what is there. Of the others that is what is
+            not zero, and a few zeros can be chance.
         counts: multiply-adds by parameter, as of `known_multiply_adds`; `None` if not known.
     """
     rows = []
     for name, weight in zip(own_names(weights), weights, strict=True):
         parameter = weight.parameter
         mask = edges.get(parameter)
-        own = parameter != 0 if mask is None else mask
+        there = parameter != 0 if mask is None else mask
         usable = weight.usable
-        own = own if usable is None else own & usable
-        kept = int(own.sum())
+        there = there if usable is None else there & usable
+        kept = int(there.sum())
         size = parameter.numel() if usable is None else int(usable.sum())
         dense = None if counts is None else counts.get(parameter, 0)
-        dead_rows, dead_columns = (None, None) if weight.is_vector else find_dead(weight, own)
+        dead_rows, dead_columns = (None, None) if weight.is_vector else find_dead(weight, there)
         rows.append(
             LayerCost(
-                name,
-                tuple(parameter.shape),
-                kept,
-                size,
-                None if dead_rows is None else int(dead_rows.sum()),
-                None if dead_columns is None else int(dead_columns.sum()),
-                dense,
-                None if dense is None else dense * kept // max(parameter.numel(), 1),
-                zeros_by_chance(size) if mask is None else 0,
+                name=name,
+                shape=tuple(parameter.shape),
+                kept=kept,
+                weights=size,
+                dead_rows=None if dead_rows is None else int(dead_rows.sum()),
+                dead_columns=None if dead_columns is None else int(dead_columns.sum()),
+                multiply_adds=dense,
+                kept_multiply_adds=(
+                    None if dense is None else dense * kept // max(parameter.numel(), 1)
+                ),
+                by_chance=zeros_by_chance(size) if mask is None else 0,
             )
         )
     return rows
@@ -198,13 +202,13 @@ def sum_of(rows: Sequence[LayerCost], name: str = "all layers") -> LayerCost:
 
     matrices = [row for row in rows if row.dead_rows is not None]
     return LayerCost(
-        name,
-        (),
-        sum(row.kept for row in rows),
-        sum(row.weights for row in rows),
-        total(row.dead_rows for row in matrices),
-        total(row.dead_columns for row in matrices),
-        total(row.multiply_adds for row in rows),
-        total(row.kept_multiply_adds for row in rows),
-        sum(row.weights - row.kept for row in rows if not row.sparse),
+        name=name,
+        shape=(),
+        kept=sum(row.kept for row in rows),
+        weights=sum(row.weights for row in rows),
+        dead_rows=total(row.dead_rows for row in matrices),
+        dead_columns=total(row.dead_columns for row in matrices),
+        multiply_adds=total(row.multiply_adds for row in rows),
+        kept_multiply_adds=total(row.kept_multiply_adds for row in rows),
+        by_chance=sum(row.weights - row.kept for row in rows if not row.sparse),
     )

@@ -31,6 +31,9 @@ def latency(
     Returns:
         A float tensor, a scalar or `[...]` like the batch; 0 for an architecture that does not
         connect its input to its output.
+
+    Raises:
+        ValueError: if a number is too small, or the wiring is not one of the network.
     """
     cost = Latency(images.shape[1:], len(images), repeats, warmup)
     cost.bind(network)
@@ -67,14 +70,15 @@ class Latency(ConfiguredCost):
                 "Latency needs at least one image and one timed run, got "
                 f"batch_size={batch_size}, repeats={repeats}, warmup={warmup}."
             )
-        self.image_shape = self._given_shape = None if image_shape is None else tuple(image_shape)
+        self._given_shape = None if image_shape is None else tuple(image_shape)
+        self.image_shape = self._given_shape  # or that of the first input after `bind`
         self.batch_size = batch_size
         self.repeats = repeats
         self.warmup = warmup
         self._network: SuperNetwork | None = None
         self._architectures: _Architectures | None = None
         self._watch: RemovableHandle | None = None
-        self._known: dict[bytes, float] = {}
+        self._known: dict[bytes, float] = {}  # by the live edges of an architecture
 
     @override
     def bind(self, network: Priced) -> None:
@@ -168,5 +172,6 @@ class _Architectures:
 
 
 def _wait(device: torch.device) -> None:
+    """Wait until a device has done what it was asked for; a CPU has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

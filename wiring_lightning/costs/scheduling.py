@@ -82,7 +82,7 @@ class SequentialSteps(ConfiguredCost):
             raise ValueError(f"order must be one of {', '.join(_RANKS)}, got {order!r}.")
         self.machines = machines
         self.order = order
-        self._known: dict[bytes, int] = {}
+        self._known: dict[bytes, int] = {}  # by the live nodes and edges of an architecture
         self._candidates: tuple[Tensor, Tensor, Tensor] | None = None
 
     @override
@@ -94,19 +94,20 @@ class SequentialSteps(ConfiguredCost):
         alive = wiring.live_nodes.reshape(-1, len(wiring.nodes)).numpy()
         edges = wiring.live_edges.reshape(-1, len(wiring.source)).numpy()
         prices = []
-        for number, key in enumerate(numpy.packbits(numpy.hstack([alive, edges]), axis=1)):
-            name = key.tobytes()
-            if name not in self._known:
-                there = edges[number]
-                part = _Part(alive[number], source[there], target[there], steps)
-                self._known[name] = part.schedule(self.machines, _RANKS[self.order](part))
-            prices.append(self._known[name])
+        packed = numpy.packbits(numpy.hstack([alive, edges]), axis=1)
+        for own_alive, own_edges, bits in zip(alive, edges, packed, strict=True):
+            key = bits.tobytes()
+            if key not in self._known:
+                graph = _LiveGraph(own_alive, source[own_edges], target[own_edges], steps)
+                self._known[key] = graph.schedule(self.machines, _RANKS[self.order](graph))
+            prices.append(self._known[key])
         return torch.tensor(prices, dtype=torch.long).reshape(wiring.active.shape[:-1])
 
     def __repr__(self) -> str:
         return f"SequentialSteps(machines={self.machines}, order={self.order!r})"
 
     def _forget_other_candidates(self, wiring: Wiring) -> None:
+        """Empty the cache if it is of another network, or full."""
         candidates = (wiring.source, wiring.target, wiring.nodes.steps)
         same = self._candidates is not None and all(
             torch.equal(old, new) for old, new in zip(self._candidates, candidates, strict=True)
@@ -128,20 +129,21 @@ def steps_by_machines(wiring: Wiring, machines: Sequence[int]) -> dict[int, int]
     """
     live, steps = wiring.live_edges, _steps_of_nodes(wiring)
     source, target = wiring.source[live].numpy(), wiring.target[live].numpy()
-    part = _Part(wiring.live_nodes.numpy(), source, target, steps)
-    rank = _by_critical_path(part)
-    return {number: part.schedule(number, rank) for number in machines}
+    graph = _LiveGraph(wiring.live_nodes.numpy(), source, target, steps)
+    rank = _by_critical_path(graph)
+    return {number: graph.schedule(number, rank) for number in machines}
 
 
 def _steps_of_nodes(wiring: Wiring) -> list[int]:
+    """How many steps each node takes, checked to be 0 or 1."""
     steps: list[int] = wiring.nodes.steps.tolist()
     if not set(steps) <= {0, 1}:
         raise ValueError(f"a node takes 0 or 1 steps, got {sorted(set(steps) - {0, 1})}.")
     return steps
 
 
-class _Part:
-    """One architecture: its nodes in topological order, and the targets of each.
+class _LiveGraph:
+    """The live part of one architecture: its nodes in topological order, and the targets of each.
 
     Args:
         alive: `[nodes]` its live nodes.
@@ -168,6 +170,7 @@ class _Part:
             raise ValueError("the live nodes form a cycle, which has no number of steps.")
 
     def _in_order(self) -> list[int]:
+        """The live nodes that can be reached in topological order; those of a cycle are not."""
         waiting, nodes = list(self.sources), list(self.first)
         for node in nodes:  # the loop appends to this list
             for target in self.targets[node]:
@@ -177,7 +180,12 @@ class _Part:
         return nodes
 
     def schedule(self, machines: int, rank: Sequence[int]) -> int:
-        """Number of steps if the ready nodes of lowest rank start first."""
+        """Number of steps if the ready nodes of lowest rank start first.
+
+        Args:
+            machines: how many nodes that take a step can run at the same time.
+            rank: `[nodes]` a number for each node.
+        """
         waiting, ready, total = list(self.sources), list(self.first), 0
         while ready:
             started, left, busy = [], [], 0
@@ -206,29 +214,29 @@ def _group(
     return [targets[start:end] for start, end in pairwise([0, *ends])]
 
 
-def _by_critical_path(part: _Part) -> Sequence[int]:
+def _by_critical_path(graph: _LiveGraph) -> Sequence[int]:
     """Nodes with the longest path to the output first.
 
     Nodes without steps count too, because their targets start one step later.
     """
-    length = [0] * len(part.steps)
-    for node in reversed(part.nodes):
-        length[node] = 1 + max((length[target] for target in part.targets[node]), default=0)
-    rank = [0] * len(part.steps)
-    for place, node in enumerate(sorted(part.nodes, key=lambda node: (-length[node], node))):
+    length = [0] * len(graph.steps)
+    for node in reversed(graph.nodes):
+        length[node] = 1 + max((length[target] for target in graph.targets[node]), default=0)
+    rank = [0] * len(graph.steps)
+    for place, node in enumerate(sorted(graph.nodes, key=lambda node: (-length[node], node))):
         rank[node] = place
     return rank
 
 
-def _by_reverse_postorder(part: _Part) -> Sequence[int]:
+def _by_reverse_postorder(graph: _LiveGraph) -> Sequence[int]:
     """Reverse of a depth-first post-order that visits the last target of a node first."""
-    rank, place = [0] * len(part.steps), 0
-    done = [False] * len(part.steps)
-    for first in part.first:
+    rank, place = [0] * len(graph.steps), 0
+    done = [False] * len(graph.steps)
+    for first in graph.first:
         path = [first]
         while path:
             node = path[-1]
-            deeper = [] if done[node] else [n for n in part.targets[node] if not done[n]]
+            deeper = [] if done[node] else [n for n in graph.targets[node] if not done[n]]
             if deeper:
                 path += deeper
                 continue
@@ -240,8 +248,8 @@ def _by_reverse_postorder(part: _Part) -> Sequence[int]:
     return rank
 
 
-_RANKS: dict[Order, Callable[[_Part], Sequence[int]]] = {
+_RANKS: dict[Order, Callable[[_LiveGraph], Sequence[int]]] = {
     "critical_path": _by_critical_path,
-    "node": lambda part: range(len(part.steps)),
+    "node": lambda graph: range(len(graph.steps)),
     "reverse_postorder": _by_reverse_postorder,
 }

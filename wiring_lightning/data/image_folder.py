@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, check_number
+from wiring_lightning._checks import check_counts, check_number, listed
 from wiring_lightning.data import _picture_sources as sources
 from wiring_lightning.data._class_folders import ClassFolders, split_folders
 from wiring_lightning.data._find_files import existing, image_files, subfolders
@@ -303,9 +303,9 @@ class ImageFolder(FileDataModule):
             if len(own) < len(names) and different is None:
                 what = f"no '{next(name for name in names if name not in own)}'"
             raise RuntimeError(
-                f"The classes of the checkpoint are {_few(names)}, those of the data have {what}: "
-                "give the data the same classes; pictures without labels are named by predict_root "
-                "(--data.predict_root)."
+                f"The classes of the checkpoint are {listed(names)}, those of the data have "
+                f"{what}: give the data the same classes; pictures without labels are named by "
+                "predict_root (--data.predict_root)."
             )
         self._saved_names = names
 
@@ -362,9 +362,3 @@ class ImageFolder(FileDataModule):
         if self.table is not None or not root.is_dir() or split_folders(root):
             return None
         return root if len(subfolders(root)) < 2 else None
-
-
-def _few(names: list[str]) -> str:
-    """The first five names as a text, and how many more there are."""
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

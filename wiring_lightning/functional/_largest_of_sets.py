@@ -61,10 +61,11 @@ def keep_largest_of_sets(
 
 
 def _lowest_key(like: Tensor) -> Tensor:
-    """The key of a zero, so that those of NaN wrap around and become even lower.
+    """The key of a zero. Keys are this integer plus twice the bits of a number.
 
-    The bits of positive numbers are ordered as the numbers are, and those of NaN lie above those
-    of infinity. Twice the bits are bits without the sign.
+    Doubling drops the sign, and the bits of positive numbers are ordered as the numbers are. The
+    key of infinity is nearly the largest integer. NaN has higher bits than infinity, so its keys
+    wrap around and become the lowest.
     """
     integer = _INTEGERS[like.element_size()]
     infinity = torch.tensor(math.inf, dtype=like.dtype, device="cpu").view(integer).item()

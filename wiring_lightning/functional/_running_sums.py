@@ -42,7 +42,7 @@ class RunningGradient:
         self.value: Tensor | None = None  # to read it; `hand_out` gives it to others
         self._space: Space | None = None
         self._shared = True  # whether others hold the memory of the value
-        # The values at the positions of `with_part`, without what was added there.
+        # The step of `with_part`, and the sum at its positions, where `value` holds the part, too.
         self._kept: tuple[int, Tensor] | None = None
 
     def add(self, gradient: Tensor, space: Space, scale: float) -> None:
@@ -62,7 +62,7 @@ class RunningGradient:
         self._space = space
 
     def hand_out(self) -> Tensor | None:
-        """The value, which stays what it is."""
+        """The value, for others to keep: it is not changed in place any more."""
         self._shared = True
         return self.value
 
@@ -79,7 +79,7 @@ class RunningGradient:
         self.value, self._space, self._shared, self._kept = lowered, space, False, None
 
     def with_part(self, step: int, part: Tensor) -> Tensor:
-        """The value plus `part` at every n-th row and column, for which `add` will not account."""
+        """The value plus `part` at every n-th row and column; the sum goes on without `part`."""
         assert self.value is not None
         if self._shared:
             self.value = self.value.clone()

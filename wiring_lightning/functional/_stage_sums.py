@@ -155,7 +155,7 @@ class StageSums:
             group = self._begin_outputs(block, gates)
         self._outputs = group
         after = group.of(block)
-        last = group.first + group.count - 1  # the group began with this block
+        last = group.first + group.count - 1  # the backward pass reached the group at this block
         first = max(block + 1, self.blocks[0])
         if first > last:
             return after

@@ -21,18 +21,18 @@ def examples_per_part(bytes_per_example: int) -> int:
 
 
 def may_split(images: Tensor) -> bool:
-    """Whether a batch has parts, to be computed on a CPU, without gradients or a graph.
+    """Whether a batch can be computed in parts: on a CPU, without gradients or a graph.
 
     Example:
         >>> may_split(torch.zeros(1))  # gradients are enabled
         False
     """
-    return not (
-        images.device.type != "cpu"
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or len(images) == 0
+    return (
+        images.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and len(images) > 0
     )
 
 

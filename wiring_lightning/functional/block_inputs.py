@@ -1,4 +1,4 @@
-"""What the input of each block of a residual network is summed from."""
+"""Which terms the input of each block of a residual network has, and with which factors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

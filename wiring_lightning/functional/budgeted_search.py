@@ -54,8 +54,11 @@ class Topology:
     def asked(self, heads: Tensor) -> Tensor:
         """`[batch, edges]` edges that are sampled: those whose source is connected to the input.
 
-        `heads` is the `[batch, edges]` Bernoulli outcome of each edge, if its source is connected.
         An edge is active where it is sampled and its outcome is true.
+
+        Args:
+            heads: `[batch, edges]` for each edge the outcome of its coin, drawn in any case; it
+                counts only if the edge is sampled.
         """
         by_level = heads.t()[self._order].split(self._sizes)
         active_inputs = torch.zeros(self.nodes, len(heads), dtype=torch.int, device="cpu")
@@ -73,7 +76,8 @@ class Topology:
     def live(self, drawn: Tensor) -> Tensor:
         """`[batch, edges]` drawn edges that are on a path to the output.
 
-        `drawn` is the `[batch, edges]` active edges, whose sources are connected to the input.
+        Args:
+            drawn: `[batch, edges]` the active edges, whose sources are connected to the input.
         """
         live = list(drawn.t()[self._order].split(self._sizes))
         live_outputs = torch.zeros(self.nodes, len(drawn), dtype=torch.int, device="cpu")
@@ -134,6 +138,14 @@ def most_probable_edges(topology: Topology, logits: Tensor, learnable: Tensor) -
     """The most probable architecture, `[edges]`, found edge by edge.
 
     An edge is active if its source is connected and its probability is above one half.
+
+    Args:
+        topology: the graph.
+        logits: `[edges]` gamma before the logistic function, on the CPU.
+        learnable: `[edges]` edges that are sampled; the others are active if their source is.
+
+    Returns:
+        A mask `[edges]` of the active edges.
 
     Example:
         >>> chain = Topology(3, source=[0, 1], target=[1, 2])

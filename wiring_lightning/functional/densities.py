@@ -24,6 +24,9 @@ def erdos_renyi_densities(
         density: share of all weights, above 0 and up to 1.
         kernel: whether the size of the kernel counts (ERK); otherwise only channels (ER).
 
+    Returns:
+        The density of every layer, at most 1.
+
     Example:
         >>> small, large = erdos_renyi_densities([(10, 10), (100, 100)], 0.1)
         >>> round(small, 3), round(large, 3)
@@ -54,8 +57,9 @@ def round_counts(
         shares: density of every layer.
         counts: number of weights of every layer.
         least: how many weights a layer keeps at least, if it has as many.
-        exact: whether the numbers sum to the rounded sum of all shares; those whose rounding loses
-            most are then rounded up. Otherwise each is rounded by itself.
+        exact: whether the numbers sum to the rounded sum of all shares, or to more where `least`
+            asks for it; those whose rounding loses most are then rounded up. Otherwise each is
+            rounded by itself.
 
     Example:
         >>> round_counts([0.25, 0.25], [5, 5]), round_counts([0.25, 0.25], [5, 5], exact=True)

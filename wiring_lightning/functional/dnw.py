@@ -107,7 +107,12 @@ class LargestMagnitudes:
     def _keep_near(
         self, threshold: float, weights: Sequence[Tensor], kept: Sequence[Tensor], usable: Usable
     ) -> bool:
-        """Keep all magnitudes above the band and the largest in it; false if that gives not k."""
+        """Keep all magnitudes above a band around the threshold, and the largest in it.
+
+        Returns:
+            Whether these are the k largest; otherwise the new threshold is outside the band, and
+            `kept` holds nothing of use.
+        """
         low, high = threshold * (1 - self._width), threshold * (1 + self._width)
         scratch, signs = weights[0].new_empty(2, _CHUNK)
         above, in_band, outputs = 0.0, list[Tensor](), list[tuple[Tensor, Tensor]]()

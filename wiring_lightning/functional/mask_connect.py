@@ -41,6 +41,9 @@ def normalize_scores(scores: Tensor) -> Tensor:
 
     A row whose candidates are all zero becomes uniform.
 
+    Args:
+        scores: `[..., candidates]`; negative entries are not candidates, and stay as they are.
+
     Example:
         >>> normalize_scores(torch.tensor([[0.2, 0.2, 0.4], [0.0, 0.0, -1.0]]))
         tensor([[ 0.2500,  0.2500,  0.5000],
@@ -113,6 +116,9 @@ def score_entropy(scores: Tensor) -> Tensor:
     """`[..., targets]` entropy of every row's scores, as a share of the largest one possible.
 
     1 says that all candidates are alike, 0 that one has everything.
+
+    Args:
+        scores: `[..., targets, candidates]`; negative entries are not candidates.
 
     Example:
         >>> score_entropy(torch.tensor([[0.5, 0.5, -1.0], [0.0, 1.0, 0.0]]))

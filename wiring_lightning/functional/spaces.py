@@ -19,6 +19,11 @@ def lift(x: Tensor, origin: Space, space: Space) -> Tensor:
     Subsamples positions and pads channels with zeros, across any number of stages (MaskConnect,
     Section 3.2; option A of ResNet).
 
+    Args:
+        x: `[batch, channels, height, width]` in the shape of `origin`.
+        origin: the stage that it comes from.
+        space: the same stage or a later one, with as many channels or more.
+
     Example:
         >>> import torch
         >>> lift(torch.ones(1, 16, 32, 32), Space(16, 1), Space(64, 4)).shape

@@ -1,10 +1,15 @@
 """Optimizers for the scores behind a wiring; each works in a plain PyTorch loop too."""
 
 from wiring_lightning.functional import mask_largest as mask_largest
+from wiring_lightning.optim._counts import (
+    count_present as count_present,
+    count_usable as count_usable,
+)
 from wiring_lightning.optim._masks import mask_gradients as mask_gradients
+from wiring_lightning.optim._parameters import parameters_of as parameters_of
 from wiring_lightning.optim._skipped import step_was_skipped as step_was_skipped
 from wiring_lightning.optim.budgeted_search import Reinforce
-from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable as count_usable
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
 from wiring_lightning.optim.mask_connect import GateSGD
 from wiring_lightning.optim.mask_scores import Seen as Seen
 from wiring_lightning.optim.masked_weights import MaskedWeights as MaskedWeights, PrunedWeights

@@ -26,6 +26,9 @@ class GateOptimizer(Optimizer, Generic[SomeGate]):
         gates: the gates to learn; frozen ones are skipped.
         parameter: name of the parameter of a gate that is learned.
         settings: settings that are saved in the `state_dict`; `lr` is one of them.
+
+    Raises:
+        ValueError: if there is no gate, or the learning rate is negative.
     """
 
     def __init__(self, gates: Iterable[SomeGate], parameter: str, settings: dict[str, Any]) -> None:
@@ -42,7 +45,7 @@ class GateOptimizer(Optimizer, Generic[SomeGate]):
 
     @property
     def group(self) -> dict[str, Any]:
-        """The settings."""
+        """The settings, which a scheduler may change; all gates share them."""
         return self.param_groups[0]
 
     @property

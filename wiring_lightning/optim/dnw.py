@@ -12,9 +12,12 @@ from torch.optim import Optimizer
 from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional._largest_of_sets import keep_largest_of_sets
 from wiring_lightning.functional.mask_times import MaskTimes
+from wiring_lightning.optim._counts import count_present, count_usable
 from wiring_lightning.optim._masks import copy_masked, keep_masked, mask_gradients
+from wiring_lightning.optim._parameters import parameters_of
 from wiring_lightning.optim._skipped import step_was_skipped
 from wiring_lightning.optim._step_hooks import Arguments, StepHooks, around_gradients
+from wiring_lightning.optim._writes import with_writes
 
 
 @dataclass(eq=False)
@@ -32,6 +35,13 @@ class EdgeSet:
 
     Raises:
         ValueError: if there are fewer usable entries than `k`, or a mask has another shape.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4, 0.1]))
+        >>> edges = EdgeSet([weight], k=1)
+        >>> edges.keep_largest(edges.latent())
+        >>> weight.tolist()
+        [0.5, 0.0, 0.0]
     """
 
     weights: Sequence[Tensor]
@@ -115,14 +125,6 @@ def _can_share(edges: EdgeSet, latent: Sequence[Tensor]) -> bool:
     return alike and plain and latent[0].device.type != "cpu" and latent[0].is_floating_point()
 
 
-def count_usable(weights: Sequence[Tensor], usable: Sequence[Tensor | None]) -> int:
-    """The number of entries that the masks of some tensors mark; `None` marks all."""
-    return sum(
-        weight.numel() if mask is None else int(mask.sum())
-        for weight, mask in zip(weights, usable, strict=True)
-    )
-
-
 class StraightThrough:
     """Lets an optimizer update dense latent weights of sparse parameters (DNW, Section 2.2).
 
@@ -145,6 +147,10 @@ class StraightThrough:
         edge_sets: the sparse parameters; each set has its own number of edges.
         times: how the numbers of edges fall to those of the sets, step by step; by default they
             are the same from the start. Only its steps and densities count.
+
+    Attributes:
+        latent: the latent weights, one dense tensor for each parameter.
+        frozen: whether the edges stay for good.
 
     Raises:
         ValueError: if a parameter is not in the optimizer, or is in two sets.
@@ -170,13 +176,13 @@ class StraightThrough:
         self.edge_sets = list(edge_sets)
         self.times = times
         self.steps = 0  # real steps so far, if the numbers of edges depend on them
-        sizes = [] if times is None else self.edge_sets
-        # The final number of edges of every set, and how many there could be.
-        self._range = [(e.k, count_usable(e.weights, e.usable)) for e in sizes]
+        # The final number of edges of every set, and how many there could be; none if they stay.
+        changing = [] if times is None else self.edge_sets
+        self._range = [(e.k, count_usable(e.weights, e.usable)) for e in changing]
         self.frozen = False
         self._set_numbers(self._planned())
         self.optimizer = optimizer
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = {id(parameter) for parameter in parameters_of(optimizer)}
         weights = self._weights
         if len({id(weight) for weight in weights}) < len(weights):
             raise ValueError("a parameter is in two edge sets; each can have one edge count only.")
@@ -216,7 +222,7 @@ class StraightThrough:
         if self.frozen:
             return keep_masked(values, self._fixed[first : first + len(values)])
         edges = self._set_at(first)
-        if sum(int(value.count_nonzero()) for value in values) <= edges.k:
+        if count_present(values) <= edges.k:
             return values
         return keep_masked(values, mask_largest(values, edges.k, edges.usable, edges.least))
 
@@ -314,7 +320,7 @@ class StraightThrough:
             self._set_numbers([times.edges_after(self.steps, e.k, *size) for e, size in pairs])
 
     def _marks(self) -> list[tuple[int, int]]:
-        """Tells whether the parameters were written: their versions, and where they are."""
+        """Versions and addresses of the parameters, which change when something writes there."""
         return [(weight._version, weight.data_ptr()) for weight in self._weights]
 
     @torch.no_grad()
@@ -322,19 +328,15 @@ class StraightThrough:
         """The latent weights, with what others have written into the parameters since this rule."""
         if self._sparse or self._marks() == self._written:
             return self.latent
-        values = [weight.detach().clone() for weight in self._weights]
-        self._write_edges()
-        pairs, latent = iter(zip(values, self.latent, self._weights, strict=True)), list[Tensor]()
+        found = [weight.detach().clone() for weight in self._weights]
+        self._write_edges()  # for a moment, to see what others have changed
+        latent, first = list[Tensor](), 0
         for edges in self.edge_sets:
-            own = [next(pairs) for _ in edges.weights]
-            limits = edges.limits([value for value, *_ in own])
-            changed = torch.stack([(value != edge).any() for value, _, edge in own]).any()
-            for (value, old, edge), limit in zip(own, limits, strict=True):
-                below = limit * (1 - torch.finfo(limit.dtype).eps)
-                absent = torch.minimum(torch.maximum(old.nan_to_num(0.0), -below), below)
-                new = torch.where(value == edge, torch.where(value == 0, absent, old), value)
-                latent.append(torch.where(changed, new, old))
-        for weight, value in zip(self._weights, values, strict=True):
+            own = slice(first, first + len(edges.weights))
+            limits = edges.limits(found[own])
+            latent += with_writes(found[own], edges.weights, self.latent[own], limits)
+            first = own.stop
+        for weight, value in zip(self._weights, found, strict=True):
             weight.copy_(value)
         return latent
 

@@ -147,7 +147,7 @@ class GateSGD(GateOptimizer[Gate]):
         gradient = rows.read([gate.scores.grad for gate in gates], padding=0.0)
         gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         self.group["steps"] += 1
-        due = self._count(gates)
+        due = self._count_steps(gates)
         if self.group["explore"] == "swap":
             self._hold_and_swap(rows, gradient, due)
             return
@@ -158,8 +158,8 @@ class GateSGD(GateOptimizer[Gate]):
             active = [gate.active if turn else None for turn, gate in zip(due, gates, strict=True)]
             rows.write(active, self._draw(rows, scores))
 
-    def _count(self, gates: Sequence[Gate]) -> list[bool]:
-        """Count a step of each gate; whether its wiring may change now.
+    def _count_steps(self, gates: Sequence[Gate]) -> list[bool]:
+        """Count a step of each gate, and tell for each whether its wiring may change now.
 
         Gates have counts of their own: with several optimizers of the user, they take turns.
         """
@@ -174,6 +174,7 @@ class GateSGD(GateOptimizer[Gate]):
         return due
 
     def _descend(self, rows: GateRows, gradient: Tensor) -> Tensor:
+        """The scores `[rows, longest row]` after a step along their gradient."""
         group = self.group
         scores = rows.read([gate.scores for gate in rows.gates])
         padding = scores < 0
@@ -191,17 +192,26 @@ class GateSGD(GateOptimizer[Gate]):
         return normalize_scores(updated) if group["normalize"] else updated
 
     def _draw(self, rows: GateRows, scores: Tensor) -> Tensor:
+        """A mask of the sampled edges; a gate with real values uses all that have a score."""
         drawn = sample_k_distinct(scores, rows.fan_in, self._generator())
         if rows.any_real:
             drawn = torch.where(rows.real.unsqueeze(-1), scores > 0, drawn)
         return drawn
 
     def _generator(self) -> torch.Generator:
+        """A generator on the CPU whose numbers depend on the seed and the step only."""
         generator = torch.Generator()
         generator.manual_seed(seed_of_step(self.group["seed"], self.group["steps"]))
         return generator
 
     def _hold_and_swap(self, rows: GateRows, gradient: Tensor, due: Sequence[bool]) -> None:
+        """Sum up the gradients, and swap edges of the gates whose turn it is.
+
+        Args:
+            rows: the gates.
+            gradient: `[rows, longest row]` of this step.
+            due: for each gate whether its edges may change.
+        """
         gates, states = rows.gates, [self.state[gate.scores] for gate in rows.gates]
         for gate, state in zip(gates, states, strict=True):
             if "gradient" not in state:  # the first step of this gate
@@ -212,24 +222,25 @@ class GateSGD(GateOptimizer[Gate]):
         active = rows.read([gate.active for gate in gates], padding=0.0)
         scores = rows.read([gate.scores for gate in gates])
         if any(due):
-            shares = rows.repeat(self._share(state["steps"]) for state in states)
+            shares = rows.repeat(self._swap_probability(state["steps"]) for state in states)
             share = torch.tensor(shares, device="cpu")
             chosen = torch.rand(len(share), generator=self._generator(), device="cpu") < share
             active = swap_worst(active, total, scores >= 0, send(chosen, rows.device))
-            rows.write(_of(due, [gate.active for gate in gates]), active)
-            rows.write(_of(due, sums), torch.zeros_like(total))
+            rows.write(_only(due, [gate.active for gate in gates]), active)
+            rows.write(_only(due, sums), torch.zeros_like(total))
         equal = active.to(scores.dtype) / active.sum(-1, keepdim=True)
         # Also with a rate of 0: evaluation and the freeze use the edges that are held.
         new = [turn or state["steps"] == 1 for turn, state in zip(due, states, strict=True)]
         rows.write(
-            _of(new, [gate.scores for gate in gates]), torch.where(scores < 0, scores, equal)
+            _only(new, [gate.scores for gate in gates]), torch.where(scores < 0, scores, equal)
         )
 
-    def _share(self, steps: int) -> float:
+    def _swap_probability(self, steps: int) -> float:
         """The probability that a target swaps after so many steps of its gate."""
         lr, end = self.group["lr"], self.group["anneal_steps"]
         return lr if end is None else lr * (1 + math.cos(math.pi * min(steps / end, 1))) / 2
 
 
-def _of(wanted: Sequence[bool], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+def _only(wanted: Sequence[bool], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """The tensors that are wanted, and `None` in the place of the others."""
     return [tensor if turn else None for turn, tensor in zip(wanted, tensors, strict=True)]

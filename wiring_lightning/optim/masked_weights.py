@@ -9,9 +9,10 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning.functional import mask_largest
+from wiring_lightning.optim._counts import count_usable
 from wiring_lightning.optim._masks import copy_masked, keep_masked, mask_gradients
 from wiring_lightning.optim._step_hooks import StepHooks
-from wiring_lightning.optim.dnw import EdgeSet, count_usable
+from wiring_lightning.optim.dnw import EdgeSet
 
 
 class MaskedWeights:
@@ -24,6 +25,9 @@ class MaskedWeights:
         optimizer: the optimizer that holds the parameters.
         weights: the parameters.
         masks: for each parameter a mask of the entries to keep, or `None` to keep all.
+
+    Raises:
+        ValueError: if a mask has another shape than its parameter.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([0.5, -0.4]))
@@ -135,7 +139,11 @@ class PrunedWeights(MaskedWeights):
         self.frozen = True
 
     def prune(self, progress: float) -> None:
-        """Remove weights until a share `progress` of those that must go is gone."""
+        """Remove weights by magnitude until a share of those that must go is gone.
+
+        Args:
+            progress: that share, from 0 to 1. A lower one than before brings nothing back.
+        """
         old_masks, masks = iter(self.masks), list[Tensor]()
         for edges in self.edge_sets:
             own = [next(old_masks) for _ in edges.weights]

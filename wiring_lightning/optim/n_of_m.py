@@ -26,6 +26,11 @@ class BlockEdgeSet(EdgeSet):
 
     Raises:
         ValueError: if an axis cannot be cut into such blocks, or as for `EdgeSet`.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([[0.5, -0.4, 0.1, 0.3]]))
+        >>> [mask.tolist() for mask in BlockEdgeSet([weight], k=2, n=2, m=4).masks([weight])]
+        [[[True, True, False, False]]]
     """
 
     n: int = 2

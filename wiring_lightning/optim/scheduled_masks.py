@@ -12,8 +12,9 @@ from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.functional.mask_change import change_masks
 from wiring_lightning.functional.mask_times import MaskTimes
 from wiring_lightning.functional.transfer import send
+from wiring_lightning.optim._counts import count_present, count_usable
 from wiring_lightning.optim._skipped import step_was_skipped
-from wiring_lightning.optim.dnw import EdgeSet, count_usable
+from wiring_lightning.optim.dnw import EdgeSet
 from wiring_lightning.optim.mask_scores import Score, Seen, gradient, magnitude, random, sensitivity
 from wiring_lightning.optim.masked_weights import MaskedWeights
 
@@ -112,7 +113,7 @@ class ScheduledMasks(MaskedWeights):
         """Sets that have more weights than their masks should leave, in words."""
         wrong = []
         for edges, name, present in zip(self.edge_sets, self.names, self.present, strict=True):
-            kept = sum(int(weight.count_nonzero()) for weight in edges.weights)
+            kept = count_present(edges.weights)
             most = edges.k if self.due else present
             if kept > most and not self.waiting:
                 total = sum(weight.numel() for weight in edges.weights)
@@ -131,7 +132,7 @@ class ScheduledMasks(MaskedWeights):
     def _finish(self) -> None:
         """Remove by magnitude what must still go for the final number."""
         final = [edges.k for edges in self.edge_sets]
-        if any(map(int.__gt__, self.present, final)):
+        if any(now > most for now, most in zip(self.present, final, strict=True)):
             self._change(magnitude, gradient, final, [0] * len(final))
 
     @override
@@ -211,7 +212,14 @@ class ScheduledMasks(MaskedWeights):
         return [own.to_dense() if own is not None and own.is_sparse else own for own in gradients]
 
     def _change(self, drop: Score, grow: Score, wanted: list[int], moved: list[int]) -> None:
-        """Drop and grow weights of every set."""
+        """Drop and grow weights of every set.
+
+        Args:
+            drop: score of present weights.
+            grow: score of the others.
+            wanted: for every set how many weights it has afterwards.
+            moved: for every set how many of its weights are replaced.
+        """
         gradients, masks, first = self._dense or self._gradients(), list[Tensor](), 0
         for number, edges in enumerate(self.edge_sets):
             own = slice(first, first + len(edges.weights))
@@ -219,11 +227,11 @@ class ScheduledMasks(MaskedWeights):
             old = [mask for mask in self.masks[own] if mask is not None]
             seen = self._seen(number, gradients[own], [*self.averages[own]] or [None] * len(old))
             stay, usable, move = [drop(one) for one in seen], edges.usable, moved[number]
-            still = [gradient is None for gradient in gradients[own]]
-            if any(still) and move and wanted[number] == self.present[number]:
-                stay, usable, there = _without(still, old, stay, usable)
-                move = self.times.moved(self.steps, there)
-            elif any(still):
+            idle = [gradient is None for gradient in gradients[own]]
+            if any(idle) and move and wanted[number] == self.present[number]:
+                stay, usable, others = _hold_idle(idle, old, stay, usable)
+                move = self.times.moved(self.steps, others)
+            elif any(idle):
                 stay, move = [magnitude(one) for one in seen], 0
             kept = min(self.present[number], wanted[number]) - move
             grown = wanted[number] - kept
@@ -268,6 +276,7 @@ class ScheduledMasks(MaskedWeights):
         return draw
 
     def _first_masks(self, first: First | None) -> list[Tensor]:
+        """The first masks of all parameters; they leave out nothing where nothing is chosen yet."""
         masks = list[Tensor]()
         for number, edges in enumerate(self.edge_sets):
             if first is None or self.waiting or self.present[number] == self.counts[number]:
@@ -305,19 +314,27 @@ class ScheduledMasks(MaskedWeights):
         self._replace(masks)
 
 
-def _without(
-    still: list[bool], old: list[Tensor], stay: list[Tensor], usable: Sequence[Tensor | None]
+def _hold_idle(
+    idle: list[bool], masks: list[Tensor], scores: list[Tensor], usable: Sequence[Tensor | None]
 ) -> tuple[list[Tensor], list[Tensor | None], int]:
-    """Scores and places with which some layers keep their masks, and the others exchange weights.
+    """Let the parameters of a set that had no gradient keep their masks, in a change of the others.
 
-    The last number is how many weights of the others are present.
+    Args:
+        idle: which parameters had none.
+        masks: the present masks.
+        scores: by which present weights stay.
+        usable: where weights can come.
+
+    Returns:
+        Scores and places in which idle parameters lose nothing and get nothing, and the number of
+        present weights of the other parameters.
     """
-    scores, places, there = list[Tensor](), list[Tensor | None](), 0
-    for fixed, mask, score, can in zip(still, old, stay, usable, strict=True):
-        scores.append(torch.full_like(score, torch.inf) if fixed else score)
-        places.append(torch.zeros_like(mask) if fixed else can)
-        there += 0 if fixed else int(mask.sum())
-    return scores, places, there
+    new_scores, places, present = list[Tensor](), list[Tensor | None](), 0
+    for held, mask, score, can in zip(idle, masks, scores, usable, strict=True):
+        new_scores.append(torch.full_like(score, torch.inf) if held else score)
+        places.append(torch.zeros_like(mask) if held else can)
+        present += 0 if held else int(mask.sum())
+    return new_scores, places, present
 
 
 def _or_zeros(gradient: Tensor | None, weight: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from typing_extensions import override
 
 from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.functional.mask_connect import mask_best
+from wiring_lightning.optim._counts import count_usable
 from wiring_lightning.optim._masks import keep_masked
 from wiring_lightning.optim._skipped import step_was_skipped
-from wiring_lightning.optim.dnw import EdgeSet, StraightThrough, count_usable
+from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
 
 
 @dataclass(eq=False)
@@ -161,6 +162,7 @@ class WeightDropout(StraightThrough):
         super().load_state_dict(state)
 
     def _drop(self, dropping: bool) -> None:
+        """Go to the weights of training (with those that are not dropped), or of evaluation."""
         self._swap_out()  # does nothing unless the last step ended with an error
         changed = [edges for edges in self.dropped_sets if edges.dropping != dropping]
         if not changed:

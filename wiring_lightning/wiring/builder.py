@@ -265,6 +265,7 @@ class WiringBuilder:
         return Nodes(tuple(self._names), **columns)
 
     def _add(self, names: Sequence[str], group: int | None, **costs: int) -> None:
+        """Add equal nodes to a group; without its number, their names say which one it is."""
         if group is None:
             before, part = self._names[-1:], names[0].rpartition(".")[0]
             same = part and before and before[0].rpartition(".")[0] == part
@@ -292,12 +293,18 @@ def make_wiring(
     edge_multiply_adds: Values = 0,
     unlisted: int = 0,
 ) -> Wiring:
-    """Build a wiring from the columns of `Nodes` and `Wiring`.
+    """Build a wiring from the columns of `Nodes` and `Wiring`, which say what each one holds.
 
-    Without `group`, every node is a group of its own.
+    A single number stands for a whole column. Without `group`, every node is a group of its own.
 
     Raises:
         ValueError: if a column has the wrong length, or an edge leads to a node without a name.
+
+    Example:
+        >>> wiring = make_wiring(["in", "a", "out"], source=[0, 1, 0], target=[1, 2, 2],
+        ...                      active=[True, True, False], parameters=[0, 10, 5])
+        >>> wiring.live_edges.tolist(), wiring.nodes.parameters.tolist()
+        ([True, True, False], [0, 10, 5])
     """
     graph = WiringBuilder()
     for name in names:
@@ -319,6 +326,7 @@ def make_wiring(
 
 
 def _column(values: Values, length: int) -> Tensor:
+    """Whole numbers `[length]`; a single one is repeated."""
     column = torch.as_tensor(values, dtype=torch.long, device="cpu")
     if column.dim() and len(column) != length:
         raise ValueError(f"a column has {len(column)} entries, but {length} are needed.")

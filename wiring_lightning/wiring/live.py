@@ -8,7 +8,18 @@ from torch import Tensor
 
 
 def reach(marked: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """Mark every node that can be reached from a marked one; works in place."""
+    """Mark every node that can be reached from a marked one; works in place.
+
+    Args:
+        marked: `[nodes]` bool, changed in place.
+        source: `[edges]` where each edge comes from.
+        target: `[edges]` where it leads to.
+
+    Example:
+        >>> marked = torch.tensor([True, False, False])
+        >>> reach(marked, source=torch.tensor([0]), target=torch.tensor([1]))
+        tensor([ True,  True, False])
+    """
     while True:
         news = target[marked[source] & ~marked[target]]
         if len(news) == 0:
@@ -32,15 +43,18 @@ def live_in_many(nodes: int, source: Tensor, target: Tensor, active: Tensor) -> 
     samples, last, packed = len(active), nodes - 1, _pack(active)
     everyone, rest = (1 << samples) - 1, [0] * last
     reached = _spread([everyone, *rest], source, target, packed)
+    # The same from the output backward: nodes are numbered from the end, and edges turned around.
     needed = _spread([everyone, *rest], last - target, last - source, packed)[::-1]
     live = [before & behind for before, behind in zip(reached, needed, strict=True)]
     return _unpack(live, samples)
 
 
 def _spread(marked: list[int], source: Tensor, target: Tensor, active: Sequence[int]) -> list[int]:
-    """As `reach`, for a batch: bit b of a mark, and of an edge's integer, belongs to sample b.
+    """As `reach`, for all samples of a batch at once.
 
-    One pass over the sorted edges is enough without cycles; a second one finds nothing new.
+    A mark of a node is an integer whose bit b says whether sample b reaches it; the integer of an
+    edge says in which samples it is active. One pass over the edges, sorted by their source, is
+    enough without cycles; the second one finds nothing new.
     """
     order = source.argsort()
     edges = [active[edge] for edge in order.tolist()]

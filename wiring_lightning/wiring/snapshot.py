@@ -132,7 +132,19 @@ class Wiring:
         return counts.scatter_add(-1, group, live.long()) > 0
 
     def live_per_group(self) -> dict[str, list[int]]:
-        """Numbers of live and of all nodes, by their name up to the last dot (or without a dot)."""
+        """How many nodes of each group are live, and how many there are.
+
+        Returns:
+            `[live, all]` by the nodes' name up to the last dot. A name without a dot is a group of
+            its own.
+
+        Example:
+            >>> from wiring_lightning.wiring import make_wiring
+            >>> names = ["in", "module1.branch0", "module1.branch1", "out"]
+            >>> wiring = make_wiring(names, source=[0, 0, 1], target=[1, 2, 3], active=[True] * 3)
+            >>> wiring.live_per_group()
+            {'in': [1, 1], 'module1': [1, 2], 'out': [1, 1]}
+        """
         counts: dict[str, list[int]] = {}
         for name, live in zip(self.nodes.names, self.live_nodes.tolist(), strict=True):
             count = counts.setdefault(name.rpartition(".")[0] or name, [0, 0])
@@ -162,7 +174,7 @@ class Wiring:
 
         if self.active.dim() != 1:
             raise ValueError(
-                f"to_networkx draws one architecture, but this wiring holds a batch of shape "
+                "to_networkx draws one architecture, but this wiring holds a batch of shape "
                 f"{tuple(self.active.shape[:-1])}; select one with `with_active`."
             )
         graph = networkx.DiGraph()
