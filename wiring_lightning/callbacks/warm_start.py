@@ -15,8 +15,8 @@ class WarmStart(Callback):
     weights of the search. A resumed run (`--ckpt_path`) uses the weights of its own checkpoint.
 
     Args:
-        weights: checkpoint of a network of the same structure. Without it the fit starts from
-            scratch.
+        weights: checkpoint of a network of the same structure, or its `state_dict` in a file, whose
+            names may have another prefix. Without it the fit starts from scratch.
 
     Raises:
         MisconfigurationException: if `configure_model` or `setup` builds the network, too late.

@@ -5,9 +5,16 @@ from wiring_lightning.checkpoints.matching import (
     check_optimizers,
     check_weights,
     infinite_values as infinite_values,
+    is_from_trainer as is_from_trainer,
 )
 from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint, read_weights
-from wiring_lightning.checkpoints.storage import AtomicCheckpointIO, load_weights
+from wiring_lightning.checkpoints.storage import (
+    AtomicCheckpointIO,
+    is_remote as is_remote,
+    load_weights,
+    put_weights as put_weights,
+    weights_for as weights_for,
+)
 
 __all__ = [
     "AtomicCheckpointIO",

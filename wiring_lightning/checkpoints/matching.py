@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from wiring_lightning.checkpoints.naming import find_weights, named_as_in
 from wiring_lightning.checkpoints.reading import CheckpointError
 from wiring_lightning.nn import Gate
 from wiring_lightning.nn.described import find_differences, find_flaws, with_present_names
@@ -18,6 +19,7 @@ from wiring_lightning.nn.described import find_differences, find_flaws, with_pre
 _FOR_TRAINING = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
 # What optimizers keep for every weight.
 _LIKE_WEIGHTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+_VERSION = "pytorch-lightning_version"  # a key of every checkpoint of a trainer
 _SHOWN = 3  # differences in one sentence
 _ROUNDING = 0.02  # of scores in bfloat16
 
@@ -41,10 +43,10 @@ def check_checkpoint(
     Raises:
         CheckpointError: if the trainer could not load it, or it is that of another network.
     """
-    if not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+    if not is_from_trainer(content):
         raise CheckpointError(
             f"The file {path} is no checkpoint of a Lightning trainer: use one that `wiring fit` "
-            "has saved."
+            "has saved, or begin a fit with its weights by callbacks.WarmStart."
         )
     if resume and "optimizer_states" not in content:
         raise CheckpointError(
@@ -63,13 +65,22 @@ def check_checkpoint(
         check_weights(module, content, path)
 
 
-def check_weights(module: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+def is_from_trainer(content: Mapping[str, Any]) -> bool:
+    """Whether a file holds a checkpoint of Lightning's, and not other people's weights."""
+    return {"state_dict", _VERSION} <= content.keys()
+
+
+def check_weights(
+    module: nn.Module, content: Mapping[str, Any], path: str | Path, strict: bool | None = None
+) -> None:
     """Refuse weights of another network, and values that no network can have.
 
     Args:
         module: the module that they are for.
         content: a Lightning checkpoint, or a bare `state_dict`.
         path: where it was read from, for the message.
+        strict: whether the names of all weights must agree, and not only one; by default what the
+            module's `strict_loading` says.
 
     Raises:
         CheckpointError: with one sentence that names what differs or what is wrong.
@@ -79,28 +90,35 @@ def check_weights(module: nn.Module, content: Mapping[str, Any], path: str | Pat
         Traceback (most recent call last):
         wiring_lightning.checkpoints.reading.CheckpointError: The checkpoint old.ckpt belongs to ...
     """
-    weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping):
-        raise _damaged(path, f"its state_dict is of type {type(weights).__name__}")
-    weights = with_present_names(weights, module)
-    own, strict = module.state_dict(), getattr(module, "strict_loading", True)
+    if strict is None:
+        strict = is_strict(module)
+    found = find_weights(content, path)
+    weights, own = with_present_names(found, module), module.state_dict()
     for name, value in weights.items():
         if not isinstance(value, Tensor) and (name not in own or _is_weight(name, own[name])):
             raise _damaged(path, f"{name} is of type {type(value).__name__}")
     differences = list(_differing_shapes(own, weights, strict))[:1]
     if strict:
         differences += find_differences(module, weights)
+    elif own and not own.keys() & weights.keys():
+        differences.append("not one name of a weight is the same")
     if differences:
-        raise _of_another_network(path, differences)
+        _refuse_other_names(module, found, path, strict)
+        raise _of_another_network(path, differences, content)
     for name, value in weights.items():
         if _is_weight(name, own.get(name)) and _kind(value) != _kind(own[name]):
             raise _damaged(path, f"{name} is of type {value.dtype} and not {own[name].dtype}")
     for name in infinite_values(weights, but=infinite_values(own)):
         raise _damaged(path, f"{name} holds values that are infinite or not a number")
     if flaws := list(find_flaws(module, weights)):
-        raise _of_another_network(path, flaws[:1])
+        raise _of_another_network(path, flaws[:1], content)
     for flaw in _impossible_scores(module, weights, content.get("callbacks")):
         raise _damaged(path, flaw)
+
+
+def is_strict(module: nn.Module) -> bool:
+    """Whether the names of all weights must agree when a module loads some."""
+    return bool(getattr(module, "strict_loading", True))
 
 
 def infinite_values(state: Mapping[str, Any], but: Container[str] = ()) -> list[str]:
@@ -156,11 +174,30 @@ def _damaged(path: str | Path, reason: str) -> CheckpointError:
     return CheckpointError(f"The checkpoint {path} is damaged ({reason}): use an earlier one.")
 
 
-def _of_another_network(path: str | Path, reasons: list[str]) -> CheckpointError:
+def _refuse_other_names(
+    module: nn.Module, weights: Mapping[str, Any], path: str | Path, strict: bool
+) -> None:
+    """Raise an error if the names would agree with another prefix: trainers look for none."""
+    named = named_as_in(module, weights)
+    own, given = module.state_dict().keys(), with_present_names(named.weights, module).keys()
+    if named.renamed is not None and (own == given if strict else own & given):
+        raise CheckpointError(
+            f"The weights in the checkpoint {path} have other names than those of the network "
+            f"({named.renamed}): load them with callbacks.WarmStart or load_from_checkpoint, which "
+            "look for such names."
+        )
+
+
+def _of_another_network(
+    path: str | Path, reasons: list[str], content: Mapping[str, Any]
+) -> CheckpointError:
+    than, remedy = "", "build the network that its weights were saved from"
+    if is_from_trainer(content):  # a run has saved it, with its config
+        than, remedy = " than the config describes", "use the config.yaml that was saved beside it"
     more = "; ..." if len(reasons) > _SHOWN else ""
     return CheckpointError(
-        f"The checkpoint {path} belongs to another network than the config describes "
-        f"({'; '.join(reasons[:_SHOWN])}{more}): use the config.yaml that was saved beside it."
+        f"The checkpoint {path} belongs to another network{than} "
+        f"({'; '.join(reasons[:_SHOWN])}{more}): {remedy}."
     )
 
 

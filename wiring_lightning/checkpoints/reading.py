@@ -85,6 +85,11 @@ def load_checkpoint(
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}: check the path.")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path} is no file of torch.save: save what safetensors.torch.load_file(path) gives "
+            "with torch.save, and use that; an exported network is read with wl.load_exported."
+        )
     try:
         with path.open("rb") as file:
             _check_bytes(file)

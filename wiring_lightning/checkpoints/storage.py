@@ -1,17 +1,22 @@
 """How Lightning's trainer reads and writes checkpoints, and how weights alone are loaded."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
-from wiring_lightning.checkpoints.matching import check_weights
+from wiring_lightning.checkpoints.matching import check_weights, is_strict
+from wiring_lightning.checkpoints.naming import find_weights, named_as_in
 from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint, read_weights
 from wiring_lightning.files import write_file
+
+_SHOWN = 3  # names in one warning
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -31,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: if the file cannot be written.
         """
-        if _is_remote(path) or storage_options is not None:
+        if is_remote(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         content = io.BytesIO()
@@ -53,17 +58,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: if the file does not exist or is damaged.
         """
-        if _is_remote(path):
+        if is_remote(path):
             return super().load_checkpoint(path, map_location, weights_only)
         return load_checkpoint(path, weights_only)
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Load the weights of a checkpoint into a module of the same structure.
+    """Load the weights of a file into a module of the same structure.
 
     Args:
-        module: a task as the trainer has saved it, or a bare network for a bare `state_dict`.
-        path: the file.
+        module: a task as the trainer has saved it, or a bare network for a bare `state_dict`. Their
+            names may have another prefix, such as `module.`; a line says so.
+        path: the file, a checkpoint or a `state_dict`, which may be beside other things.
 
     Raises:
         CheckpointError: if the file cannot be read, or belongs to another network.
@@ -77,10 +83,54 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         >>> torch.equal(saved.weight, fresh.weight)
         True
     """
-    content = read_weights(path)
-    check_weights(module, content, path)
-    module.load_state_dict(content.get("state_dict", content))
+    put_weights(module, weights_for(module, read_weights(path), path), path)
 
 
-def _is_remote(path: str | Path) -> bool:
+def weights_for(
+    module: nn.Module, content: Mapping[str, Any], path: str | Path, strict: bool | None = None
+) -> Mapping[str, Any]:
+    """The weights in what a file holds, with the names of a module, after `check_weights`.
+
+    Args:
+        module: the module that they are for.
+        content: a Lightning checkpoint, a bare `state_dict`, or a mapping that holds one.
+        path: where it was read from, for the messages.
+        strict: as of `check_weights`.
+
+    Raises:
+        CheckpointError: if they are of another network, or damaged.
+    """
+    named = named_as_in(module, find_weights(content, path))
+    check_weights(module, {**content, "state_dict": named.weights}, path, strict)
+    if named.renamed is not None:
+        rank_zero_info(f"The weights in {path} have other names than here ({named.renamed}).")
+    return named.weights
+
+
+def put_weights(
+    module: nn.Module, weights: Mapping[str, Any], path: str | Path, strict: bool | None = None
+) -> None:
+    """Put weights that fit into a module; without `strict` a warning says which names do not agree.
+
+    Args:
+        module: where they belong.
+        weights: what `weights_for` gave.
+        path: where they were read from, for the message.
+        strict: as of `check_weights`.
+    """
+    strict = is_strict(module) if strict is None else strict
+    result = module.load_state_dict(weights, strict)
+    if strict:
+        return
+    for names, place in ((result.missing_keys, "file"), (result.unexpected_keys, "network")):
+        if names:
+            more = ", ..." if len(names) > _SHOWN else ""
+            rank_zero_warn(
+                f"{len(names)} weight(s) are missing in the {place} when those of {path} are "
+                f"loaded: {', '.join(names[:_SHOWN])}{more}."
+            )
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is an address that only Lightning can read."""
     return "://" in str(path)

@@ -89,10 +89,11 @@ def _read(path: Path) -> dict[str, Any]:
     """The content of a checkpoint; a file of another kind is told what reads it."""
     try:
         return read_weights(path)
-    except CheckpointError:
+    except CheckpointError as error:
         from wiring_lightning.export import SUFFIXES  # only here: its imports take a while
 
-        if path.is_file() and path.suffix in SUFFIXES:
+        told = "wl.load_exported" in str(error)
+        if path.is_file() and path.suffix in SUFFIXES and not told:
             raise CheckpointError(
                 f"{path} is an exported network and no checkpoint: read it with wl.load_exported."
             ) from None

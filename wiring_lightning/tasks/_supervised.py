@@ -6,12 +6,9 @@ The file is private so that the command line does not list the base class as a t
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -21,29 +18,16 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_finite, check_number
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
-from wiring_lightning.checkpoints import (
-    check_optimizers,
-    check_weights,
-    infinite_values,
-    read_weights,
-)
+from wiring_lightning.checkpoints import check_optimizers, infinite_values
 from wiring_lightning.nn import BernoulliGate, Gate, find_bernoulli_gates, find_learnable
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.tasks._backbones import check_connected, check_image_size, output_width
 from wiring_lightning.tasks._compiling import Compile, compile_network
+from wiring_lightning.tasks._loading import LoadedTask
 from wiring_lightning.tasks._metrics import ExampleMean
 from wiring_lightning.tasks._refused_images import explained
-from wiring_lightning.tasks._saved import (
-    ARGUMENTS,
-    KEY,
-    build_backbone,
-    by_name,
-    describe_task,
-    described_for,
-    kept_arguments,
-    takes,
-)
+from wiring_lightning.tasks._saved import ARGUMENTS, KEY, by_name, describe_task, kept_arguments
 from wiring_lightning.tasks._schedules import Schedule, check_monitored, check_validated
 
 Stage = Literal["train", "val", "test"]
@@ -68,13 +52,13 @@ def mean_over_labels(losses: Tensor) -> Tensor:
         losses: `[batch]` with one label for each example, or `[batch, labels, ...]`.
 
     Example:
-        >>> mean_over_labels(torch.tensor([[1.0, 3.0], [0.0, 1.0]]))
+        >>> mean_over_labels(Tensor([[1.0, 3.0], [0.0, 1.0]]))
         tensor([2.0000, 0.5000])
     """
     return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
 
 
-class SupervisedTask(LightningModule, ABC):
+class SupervisedTask(LoadedTask, ABC):
     """Base class of the tasks: a backbone, one loss per example, and metrics.
 
     A task implements :meth:`losses`, the loss of each example, and :meth:`measure`, which logs
@@ -277,65 +261,6 @@ class SupervisedTask(LightningModule, ABC):
         if (description := describe_task(self, self.built_with)) is not None:
             checkpoint[KEY] = description
         checkpoint[ARGUMENTS] = dict(self.built_with)
-
-    @classmethod
-    @override
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: str | Path | IO[bytes],
-        map_location: Any = None,
-        hparams_file: str | Path | None = None,
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        **arguments: Any,
-    ) -> Self:
-        """Build the task and the backbone that a checkpoint describes, with its weights.
-
-        The task gets the arguments that it had, such as its loss. The optimizer is not described:
-        give `optimizer`, `lr_scheduler` and what begins with `lr_` to train further.
-
-        Args:
-            checkpoint_path: the file.
-            map_location: a device, the CPU by default; or a mapping or function of places, as in
-                `torch.load`.
-            hparams_file: as in Lightning; not needed.
-            strict: whether the names of all weights must agree; `strict_loading` of the task if not
-                given.
-            weights_only: as in Lightning.
-            arguments: of the task, in place of those that the file names; `backbone` for a network
-                that is not of this package.
-
-        Raises:
-            CheckpointError: if the file does not describe a backbone of this package, and none is
-                given; or if it cannot be read or belongs to another network.
-        """
-        given = "backbone" in arguments or not takes(cls, "backbone")
-        if given or not isinstance(checkpoint_path, str | Path):
-            return super().load_from_checkpoint(
-                checkpoint_path, map_location, hparams_file, strict, weights_only, **arguments
-            )
-        is_device = map_location is None or isinstance(map_location, str | torch.device)
-        content = read_weights(checkpoint_path, "cpu" if is_device else map_location)
-        described = described_for(cls, content, checkpoint_path)
-        known = kept_arguments(cls, described["arguments"])
-        backbone = build_backbone(described, checkpoint_path)
-        task = cls(backbone=backbone, **{**known, **arguments})
-        before = task.strict_loading
-        if strict is not None:
-            task.strict_loading = strict  # the checks ask for it
-        check_weights(task, content, checkpoint_path)
-        task.on_load_checkpoint(content)
-        task.load_state_dict(content["state_dict"], strict=task.strict_loading)
-        task.strict_loading = before
-        if not is_device:  # then it said where `read_weights` puts each weight
-            weights = [one for one in content["state_dict"].values() if isinstance(one, Tensor)]
-            map_location = weights[0].device
-        return task if map_location is None else task.to(map_location)
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        path = None if self._trainer is None else self._trainer.ckpt_path
-        check_weights(self, checkpoint, path or "that was given")
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         images, labels = batch
