@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import PredictionWriter, _prediction_table as tables
+from wiring_lightning.callbacks.prediction_writer import _gather
 from wiring_lightning.data import BatchLoader, Digits
 
 FILES = ["a.png", "b,2.png", 'c"3.png', "d\udcff.png"]
@@ -202,3 +203,38 @@ def test_nothing_is_written_of_a_prediction_that_lacks_a_batch(
     with told if limit else pytest.warns(UserWarning, match=said):
         trainer.predict(Returns(), Digits(4))
     assert not list(tmp_path.rglob("predictions*"))
+
+
+def test_a_fast_dev_run_leaves_no_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (None, "mine.pt"):
+        trainer = quiet_trainer(callbacks=[PredictionWriter(path)], fast_dev_run=2)
+        trainer.predict(Rows(), Digits(4))
+    assert not list(tmp_path.rglob("*"))
+
+
+class Rows(LightningModule):
+    def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return FAIR
+
+
+GATHERED = {
+    "whole numbers": torch.tensor([[2**24 + 1], [-(2**40)]]),
+    "bfloat16": torch.tensor([0.1, 3.0]).bfloat16(),
+    "bool": torch.tensor([[[True, False]], [[False, True]]]),
+    "double": torch.tensor([[1e-300, 1.0]], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("kind", GATHERED)
+def test_processes_gather_what_each_predicted_in_its_kind(kind: str) -> None:
+    own = GATHERED[kind]
+    strategy = SimpleNamespace(
+        root_device=torch.device("cpu"), all_gather=lambda sent: torch.stack([sent, sent])
+    )
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    for share in _gather(own, trainer):
+        assert share.dtype == own.dtype
+        assert torch.equal(share, own)

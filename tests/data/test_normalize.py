@@ -63,3 +63,12 @@ def test_unknown_kind_is_refused(images):
 def test_moves_to_a_device(images, kind):
     moved = Normalizer.fit(images, kind).to(torch.device("meta"))
     assert moved(images.to("meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", ["pixel_mean", "channel_mean_std", "symmetric"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_the_images_of_the_caller_stay_as_they_are(images, kind, dtype):
+    given = images.to(dtype)
+    result = Normalizer.fit(images, kind)(given)
+    assert torch.equal(given, images.to(dtype))
+    torch.testing.assert_close(result, Normalizer.fit(images, kind)(images))

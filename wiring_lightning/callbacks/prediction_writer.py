@@ -45,7 +45,7 @@ class PredictionWriter(BasePredictionWriter):
         path: file to write instead: a table if it ends in `.csv` or `.parquet`, a tensor for
             `torch.load` if it ends in `.pt` or `.pth`. If not given, all of them are written in the
             run's folder under the names above and `predictions.pt`, with a number behind a name
-            that is taken.
+            that is taken. A trainer with `fast_dev_run` writes none.
         overwrite: whether a file at `path` may be replaced.
 
     Raises:
@@ -185,6 +185,9 @@ class PredictionWriter(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
+        if trainer.fast_dev_run:  # which leaves no files
+            rank_zero_info("PredictionWriter: fast_dev_run writes no predictions.")
+            return
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks take part in log_dir
         stacked = torch.cat([batch.cpu() for batch in predictions])
         files = _image_names(trainer)
@@ -265,14 +268,16 @@ def _gather(own: Tensor, trainer: Trainer) -> list[Tensor]:
     """What each process predicted, on every process."""
     if trainer.world_size == 1:
         return [own]
-    strategy = trainer.strategy
-    own = own if own.dtype == torch.float64 else own.float()  # not every backend sends bfloat16
-    own = own.to(strategy.root_device)
-    sizes = strategy.all_gather(torch.tensor([len(own)], device=own.device)).flatten().tolist()
+    strategy, device = trainer.strategy, trainer.strategy.root_device
+    sizes = strategy.all_gather(torch.tensor([len(own)], device=device)).flatten().tolist()
     padded = own.new_zeros(max(sizes), *own.shape[1:])
     padded[: len(own)] = own
-    shares = strategy.all_gather(padded).cpu()
-    return [share[:size] for share, size in zip(shares, sizes, strict=True)]
+    # As bytes, because not every backend sends numbers of every kind.
+    shares = strategy.all_gather(padded.flatten().view(torch.uint8).to(device)).cpu()
+    return [
+        share.view(own.dtype).view(padded.shape)[:size]
+        for share, size in zip(shares, sizes, strict=True)
+    ]
 
 
 def _data_of(trainer: Trainer) -> Any:

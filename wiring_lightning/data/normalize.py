@@ -113,7 +113,8 @@ class Normalizer:
         return self._copies[device]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise bytes of shape [B, C, H, W] to float32 of the same shape."""
+        """Normalise bytes of shape [B, C, H, W] to new floats, float32 of the same shape."""
         own = self.to(images.device)
-        floats = images.to(torch.float32).div_(255).sub_(own.mean)
+        # Only the copy is changed in place: floats would be the caller's own.
+        floats = images.to(torch.float32, copy=True).div_(255).sub_(own.mean)
         return floats if own.std is None else floats.div_(own.std)
