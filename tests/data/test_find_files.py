@@ -2,8 +2,10 @@
 
 import os
 import random
+import re
 import socket
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,15 @@ from torchvision.datasets.folder import make_dataset
 
 from tests.data.image_folders import write_classes, write_image
 from tests.data.test_image_masks import CLASSES, make, mask_of, write_pair
-from wiring_lightning.data import ImageNet, MiniImageNet
-from wiring_lightning.data._find_files import image_files, read_list, subfolders
+from wiring_lightning.data import ImageFolder, ImageNet, MiniImageNet
+from wiring_lightning.data._find_files import IMAGE_ENDINGS, find_images, read_list, subfolders
 
 LEFT_BEHIND = (".hidden", ".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lightning_logs")
 ACCENTS = ("é", "Übung", "naïve café", "한국", "Ångström")
 
 
 def names_in(folder: Path) -> list[str]:
-    return [Path(path).relative_to(folder).as_posix() for path in image_files(folder)]
+    return [Path(path).relative_to(folder).as_posix() for path in find_images(folder).paths]
 
 
 def imagenet(root: Path, **options: Any) -> ImageNet:
@@ -46,8 +48,75 @@ def test_images_come_in_the_order_of_torchvision(tmp_path: Path, seed: int) -> N
         except (FileExistsError, IsADirectoryError, NotADirectoryError):
             continue
     theirs = make_dataset(tmp_path, {"class": 0}, (".png", ".jpg"), allow_empty=True)
-    assert image_files(tmp_path / "class") == [path for path, _ in theirs]
+    assert find_images(tmp_path / "class").paths == [path for path, _ in theirs]
     assert len(theirs) > 10
+
+
+# Pictures of all kinds
+
+
+def pictures(root: Path, stage: str = "fit", **options: Any) -> ImageFolder:
+    data = ImageFolder(str(root), image_size=8, num_workers=0, **options)
+    data.setup(stage)
+    return data
+
+
+KINDS = ("jpg", "jpe", "png", "webp", "tga", "pnm", "bmp", "avif", "jp2")
+
+
+@pytest.mark.parametrize("kind", [one for one in KINDS if f".{one}" in IMAGE_ENDINGS])
+def test_pictures_of_every_kind_that_can_be_read_are_used(tmp_path: Path, kind: str) -> None:
+    for name in ("ant", "bee"):
+        write_classes(tmp_path, {name: 3}, (9, 9))
+        for number in range(3):
+            write_image(tmp_path / name / f"x{number}.{kind.upper()}", (9, 9))
+    with warnings.catch_warnings(action="error"):
+        data = pictures(tmp_path)
+    assert sum(len(paths) for paths, _ in data.read_splits()) == 12
+    assert sum(len(images) for images, _ in data.train_dataloader()) == 8
+    predicted = pictures(tmp_path / "none", "predict", predict_root=str(tmp_path / "ant"))
+    assert len(predicted.predict_names) == 6
+
+
+UNREAD = r"^'.*/{}' holds {} picture\(s\) of a kind that cannot be read, such as '{}', and they are"
+
+
+def test_pictures_of_a_kind_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:
+    own = write_classes(tmp_path / "own", {"ant": 3, "bee": 3}, (9, 9))
+    for path in ("ant/1.heic", "ant/deep/2.HEIF", "bee/3.svg", "bee/4.CR2", "bee/notes.txt"):
+        (own / path).parent.mkdir(exist_ok=True)
+        (own / path).write_bytes(b"x")
+    for where, folder, said in (
+        (own, "own", (4, "1.heic")),
+        (tmp_path / "none", "bee", (2, "3.svg")),
+    ):
+        stage, options = ("fit", {}) if where == own else ("predict", {"predict_root": own / "bee"})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pictures(where, stage, **{name: str(path) for name, path in options.items()})
+        (one,) = caught
+        assert re.search(UNREAD.format(folder, *said), str(one.message))
+    (own / "5.heic").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"1 image\(s\) that are in no class folder, .*'5.heic'"):
+        pictures(own)
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "6.heic").write_bytes(b"x")
+    with (
+        pytest.warns(UserWarning, match=UNREAD.format("phone", 1, "6.heic")),
+        pytest.raises(FileNotFoundError, match="holds no image"),
+    ):
+        pictures(own, "predict", predict_root=str(tmp_path / "phone"))
+
+
+@pytest.mark.parametrize("place", ["images", "masks"])
+def test_images_and_masks_of_a_kind_that_cannot_be_read_are_told(
+    tmp_path: Path, place: str
+) -> None:
+    for number in range(9):
+        write_pair(tmp_path, f"{number}")
+    (tmp_path / place / "x.heic").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=UNREAD.format(place, 1, "x.heic")):
+        make(tmp_path)
 
 
 # What is no data

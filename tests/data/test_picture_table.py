@@ -129,6 +129,7 @@ HEAD = "path,label\n"
         (HEAD, "names no picture"),
         (HEAD + "ant0.png,ant\nwasp.png,bee\n", "names 'wasp.png' in line 3, but there is no such"),
         (HEAD + "sub,ant\n", "names 'sub' in line 2, but there is no such"),
+        (HEAD + "x" * 300 + ".png,ant\n", "in line 2, but that path cannot be read (File name too"),
         (HEAD + "ant0.png\n", "has no label in line 2"),
         (HEAD + ",ant\n", "has no path in line 2"),
         (HEAD + "ant0.png,ant\n\nant0.png,bee\n", "in line 2 and again in line 4"),

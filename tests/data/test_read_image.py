@@ -203,6 +203,32 @@ def test_8_bits_in_32_are_refused(tmp_path: Path, highest: int) -> None:
     assert pixels(read_image(str(tmp_path / "black.tif"))).max() == 0
 
 
+@pytest.mark.parametrize("kind", ["x.png", "x.tif", "x.jp2"])
+def test_8_bits_in_16_are_refused(tmp_path: Path, kind: str) -> None:
+    """The upper 8 bits are all black."""
+    for highest in (1, 255):
+        save(np.full((4, 5), highest, np.uint16), tmp_path / kind)
+        said = one_sentence(tmp_path / kind)
+        assert f"numbers up to {highest} in 16 bits, so white may be 255 or 65535" in said
+        assert read_image(str(tmp_path / kind), in_color=False).getextrema() == (highest, highest)
+    for highest in (0, 256):
+        save(np.full((4, 5), highest, np.uint16), tmp_path / kind)
+        assert pixels(read_image(str(tmp_path / kind))).max() == highest >> 8
+
+
+@pytest.mark.parametrize("level", [0, 300, 65535])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_transparent_level_of_16_bits_is_white(
+    tmp_path: Path, level: int, orientation: int
+) -> None:
+    numbers = np.array([[level, 512, 40000], [1024, level, 301]], np.uint16)
+    path = tmp_path / "x.png"
+    save(stored(numbers, orientation), path, orientation, transparency=level)
+    expected = np.where(numbers == level, 255, numbers >> 8)
+    assert (np.array(read_image(str(path)))[..., 0] == expected).all()
+    assert (np.array(read_image(str(path), on_white=False))[..., 0] == numbers >> 8).all()
+
+
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [
@@ -283,6 +309,14 @@ FILES = {
     "packed TIFF": encoded("TIFF", compression="tiff_lzw"),
     "WebP": encoded("WEBP"),
 }
+
+
+def test_a_picture_of_a_kind_that_cannot_be_read_is_told_so(tmp_path: Path) -> None:
+    for kind in ("x.heic", "x.SVG", "x.nef"):
+        (tmp_path / kind).write_bytes(b"<svg/>")
+        assert "of a kind that cannot be read; save it as PNG or JPEG" in one_sentence(
+            tmp_path / kind
+        )
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

@@ -5,9 +5,10 @@ The layout is that of :class:`torchvision.datasets.ImageFolder`.
 
 import warnings
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from wiring_lightning.data._find_files import image_files, subfolders
+from wiring_lightning.data._find_files import find_images, subfolders, warn_of_unread
 
 ClassFiles = dict[str, list[str]]
 """Paths of the images of each class, both sorted by name."""
@@ -48,7 +49,9 @@ class ClassFolders:
         """Return the images of each class, at least ``at_least``, with those in subfolders."""
         folders = self.paths(folder)
         self.warn_of_images_beside(folder)
-        files = {name: image_files(path) for name, path in folders.items()}
+        found = {name: find_images(path) for name, path in folders.items()}
+        warn_of_unread(folder, list(chain.from_iterable(one.unread for one in found.values())))
+        files = {name: one.paths for name, one in found.items()}
         for name, images in files.items():
             if len(images) < at_least:
                 raise RuntimeError(
@@ -59,7 +62,7 @@ class ClassFolders:
 
     def warn_of_images_beside(self, folder: Path) -> None:
         """Warn of images in a folder that are in none of its folders."""
-        if images := image_files(folder, below=False):
+        if images := list(chain.from_iterable(find_images(folder, below=False))):
             warnings.warn(
                 f"{self.owner}: '{folder}' holds {len(images)} image(s) that are in no class "
                 f"folder, such as '{Path(images[0]).name}', and are not used: put them into one, "
@@ -105,7 +108,7 @@ def split_folders(root: Path) -> dict[str, Path]:
         if there:
             found[split] = there[0]
     for other in folders.values() if found else ():
-        if other not in found.values() and image_files(other):
+        if other not in found.values() and any(find_images(other)):
             split_folder = next(iter(found.values()))
             raise RuntimeError(
                 f"'{split_folder}' holds the folders of a split, but '{other}' beside it holds "

@@ -7,12 +7,34 @@ decomposed (NFD, on files from a Mac); all names are compared as NFC.
 """
 
 import os
+import warnings
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
+from typing import NamedTuple
 from unicodedata import normalize
 
-_JPEG = (".jpg", ".jpeg", ".jfif")
-IMAGE_ENDINGS = (*_JPEG, ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+from PIL import features
+
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+_PNM = (".ppm", ".pgm", ".pbm", ".pnm")
+_AVIF = (".avif",)  # from Pillow 11.3 on
+_JPEG_2000 = (".jp2", ".j2k", ".jpf", ".jpx")
+_HAS_AVIF = "avif" in features.modules and features.check_module("avif")
+_HAS_JPEG_2000 = features.check_codec("jpg_2000")
+_CAMERA_RAW = (
+    ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw",
+)  # fmt: skip
+IMAGE_ENDINGS = (
+    *_JPEG, ".png", *_PNM, ".bmp", ".tif", ".tiff", ".webp", ".gif", ".tga",
+    *(_AVIF if _HAS_AVIF else ()), *(_JPEG_2000 if _HAS_JPEG_2000 else ()),
+)  # fmt: skip
+"""Endings of the image files that are used."""
+
+UNREAD_ENDINGS = (
+    ".heic", ".heif", ".hif", ".jxl", ".svg", ".svgz", ".psd", ".xcf", ".exr", ".hdr", ".dcm",
+    *_CAMERA_RAW, *(() if _HAS_AVIF else _AVIF), *(() if _HAS_JPEG_2000 else _JPEG_2000),
+)  # fmt: skip
+"""Endings of pictures of well-known kinds that cannot be read."""
 
 _SYSTEM = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 _NO_DATA = (*_SYSTEM, "lightning_logs")  # whose runs hold pictures of wirings
@@ -63,14 +85,21 @@ def subfolders(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def image_files(folder: Path, below: bool = True) -> list[str]:
+class Images(NamedTuple):
+    """Paths of the images in a folder, and of the pictures in it that cannot be read."""
+
+    paths: list[str]
+    unread: list[str]
+
+
+def find_images(folder: Path, below: bool = True) -> Images:
     """Return the paths of the images in a folder, folder by folder, sorted by name.
 
     Args:
         folder: The folder.
         below: Whether to look into the folders in it, too.
     """
-    found = []
+    found: dict[bool, list[tuple[str, str, str]]] = {True: [], False: []}
     pending = [folder]
     while pending:
         parent = pending.pop()
@@ -79,14 +108,27 @@ def image_files(folder: Path, below: bool = True) -> list[str]:
                 continue
             # A directory entry holds its type; for a link, the target is needed.
             path = Path(entry.path) if entry.is_symlink() else entry
-            is_image = entry.name.lower().endswith(IMAGE_ENDINGS)
+            name = entry.name.lower()
             if path.is_dir():
                 if below and not _leads_back(Path(entry.path)):
                     pending.append(Path(entry.path))
             # A broken link stays in the list: reading it reports the missing image.
-            elif is_image and (path.is_file() or not Path(entry.path).exists()):
-                found.append((nfc(str(parent)), nfc(entry.name), entry.path))
-    return [path for _, _, path in sorted(found)]
+            elif name.endswith((*IMAGE_ENDINGS, *UNREAD_ENDINGS)) and (
+                path.is_file() or not Path(entry.path).exists()
+            ):
+                row = nfc(str(parent)), nfc(entry.name), entry.path
+                found[name.endswith(IMAGE_ENDINGS)].append(row)
+    return Images(*([path for _, _, path in sorted(found[is_read])] for is_read in (True, False)))
+
+
+def warn_of_unread(folder: Path, unread: list[str]) -> None:
+    """Warn of pictures in a folder that are left out because they cannot be read."""
+    if unread:
+        warnings.warn(
+            f"'{folder}' holds {len(unread)} picture(s) of a kind that cannot be read, such as "
+            f"'{Path(unread[0]).name}', and they are left out: save them as PNG or JPEG.",
+            stacklevel=2,
+        )
 
 
 def read_list(path: Path) -> list[str]:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import torch
 
-from wiring_lightning.data._find_files import IMAGE_ENDINGS, existing, image_files, nfc, read_list
+from wiring_lightning.data._find_files import (
+    IMAGE_ENDINGS,
+    existing,
+    find_images,
+    nfc,
+    read_list,
+    warn_of_unread,
+)
 
 Pair = tuple[str, str]
 """Paths of an image and its mask."""
@@ -27,7 +34,8 @@ def find_pairs(images: Path, masks: Path, mask_suffix: str, all_have_both: bool)
         FileNotFoundError: If a folder or a partner is missing, or no name has the suffix.
         RuntimeError: If two files have the same name but for their endings.
     """
-    image_paths, mask_paths = _files(images), _files(masks)
+    image_paths = _files(images)
+    mask_paths = image_paths if masks == images else _files(masks)
     if mask_suffix:
         # Images and masks may share a folder: the suffix tells them apart.
         marked = {name: path for name, path in mask_paths.items() if name.endswith(mask_suffix)}
@@ -133,8 +141,10 @@ def _files(folder: Path) -> dict[str, str]:
             f"There is no folder '{folder}': point root (--data.root) at the folder that holds the "
             "folders of images and masks (--data.images, --data.masks)."
         )
+    found = find_images(folder)
+    warn_of_unread(folder, found.unread)
     files: dict[str, str] = {}
-    for path in image_files(folder):
+    for path in found.paths:
         name = nfc(Path(path).relative_to(folder).with_suffix("").as_posix())
         if name in files:
             raise RuntimeError(

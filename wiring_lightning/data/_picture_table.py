@@ -108,8 +108,14 @@ def find_below(root: Path) -> Find:
     """Return a function that finds a picture below ``root``, for :func:`read_table`."""
 
     def find(path: str, fault: str) -> tuple[str, str]:
-        file = existing(root / path)  # with its name in the Unicode form that it has on disk
-        if not file.is_file():
+        try:
+            file = existing(root / path)  # with its name in the Unicode form that it has on disk
+            is_there = file.is_file()
+        except OSError as error:  # such as a name that is too long
+            raise FileNotFoundError(
+                f"{fault}, but that path cannot be read ({error.strerror}); correct it."
+            ) from error
+        if not is_there:
             raise FileNotFoundError(
                 f"{fault}, but there is no such file in '{root}'; put it there, correct the path, "
                 "or point root (--data.root) at the folder that the paths begin at."

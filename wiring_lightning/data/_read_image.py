@@ -9,6 +9,8 @@ from PIL.ExifTags import Base
 from PIL.Image import Transpose
 from torch import Tensor
 
+from wiring_lightning.data._find_files import UNREAD_ENDINGS
+
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -57,6 +59,10 @@ def read_image(path: str, in_color: bool = True, on_white: bool = True) -> Image
         reason = getattr(error, "strerror", None) or "it is damaged or no image"
         if isinstance(error, Image.DecompressionBombError):
             reason = "it has too many pixels"
+        if path.lower().endswith(UNREAD_ENDINGS):
+            raise ImageFileError(
+                f"The image file '{path}' is of a kind that cannot be read; save it as PNG or JPEG."
+            ) from error
         raise ImageFileError(
             f"The image file '{path}' cannot be read ({reason}); replace it with an intact copy."
         ) from error
@@ -77,29 +83,40 @@ def _eight_bit_color(
 ) -> Image.Image:
     """The image in 8 bits each of red, green and blue; ``kind`` is the format of its file."""
     if image.mode.startswith("I"):  # 16 bits, in some files stored as 32
-        numbers = np.asarray(image)
-        if numbers.min() < 0 or numbers.max() >= 2**16:
-            raise ImageFileError(
-                f"The image file '{path}' holds numbers from {numbers.min()} to {numbers.max()}, "
-                "outside 0 to 65535; save it with 8 or 16 bits per channel."
-            )
-        if kind == "TIFF" and image.mode == "I" and 0 < numbers.max() < 2**8:
-            raise ImageFileError(
-                f"The image file '{path}' holds numbers up to {numbers.max()} in more than 16 "
-                "bits, so white may be 255 or 65535; save it with 8 or 16 bits per channel."
-            )
-        # The upper 8 bits, as Pillow uses for 16-bit colours.
-        image = Image.fromarray((numbers >> 8).astype(np.uint8))
-    elif image.mode == "F":
+        return _upper_bits(image, path, kind, on_white).convert("RGB")
+    if image.mode == "F":
         raise ImageFileError(
             f"The image file '{path}' holds floating-point numbers, whose range is not known; "
             "save it with 8 or 16 bits per channel."
         )
-    elif image.has_transparency_data:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         if on_white:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _upper_bits(image: Image.Image, path: str, kind: str | None, on_white: bool) -> Image.Image:
+    """The grey levels of an image with 16 bits, in 8."""
+    numbers = np.asarray(image)
+    highest = int(numbers.max())
+    if numbers.min() < 0 or highest >= 2**16:
+        raise ImageFileError(
+            f"The image file '{path}' holds numbers from {numbers.min()} to {highest}, outside 0 "
+            "to 65535; save it with 8 or 16 bits per channel."
+        )
+    # A PGM file tells its white. Of others, 8 bits would leave nothing of such a picture but black.
+    if kind != "PPM" and 0 < highest < 2**8:
+        bits = "more than 16 bits" if kind == "TIFF" and image.mode == "I" else "16 bits"
+        raise ImageFileError(
+            f"The image file '{path}' holds numbers up to {highest} in {bits}, so white may be 255 "
+            "or 65535; save it with 8 bits per channel, or brighten it if it is so dark."
+        )
+    levels = (numbers >> 8).astype(np.uint8)  # as Pillow does it with 16-bit colours
+    transparent = image.info.get("transparency")
+    if on_white and isinstance(transparent, int):  # one level of a PNG file
+        levels[numbers == transparent] = 255
+    return Image.fromarray(levels)
 
 
 def _without_palette(image: Image.Image) -> Image.Image:

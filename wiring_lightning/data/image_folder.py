@@ -14,7 +14,13 @@ from typing_extensions import override
 from wiring_lightning._checks import check_counts, check_number, listed
 from wiring_lightning.data import _picture_sources as sources
 from wiring_lightning.data._class_folders import ClassFolders, split_folders
-from wiring_lightning.data._find_files import existing, image_files, subfolders
+from wiring_lightning.data._find_files import (
+    Images,
+    existing,
+    find_images,
+    subfolders,
+    warn_of_unread,
+)
 from wiring_lightning.data._from_files import FileDataModule
 from wiring_lightning.data._picture_sources import Found
 from wiring_lightning.data._picture_table import find_below, read_table, write_table
@@ -36,7 +42,8 @@ class ImageFolder(FileDataModule):
     ``root`` holds one folder of image files per class, whose names are those of the classes. Or it
     holds the folders ``train`` (or ``training``), ``val`` (``valid``, ``validation``) and ``test``
     (``testing``), with the class folders inside; capitals make no difference. Or a table names the
-    pictures, see below.
+    pictures, see below. A warning counts the pictures of kinds that Pillow does not read, such as
+    HEIC.
 
     **Splits.** What is not there is set aside from the training pictures: ``val_share`` and
     ``test_share`` of every class, at least one picture. The draw depends on ``split_seed`` and the
@@ -206,7 +213,9 @@ class ImageFolder(FileDataModule):
         if folder is None:
             super().setup(stage)
         elif self._predicted is None:
-            paths = [str(folder)] if folder.is_file() else image_files(folder)
+            alone = folder.is_file()
+            paths, unread = Images([str(folder)], []) if alone else find_images(folder)
+            warn_of_unread(folder, unread)
             if not paths:
                 raise FileNotFoundError(
                     f"The folder '{folder}' holds no image; name the folder of the pictures "
