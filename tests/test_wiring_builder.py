@@ -1,12 +1,15 @@
 """The builder: broadcast columns, groups, a gate's choice, and what it refuses."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from wiring_lightning.costs import sparse_multiply_adds
-from wiring_lightning.nn import Gate
-from wiring_lightning.wiring import WiringBuilder, make_wiring
+from wiring_lightning.costs import parameters, sparse_multiply_adds
+from wiring_lightning.nn import Gate, SparseLinear
+from wiring_lightning.wiring import WiringBuilder, count_multiply_adds, make_wiring
 
 
 def edges_of(wiring) -> list[tuple[int, int]]:
@@ -38,12 +41,80 @@ def test_costs_are_those_of_nodes_of_groups_and_of_edges():
     assert wiring.candidates == 4 + 9
 
 
+def test_what_groups_of_one_name_share_is_added():
+    graph = WiringBuilder()
+    graph.add_group("m.a", 2, group_parameters=10)
+    graph.add_group("m.b", 1)
+    graph.add_group("m.c", 2, group_parameters=3, group_multiply_adds=5)
+    nodes = graph.wiring().nodes
+    assert nodes.group.tolist() == [0] * 5
+    assert (nodes.group_parameters.tolist(), nodes.group_multiply_adds.tolist()) == ([13], [5])
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_parameters_that_nodes_share_count_once(stored: bool):
+    shared, own = nn.Linear(4, 4), nn.Linear(4, 4)
+    tied = nn.Linear(4, 4)
+    tied.weight = own.weight
+    if stored:
+        shared = SparseLinear(shared)
+    graph = WiringBuilder()
+    nodes = [
+        graph.add_layers("first", shared, shared, side=1),
+        graph.add_layers("second", shared, own, side=1),
+        graph.add_layers("third", nn.Sequential(tied, own), side=1),
+    ]
+    for pair in pairwise(nodes):
+        graph.connect(*pair)
+    wiring = graph.wiring()
+    assert wiring.nodes.parameters.tolist() == [20, 20, 4]
+    assert int(parameters(wiring)) == 44
+    assert wiring.nodes.multiply_adds.tolist() == [32, 32, 32]
+
+
+@pytest.mark.parametrize("names", [("in", "a", "a"), ("in", "m.x0", "in")])
+def test_equal_names_are_refused(names: tuple[str, ...]):
+    graph = WiringBuilder()
+    for name in names:
+        graph.add_node(name)
+    with pytest.raises(ValueError, match=f'several nodes are called "{names[2]}"'):
+        graph.wiring()
+    with pytest.raises(ValueError, match=f'several nodes are called "{names[2]}"'):
+        make_wiring(names, [0], [1], [True])
+
+
 def test_layers_count_their_own_costs():
     graph, conv, norm = WiringBuilder(), nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)
     graph.add_layers("stem", conv, norm, nn.Conv2d(8, 4, 1, bias=False), side=9)
     nodes = graph.wiring().nodes
     assert nodes.parameters.tolist() == [(27 + 1) * 8 + 2 * 8 + 32]
     assert nodes.multiply_adds.tolist() == [(27 * 8 + 32) * 5 * 5]
+
+
+class Halves(nn.Module):
+    """A layer of one's own that returns every second row, scaled, and counts its calls."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale, self.calls = nn.Parameter(torch.ones(channels, 1, 1)), 0
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += 1
+        return (x * self.scale)[:, :, ::2]
+
+
+class Looks(nn.Module):
+    """Its size depends on what it sees."""
+
+    def forward(self, x):
+        return x if float(x.sum()) > 0 else x[:, :, :1]
+
+
+class Sum(nn.Module):
+    def forward(self, x, y):
+        return x + y
 
 
 @pytest.mark.parametrize(
@@ -57,6 +128,15 @@ def test_layers_count_their_own_costs():
          nn.Conv2d(4, 5, 2), nn.Flatten(), nn.Linear(20, 2)],
         [nn.Upsample(size=20), nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=(1.5, 2.0)),
          nn.Conv2d(4, 2, 2)],
+        [nn.ZeroPad2d((1, 2, 0, 3)), nn.Conv2d(3, 4, 3), nn.ReflectionPad2d(1), nn.Conv2d(4, 2, 2)],
+        [nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.Conv2d(2, 4, 3), nn.PixelUnshuffle(2),
+         nn.Conv2d(16, 2, 2)],
+        [nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 2), nn.LPPool2d(2, 2), nn.Conv2d(4, 2, 1)],
+        [nn.FractionalMaxPool2d(3, output_size=6), nn.Conv2d(3, 4, 3), nn.GLU(1), nn.GELU(),
+         nn.GLU(), nn.BatchNorm2d(2), nn.Dropout2d(), nn.Conv2d(2, 4, 2)],
+        [nn.Flatten(), nn.Linear(300, 32), nn.Unflatten(1, (2, 4, 4)), nn.Conv2d(2, 4, 3)],
+        [weight_norm(nn.Conv2d(3, 4, 3)), spectral_norm(nn.Conv2d(4, 4, 3)), nn.Conv2d(4, 2, 2)],
+        [nn.Sequential(nn.Conv2d(3, 4, 3), Halves(4)), Halves(4), nn.Conv2d(4, 2, 2)],
     ],
 )  # fmt: skip
 def test_chains_of_layers_cost_what_they_compute(chain):
@@ -64,6 +144,26 @@ def test_chains_of_layers_cost_what_they_compute(chain):
     graph.add_layers("chain", *chain, side=10)
     own = sparse_multiply_adds(nn.Sequential(*chain), torch.zeros(1, 3, 10, 10))
     assert graph.wiring().nodes.multiply_adds.tolist() == [own.dense]
+
+
+def test_layers_that_are_asked_for_sizes_stay_as_they_were():
+    halves, conv, seen = Halves(3), nn.Conv2d(3, 4, 1), []
+    halves.register_forward_hook(lambda *_: seen.append(1))
+    state = torch.get_rng_state()
+    count_multiply_adds(halves, nn.FractionalMaxPool2d(2, 2), conv, side=10)
+    assert (int(halves.seen), halves.calls, seen) == (0, 0, [])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("layer", "known"), [(Looks(), False), (Sum(), True)])
+def test_a_convolution_after_an_unknown_size_is_not_counted(layer, known):
+    graph, convs = WiringBuilder(), (nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    graph.add_layers("before", *convs, layer, nn.AdaptiveAvgPool2d(1), nn.Linear(2, 2), side=4)
+    if known:  # of two branches that the block around it adds
+        graph.add_layers("sum", convs[0], layer, convs[1], side=4)
+    else:
+        with pytest.raises(ValueError, match="of what Looks returns is not known: add it by"):
+            graph.add_layers("after", convs[0], layer, convs[1], side=4)
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM(3, 4), nn.Conv1d(3, 4, 1), nn.MultiheadAttention(4, 2)])

@@ -45,7 +45,7 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
     ),
     "negative rate of the gates": (
         callbacks(("MaskConnect", {"lr": -1})),
-        ["MaskConnect: lr must be a number from 0 up, got -1"],
+        ["MaskConnect: lr must be from 0 up, got -1"],
     ),
     "negative rate of the weights": (
         model(optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": -1}}),

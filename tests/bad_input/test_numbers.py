@@ -94,7 +94,7 @@ BAD_NUMBERS: dict[str, tuple[Change, list[str]]] = {
     "rate of a phase": (phases({"epochs": 1, "lr": INF}), ["lr of phase 1", "inf"]),
     "penalty": (
         callbacks(("BudgetedSearch", {"budget": 1e4, "penalty": INF})),
-        ["penalty must be a number from 0 up, got inf"],
+        ["penalty must be finite and from 0 up, got inf"],
     ),
     "budget": (callbacks(("BudgetedSearch", {"budget": INF})), ["budget must be", "inf"]),
     "penalty of L1": (callbacks(("L1Anneal", {"penalty": INF})), ["penalty must be", "inf"]),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -25,26 +26,37 @@ from wiring_lightning import costs
 # What it remembers
 
 
+class SampledCosts(Callback):
+    """The mean cost of what was sampled, after each epoch."""
+
+    def __init__(self) -> None:
+        self.by_epoch: dict[int, float] = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        cost = trainer.callback_metrics["search/cost_sampled"]
+        self.by_epoch[trainer.current_epoch] = float(cost)
+
+
 @pytest.mark.parametrize("step", [5, STEPS])
 @pytest.mark.parametrize("noise", [False, True])
 def test_a_resumed_run_equals_the_uninterrupted_one(step: int, noise: bool, tmp_path: Path) -> None:
-    def run(resume: str | None) -> tuple[dict[str, Tensor], dict[str, Any], float]:
+    def run(resume: str | None) -> tuple[dict[str, Tensor], dict[str, Any], dict[int, float]]:
         torch.manual_seed(1 if resume else 0)
         cost = costs.NoisyCost("parameters", std=30.0, seed=9) if noise else "parameters"
         module, search = Searching(), new_search(cost=cost, seed=4, warmup_epochs=0)
+        sampled = SampledCosts()
         saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
-        callbacks = [search] if resume else [search, saver]
-        trainer = fit(module, *callbacks, max_epochs=3, ckpt_path=resume,
-                      enable_checkpointing=not resume)  # fmt: skip
-        sampled = float(trainer.callback_metrics["search/cost_sampled"])
-        return module.state_dict(), search.state_dict(), sampled
+        callbacks = [search, sampled] if resume else [search, sampled, saver]
+        fit(module, *callbacks, max_epochs=3, ckpt_path=resume, enable_checkpointing=not resume)
+        return module.state_dict(), search.state_dict(), sampled.by_epoch
 
     whole, state, sampled = run(None)
     resumed, other_state, other_sampled = run(str(tmp_path / f"step={step}.ckpt"))
     assert same_state(whole, resumed)
     assert state == other_state
     assert state["batches"] == 3 * STEPS
-    assert sampled == other_sampled
+    assert other_sampled == {epoch: sampled[epoch] for epoch in other_sampled}
+    assert len(other_sampled) == (3 if step < STEPS else 2)
 
 
 def test_a_checkpoint_inside_the_warm_up_resumes_into_the_search(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_a_latency_is_measured_on_the_network_of_the_module() -> None:
     assert not module.net._forward_pre_hooks
 
 
+def test_a_budget_may_be_a_share_of_what_a_cost_gave() -> None:
+    search = new_search(budget=0.5 * costs.parameters(new_module().net.wiring()))
+    assert search.budget == 0.5 * float(costs.parameters(new_module().net.wiring()))
+
+
 def configured(cost: Any) -> Any:
     """The cost of a callback that was built from a config."""
     parser = ArgumentParser(exit_on_error=False)
@@ -74,17 +79,23 @@ def test_a_config_names_a_cost_or_a_class_with_settings() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"budget": -1.0}, "budget must be a number from 0 up, got -1"),
-        ({"budget": float("nan")}, "budget must be a number from 0 up, got nan"),
+        ({"budget": -1.0}, "budget must be from 0 up, got -1"),
+        ({"budget": float("nan")}, "budget must be from 0 up, got nan"),
+        ({"budget": "10"}, "budget must be a number from 0 up, got '10'"),
+        ({"budget": None}, "budget must be a number from 0 up, got None"),
+        ({"budget": torch.ones(2)}, "budget must be a number from 0 up, got tensor"),
         ({"budget": 0.0}, "a budget of 0 has no order of magnitude"),
-        ({"penalty": -0.1}, "penalty must be a number from 0 up, got -0.1"),
-        ({"relative_penalty": float("inf")}, "relative_penalty must be a number from 0 up"),
-        ({"lr": -1}, "lr must be a number from 0 up, got -1"),
+        ({"budget": 5e-324}, "has no order of magnitude to compute a penalty from"),
+        ({"penalty": -0.1}, "penalty must be from 0 up, got -0.1"),
+        ({"relative_penalty": float("inf")}, "relative_penalty must be finite and from 0 up"),
+        ({"lr": -1}, "lr must be from 0 up, got -1"),
+        ({"lr": "1"}, "lr must be a number from 0 up, got '1'"),
         ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, got -1"),
         ({"warmup_epochs": 1.5}, "warmup_epochs must be a whole number, got 1.5"),
         ({"warmup_epochs": 5, "freeze_epoch": 5}, "warmup_epochs is 5 and freeze_epoch is 5"),
         ({"freeze_epoch": -1}, "freeze_epoch must be at least 0"),
         ({"cost": "flops"}, 'there is no cost named "flops"'),
+        ({"cost": None}, "a cost is a function from a wiring .* parameters, .*; got None"),
         ({"cost": "parameters", "machines": 2}, 'machines=2 is for the cost "sequential_steps"'),
         ({"cost": "sequential_steps", "machines": 0}, "machines must be at least 1, got 0"),
         ({"cost": "parameters", "order": "node"}, "order='node' is for the cost"),
@@ -149,9 +160,99 @@ def test_missing_losses_are_found_in_the_warm_up() -> None:
         fit(OnlyLoss(), new_search(warmup_epochs=10), limit_train_batches=1)
 
 
-def test_a_cost_must_price_every_architecture() -> None:
-    with pytest.raises(MisconfigurationException, match=r"gave the shape \(\) for 16 archit"):
-        fit(new_module(), new_search(cost=lambda wiring: torch.tensor(1.0)))
+def size(wiring: Wiring) -> Tensor:
+    return costs.parameters(wiring).double()
+
+
+def one_is_nan(wiring: Wiring) -> Tensor:
+    prices = size(wiring)
+    prices[3:4] = float("nan")
+    return prices
+
+
+def only_the_best_is_infinite(wiring: Wiring) -> Tensor:
+    return size(wiring) if wiring.active.dim() > 1 else size(wiring) * float("inf")
+
+
+@pytest.mark.parametrize(
+    ("cost", "named"),
+    [
+        (
+            lambda wiring: torch.tensor(1.0),
+            r"<lambda> gave the shape \(\) for 16 architectures, not",
+        ),
+        (lambda wiring: 5.0, r"<lambda> gave the shape \(\) for 16 architectures, not \(16,\)"),
+        (lambda wiring: size(wiring)[..., None], r"gave the shape \(16, 1\) for 16 archit"),
+        (lambda wiring: None, "<lambda> gave a NoneType; it must give a number"),
+        (lambda wiring: "much", "<lambda> gave a str; it must give a number"),
+        (one_is_nan, "the cost one_is_nan gave nan; a cost must be a finite number"),
+        (lambda wiring: size(wiring) * float("-inf"), "gave -inf; a cost must be a finite"),
+        (only_the_best_is_infinite, "only_the_best_is_infinite gave inf; a cost must be"),
+        (costs.NoisyCost(one_is_nan, std=1.0), "the cost one_is_nan gave nan; a cost must be"),
+    ],
+)
+def test_a_cost_must_price_every_architecture(cost: Any, named: str) -> None:
+    with pytest.raises((MisconfigurationException, ValueError), match=named):
+        fit(new_module(), new_search(cost=cost), limit_train_batches=1)
+
+
+def test_a_cost_may_give_arrays_and_numbers() -> None:
+    def priced(cost: Any) -> Tensor:
+        module = new_module()
+        fit(module, new_search(cost=cost), limit_train_batches=3)
+        return module.net.gate.logits
+
+    expected = priced(size)
+    assert torch.equal(priced(lambda wiring: size(wiring).numpy()), expected)
+    assert torch.equal(priced(lambda wiring: size(wiring).tolist()), expected)
+
+
+class OneLossIsNot(Searching):
+    """Trains on the losses that are finite, but returns all."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        losses = losses_of(self.net, batch)
+        seen = losses.detach().clone()
+        if self.current_epoch == 1 and batch_idx < 2:
+            seen[batch_idx] = [float("nan"), float("inf")][batch_idx]
+        return {"loss": losses.mean(), "losses": seen}
+
+
+def test_steps_whose_losses_are_not_finite_are_counted(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    fit(OneLossIsNot(), new_search(), max_epochs=3, limit_train_batches=3)
+    said = [str(one.message) for one in recwarn if "were not finite" in str(one.message)]
+    assert [one.partition(" the prob")[0] for one in said] == [
+        "BudgetedSearch: in 2 steps of this epoch"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "told"),
+    [
+        ("parameters", True),
+        ("sequential_steps", True),
+        (costs.multiply_adds, True),
+        (costs.SequentialSteps(machines=2), True),
+        ("latency", False),  # slow, and another one each time
+        (costs.NoisyCost("parameters", std=1.0), False),
+        (size, False),  # who knows
+    ],
+)
+def test_a_budget_that_changes_nothing_is_told(
+    cost: Any, told: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    fit(new_module(), new_search(cost=cost, budget=1e6), limit_train_batches=1)
+    said = [str(one.message) for one in recwarn if "the budget changes nothing" in str(one.message)]
+    assert len(said) == told
+
+
+def test_the_best_cost_is_without_noise() -> None:
+    module, noise = new_module(), costs.NoisyCost("parameters", std=100.0)
+    trainer = fit(module, new_search(cost=costs.NoisyCost(noise, std=9.0)), limit_train_batches=1)
+    best = float(costs.parameters(module.net.wiring()))
+    assert float(trainer.callback_metrics["search/cost_best"]) == best
 
 
 def test_it_is_not_for_gates_of_other_methods() -> None:

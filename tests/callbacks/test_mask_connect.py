@@ -158,8 +158,8 @@ def test_there_must_be_a_gate_to_learn(wiring: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"lr": -0.1}, "lr must be a number from 0 up, got -0.1"),
-        ({"lr": float("nan")}, "lr must be a number from 0 up, got nan"),
+        ({"lr": -0.1}, "lr must be from 0 up, got -0.1"),
+        ({"lr": float("nan")}, "lr must be from 0 up, got nan"),
         ({"freeze_epoch": -1}, "freeze_epoch must be at least 0, got -1"),
         ({"freeze_epoch": 1.5}, "freeze_epoch must be a whole number, got 1.5"),
     ],

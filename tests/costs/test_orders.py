@@ -135,6 +135,15 @@ def test_without_a_wiring_the_function_gives_the_cost() -> None:
     assert torch.equal(cost(wiring), costs.sequential_steps(wiring, 2, "node"))
 
 
+def test_remembered_prices_are_those_of_the_present_settings() -> None:
+    cost, wiring = SequentialSteps(), ConvFabric(4, channels=1).wiring()
+    taken = []
+    for cost.machines, cost.order in ((1, "node"), (2, "node"), (2, "reverse_postorder")):
+        taken.append(int(cost(wiring)))
+    fresh = [costs.sequential_steps(wiring, *of) for of in ((1,), (2, "node"))]
+    assert taken == [*map(int, fresh), 47]
+
+
 def test_remembered_prices_are_those_of_the_same_candidates_only() -> None:
     cost = SequentialSteps(machines=2)
     for seed in range(20):

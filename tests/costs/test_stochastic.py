@@ -1,6 +1,8 @@
 """Costs that are measured or noisy."""
 
 from collections.abc import Callable
+from threading import Lock
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +132,44 @@ def test_latency_forgets_the_network_before(noisy: bool, called: bool) -> None:
     assert float(cost(second.wiring())) > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_latency_is_measured_in_the_type_of_the_network(dtype: torch.dtype) -> None:
+    network, cost = TinySuperNetwork().to(dtype), Latency((5,), repeats=1)
+    cost.bind(network)
+    assert float(cost(network.wiring())) > 0
+
+
+def test_latency_learns_the_size_of_an_image_that_is_given_by_name() -> None:
+    network, cost = TinySuperNetwork(), Latency(repeats=1)
+    cost.bind(network)
+    network(x=torch.randn(3, 5))
+    assert cost.image_shape == (5,)
+    assert not network._forward_pre_hooks
+
+
+def test_latency_of_other_batches_is_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen = TinySuperNetwork(), []
+    forward = Plain.forward
+
+    def watch(plain: Plain, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return forward(plain, x)
+
+    monkeypatch.setattr(Plain, "forward", watch)
+    cost = Latency((5,), batch_size=2, repeats=1, warmup=0)
+    cost.bind(network)
+    for cost.batch_size in (2, 7, 2):
+        cost(network.wiring())
+    assert seen == [2, 7]
+
+
+def test_latency_of_what_cannot_be_copied_is_refused() -> None:
+    network = TinySuperNetwork()
+    network.stem.lock = Lock()
+    with pytest.raises(ValueError, match=r"TinySuperNetwork cannot be copied \(cannot pickle"):
+        costs.latency(network.wiring(), network, torch.randn(1, 5), repeats=1)
+
+
 def test_latency_keeps_the_size_of_an_image_that_it_was_given() -> None:
     cost = Latency((5,), repeats=1)
     for network in (TinySuperNetwork(), TinySuperNetwork()):
@@ -173,8 +213,26 @@ def test_noise_introduces_the_network_to_a_latency() -> None:
     cost.bind(network)
     assert float(cost(network.wiring())) > 0
     NoisyCost("parameters", std=1.0).bind(network)  # which needs no network
-    with pytest.raises(ValueError, match="std must not be negative"):
-        NoisyCost("parameters", std=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("cost", "std", "named"),
+    [
+        ("parameters", -1.0, "std must be from 0 up, got -1"),
+        ("parameters", float("inf"), "std must be finite and from 0 up, got inf"),
+        ("parameters", float("nan"), "std must be from 0 up, got nan"),
+        ("parameters", "3", "std must be a number from 0 up, got '3'"),
+        (None, 3.0, "a cost is a function from a wiring .*; got None"),
+    ],
+)
+def test_noise_without_sense_is_refused(cost: Any, std: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        NoisyCost(cost, std)
+
+
+def test_noise_is_added_to_numbers_and_arrays() -> None:
+    assert NoisyCost(lambda _: 4, std=0.0)(graph()) == 4
+    assert NoisyCost(lambda wiring: costs.parameters(wiring).numpy(), std=0.0)(graph()) == 80
 
 
 def test_names_stand_for_costs() -> None:

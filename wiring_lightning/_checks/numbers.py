@@ -52,7 +52,7 @@ def check_number(
     least: float = 0.0,
     above: float | None = None,
     below: float = math.inf,
-    error: type[Exception] = ValueError,
+    error: Callable[[str], Exception] = ValueError,
 ) -> None:
     """Check a number that may have a fraction.
 
@@ -62,7 +62,7 @@ def check_number(
         least: the smallest one allowed.
         above: what it must be above, instead of `least`.
         below: what it must be below; with the default it must only be finite.
-        error: what to raise.
+        error: what to raise, or what makes it from a message.
 
     Raises:
         ValueError: or `error`, if it is no number, or out of range, or infinite.

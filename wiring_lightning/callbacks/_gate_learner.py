@@ -1,6 +1,5 @@
 """The base class of callbacks that learn gates with an optimizer of their own."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import listed
+from wiring_lightning._checks import check_number, listed
 from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks.own_parameters import (
     copy_from_first_rank,
@@ -44,8 +43,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     def __init__(self, lr: float, freeze_epoch: int | None) -> None:
         super().__init__(freeze_epoch)
-        if not 0 <= lr < math.inf:
-            raise self.mistake(f"lr must be a number from 0 up, got {lr}.")
+        check_number("lr", lr, error=self.mistake)
         self.lr = lr
         self.optimizer: SomeOptimizer | None = None
         self._restored: dict[str, Any] | None = None

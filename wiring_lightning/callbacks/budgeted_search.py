@@ -13,17 +13,30 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, check_number
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._searched import Searched, find_searched, some_gates
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
-from wiring_lightning.costs import ConfiguredCost, Cost, CostName, named_cost
+from wiring_lightning.costs import (
+    ConfiguredCost,
+    Cost,
+    CostName,
+    SequentialSteps,
+    multiply_adds,
+    parameters,
+)
+from wiring_lightning.costs.named import as_cost
+from wiring_lightning.costs.noisy import without_noise
+from wiring_lightning.costs.prices import as_prices, name_of_cost
 from wiring_lightning.costs.scheduling import Order
 from wiring_lightning.functional import budgeted_objective, derived_seed
 from wiring_lightning.optim import Reinforce, step_was_skipped
 from wiring_lightning.optim._step_hooks import StepHooks
 from wiring_lightning.wiring import Wiring
+
+# Of a smaller budget no penalty is computed: float32 could not hold it times a cost.
+_LEAST_BUDGET = 1e-20
 
 
 class BudgetedSearch(GateLearner[Reinforce]):
@@ -37,14 +50,17 @@ class BudgetedSearch(GateLearner[Reinforce]):
     gradients are averaged, so all ranks have the same probabilities.
 
     `training_step` must return the loss of each example and their mean:
-    `{"loss": losses.mean(), "losses": losses.detach()}`, as `ClassificationTask` does.
+    `{"loss": losses.mean(), "losses": losses.detach()}`, as `ClassificationTask` does. A step whose
+    losses are not finite leaves the probabilities as they are, and a warning after the epoch
+    counts such steps. Costs that are not finite are an error.
 
     Logs after each epoch under `search/`:
 
     - `entropy_bits`: entropy of the sampled architecture, and `entropy`, its share of the largest
       possible one: 1 if every edge has probability 1/2, 0 if all probabilities are 0 or 1;
     - `near_0`, `near_1`: share of probabilities below 0.05 and above 0.95;
-    - `cost_best`: cost of the most probable architecture, and `budget`;
+    - `cost_best`: cost of the most probable architecture, without the noise of a
+      `costs.NoisyCost`, and `budget`;
     - `cost_sampled`, `within_budget`: mean cost of the architectures that were sampled in the
       epoch, and share of them within the budget.
 
@@ -69,7 +85,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
     Raises:
         MisconfigurationException: if a number is out of range, or the LightningModule has not
             exactly one super-network, has no optimizer, returns no losses, or has SyncBatchNorm on
-            several ranks.
+            several ranks; or if a cost is not one finite number for each architecture.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -97,19 +113,23 @@ class BudgetedSearch(GateLearner[Reinforce]):
         order: Order = "critical_path",
     ) -> None:
         super().__init__(lr, freeze_epoch)
+        if isinstance(budget, Tensor) and budget.numel() == 1:
+            budget = budget.item()  # such as a share of what a cost gave
         numbers = {"budget": budget, "relative_penalty": relative_penalty,
                    "penalty": 0 if penalty is None else penalty}  # fmt: skip
         for name, number in numbers.items():
-            if not 0 <= number < math.inf:
-                raise self.mistake(f"{name} must be a number from 0 up, got {number}.")
-        if penalty is None and budget == 0:
-            raise self.mistake("a budget of 0 has no order of magnitude; give an absolute penalty.")
+            check_number(name, number, error=self.mistake)
+        if penalty is None and budget < _LEAST_BUDGET:
+            raise self.mistake(
+                f"a budget of {budget:g} has no order of magnitude to compute a penalty from; give "
+                "an absolute penalty."
+            )
         check_counts(0, error=self.mistake, warmup_epochs=warmup_epochs)
         self.warmup_epochs = warmup_epochs
         if freeze_epoch is not None:
             self.check_freeze(freeze_epoch)
         try:
-            self._price = named_cost(cost, machines, order) if isinstance(cost, str) else cost
+            self._price = as_cost(cost, machines, order)
         except ValueError as error:
             raise self.mistake(str(error)) from error
         self.cost = cost
@@ -125,6 +145,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._stepped = False
         self._batches = 0
         self._sampled = Sampled()
+        self._not_finite: Tensor | None = None  # on a device: steps of the epoch without a gradient
         self._best_price = 0.0  # at the end of the last epoch
 
     @property
@@ -177,11 +198,12 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._refuse_synchronised(searched, trainer)
         self.optimizer = Reinforce([searched.gate], self.lr, self.baseline)
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
+        self._not_finite = None
         self.restore()
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
-        elif isinstance(self.cost, str):  # a user's own cost may be expensive to compute
-            self._warn_if_never_binding(searched.wiring)
+        if isinstance(self._price, SequentialSteps) or self._price in (multiply_adds, parameters):
+            self._warn_if_never_binding(searched.wiring)  # other costs may be slow, or noisy
         owner = next(
             optimizer
             for optimizer, own in zip(trainer.optimizers, self.take_over(trainer), strict=True)
@@ -199,6 +221,9 @@ class BudgetedSearch(GateLearner[Reinforce]):
         assert self._searched is not None
         gate, self._stepped = self._searched.gate, False
         gate.sampling = trainer.current_epoch >= self.warmup_epochs
+        if batch_idx == 0:
+            # Not in `on_train_epoch_end`, which a run that resumes after a last batch has no more.
+            self._sampled = Sampled()
         self._batches += 1
         state = (self.seed, self._batches, trainer.global_rank)
         gate.seed(derived_seed(*state, 0), repeat=True)
@@ -225,6 +250,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._observe(losses)
         if self._stepped and gate.logits.grad is not None:
             average_over_ranks([gate.logits.grad], trainer)
+            self._count_if_not_finite(gate.logits.grad)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.remember()
@@ -234,14 +260,14 @@ class BudgetedSearch(GateLearner[Reinforce]):
         assert self._searched is not None
         best = self._searched.network.wiring()
         numbers = gate_numbers(self._searched.gate)
-        self._best_price = float(self._price(best))
+        self._best_price = float(self._prices(best, without_noise(self._price)))
         numbers |= {"cost_best": self._best_price, "budget": self.budget}
         drawn = self._sampled.means()
         shared = trainer.world_size > 1
         for values, sync in ((numbers, False), (drawn, shared)):
             named = {f"search/{name}": value for name, value in values.items()}
             pl_module.log_dict(named, on_step=False, on_epoch=True, sync_dist=sync)
-        self._sampled = Sampled()
+        self._warn_if_not_finite()
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -284,7 +310,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @property
     def _cost_name(self) -> str:
-        return self.cost if isinstance(self.cost, str) else type(self.cost).__name__
+        return name_of_cost(self.cost)
 
     def _refuse_synchronised(self, searched: Searched, trainer: Trainer) -> None:
         """Raise an error if ranks would wait for each other in modules that some do not draw."""
@@ -298,13 +324,31 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     def _warn_if_never_binding(self, wiring: Wiring) -> None:
         """Warn if even the whole super-network is within the budget."""
-        whole = float(self._price(wiring.with_active(torch.ones_like(wiring.active))))
+        whole = float(self._prices(wiring.with_active(torch.ones_like(wiring.active)), self._price))
         if whole <= self.budget:
             rank_zero_warn(
                 f"BudgetedSearch: the whole super-network costs {whole:,.10g} {self._cost_name}, "
                 f"within the budget of {self.budget:,.10g}, so the budget changes nothing; give a "
                 "smaller one."
             )
+
+    def _count_if_not_finite(self, gradient: Tensor) -> None:
+        """Count a step whose gradient is not finite, without waiting for the device."""
+        bad = ~gradient.isfinite().all()
+        self._not_finite = bad.long() if self._not_finite is None else self._not_finite + bad
+
+    def _warn_if_not_finite(self) -> None:
+        """Warn if the logits could not learn in some steps of the epoch that ends."""
+        counted, self._not_finite = self._not_finite, None
+        if counted is not None and (steps := int(counted)):
+            rank_zero_warn(
+                f"BudgetedSearch: in {steps:,} steps of this epoch the probabilities learned "
+                "nothing, because losses of examples, or costs times the penalty, were not finite."
+            )
+
+    def _prices(self, wiring: Wiring, cost: Cost) -> Tensor:
+        """What a cost gives for a wiring, checked; on the CPU."""
+        return as_prices(cost(wiring), wiring, self._cost_name, self.mistake)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         """Runs after every step of the user's optimizer."""
@@ -324,12 +368,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
                 "hold one number for each example of the step's last forward pass in training mode."
             )
         edges = self._searched.active_edges(gate.drawn)
-        prices = self._price(self._searched.wiring.with_active(edges))
-        if prices.shape != losses.shape:
-            raise MisconfigurationException(
-                f"BudgetedSearch: the cost {self.cost} gave the shape {tuple(prices.shape)} for "
-                f"{len(losses)} architectures; it must give one number for each."
-            )
+        prices = self._prices(self._searched.wiring.with_active(edges), self._price)
         self._sampled.add(prices, self.budget)
         objective = budgeted_objective(losses, prices, self.budget, self.absolute_penalty)
         self.optimizer.observe(objective)

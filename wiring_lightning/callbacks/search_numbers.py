@@ -23,9 +23,9 @@ class Sampled:
     within: int = 0
 
     def add(self, prices: Tensor, budget: float) -> None:
-        """Add the costs of a batch of architectures."""
+        """Add the costs of a batch of architectures, which are on the CPU."""
         self.count += len(prices)
-        self.cost += float(prices.cpu().double().sum())
+        self.cost += float(prices.double().sum())
         self.within += int((prices <= budget).sum())
 
     def means(self) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """The latency of an architecture, measured on this machine."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +45,11 @@ class Latency(ConfiguredCost):
     """Measured latency as a cost for a search. Each architecture is measured once.
 
     Times the network that `compact()` makes of an architecture, on the device of the network, with
-    random images. The result depends on the machine and is noisy.
+    random images of the type of the network's parameters. The result depends on the machine and is
+    noisy.
 
     Args:
-        image_shape: channels, height and width of an image; by default those of the first input
+        image_shape: channels, height and width of an image; by default those of the first tensor
             that the network gets after `bind`.
         batch_size: number of images.
         repeats: number of timed runs; the result is their median.
@@ -55,7 +57,7 @@ class Latency(ConfiguredCost):
 
     Raises:
         ValueError: if a number is too small; when called, if the network or the shape is unknown,
-            or the wiring is not one of the network.
+            the network cannot be copied, or the wiring is not one of the network.
     """
 
     def __init__(
@@ -78,7 +80,8 @@ class Latency(ConfiguredCost):
         self._network: SuperNetwork | None = None
         self._architectures: _Architectures | None = None
         self._watch: RemovableHandle | None = None
-        self._known: dict[bytes, float] = {}  # by the live edges of an architecture
+        # By what is measured, and the live edges of an architecture.
+        self._known: dict[tuple[tuple[int, ...], int, bytes], float] = {}
 
     @override
     def bind(self, network: Priced) -> None:
@@ -97,7 +100,7 @@ class Latency(ConfiguredCost):
         self._stop_watching()
         self.image_shape = self._given_shape
         if self.image_shape is None and isinstance(network, nn.Module):
-            self._watch = network.register_forward_pre_hook(self._set_image_shape)
+            self._watch = network.register_forward_pre_hook(self._set_image_shape, with_kwargs=True)
 
     @override
     def __call__(self, wiring: Wiring) -> Tensor:
@@ -112,7 +115,7 @@ class Latency(ConfiguredCost):
         live_edges = wiring.live_edges.reshape(-1, len(wiring.source))
         prices = []
         for edges, connected in zip(live_edges, alive, strict=True):
-            key = edges.numpy().tobytes()
+            key = tuple(self.image_shape), self.batch_size, edges.numpy().tobytes()
             if key not in self._known:
                 self._known[key] = self._measure(edges) if connected else 0.0
             prices.append(self._known[key])
@@ -121,9 +124,14 @@ class Latency(ConfiguredCost):
     def __repr__(self) -> str:
         return f"Latency(image_shape={self.image_shape}, batch_size={self.batch_size})"
 
-    def _set_image_shape(self, _network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.image_shape = tuple(inputs[0].shape[1:])
-        self._stop_watching()
+    def _set_image_shape(
+        self, _network: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> None:
+        for given in (*inputs, *named.values()):
+            if isinstance(given, Tensor):
+                self.image_shape = tuple(given.shape[1:])
+                self._stop_watching()
+                return
 
     def _stop_watching(self) -> None:
         if self._watch is not None:
@@ -136,7 +144,8 @@ class Latency(ConfiguredCost):
         assert self.image_shape is not None
         network = self._architectures.compact(edges).eval()
         device = self._architectures.device
-        images = torch.randn(self.batch_size, *self.image_shape, device=device)
+        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+        images = torch.randn(self.batch_size, *self.image_shape, dtype=dtype, device=device)
         times = []
         for _ in range(self.warmup + self.repeats):
             _wait(device)
@@ -152,7 +161,13 @@ class _Architectures:
 
     def __init__(self, network: SuperNetwork) -> None:
         assert isinstance(network, nn.Module)
-        self.network = deepcopy(with_plain_weights(network))
+        try:
+            self.network = deepcopy(with_plain_weights(network))
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"Latency measures a copy of the network, but {type(network).__name__} cannot be "
+                f"copied ({error}): remove what cannot, such as a hook that holds a lock."
+            ) from error
         (self.gate,) = find_bernoulli_gates(self.network).values()
         self.gate.logits.requires_grad_(False)
         self.device = self.gate.logits.device

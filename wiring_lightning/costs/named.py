@@ -42,3 +42,29 @@ def named_cost(name: CostName, machines: int = 1, order: Order = "critical_path"
     if name == "latency":
         return Latency()
     return multiply_adds if name == "multiply_adds" else parameters
+
+
+def as_cost(cost: CostName | Cost, machines: int = 1, order: Order = "critical_path") -> Cost:
+    """A cost, or the one with a name.
+
+    Args:
+        cost: a name, with the other arguments of `named_cost`, or a function of a wiring.
+        machines: as for `named_cost`.
+        order: as for `named_cost`.
+
+    Raises:
+        ValueError: as `named_cost`, or if it is no function.
+
+    Example:
+        >>> as_cost("parameters") is as_cost(parameters)
+        True
+    """
+    if isinstance(cost, str):
+        return named_cost(cost, machines, order)
+    if not callable(cost):
+        known = ", ".join(get_args(CostName))
+        raise ValueError(
+            f"a cost is a function from a wiring to a number, or one of the names {known}; got "
+            f"{cost!r}."
+        )
+    return cost

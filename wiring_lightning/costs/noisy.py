@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from wiring_lightning._checks import check_number
 from wiring_lightning.costs.configured import ConfiguredCost
-from wiring_lightning.costs.named import Cost, CostName, named_cost
+from wiring_lightning.costs.named import Cost, CostName, as_cost
+from wiring_lightning.costs.prices import as_prices, name_of_cost
 from wiring_lightning.wiring import Priced, Wiring
 
 
@@ -20,7 +22,8 @@ class NoisyCost(ConfiguredCost):
         seed: seed of the noise. `callbacks.BudgetedSearch` sets a new seed in every step.
 
     Raises:
-        ValueError: if `std` is negative.
+        ValueError: if `std` is negative or infinite, or there is no such cost; when called, if the
+            cost without noise is not one finite number for each architecture.
 
     Example:
         >>> from wiring_lightning.costs import parameters
@@ -34,9 +37,8 @@ class NoisyCost(ConfiguredCost):
     """
 
     def __init__(self, cost: CostName | ConfiguredCost | Cost, std: float, seed: int = 0) -> None:
-        if not std >= 0:
-            raise ValueError(f"std must not be negative, got {std}.")
-        self.cost = named_cost(cost) if isinstance(cost, str) else cost
+        check_number("std", std)
+        self.cost = as_cost(cost)
         self.std = std
         self._generator = torch.Generator()
         self.seed(seed)
@@ -57,9 +59,20 @@ class NoisyCost(ConfiguredCost):
     @override
     def __call__(self, wiring: Wiring) -> Tensor:
         """The cost of one architecture, or of each in a batch."""
-        price = self.cost(wiring).float()
+        price = as_prices(self.cost(wiring), wiring, name_of_cost(self.cost)).float()
         noise = torch.randn(price.shape, generator=self._generator)
         return (price + self.std * noise).clamp_min(0)
 
     def __repr__(self) -> str:
         return f"NoisyCost({self.cost!r}, std={self.std})"
+
+
+def without_noise(cost: Cost) -> Cost:
+    """The cost inside of a `NoisyCost`; any other cost as it is.
+
+    Example:
+        >>> from wiring_lightning.costs import parameters
+        >>> without_noise(NoisyCost("parameters", std=5.0)) is parameters
+        True
+    """
+    return without_noise(cost.cost) if isinstance(cost, NoisyCost) else cost

@@ -82,7 +82,8 @@ class SequentialSteps(ConfiguredCost):
             raise ValueError(f"order must be one of {', '.join(_RANKS)}, got {order!r}.")
         self.machines = machines
         self.order = order
-        self._known: dict[bytes, int] = {}  # by the live nodes and edges of an architecture
+        # By the settings, and the live nodes and edges of an architecture.
+        self._known: dict[tuple[int, Order, bytes], int] = {}
         self._candidates: tuple[Tensor, Tensor, Tensor] | None = None
 
     @override
@@ -96,7 +97,7 @@ class SequentialSteps(ConfiguredCost):
         prices = []
         packed = numpy.packbits(numpy.hstack([alive, edges]), axis=1)
         for own_alive, own_edges, bits in zip(alive, edges, packed, strict=True):
-            key = bits.tobytes()
+            key = self.machines, self.order, bits.tobytes()
             if key not in self._known:
                 graph = _LiveGraph(own_alive, source[own_edges], target[own_edges], steps)
                 self._known[key] = graph.schedule(self.machines, _RANKS[self.order](graph))

@@ -32,7 +32,10 @@ class Subset:
         return state if self.rows is None else state.index_select(0, self.rows)
 
     def hide(self, state: Tensor) -> Tensor:
-        """`[batch, ...]` with zeros for the other examples."""
+        """`[batch, ...]` with zeros for the other examples.
+
+        It multiplies, which is one pass over memory: what is not finite becomes NaN, not 0.
+        """
         return state if self.mask is None else state * self._column(state)
 
     def add(self, total: Tensor, part: Tensor, dense: bool) -> None:
@@ -142,7 +145,7 @@ def exchange(
 ) -> tuple[Tensor, list[Tensor]]:
     """Sum the inputs of a node, each over its own examples, and pick the examples of each reader.
 
-    Examples that are in no input get a state of zeros.
+    Examples that are in no input get a state of zeros, but NaN where a dense part is not finite.
 
     Args:
         parts: the inputs; at least one.

@@ -1,5 +1,6 @@
 """Building a `Wiring` step by step or from whole columns."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wiring_lightning.wiring.counting import count_multiply_adds, count_parameters
+from wiring_lightning.wiring.counting import count_multiply_adds, parameter_sizes
 from wiring_lightning.wiring.snapshot import Nodes, Wiring
 
 Numbers = Tensor | Sequence[int]
@@ -50,6 +51,7 @@ class WiringBuilder:
         columns = "group", "parameters", "multiply_adds", "steps"
         self._nodes: dict[str, list[int]] = {column: [] for column in columns}
         self._shared: dict[int, tuple[int, int]] = {}  # parameters and multiply-adds by group
+        self._counted: set[object] = set()  # whose parameters a node has already
         self._edges: list[list[Tensor]] = []
         self.connect([], [])
 
@@ -96,11 +98,18 @@ class WiringBuilder:
         images and of linear layers of one position, each of which reads the one before. See
         `add_node` for the other arguments, and for layers of other kinds.
 
+        Parameters that several nodes share count once, in the first of these nodes. In a search,
+        which may leave that node out, count them by the `group_parameters` of `add_group` instead.
+
         Raises:
-            ValueError: if a layer has weights of another kind, such as an LSTM.
+            ValueError: if a layer has weights of another kind, such as an LSTM, or a convolution
+                reads what has no known size.
         """
         work = count_multiply_adds(*layers, side=side)
-        return self.add_node(name, count_parameters(*layers), work, reads, group=group)
+        sizes = parameter_sizes(*layers)
+        own = sum(size for owner, size in sizes.items() if owner not in self._counted)
+        self._counted |= sizes.keys()
+        return self.add_node(name, own, work, reads, group=group)
 
     def add_group(
         self,
@@ -113,6 +122,9 @@ class WiringBuilder:
         steps: int = 1,
     ) -> Tensor:
         """Add a group of equal nodes, and return their numbers `[nodes]`.
+
+        If the last node is of this group already, by its name, the nodes are added to it, and what
+        they share to what the group's other nodes share.
 
         Args:
             name: what the name of each node starts with, such as `"module1.branch"`.
@@ -128,7 +140,9 @@ class WiringBuilder:
         names = [f"{name}{ending}" for ending in endings]
         if names:
             self._add(names, None, parameters=parameters, multiply_adds=multiply_adds, steps=steps)
-            self._shared[self._nodes["group"][-1]] = group_parameters, group_multiply_adds
+            group = self._nodes["group"][-1]
+            before = self._shared.get(group, (0, 0))
+            self._shared[group] = before[0] + group_parameters, before[1] + group_multiply_adds
         return torch.arange(first, len(self), device="cpu")
 
     def connect(
@@ -241,8 +255,12 @@ class WiringBuilder:
         """The wiring of all nodes and edges so far; see `Wiring` for `unlisted`.
 
         Raises:
-            ValueError: if an edge leads to or from a node that was not added.
+            ValueError: if two nodes have the same name, or an edge leads to or from a node that was
+                not added.
         """
+        if len(set(self._names)) < len(self):
+            name, _ = Counter(self._names).most_common(1)[0]
+            raise ValueError(f'several nodes are called "{name}": give each a name of its own.')
         source, target, *edges = (torch.cat(parts) for parts in zip(*self._edges, strict=True))
         ends = torch.stack([source, target])
         if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < len(self):
@@ -298,7 +316,8 @@ def make_wiring(
     A single number stands for a whole column. Without `group`, every node is a group of its own.
 
     Raises:
-        ValueError: if a column has the wrong length, or an edge leads to a node without a name.
+        ValueError: if a column has the wrong length, two nodes have the same name, or an edge leads
+            to a node without a name.
 
     Example:
         >>> wiring = make_wiring(["in", "a", "out"], source=[0, 1, 0], target=[1, 2, 2],

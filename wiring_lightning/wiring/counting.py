@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any
 
 from torch import nn
+
+from wiring_lightning.wiring.sizes import COMPUTED, first_shape, shape_after
 
 
 class StoredLayer(nn.Module, ABC):
@@ -30,15 +31,27 @@ def plain_layers(*modules: nn.Module) -> Iterator[nn.Module]:
 
 
 def count_parameters(*modules: nn.Module) -> int:
-    """Number of parameters of some modules.
+    """Number of parameters of some modules; what they share counts once.
 
     Example:
         >>> count_parameters(nn.Linear(6, 7), nn.BatchNorm2d(7))
         63
     """
-    stored = [one for module in modules for one in module.modules() if isinstance(one, StoredLayer)]
-    counted = [*modules, *(layer.dense() for layer in stored)]  # stored ones have no parameters
-    return sum(parameter.numel() for module in counted for parameter in module.parameters())
+    return sum(parameter_sizes(*modules).values())
+
+
+def parameter_sizes(*modules: nn.Module) -> dict[object, int]:
+    """How many numbers each parameter of some modules has.
+
+    A stored layer, which has no parameters, stands for those of the plain one.
+    """
+    sizes: dict[object, int] = {}
+    for layer in (layer for module in modules for layer in module.modules()):
+        if isinstance(layer, StoredLayer):
+            sizes[layer] = sum(parameter.numel() for parameter in layer.dense().parameters())
+        for parameter in layer.parameters(recurse=False):
+            sizes[parameter] = parameter.numel()
+    return sizes
 
 
 def count_multiply_adds(*modules: nn.Module, side: int) -> int:
@@ -46,23 +59,37 @@ def count_multiply_adds(*modules: nn.Module, side: int) -> int:
 
     Convolutions and linear layers (of one position) are counted; layers without weights and norms
     cost nothing. Every module reads the one before it: a block with branches of other sizes, such
-    as a shortcut with a stride, is no chain.
+    as a shortcut with a stride, is no chain. Layers of your own are asked for the size of what they
+    return.
 
     Raises:
-        ValueError: if a layer has weights that are counted in another way, such as an LSTM.
+        ValueError: if a layer has weights that are counted in another way, such as an LSTM, or a
+            convolution reads what has no known size.
 
     Example:
         >>> first, second = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 1)
         >>> count_multiply_adds(first, nn.ReLU(), second, side=32)  # (3 * 9 + 8) * 8 * 16 * 16
         71680
     """
-    total, sides = 0, [side, side]
-    for layer in plain_layers(*modules):
-        before, sides = sides, [_side_after(layer, axis, sides[axis]) for axis in (0, 1)]
-        if isinstance(layer, nn.Conv2d):
-            total += layer.weight.numel() * prod(sides)
-        elif isinstance(layer, nn.ConvTranspose2d):
-            total += layer.weight.numel() * prod(before)
+    layers = list(plain_layers(*modules))
+    computed = [layer for layer in layers if isinstance(layer, COMPUTED)]
+    inside = {part for layer in computed for part in layer.modules()} - set(computed)
+    total, shape, changed = 0, first_shape(layers, side), ""
+    for layer in layers:
+        before = shape
+        if layer not in inside:
+            shape = shape_after(layer, shape)
+        if len(before) == 4 != len(shape):
+            changed = type(layer).__name__
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            if len(shape) != 4:
+                raise ValueError(
+                    f"the multiply-adds of {type(layer).__name__} are not counted here, because "
+                    f"the size of what {changed} returns is not known: add it by `add_node` with "
+                    "its numbers, such as those of `costs.sparse_multiply_adds`."
+                )
+            read = before if isinstance(layer, nn.ConvTranspose2d) else shape
+            total += layer.weight.numel() * prod(read[-2:])
         elif isinstance(layer, nn.Linear):
             total += layer.weight.numel()
         elif any("weight" in n and p.dim() > 1 for n, p in layer.named_parameters(recurse=False)):
@@ -71,36 +98,6 @@ def count_multiply_adds(*modules: nn.Module, side: int) -> int:
                 "`add_node` with its numbers, such as those of `costs.sparse_multiply_adds`."
             )
     return total
-
-
-def _side_after(layer: nn.Module, axis: int, side: int) -> int:
-    """The height (axis 0) or width (axis 1) of what a layer returns."""
-    if isinstance(layer, nn.Upsample):
-        if layer.size is not None:
-            return int(_of_axis(layer.size, axis))
-        return int(side * _of_axis(layer.scale_factor, axis))
-    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-        given = _of_axis(layer.output_size, axis)
-        return side if given is None else given
-    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.MaxPool2d | nn.AvgPool2d):
-        return side
-    if layer.padding == "same":
-        return side
-    padding = 0 if layer.padding == "valid" else _of_axis(layer.padding, axis)
-    stride = _of_axis(layer.stride, axis)
-    reach = _of_axis(getattr(layer, "dilation", 1), axis) * (_of_axis(layer.kernel_size, axis) - 1)
-    if isinstance(layer, nn.ConvTranspose2d):
-        more = _of_axis(layer.output_padding, axis)
-        return int((side - 1) * stride - 2 * padding + reach + more + 1)
-    rest = side + 2 * padding - reach - 1
-    if getattr(layer, "ceil_mode", False):
-        rest += stride - 1
-        rest -= stride * (rest // stride * stride >= side + padding)  # windows begin in the image
-    return max(int(rest // stride) + 1, 0)
-
-
-def _of_axis(value: Any, axis: int) -> Any:
-    return value[axis] if isinstance(value, tuple | list) else value
 
 
 def count_by_source(
