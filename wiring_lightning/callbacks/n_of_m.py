@@ -139,7 +139,10 @@ class NMSparsity(SparseLayers[SparseRefined]):
 
     def _has_blocks(self, weight: SparseWeight) -> bool:
         any_inputs = weight.graph is None and weight.usable is None
-        return any_inputs and weight.parameter.shape[_axis(weight)] % self.m == 0
+        inputs = weight.parameter.shape[_axis(weight)]
+        if weight.inputs_first:  # those of all groups, one after the other
+            inputs //= weight.groups
+        return any_inputs and inputs % self.m == 0
 
 
 def _axis(weight: SparseWeight) -> int:
