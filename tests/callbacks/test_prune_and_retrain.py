@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from torch.optim import SGD
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -202,6 +202,31 @@ def test_what_cannot_be_combined_is_refused() -> None:
     phases = [PhaseSchedule([Phase(1), Phase(1, freeze=True), Phase(2)])]
     with pytest.raises(MisconfigurationException, match="not known before epoch 2"):
         fit(PruneAndRetrain(2, density=0.5), max_epochs=4, callbacks=phases)
+
+
+@pytest.mark.parametrize(
+    ("start", "least", "first"), [(1, 3, False), (2, 3, False), (0.5, 4, True), (3, 4, True)]
+)
+def test_an_average_that_would_begin_before_the_pruning_is_refused(
+    start: float, least: int, first: bool
+) -> None:
+    learner, averaging = PruneAndRetrain(2, density=0.5), StochasticWeightAveraging(0.01, start)
+    callbacks = [averaging, learner] if first else [learner, averaging]
+    trainer = quiet_trainer(callbacks=callbacks, max_epochs=6)
+    with pytest.raises(MisconfigurationException, match=rf"swa_epoch_start of at least {least}\."):
+        trainer.fit(Reader(), batches(1, torch.float32))
+
+
+def test_an_average_of_the_second_training_has_its_own_rate() -> None:
+    class Rates(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    seen: list[float] = []
+    averaging = StochasticWeightAveraging(0.01, 3, annealing_epochs=1, annealing_strategy="linear")
+    learner = PruneAndRetrain(2, lr=0.02, density=0.5)
+    fit(learner, steps=2, callbacks=[averaging, Rates()], max_epochs=5)
+    assert seen == pytest.approx([0.05, 0.05, 0.02, 0.01, 0.01])
 
 
 @pytest.mark.parametrize(("mode", "sign"), [("min", 1.0), ("max", -1.0)])

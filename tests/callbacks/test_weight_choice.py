@@ -275,6 +275,25 @@ def test_scripted_layers_are_named() -> None:
         DNW(density=DENSITY, layers=["middle"]).find_groups(None, module)  # type: ignore[arg-type]
 
 
+def scripted_parts() -> nn.Module:
+    return nn.Sequential(torch.jit.script(nn.Linear(4, 4)), torch.jit.script(nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize("first_dense", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))),
+        lambda: torch.jit.trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.ones(1, 4)),
+        scripted_parts,
+    ],
+)
+def test_a_network_of_scripted_layers_is_named(make: Any, first_dense: bool) -> None:
+    learner = DNW(density=DENSITY, first_dense=first_dense)
+    with pytest.raises(MisconfigurationException, match=r"0.weight.* belong to TorchScript"):
+        learner.find_groups(None, make())  # type: ignore[arg-type]
+
+
 def test_frozen_layers_are_named_and_left_alone() -> None:
     module = Reader()
     module.first.requires_grad_(False)

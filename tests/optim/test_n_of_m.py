@@ -114,6 +114,20 @@ def test_transposed_convolutions_have_their_inputs_first() -> None:
     assert blocks.count_nonzero(1).tolist() == [2] * 12
 
 
+@pytest.mark.parametrize("groups", [2, 4])
+def test_no_block_crosses_the_groups_of_a_transposed_convolution(groups: int) -> None:
+    class Upward(Reader):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body[1] = nn.ConvTranspose2d(8, 16, 1, groups=groups)
+
+    _, watch = fit(NMSparsity(2, 4), Upward())
+    weight = watch.after["body.1.weight"]
+    of_groups = weight.unflatten(0, (groups, -1)).count_nonzero((1, 2, 3, 4)).tolist()
+    assert of_groups == ([16, 16] if groups == 2 else [8] * 4)  # 2 of 4, or dense
+    assert watch.after["head.weight"].count_nonzero() == 80
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

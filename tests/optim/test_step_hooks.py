@@ -1,6 +1,7 @@
 """Hooks that see each step once, whatever an optimizer's `step` calls."""
 
 import pickle
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -58,6 +59,22 @@ RULES: dict[str, Callable[[Optimizer, Tensor], Any]] = {
 }
 
 
+class Wrapper(Optimizer):
+    """Steps with another optimizer, and does not call its parent's `__init__`, as timm's Lookahead.
+
+    Torch has no hooks for this class before the first `zero_grad`.
+    """
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        self._optimizer_step_pre_hooks = OrderedDict[int, Any]()
+        self._optimizer_step_post_hooks = OrderedDict[int, Any]()
+        self.base = SGD(parameters, lr)
+        self.param_groups, self.state = self.base.param_groups, defaultdict(dict)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base.step(closure)
+
+
 def hooked_parents() -> None:
     """Make torch hook the steps of all these classes, as other optimizers of a process do."""
     for kind in (SGD, Child, Grandchild):
@@ -86,6 +103,14 @@ def run(kind: type[Optimizer], rule: str, closure: bool) -> tuple[list[Tensor], 
             optimizer.step()
         seen.append(weight.detach().clone())
     return seen, learner
+
+
+def test_a_wrapper_that_torch_has_not_seen_has_its_first_step_counted() -> None:
+    seen = list[str]()
+    wrapper = Wrapper([nn.Parameter(torch.ones(1))], lr=0.1)
+    StepHooks(wrapper, lambda *_: seen.append("before"), lambda *_: seen.append("after"))
+    wrapper.step()
+    assert seen == ["before", "after"]
 
 
 @pytest.mark.parametrize("closure", [False, True])

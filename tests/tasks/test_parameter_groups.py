@@ -35,6 +35,17 @@ def test_all_parameters_decay_by_default() -> None:
     assert set(shrink(True).values()) == {True}
 
 
+def test_what_two_norms_share_takes_one_step() -> None:
+    backbone = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4), nn.Linear(4, 3))
+    backbone[1].weight = backbone[0].weight
+    task = ClassificationTask(backbone, lambda groups: SGD(groups, lr=1.0), decay_norms=False)
+    optimizer = task.configure_optimizers()
+    assert isinstance(optimizer, SGD)
+    backbone[0].weight.grad = torch.full((4,), 0.25)
+    optimizer.step()
+    assert backbone[1].weight.tolist() == [0.75] * 4
+
+
 def test_norms_can_be_left_out() -> None:
     changed = shrink(False)
     assert {name for name, moved in changed.items() if moved} == {

@@ -1,5 +1,6 @@
 """Callbacks that learn, schedule and show a wiring in any Lightning project."""
 
+from wiring_lightning.callbacks._checked_wiring import WiringError
 from wiring_lightning.callbacks.acdc import ACDC
 from wiring_lightning.callbacks.budgeted_search import BudgetedSearch
 from wiring_lightning.callbacks.dnw import DNW
@@ -19,7 +20,7 @@ from wiring_lightning.callbacks.set import SET
 from wiring_lightning.callbacks.sparse_layers import SparseLayers
 from wiring_lightning.callbacks.targeted_dropout import TargetedDropout
 from wiring_lightning.callbacks.warm_start import WarmStart
-from wiring_lightning.callbacks.wiring_callback import WiringCallback, WiringError
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.callbacks.wiring_monitor import WiringMonitor
 
 __all__ = [

@@ -48,6 +48,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         self.optimizer: SomeOptimizer | None = None
         self._restored: dict[str, Any] | None = None
         self._latest: list[list[Tensor]] = []  # values of `places()` after the last update
+        self._checked: list[list[Tensor]] = []  # those values at the last check
         self._user_parameters = 0  # number of parameters in the optimizers of a running fit
 
     @property
@@ -95,7 +96,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     @override
     def forget(self) -> None:
         super().forget()
-        self.optimizer, self._latest = None, []
+        self.optimizer, self._latest, self._checked = None, [], []
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,6 +144,24 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         return values if all(map(torch.equal, latest, values)) else latest
 
     @override
+    def check(self) -> None:
+        super().check()
+        self._checked = self._values()
+
+    @override
+    def written(self) -> str | None:
+        # During a fit it may be written before `check`, too. After it, another one may be loaded.
+        before = self._checked if self._network is None else self._latest
+        changed = [
+            gate
+            for gate, values, group in zip(self._gates, before, self.places(), strict=False)
+            if gate.learnable and not all(map(torch.equal, values, (p.tensor for p in group)))
+        ]
+        if not changed:
+            return super().written()
+        return f"the {self.learned} of {len(changed)} of the gates are not those that were learned"
+
+    @override
     def wrote(self, places: Group) -> None:
         for gate in {place.owner for place in places}:
             assert isinstance(gate, Gate | BernoulliGate)
@@ -150,7 +169,11 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     def remember(self) -> None:
         """Save the present wiring of the gates: averages are settled to it."""
-        self._latest = [[place.tensor.clone() for place in group] for group in self.places()]
+        self._latest = self._values()
+
+    def _values(self) -> list[list[Tensor]]:
+        """Copies of the tensors of all gates."""
+        return [[place.tensor.clone() for place in group] for group in self.places()]
 
     @override
     def let_go(self) -> None:

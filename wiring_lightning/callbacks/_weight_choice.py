@@ -144,7 +144,7 @@ class WeightChoice:
         frozen = [weight.name for weight in chosen if weight not in sparse]
         self._check_layers(sparse)
         if not sparse:
-            self._raise_none_left(module, frozen)
+            self._raise_none_left(module, matrices, frozen)
         groups: dict[str, list[SparseWeight]] = {}
         for weight, own_name in zip(sparse, own_names(sparse), strict=True):
             name = "all" if self.together else self._group_of(weight, everything)
@@ -219,15 +219,23 @@ class WeightChoice:
                 f"{listed(lazy)} have no values yet, because their layers are lazy: run a batch "
                 "through the network before the fit."
             )
-        scripted = [w.name for w in sparse if isinstance(w.owner, torch.jit.ScriptModule)]
+        self._refuse_scripted(sparse)
+
+    def _refuse_scripted(self, weights: Sequence[SparseWeight]) -> None:
+        """Raise an error for weights that TorchScript holds."""
+        scripted = [w.name for w in weights if isinstance(w.owner, torch.jit.ScriptModule)]
         if scripted:
             raise self.fail(
                 f"{listed(scripted)} belong to TorchScript modules, whose weights cannot be "
                 "exchanged: use the modules that they were made from."
             )
 
-    def _raise_none_left(self, module: nn.Module, frozen: Sequence[str]) -> NoReturn:
+    def _raise_none_left(
+        self, module: nn.Module, matrices: Sequence[SparseWeight], frozen: Sequence[str]
+    ) -> NoReturn:
         """Raise the error for a choice of which nothing is left, with the reason."""
+        if not frozen:
+            self._refuse_scripted(matrices)  # their classes have other names, so no default fits
         reason = "it has no such layer"
         if frozen:
             reason = f"{listed(frozen)} do not learn (requires_grad is false)"

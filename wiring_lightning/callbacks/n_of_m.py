@@ -8,10 +8,10 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, listed
+from wiring_lightning.callbacks._checked_wiring import WiringError
 from wiring_lightning.callbacks._scaled import gradient_scale
 from wiring_lightning.callbacks._weight_choice import Chosen, SparseWeight
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
-from wiring_lightning.callbacks.wiring_callback import WiringError
 from wiring_lightning.functional.n_of_m import mask_n_of_m
 from wiring_lightning.optim.n_of_m import BlockEdgeSet, SparseRefined
 
@@ -139,7 +139,10 @@ class NMSparsity(SparseLayers[SparseRefined]):
 
     def _has_blocks(self, weight: SparseWeight) -> bool:
         any_inputs = weight.graph is None and weight.usable is None
-        return any_inputs and weight.parameter.shape[_axis(weight)] % self.m == 0
+        inputs = weight.parameter.shape[_axis(weight)]
+        if weight.inputs_first:  # those of all groups, one after the other
+            inputs //= weight.groups
+        return any_inputs and inputs % self.m == 0
 
 
 def _axis(weight: SparseWeight) -> int:

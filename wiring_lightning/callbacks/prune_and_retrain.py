@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
@@ -46,7 +46,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     Raises:
         MisconfigurationException: as for `SparseLayers`; if `dense_epochs` or `lr` is out of range;
-            if the trainer stops before the second training; or if another callback learns a wiring.
+            if the trainer stops before the second training; if `StochasticWeightAveraging` begins
+            before it; or if another callback learns a wiring.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -137,9 +138,23 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
                 f"the trainer stops after {last} epochs, but the second training begins after "
                 f"{self.dense_epochs}: give it the max_epochs, or max_steps, of both together."
             )
+        if last is not None:
+            self._refuse_earlier_averages(trainer)
         super().on_train_start(trainer, pl_module)
         # A resumed run does not call `on_train_epoch_start` for its first epoch.
         self.on_train_epoch_start(trainer, pl_module)
+
+    def _refuse_earlier_averages(self, trainer: Trainer) -> None:
+        """Raise an error for an average whose rates the new optimizers would not have."""
+        for number, callback in enumerate(trainer.callbacks):
+            # What is called before this callback must not begin in the epoch of the pruning.
+            first = self.dense_epochs + (number < trainer.callbacks.index(self))
+            if isinstance(callback, StochasticWeightAveraging) and callback.swa_start < first:
+                raise self.mistake(
+                    "StochasticWeightAveraging begins before the network is pruned, where its "
+                    "average is that of the dense network and new optimizers lose its `swa_lrs`: "
+                    f"give it an swa_epoch_start of at least {first + 1}."
+                )
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

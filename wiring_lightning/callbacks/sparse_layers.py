@@ -14,6 +14,7 @@ from typing_extensions import override
 from wiring_lightning._checks import listed
 from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints, warn_of_denser
+from wiring_lightning.callbacks._checked_wiring import WiringError
 from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
@@ -26,7 +27,7 @@ from wiring_lightning.callbacks._weight_choice import (
     zero_norms,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
-from wiring_lightning.callbacks.wiring_callback import WiringCallback, WiringError
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.costs import LayerCost
 from wiring_lightning.functional.densities import Distribution
 from wiring_lightning.nn import Adjacency

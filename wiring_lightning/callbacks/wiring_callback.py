@@ -13,25 +13,22 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, listed
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._averages import Averages
+from wiring_lightning.callbacks._checked_wiring import CheckedWiring
 from wiring_lightning.callbacks._copies import Group, copies_inside, versions
 from wiring_lightning.callbacks._last_of_all import LastOfAll
 from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
 
 
-class WiringError(RuntimeError):
-    """The network breaks a constraint of its learner, such as the number of edges."""
-
-
-class WiringCallback(Callback, ABC):
+class WiringCallback(CheckedWiring, ABC):
     """A callback that learns a wiring; `PhaseSchedule` calls its `set_lr` and `freeze`.
 
     A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
-    reports violations. It is checked before validation, testing and saving a checkpoint, and at
-    the end of the fit. A violation raises a `WiringError`, and so does a learned parameter that was
-    replaced by another one during the fit.
+    reports violations. It is checked before validation and testing, again at their first batch,
+    before a checkpoint is saved, and at the end of the fit. A violation raises a `WiringError`, and
+    so does a learned parameter that was replaced by another one during the fit.
 
     Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
     steps. For validation, in checkpoints and after the fit they get a valid wiring (`settled`).
@@ -57,13 +54,10 @@ class WiringCallback(Callback, ABC):
     _averages: Averages | None = None
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
     _copied: Sequence[nn.Module] = ()  # copies inside of the module, found at the start of the fit
-    _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
-    _network: LightningModule | None = None  # while it is trained
     _versions_at_end: Sequence[int] = ()  # of the last fit; none after one with an average
     _continues = False  # whether this fit goes on where the last one ended
     _changed = False  # whether something wrote to the wiring in between
     _warned = False
-    _loaded = False  # whether the network is that of a checkpoint, and nothing was trained since
 
     def __init__(self, freeze_epoch: int | None = None) -> None:
         if freeze_epoch is not None:
@@ -82,10 +76,6 @@ class WiringCallback(Callback, ABC):
     @abstractmethod
     def freeze(self) -> None:
         """Fix the wiring for good; calling it again changes nothing."""
-
-    def broken(self) -> str | None:
-        """How the network violates the learner's constraint, with names; `None` if it does not."""
-        return None
 
     def places(self) -> list[Group]:
         """The tensors of the wiring, in groups; empty before the fit starts."""
@@ -228,6 +218,8 @@ class WiringCallback(Callback, ABC):
         # Lightning's averages are in the network during the whole validation epoch.
         if self._averages is not None and trainer.state.fn == TrainerFn.FITTING:
             self._averages.settle()
+        if batch_idx == 0:
+            self.check_evaluated()
 
     @override
     def on_validation_batch_end(
@@ -241,10 +233,6 @@ class WiringCallback(Callback, ABC):
     ) -> None:
         if self._averages is not None:
             self._averages.restore()
-
-    @override
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.check()
 
     @override
     def on_save_checkpoint(
@@ -300,19 +288,6 @@ class WiringCallback(Callback, ABC):
         self._network, self._learned = None, {}
         self.let_go()
 
-    def _check_learned(self) -> None:
-        """Raise a `WiringError` if a parameter that is learned is no longer in the network."""
-        if self._network is None:
-            return
-        now = dict(self._network.named_parameters(remove_duplicate=False))
-        replaced = [name for name, own in self._learned.items() if now.get(name) is not own]
-        if replaced:
-            raise WiringError(
-                f"{type(self).__name__}: {listed(replaced)} of the network were replaced after the "
-                "fit had started, so their wiring is not learned; replace parts of a network "
-                "before the fit, such as in its __init__ or configure_model."
-            )
-
     def find_copies(self, trainer: Trainer, module: LightningModule) -> Sequence[nn.Module]:
         """Find the copies inside of the module, which are no part of the network that learns.
 
@@ -339,26 +314,6 @@ class WiringCallback(Callback, ABC):
         if missed is not None:
             self._warned = True
             rank_zero_warn(f"{type(self).__name__}: {missed}, but {what} after {epochs} epochs.")
-
-    def check(self) -> None:
-        """Raise a `WiringError` if something does not hold.
-
-        A checkpoint that is loaded for a test or a validation may be from an earlier moment of the
-        fit, when the network was denser. Then a line says so.
-        """
-        self._check_learned()
-        problem = self.broken()
-        if problem is not None and self._loaded:
-            rank_zero_info(
-                f"{type(self).__name__}: the checkpoint that was loaded is not as sparse as asked "
-                f"for: {problem}."
-            )
-        elif problem is not None:
-            raise WiringError(
-                f"{type(self).__name__}: {problem}. Something has changed them outside of the "
-                "optimizer's step(), such as an optimizer that moves weights between its steps "
-                "(SAM, schedule-free), or code that writes weights."
-            )
 
     def _refuse_two_learners(self, trainer: Trainer) -> None:
         own = {place.tensor.data_ptr() for group in self.places() for place in group}

@@ -106,14 +106,18 @@ class SparseWeight:
         """Whether the inputs are the first axis, and not the second."""
         return any(kind.__name__ in INPUTS_FIRST for kind in type(self.layer).__mro__)
 
+    @property
+    def groups(self) -> int:
+        """How many parts of its layer connect only their own inputs with their own outputs."""
+        groups = getattr(self.layer, "groups", 1)
+        # Otherwise it is a layer of its own kind.
+        return groups if isinstance(groups, int) and len(self.parameter) % groups == 0 else 1
+
     def channels(self, edges: Tensor) -> tuple[Tensor, Tensor]:
         """`[outputs]` and `[inputs]` masks of the channels that have some of these entries."""
-        groups = getattr(self.layer, "groups", 1)
-        if not isinstance(groups, int) or len(edges) % groups:
-            groups = 1  # a layer of its own kind
         parts = edges.flatten(2).any(2) if edges.dim() > 2 else edges
         # [groups, channels of the first axis, channels of the second axis]
-        parts = parts.view(groups, -1, parts.shape[1])
+        parts = parts.view(self.groups, -1, parts.shape[1])
         first, second = parts.any(2).flatten(), parts.any(1).flatten()
         return (second, first) if self.inputs_first else (first, second)
 

@@ -44,6 +44,9 @@ class StepHooks:
         # The frame in which torch runs the present step. A number of open calls would not do: it
         # would stay too high after an error inside of a step.
         self._call: FrameType | None = None
+        # Torch calls the hooks of a class once it has made one of it, or at the first `zero_grad`.
+        # A wrapper that does not call the `__init__` of its parent would lose its first step.
+        optimizer._patch_step_function()
         self._handles = [
             optimizer.register_step_pre_hook(self._enter),
             optimizer.register_step_post_hook(self._leave),

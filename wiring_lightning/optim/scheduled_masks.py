@@ -14,6 +14,7 @@ from wiring_lightning.functional.mask_times import MaskTimes
 from wiring_lightning.functional.transfer import send
 from wiring_lightning.optim._counts import count_present, count_usable
 from wiring_lightning.optim._skipped import step_was_skipped
+from wiring_lightning.optim._states import states_of
 from wiring_lightning.optim.dnw import EdgeSet
 from wiring_lightning.optim.mask_scores import Score, Seen, gradient, magnitude, random, sensitivity
 from wiring_lightning.optim.masked_weights import MaskedWeights
@@ -179,9 +180,10 @@ class ScheduledMasks(MaskedWeights):
         self.steps += 1
         if self.averages:
             self._average(self._dense or self._gradients())
+        # Also before a change: an optimizer such as Muon moves absent weights, which start at zero.
+        self._mask()
         if self.frozen or self.waiting or not self.times.changes(self.steps):
             self._dense = []
-            self._mask()
             return
         wanted = self._wanted()
         moved = [
@@ -254,7 +256,7 @@ class ScheduledMasks(MaskedWeights):
         """Put other masks in place, and clear the optimizer's state of what goes or comes."""
         for weight, old, new in zip(self.weights, self.masks, masks, strict=True):
             stays = new if old is None else old & new
-            for name, value in self.optimizer.state.get(weight, {}).items():
+            for name, value in states_of(self.optimizer, weight):
                 if name == "step_size":  # of Rprop, whose steps grow from it and not from zero
                     continue
                 if isinstance(value, Tensor) and value.dim() and value.shape == weight.shape:

@@ -108,15 +108,15 @@ class ClassificationTask(SupervisedTask):
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
         if self.decay_norms:
             return super().parameter_groups()
-        norms: list[nn.Parameter] = [
-            parameter
+        norms = {
+            id(parameter): parameter  # once, also if several norms share it
             for module in self.modules()
             if isinstance(module, _NORMS)
             for parameter in module.parameters(recurse=False)
-        ]
-        chosen = {id(parameter) for parameter in norms}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in chosen]
-        groups: list[dict[str, Any]] = [{"params": rest}, {"params": norms, "weight_decay": 0.0}]
+        }
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in norms]
+        without_decay = {"params": [*norms.values()], "weight_decay": 0.0}
+        groups: list[dict[str, Any]] = [{"params": rest}, without_decay]
         return groups
 
     @override

@@ -1,0 +1,102 @@
+"""Checks of what a learner promises about its network: when, and what is said."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+from typing_extensions import override
+
+from wiring_lightning._checks import listed
+
+
+class WiringError(RuntimeError):
+    """The network breaks a constraint of its learner, such as the number of edges."""
+
+
+class CheckedWiring(Callback):
+    """A callback with a constraint on the network, which is checked.
+
+    `check` looks when an evaluation begins, and `check_evaluated` at its first batch. In between
+    are the hooks in which other code writes averages into the network.
+
+    Raises:
+        WiringError: if the network breaks the constraint, or a parameter was replaced.
+    """
+
+    _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
+    _network: LightningModule | None = None  # while it is trained
+    _loaded = False  # whether the network is that of a checkpoint, and nothing was trained since
+    _denser: str | None = None  # what a checkpoint that was loaded has too many of
+
+    def broken(self) -> str | None:
+        """How the network violates the learner's constraint, with names; `None` if it does not."""
+        return None
+
+    def written(self) -> str | None:
+        """What was written since `check` and violates the constraint; `None` if nothing."""
+        problem = self.broken()
+        return None if problem == self._denser else problem
+
+    def check(self) -> None:
+        """Raise a `WiringError` if something does not hold.
+
+        A checkpoint that is loaded for a test or a validation may be from an earlier moment of the
+        fit, when the network was denser. Then a line says so.
+        """
+        self._check_learned()
+        problem = self.broken()
+        self._denser = problem if self._loaded else None
+        if problem is not None and self._loaded:
+            rank_zero_info(
+                f"{type(self).__name__}: the checkpoint that was loaded is not as sparse as asked "
+                f"for: {problem}."
+            )
+        elif problem is not None:
+            raise WiringError(
+                f"{type(self).__name__}: {problem}. Something has changed them outside of the "
+                "optimizer's step(), such as an optimizer that moves weights between its steps "
+                "(SAM, schedule-free), or code that writes weights."
+            )
+
+    def check_evaluated(self) -> None:
+        """Raise a `WiringError` if hooks have written something else since `check`."""
+        problem = self.written()
+        if problem is not None:
+            raise WiringError(
+                f"{type(self).__name__}: {problem}. A hook has written them when the evaluation "
+                "began, such as an average of the weights, or of a schedule-free optimizer: "
+                "average with Lightning's EMAWeightAveraging, or validate a copy of the network "
+                "that is its average."
+            )
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check()
+
+    @override
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == 0:
+            self.check_evaluated()
+
+    def _check_learned(self) -> None:
+        """Raise a `WiringError` if a parameter that is learned is no longer in the network."""
+        if self._network is None:
+            return
+        now = dict(self._network.named_parameters(remove_duplicate=False))
+        replaced = [name for name, own in self._learned.items() if now.get(name) is not own]
+        if replaced:
+            raise WiringError(
+                f"{type(self).__name__}: {listed(replaced)} of the network were replaced after the "
+                "fit had started, so their wiring is not learned; replace parts of a network "
+                "before the fit, such as in its __init__ or configure_model."
+            )
