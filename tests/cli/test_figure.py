@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from tests.cli.commands import BASE, checkpoint_in, network_of, refused, succeed, wiring, write
+from wiring_lightning import costs
 from wiring_lightning.cli.figure import KINDS
 from wiring_lightning.tasks import ClassificationTask
 
@@ -233,17 +234,62 @@ def test_a_network_without_a_wiring_is_refused(copy: Path) -> None:
     assert "has no fan-in" in refused("figure", "accuracy", str(copy), "--trust")
 
 
-def test_runs_that_cannot_be_compared_are_refused(fits: dict[str, Fit], copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("width: 2", "width: 4", "differ in model.backbone.width (2 and 4)"),
+        ("data.Digits", "data.FashionMNIST", "differ in data (Digits and FashionMNIST)"),
+        ("backbones.ResNeXt", "backbones.Other", "in model.backbone (ResNeXt and Other)"),
+        ("max_epochs: 1\n", "max_epochs: 300\n", "epochs (1 of 3 batches and 300 of 3 batches)"),
+        ("batch_size: 64", "batch_size: 8", "differ in data.batch_size (64 and 8)"),
+        ("smoothing: 0.0", "smoothing: 0.1", "differ in model.label_smoothing (0.0 and 0.1)"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(
+    old: str, new: str, expected: str, fits: dict[str, Fit], copy: Path
+) -> None:
     config = copy / "config.yaml"
     written = config.read_text()
-    for old, new, expected in (
-        ("width: 2", "width: 4", "differ in width (2 and 4)"),
-        ("data.Digits", "data.FashionMNIST", "differ in data (Digits and FashionMNIST)"),
-        ("backbones.ResNeXt", "backbones.Other", "differ in network (ResNeXt and Other)"),
-    ):
-        config.write_text(written.replace(old, new))
-        assert config.read_text() != written
-        assert expected in refused("figure", "accuracy", str(fits["three"].root), str(copy))
+    config.write_text(written.replace(old, new))
+    assert config.read_text() != written
+    runs = "figure", "accuracy", str(fits["three"].root), str(copy)
+    said = refused(*runs)
+    assert expected in said
+    assert "give runs that agree, or --mix" in said
+    if "Other" not in new:
+        mixed = wiring(*runs, "--mix")
+        assert (mixed.code, expected in mixed.err) == (0, True)
+
+
+def test_runs_of_one_mean_say_what_they_differ_in(fits: dict[str, Fit], copy: Path) -> None:
+    """Other seeds alone are not worth a word."""
+    again = "figure", "accuracy", str(fits["one again"].root), str(copy)
+    assert "differ" not in wiring(*again, "-o", "seeds.png").err
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.5\n", "lr: 0.25\n"))
+    said = wiring(*again, "-o", "rates.png").err
+    what = "trainer.callbacks.MaskConnect.lr (0.5 and 0.25)"
+    assert f"the runs of one mean (learned, K = 1) differ in {what}" in said
+
+
+def test_efficiency_has_a_point_for_each_setting(fits: dict[str, Fit], saved: list[Figure]) -> None:
+    """Learned wirings of other seeds have other sizes, and are of one mean all the same."""
+    names = ("one", "one again", "three", "random")
+    succeed("figure", "efficiency", *(str(fits[name].root) for name in names))
+    learned, random = saved[0].axes[0].containers
+    labels = [container.get_label() for container in (learned, random)]
+    assert labels == ["ResNeXt, learned, MaskConnect", "ResNeXt, random"]
+    sizes = {
+        name: int(costs.parameters(network_of(str(checkpoint_in(fits[name].folder)), **changes)
+                                   .wiring()))
+        for name, changes in (("one", {}), ("one again", {}), ("three", {"fan_in": 3}))
+    }  # fmt: skip
+    ones = ["one", "one again"]
+    expected = {fmean(sizes[name] for name in ones): fmean(fits[name].accuracy for name in ones),
+                sizes["three"]: fits["three"].accuracy}  # fmt: skip
+    drawn = dict(zip(learned[0].get_xdata(), learned[0].get_ydata(), strict=True))
+    assert drawn == {size: pytest.approx(100 * acc, abs=0.01) for size, acc in expected.items()}
+    assert random[0].get_ydata() == pytest.approx([100 * fits["random"].accuracy], abs=0.01)
 
 
 def test_a_run_given_twice_is_refused(fits: dict[str, Fit]) -> None:
@@ -259,6 +305,7 @@ def test_a_run_given_twice_is_refused(fits: dict[str, Fit]) -> None:
         (("wirings", "run"), "'wirings'"),
         (("connectivity", "run1", "run2"), "one run, but 2 are given"),
         (("active", "run", "--outptu=x"), "--outptu"),
+        (("active", "run", "--mix"), "--mix is for accuracy and efficiency"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: tuple[str, ...], expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from pathlib import Path
+from shutil import copytree
 from statistics import fmean
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from tests.cli.commands import BASE, checkpoint_in, refused, succeed, write
+from tests.cli.commands import BASE, checkpoint_in, refused, succeed, wiring, write
 from wiring_lightning.backbones import SparseNet
 
 
@@ -53,12 +54,13 @@ def test_figures_from_runs(tmp_path: Path, saved: list[Figure]) -> None:
     drawn = saved[1].axes[1].images[0].get_array()
     np.testing.assert_allclose(drawn.filled(0), expected.nan_to_num(0), rtol=1e-6)
 
-    other = tmp_path / "other" / "lightning_logs" / "version_0"
-    other.mkdir(parents=True)
+    other = Path(copytree(folder, tmp_path / "other" / "lightning_logs" / "version_0"))
     changed = (folder / "config.yaml").read_text().replace("data.Digits", "data.FashionMNIST")
     (other / "config.yaml").write_text(changed)
-    said = refused("figure", "efficiency", folders[0], str(tmp_path / "other"))
-    assert "differ in data (Digits and FashionMNIST)" in said
+    both = "figure", "efficiency", folders[0], str(tmp_path / "other")
+    assert "differ in data (Digits and FashionMNIST)" in refused(*both)
+    mixed = wiring(*both, "--mix", "-o", "mixed.png")
+    assert (mixed.code, "runs differ in data (Digits and FashionMNIST)" in mixed.err) == (0, True)
 
 
 def test_scaling_needs_no_run(

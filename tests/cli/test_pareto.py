@@ -1,6 +1,7 @@
 """`wiring pareto`, from the folders that `wiring fit` leaves."""
 
 import csv
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -95,6 +96,31 @@ def test_the_files_hold_costs_of_the_checkpoints(
     for row in selected:
         assert f"| {row['run']} | {int(row['multiply-adds']):,} | " in table
         assert f" | {100 * float(row['test']):.2f} |" in table
+
+
+@pytest.mark.parametrize("name", ['say "one"', "a|b", "one, two"])
+def test_a_folder_of_any_name_has_one_cell(
+    name: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(runs["one"], tmp_path / name)
+    out = succeed("pareto", str(copy), "-o", "any.png")
+    assert f"| {name.replace('|', chr(92) + '|')} | " in out
+    with Path("any.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["run"], row["network"], row["selected"]) == (name, "ConvFabric, searched", "1")
+
+
+def test_other_data_are_refused_unless_told(runs: dict[str, Path], tmp_path: Path) -> None:
+    folders = []
+    for name in ("cats", "dogs"):
+        folder = Path(shutil.copytree(runs["one"], tmp_path / name))
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["data"] = {"class_path": "ImageFolder", "init_args": {"root": f"/pets/{name}"}}
+        write(config, folder / "config.yaml")
+        folders.append(str(folder))
+    what = "The runs differ in data.root (/pets/cats and /pets/dogs)"
+    assert f"{what}: give runs that agree, or --mix" in refused("pareto", *folders)
+    assert "| ConvFabric, searched | cats |" in succeed("pareto", *folders, "--mix")
 
 
 def test_other_costs_are_priced_and_named(runs: dict[str, Path]) -> None:

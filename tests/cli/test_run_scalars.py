@@ -37,6 +37,23 @@ def test_numbers_are_those_that_were_logged(kinds: list[type], tmp_path: Path) -
     assert read.keys() - expected.keys() <= {"hp_metric"}
 
 
+def test_files_of_earlier_commands_come_first(tmp_path: Path) -> None:
+    """A command that goes on in a folder gives the file that is there a number."""
+    for number, (step, accuracy) in {"_1": (5, 0.1), "_2": (9, 0.2), "_10": (12, 0.3)}.items():
+        text = f"step,test/acc,val/acc\n{step},,{accuracy}\n{step},0.25,\n"
+        (tmp_path / f"metrics{number}.csv").write_text(text)
+    (tmp_path / "metrics.csv").write_text("step,val/acc\n2,0.4\n")
+    (tmp_path / "metrics_mine.csv").write_text("a table of mine\n")
+    read = read_scalars(tmp_path)
+    assert read["val/acc"] == [(5, 0.1), (9, 0.2), (12, 0.3), (2, 0.4)]
+    assert read["test/acc"][-1] == (12, 0.25)
+    (tmp_path / "metrics.csv").unlink()
+    assert read_scalars(tmp_path)["val/acc"][-1] == (12, 0.3)
+    (tmp_path / "metrics_2.csv").write_text("step,a\n1,many\n")
+    with pytest.raises(ValueError, match=r"metrics_2.csv is no table of numbers"):
+        read_scalars(tmp_path)
+
+
 def test_a_folder_without_numbers_has_none(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,test/acc\n")
     assert read_scalars(tmp_path) == {}

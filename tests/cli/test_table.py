@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
@@ -216,6 +217,26 @@ def test_runs_that_differ_are_refused_unless_told(
     assert f"\nThe runs differ in {what}.\n" in succeed("table", *runs, "--mix")
 
 
+@pytest.mark.parametrize("kind", ["ImageFolder", "ImageMaskFolder", "MiniImageNet"])
+def test_another_root_has_other_pictures(make_run: MakeRun, kind: str) -> None:
+    def run(name: str, root: str) -> str:
+        data = {"class_path": f"wiring_lightning.data.{kind}", "init_args": {"root": root}}
+        return str(make_run(name, 0.5, {"data": data}))
+
+    cats, again, dogs = run("a", "/pets/cats"), run("b", "/pets/cats/"), run("c", "/pets/dogs")
+    what = "The runs differ in data.root (/pets/cats and /pets/dogs)"
+    assert f"{what}: give runs that agree" in refused("table", cats, dogs)
+    assert "data.root" not in succeed("table", cats, again)
+
+
+def test_released_data_are_the_same_anywhere(make_run: MakeRun) -> None:
+    roots = ("here", "there")
+    runs = [str(make_run(root, 0.5, {"data": {"class_path": "CIFAR10",
+                                              "init_args": {"root": root}}}))
+            for root in roots]  # fmt: skip
+    assert "root" not in succeed("table", *runs)
+
+
 def test_what_names_the_rows_may_differ(make_run: MakeRun) -> None:
     long, short = make_run("a", 0.5), make_run("b", 0.6, {"trainer.max_epochs": 3})
     assert len(read(succeed("table", str(long), str(short), "--by=trainer.max_epochs"))) == 2
@@ -271,12 +292,35 @@ def test_a_fit_that_goes_on_is_no_test(make_run: MakeRun) -> None:
 
 def test_unfinished_runs_are_named_in_one_line(make_run: MakeRun, tmp_path: Path) -> None:
     good, bad = make_run("good", 0.5), make_run("bad", None)
-    (tmp_path / "empty").mkdir()
-    said = wiring("table", str(good), str(bad), "empty", "--score=val/acc")
+    worse = make_run("worse", None)
+    said = wiring("table", str(good), str(bad), str(worse), "--score=val/acc")
     (line,) = [line for line in said.err.splitlines() if "not finished" in line]
-    assert line == f"wiring: left out 2 runs, not finished or failed: {bad}, empty"
+    assert line == f"wiring: left out 2 runs, not finished or failed: {bad}, {worse}"
     assert len(read(said.out)) == 1
-    assert "None of the 2 runs is finished" in refused("table", str(bad), "empty")
+    assert "None of the 2 runs is finished" in refused("table", str(bad), str(worse))
+
+
+def test_folders_without_a_run_are_named_as_such(make_run: MakeRun, tmp_path: Path) -> None:
+    good = str(make_run("good", 0.5))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    make_run("a/b/c/run", 0.5)
+    said = wiring("table", good, "empty", "a")
+    what = "left out 2 folders, without a config.yaml at most 2 folders deep"
+    assert f"wiring: {what}: empty, a\n" in said.err
+    assert "holds no config.yaml" in refused("table", "a")
+    assert len(read(succeed("table", good, "a/b/c/run"))) == 1
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_no_numbers_are_left_out(score: float, make_run: MakeRun) -> None:
+    good, other = (str(make_run(name, 0.5, {"seed_everything": len(name)})) for name in "ab")
+    bad = str(make_run("bad", score))
+    said = wiring("table", good, other, bad)
+    assert said.code == 0
+    assert f"left out 1 run, of which test/acc is NaN or infinite: {bad}" in said.err
+    assert [row["mean ± sd"] for row in read(said.out)] == ["50.00 ± 0.00"]
+    assert f"No run has a finite test/acc: that of {bad} is {score}" in refused("table", bad)
 
 
 def test_bad_requests_are_one_sentence(six: list[str], make_run: MakeRun) -> None:

@@ -1,5 +1,6 @@
 """Accuracies are means of what they were given, with sample deviations as error bars."""
 
+import math
 from statistics import mean, stdev
 
 import numpy as np
@@ -92,3 +93,24 @@ def test_efficiency_is_drawn_over_both_sizes_with_deviations() -> None:
     np.testing.assert_allclose(heights, [70, 55])
     with pytest.raises(ValueError, match="no network"):
         draw_efficiency([])
+
+
+def test_networks_of_one_setting_are_one_point_at_their_mean_size() -> None:
+    runs = [
+        Efficiency("a", 100, 9000, 0.5, setting="learned"),
+        Efficiency("a", 300, 1000, 0.7, setting="learned"),
+        Efficiency("a", 300, 1000, 0.9, setting="random"),
+    ]
+    left, right = draw_efficiency(runs).axes
+    for axes, sizes, heights in ((left, [200, 300], [60, 90]), (right, [1000, 5000], [90, 60])):
+        (line, _, _) = axes.containers[0]
+        assert line.get_xdata().tolist() == sizes
+        np.testing.assert_allclose(line.get_ydata().astype(float), heights)
+
+
+@pytest.mark.parametrize("accuracy", [math.nan, math.inf])
+def test_an_accuracy_that_is_no_number_is_refused(accuracy: float) -> None:
+    with pytest.raises(ValueError, match="A score is"):
+        draw_efficiency([Efficiency("a", 1, 1, accuracy), Efficiency("a", 1, 1, 0.5)])
+    with pytest.raises(ValueError, match="A score is"):
+        draw_accuracy([Measurement("full", None, accuracy)])

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tests.plots.wirings import chain, learned, live_nodes, skipping
+from tests.plots.wirings import chain, is_inside, learned, live_nodes, skipping
 from wiring_lightning.plots import draw_active_by_depth, draw_active_nodes
 from wiring_lightning.wiring import Wiring
 
@@ -94,3 +94,16 @@ def test_a_chain_counts_blocks():
 def test_no_network_is_refused():
     with pytest.raises(ValueError, match="no wiring"):
         draw_active_by_depth({})
+
+
+def test_many_networks_are_told_apart_or_refused():
+    """Each has a look of its own, and a name that is inside the picture."""
+    wirings = {f"K = 1 (version_{n})": learned(depth=11, fan_in=1) for n in range(24)}
+    figure = draw_active_by_depth(wirings)
+    figure.canvas.draw()
+    bars = [container[0] for container in figure.axes[0].containers]
+    looks = {(bar.get_facecolor(), bar.get_edgecolor(), bar.get_hatch()) for bar in bars}
+    assert len(looks) == 24
+    assert is_inside(figure.legends[0], figure)
+    with pytest.raises(ValueError, match="tells at most 24 networks apart, but 25 are given"):
+        draw_active_by_depth({**wirings, "one more": learned(depth=11, fan_in=1)})

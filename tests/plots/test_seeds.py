@@ -1,5 +1,8 @@
 """The picture of several runs of every method."""
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -24,3 +27,22 @@ def test_circles_are_runs_and_the_bar_is_mean_and_deviation() -> None:
 def test_nothing_to_draw_is_refused(scores: dict[str, list[float]]) -> None:
     with pytest.raises(ValueError, match="no score to draw"):
         draw_seeds(scores, "test/acc (%)")
+
+
+def test_long_names_are_told_apart() -> None:
+    """Names that begin alike are written in lines, and numbered where they are cut."""
+    names = [f"ResNeXt, learned, K = 1, MaskConnect, Digits, {batch}" for batch in (32, 64)]
+    names += [f"{'every word of a long name ' * 30}{end}" for end in "ab"]
+    figure = draw_seeds({name: [90.0] for name in names}, "test/acc (%)")
+    labels = figure.axes[0].get_yticklabels()
+    shown = [label.get_text().replace("\n", " ") for label in labels]
+    assert shown[:2] == names[:2]
+    assert [text.rpartition("... ")[2] for text in shown[2:]] == ["(row 3)", "(row 4)"]
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="A score is nan"):
+        draw_seeds({"a": [90.0, math.nan]}, "test/acc (%)")

@@ -2,6 +2,8 @@
 
 import networkx
 import torch
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate
@@ -53,3 +55,9 @@ WIRINGS = {
     "chain": lambda: chain(10),
     "skipping": skipping,
 }
+
+
+def is_inside(artist: Artist, figure: Figure) -> bool:
+    """Whether all of an artist is in the picture of a figure that was drawn."""
+    box, page = artist.get_window_extent(), figure.bbox
+    return bool(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1)

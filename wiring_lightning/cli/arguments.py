@@ -42,6 +42,11 @@ class RunsParser(ArgumentParser):
         """Add `--trust`."""
         self.add_argument("--trust", action="store_true", help=TRUST)
 
+    def add_mix(self, facts: str) -> None:
+        """Add `--mix`; the help says in which `facts` runs may differ with it."""
+        what = f"go on if the runs differ in {facts}, and say so"
+        self.add_argument("--mix", action="store_true", help=what)
+
     def add_picture(self, default: str) -> None:
         """Add `--output`, `None` if not given, and `--overwrite`; the help shows `default`."""
         what = f"picture to write, .png, .pdf or .svg (default: {default})"

@@ -16,6 +16,7 @@ KINDS = {
     "scaling": "parameters, links and paths over depth; of no run (SparseNet, Table 1)",
 }
 _ONE_RUN = ("connectivity", "graph", "degrees", "reuse")
+_COMPARED = ("accuracy", "efficiency")
 
 _DESCRIPTION = """\
 Draw a figure of the papers from your own runs.
@@ -24,11 +25,16 @@ kinds:
 {kinds}
 
 {run} connectivity, active, graph, degrees, efficiency and reuse read its
-last checkpoint, accuracy and efficiency the test accuracy that it logged. Runs that
-differ only in their seed become a mean with the standard deviation; full and previous wirings
-become horizontal lines. Of several runs, those that are not finished are left out with a note, and
-a checkpoint that was tested twice counts once. scaling takes no run: it measures untrained networks
-of many depths.
+last checkpoint, accuracy and efficiency the test accuracy that it logged.
+
+accuracy has the mean and standard deviation of the runs of one wiring and K; full and previous
+wirings become horizontal lines. Runs that differ in network, data or epochs are refused, and a note
+says if those of one mean differ in more than their seed. efficiency has the mean of runs that
+differ only in their seed, and refuses runs that differ in their data. --mix lets both go on.
+
+Of several runs, those that are not finished, or whose accuracy is NaN or infinite, are left out
+with a note, and a checkpoint that was tested twice counts once. scaling takes no run: it measures
+untrained networks of many depths.
 """
 _EXAMPLES = """\
 examples:
@@ -61,7 +67,8 @@ def run(arguments: Sequence[str]) -> None:
 
     if given.output:
         check_outputs([given.output], "-o", given.overwrite)
-    figure = getattr(kinds, given.kind)(*find_runs(given.runs, given.trust))
+    options = {"mix": given.mix} if given.kind in _COMPARED else {}
+    figure = getattr(kinds, given.kind)(*find_runs(given.runs, given.trust), **options)
     path = given.output or free_path(f"{given.kind}.png")
     save_figure(figure, path)
     print(path)
@@ -80,6 +87,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser = RunsParser("figure", _DESCRIPTION.format(kinds=kinds, run=RUN), _EXAMPLES)
     parser.add_argument("kind", metavar="KIND", choices=KINDS, help=", ".join(KINDS))
     parser.add_runs("*")
+    parser.add_mix("what an accuracy or efficiency figure compares")
     parser.add_trust()
     parser.add_picture("KIND.png")
     given = parser.parse_args(arguments)
@@ -89,4 +97,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
         parser.error(f"{given.kind} needs the folder of a RUN")
     if given.kind in _ONE_RUN and len(given.runs) > 1:
         parser.error(f"{given.kind} draws one run, but {len(given.runs)} are given")
+    if given.mix and given.kind not in _COMPARED:
+        parser.error(f"--mix is for {' and '.join(_COMPARED)}")
     return given

@@ -7,9 +7,13 @@ from matplotlib.figure import Figure
 
 from wiring_lightning import costs, plots
 from wiring_lightning.backbones import SparseNet, SparseResNet
+from wiring_lightning.cli.comparable import check_alike, different_curves, different_data
 from wiring_lightning.cli.messages import note
+from wiring_lightning.cli.run_keys import differing, in_words, setting
+from wiring_lightning.cli.run_names import distinct_names
+from wiring_lightning.cli.run_rows import learners
 from wiring_lightning.cli.run_steps import costs_apart
-from wiring_lightning.cli.runs import Run, RunError, check_alike, distinct_names, finished
+from wiring_lightning.cli.runs import Run, RunError, finished
 from wiring_lightning.wiring import Wired
 
 # Depths of the networks in the picture of their scaling: three equal stages each.
@@ -24,7 +28,9 @@ def connectivity(run: Run) -> Figure:
 
 def active(*runs: Run) -> Figure:
     """Live nodes by depth, one series a run."""
-    complete = finished(runs, Run.checkpoint)
+    # One run alone may be looked at while it trains.
+    ended = (Run.check_ended,) if len(runs) > 1 else ()
+    complete = finished(runs, Run.checkpoint, *ended)
     wirings = {}
     for run, name in zip(complete, distinct_names([run.folder for run in complete]), strict=True):
         words = run.label.removeprefix("learned, ")
@@ -51,45 +57,63 @@ def degrees(run: Run) -> Figure:
     return plots.draw_degrees(run.wiring)
 
 
-def accuracy(*runs: Run) -> Figure:
-    """Test accuracy over the fan-in, of runs that differ in fan-in, wiring and seed only.
+def accuracy(*runs: Run, mix: bool = False) -> Figure:
+    """Test accuracy over the fan-in, of runs that differ in fan-in, wiring, learner and seed only.
+
+    Args:
+        runs: at least one.
+        mix: whether they may differ in something else.
 
     Raises:
         RunError: if the runs differ in something else, none is finished, or one has no fan-in.
     """
-    check_alike(runs, list(runs[0].setting), "that differ in fan-in, wiring and seed only")
-    measurements = []
-    for run in finished(runs, lambda run: run.accuracy("test")):
+    complete = finished(runs, lambda run: run.accuracy("test"))
+    check_alike(different_curves(complete), mix)
+    points: dict[tuple[str, int | None], list[Run]] = {}
+    for run in complete:
         name, fan_in = run.connection
         if name is None:
             raise RunError(
                 f"The network of {run.folder} has no fan-in: it holds no `nn.Gate`, and its config "
                 "names no `wiring`."
             )
-        measurements.append(plots.Measurement(name, fan_in, run.accuracy("test")))
-    return plots.draw_accuracy(measurements, title=runs[0].setting["data"])
+        points.setdefault((name, fan_in), []).append(run)
+    for pooled in points.values():
+        if found := differing([setting(run.config) for run in pooled]):
+            note(f"the runs of one mean ({pooled[0].label}) differ in {in_words(found)}")
+    measurements = [
+        plots.Measurement(*point, run.accuracy("test"))
+        for point, pooled in points.items()
+        for run in pooled
+    ]
+    return plots.draw_accuracy(measurements, title=complete[0].data)
 
 
-def efficiency(*runs: Run) -> Figure:
+def efficiency(*runs: Run, mix: bool = False) -> Figure:
     """Test accuracy over parameters and multiply-adds, of runs on the same data.
+
+    Args:
+        runs: at least one.
+        mix: whether the data may differ.
 
     Raises:
         RunError: if the data differ, or no run is finished.
     """
-    check_alike(runs, ["data"], "on one data set")
     complete = finished(runs, Run.checkpoint, lambda run: run.accuracy("test"))
+    check_alike(different_data(complete), mix)
     if apart := costs_apart(complete, "test/acc"):
         note(apart)
     networks = [
         plots.Efficiency(
-            run.family,
+            ", ".join(filter(None, [run.family, run.connection[0], *learners(run.config)])),
             int(costs.parameters(run.wiring)),
             int(costs.multiply_adds(run.wiring)),
             run.accuracy("test"),
+            setting=repr(sorted(setting(run.config).items())),
         )
         for run in complete
     ]
-    return plots.draw_efficiency(networks, title=runs[0].setting["data"])
+    return plots.draw_efficiency(networks, title=complete[0].data)
 
 
 def reuse(run: Run) -> Figure:

@@ -24,8 +24,9 @@ validation images. What is reported is the accuracy of the selected networks on 
 which had no part in the choice. Searched and given architectures are kinds of their own.
 
 {RUN} Costs are those of the network in its last checkpoint, accuracies the
-last val/acc and test/acc that it logged. Of several runs, those that are not finished are left
-out with a note, and a checkpoint that was tested twice counts once.
+last val/acc and test/acc that it logged. Of several runs, those that are not finished, or whose
+accuracy is NaN or infinite, are left out with a note, and a checkpoint that was tested twice counts
+once. Runs that differ in their data are refused, unless --mix is given.
 
 Prints the selected networks as a Markdown table, and writes the picture, the same table (.md)
 and all networks (.csv) beside each other.
@@ -47,9 +48,11 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: if the ending of the file names no format of pictures.
     """
     given = parse(arguments)  # before torch is loaded
+    from wiring_lightning.cli.comparable import check_alike, different_data
     from wiring_lightning.cli.messages import note
+    from wiring_lightning.cli.run_names import distinct_names
     from wiring_lightning.cli.run_steps import costs_apart
-    from wiring_lightning.cli.runs import Run, check_alike, distinct_names, find_runs, finished
+    from wiring_lightning.cli.runs import Run, find_runs, finished
     from wiring_lightning.costs import named_cost
     from wiring_lightning.files import check_outputs, free_path, write_file
     from wiring_lightning.plots import Candidate, draw_pareto, save_figure, select
@@ -58,9 +61,9 @@ def run(arguments: Sequence[str]) -> None:
     markdown, csv = output.with_suffix(".md"), output.with_suffix(".csv")
     check_outputs([output, markdown, csv], "-o", given.overwrite)
     runs = find_runs(given.runs, given.trust)
-    check_alike(runs, ["data"], "on one data set")
     val, test = (lambda run: run.accuracy("val")), (lambda run: run.accuracy("test"))
     runs = finished(runs, Run.checkpoint, val, test)
+    check_alike(different_data(runs), given.mix)
     price = named_cost(given.cost, given.machines)
     names = distinct_names([run.folder for run in runs])
     candidates = [
@@ -80,7 +83,7 @@ def run(arguments: Sequence[str]) -> None:
         note(apart)
     if given.cost != "sequential_steps":
         _note_zeros(runs)
-    save_figure(draw_pareto(candidates, given.unit, title=runs[0].setting["data"]), output)
+    save_figure(draw_pareto(candidates, given.unit, title=runs[0].data), output)
     write_file(markdown, table.encode())
     write_file(csv, _csv(candidates, chosen, given.unit).encode())
     print(f"{len(chosen)} of {len(candidates)} selected: {output}, {markdown}, {csv}")
@@ -100,6 +103,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--cost", default="multiply_adds", choices=COSTS, metavar="COST", help=what)
     what = "machines that share the sequential steps (default: 1)"
     parser.add_argument("--machines", default=1, type=int, metavar="N", help=what)
+    parser.add_mix("their data")
     parser.add_trust()
     parser.add_picture("pareto.png")
     given = parser.parse_args(arguments)
@@ -128,24 +132,28 @@ def _note_zeros(runs: Sequence["Run"]) -> None:
 
 def _markdown(chosen: Sequence["Candidate"], unit: str) -> str:
     """The table of the selected networks."""
-    lines = [f"| network | run | {unit} | validation accuracy (%) | test accuracy (%) |"]
-    lines.append("| --- | --- | --- | --- | --- |")
+    from wiring_lightning.cli.table_text import markdown
+
+    names = ["network", "run", unit, "validation accuracy (%)", "test accuracy (%)"]
+    rows = []
     for one in chosen:
         assert one.test is not None
-        lines.append(
-            f"| {one.family} | {one.name} | {one.cost:,.0f} | {100 * one.validation:.2f} | "
-            f"{100 * one.test:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+        accuracies = [f"{100 * share:.2f}" for share in (one.validation, one.test)]
+        rows.append([one.family, one.name, f"{one.cost:,.0f}", *accuracies])
+    return markdown(names, rows)
 
 
 def _csv(candidates: Sequence["Candidate"], chosen: Sequence["Candidate"], unit: str) -> str:
     """All networks with all digits, and which of them are selected."""
-    lines = [f"network,run,{unit.replace(' ', '_')},validation,test,selected"]
+    from csv import writer
+    from io import StringIO
+
+    out = StringIO()
+    table = writer(out, lineterminator="\n")
+    names = ["network", "run", unit.replace(" ", "_"), "validation", "test", "selected"]
+    table.writerow(names)
     for one in sorted(candidates, key=lambda one: (one.family, one.cost)):
         test = "" if one.test is None else f"{one.test:.6f}"
-        lines.append(
-            f'"{one.family}","{one.name}",{one.cost:.0f},{one.validation:.6f},{test},'
-            f"{int(one in chosen)}"
-        )
-    return "\n".join(lines) + "\n"
+        numbers = [f"{one.cost:.0f}", f"{one.validation:.6f}", test, int(one in chosen)]
+        table.writerow([one.family, one.name, *numbers])
+    return out.getvalue()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from wiring_lightning.callbacks.phase_schedule import NOT_GIVEN
@@ -9,10 +10,15 @@ from wiring_lightning.cli.config_parts import class_name
 from wiring_lightning.cli.runs import RunError
 
 MISSING = "-"
-# What two runs of one setting may differ in: starts, and where things are read and written.
+# What two runs of one setting may differ in: starts, where things are read and written, and how
+# the same is computed.
 _STARTS = ("seed_everything", "seed")
-_PLACES = ("default_root_dir", "root", "download", "num_workers", "ckpt_path", "weights_only")
+_PLACES = ("default_root_dir", "root", "predict_root", "download", "num_workers", "ckpt_path",
+           "weights_only", "verbose")  # fmt: skip
+_MEANS = ("compile", "checkpointing")
 _WRITES = ("trainer.logger", "trainer.enable_", "trainer.log_every_n_steps")
+# Data modules of whatever pictures their root holds: another root has other pictures.
+_OF_ANY_PICTURES = ("ImageFolder", "ImageMaskFolder", "MiniImageNet")
 
 
 def value_of(config: Any, key: str) -> Any:
@@ -83,15 +89,23 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def setting(config: Mapping[str, Any]) -> dict[str, Any]:
     """All keys that say how a network is trained: no seeds, and nothing about files.
 
+    The root of the data counts if the data are whatever pictures are in it.
+
     Example:
         >>> setting({"seed_everything": 1, "trainer": {"logger": None, "max_epochs": 2}})
         {'trainer.max_epochs': 2}
+        >>> setting({"data": {"class_path": "ImageFolder", "init_args": {"root": "pets/cats/"}}})
+        {'data': 'ImageFolder', 'data.root': 'pets/cats'}
     """
-    return {
+    values = flat(config)
+    found = {
         key: value
-        for key, value in flat(config).items()
-        if key.rpartition(".")[2] not in _STARTS + _PLACES and not key.startswith(_WRITES)
+        for key, value in values.items()
+        if key.rpartition(".")[2] not in _STARTS + _PLACES + _MEANS and not key.startswith(_WRITES)
     }
+    if values.get("data") in _OF_ANY_PICTURES and "data.root" in values:
+        found["data.root"] = str(Path(values["data.root"]))
+    return found
 
 
 def epochs_of(config: Mapping[str, Any]) -> Any:

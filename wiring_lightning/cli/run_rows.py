@@ -3,20 +3,27 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from wiring_lightning import callbacks
 from wiring_lightning.checkpoints import load_weights
-from wiring_lightning.cli.code_version import version_in
 from wiring_lightning.cli.config_parts import callbacks_in, class_name, classes_in
 from wiring_lightning.cli.example import costs_with, example_image
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.report import sparse_rows, summarize, summarize_weights
-from wiring_lightning.cli.run_keys import differing, epochs_of, flat, in_words, setting, value_of
-from wiring_lightning.cli.runs import Run, RunError, UnfinishedError, find_run, tested_once
+from wiring_lightning.cli.run_keys import differing, flat, in_words, setting, value_of
+from wiring_lightning.cli.runs import (
+    CONFIG,
+    DEPTH,
+    Run,
+    RunError,
+    UnfinishedError,
+    find_run,
+    tested_once,
+)
 from wiring_lightning.cli.trust import UntrustedError
 from wiring_lightning.costs.layers import sum_of
 from wiring_lightning.nn import find_bernoulli_gates
@@ -25,8 +32,6 @@ from wiring_lightning.wiring import find_wired
 METHOD = "method"
 # Arguments of a backbone, beside its connections, that choose between methods.
 _VARIANTS = ("pattern", "architecture", "dynamics")
-# Keys of the data that change neither the images nor how many there are.
-_NOT_DATA = ("data.batch_size", "data.seed", "data.drop_last")
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def paired(row: Row, other: Row) -> Difference | None:
 
 
 def read_scored(folders: Sequence[Path], tag: str, trust: bool) -> list[Scored]:
-    """Read the finished runs in several folders; one note names the others.
+    """Read the finished runs in several folders; notes name the others, and what they lack.
 
     Args:
         folders: each a run, or a folder above one run.
@@ -164,33 +169,50 @@ def read_scored(folders: Sequence[Path], tag: str, trust: bool) -> list[Scored]:
 
     Raises:
         RunError: if a folder does not exist or holds several runs, if a run is given twice, has no
-            such score, or if none is finished.
+            such score, or if none is finished and has a finite one.
     """
     runs: list[Run] = []
-    left_out: list[Path] = []
+    no_runs: list[UnfinishedError] = []
+    without, unfinished = list[Path](), list[Path]()
     for folder in folders:
         try:
             run = find_run(folder, trust)
-        except UnfinishedError:
-            left_out.append(folder)
+        except UnfinishedError as error:
+            without.append(folder)
+            no_runs.append(error)
             continue
         if any(run.folder.resolve() == other.folder.resolve() for other in runs):
             raise RunError(f"The run {run.folder} is given 2 times: give it once.")
         # `wiring fit` tests at its end: a run that was not tested has not got there.
-        if any(name.startswith("test/") for name in run.tags):
+        if run.was_tested:
             runs.append(run)
         else:
-            left_out.append(run.folder)
-    if left_out and not runs:
+            unfinished.append(run.folder)
+    if unfinished and not runs:
         raise RunError(
-            f"None of the {len(left_out)} runs is finished ({left_out[0]} has no test/... in a "
+            f"None of the {len(folders)} runs is finished ({unfinished[0]} has no test/... in a "
             "TensorBoard event file or metrics.csv): give folders that `wiring fit` has written to "
             "its end."
         )
-    if left_out:
-        count = "1 run" if len(left_out) == 1 else f"{len(left_out)} runs"
-        note(f"left out {count}, not finished or failed: {', '.join(map(str, left_out))}")
-    return [Scored(run, _score(run, tag)) for run in tested_once(runs)]
+    if not runs:
+        raise no_runs[0]
+    scored = [Scored(run, _score(run, tag)) for run in tested_once(runs)]
+    finite = [one for one in scored if isfinite(one.score)]
+    if not finite:
+        one = scored[0]
+        raise RunError(f"No run has a finite {tag}: that of {one.run.folder} is {one.score}.")
+    _note_left_out("folder", without, f"without a {CONFIG} at most {DEPTH} folders deep")
+    _note_left_out("run", unfinished, "not finished or failed")
+    infinite = [one.run.folder for one in scored if one not in finite]
+    _note_left_out("run", infinite, f"of which {tag} is NaN or infinite")
+    return finite
+
+
+def _note_left_out(what: str, folders: Sequence[Path], why: str) -> None:
+    """Name folders that are not in the table, if there are any."""
+    if folders:
+        count = f"{len(folders)} {what}" + "s" * (len(folders) > 1)
+        note(f"left out {count}, {why}: {', '.join(map(str, folders))}")
 
 
 def _score(run: Run, tag: str) -> float:
@@ -242,43 +264,6 @@ def make_rows(scored: Sequence[Scored], keys: Sequence[str]) -> list[Row]:
         )
         rows.setdefault(names, []).append(one)
     return [Row(names, runs) for names, runs in rows.items()]
-
-
-def mixed(scored: Sequence[Scored], keys: Sequence[str]) -> str | None:
-    """What runs should have in common and do not: data, epochs or code; `None` if they agree.
-
-    Args:
-        scored: the runs.
-        keys: of the rows; runs may differ in these.
-    """
-    short = [key.replace(".init_args.", ".") for key in keys]
-    settings = []
-    for one in scored:
-        known = setting(one.run.config)
-        data = {key: value for key, value in known.items() if key.partition(".")[0] == "data"}
-        ignored = {*_NOT_DATA, *short}
-        facts = {key: value for key, value in data.items() if key not in ignored}
-        if not any(key in _LENGTHS for key in short):
-            facts["epochs"] = _length(one.run.config)
-        text = (one.run.folder / "config.yaml").read_text(encoding="utf-8")
-        facts["code version"] = version_in(text) or "not recorded"
-        settings.append(facts)
-    found = differing(settings)
-    return in_words(found) if found else None
-
-
-_LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches")
-
-
-def _length(config: Mapping[str, Any]) -> str:
-    """How long a config trains."""
-    values, text = flat(config), str(epochs_of(config))
-    _, steps, batches = _LENGTHS
-    if (limit := values.get(steps)) not in (None, -1):
-        text += f" or {limit} steps"
-    if (limit := values.get(batches)) not in (None, 1.0):
-        text += f" of {limit} batches"
-    return text
 
 
 def _starts(config: Mapping[str, Any]) -> dict[str, Any]:

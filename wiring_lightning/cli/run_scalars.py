@@ -1,4 +1,4 @@
-"""The numbers that a run has logged, from TensorBoard's event files or a `metrics.csv`."""
+"""The numbers that a run has logged, from TensorBoard's event files or `metrics.csv` files."""
 
 import csv
 from pathlib import Path
@@ -21,10 +21,11 @@ def read_scalars(folder: Path) -> dict[str, list[Scalar]]:
 
     Args:
         folder: of a run. Event files in it come first; what they lack is read from the
-            `metrics.csv` of Lightning's `CSVLogger`. Folders below it are not read.
+            `metrics.csv` of Lightning's `CSVLogger`, after those of earlier commands in the same
+            folder: `metrics_1.csv` and so on. Folders below it are not read.
 
     Raises:
-        ValueError: if the `metrics.csv` holds something else than numbers.
+        ValueError: if one of these files holds something else than numbers.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -43,13 +44,27 @@ def read_scalars(folder: Path) -> dict[str, list[Scalar]]:
         tag: [Scalar(event.step, float(event.value)) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
     }
-    return {**_read_csv(folder / _CSV), **read}
+    tables: dict[str, list[Scalar]] = {}
+    for file in _tables_in(folder):
+        for name, scalars in _read_csv(file).items():
+            tables.setdefault(name, []).extend(scalars)
+    return {**tables, **read}
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """The files of a `CSVLogger` in the order in which they were written.
+
+    A command that goes on in a folder gives the file that is there the next number first.
+    """
+    name = Path(_CSV)
+    numbers = (path.stem.removeprefix(f"{name.stem}_") for path in folder.glob(f"{name.stem}_*"))
+    earlier = sorted({int(number) for number in numbers if number.isdecimal()})
+    paths = [folder / f"{name.stem}_{number}{name.suffix}" for number in earlier] + [folder / name]
+    return [path for path in paths if path.is_file()]
 
 
 def _read_csv(file: Path) -> dict[str, list[Scalar]]:
     read: dict[str, list[Scalar]] = {}
-    if not file.is_file():
-        return read
     try:
         with file.open(encoding="utf-8", newline="") as text:
             for row in csv.DictReader(text, strict=True):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,11 +27,11 @@ from wiring_lightning.wiring import Wired, Wiring, find_wired
 
 CONFIG = "config.yaml"
 _EXAMPLE = "lightning_logs/version_0"
-_DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
+DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
 # What the names of numbers begin with that only a fit logs.
 _OF_FITS = ("train", "val")
 # Arguments that change the connections of a network, and not its other layers.
-_CONNECTION = ("wiring", "fan_in")
+CONNECTION = ("wiring", "fan_in")
 
 
 Given = TypeVar("Given", Path, "Run")
@@ -44,6 +44,14 @@ class RunError(RuntimeError):
 
 class UnfinishedError(RunError):
     """A folder holds no run that has ended: passed over if other runs are given, too."""
+
+    why = "as not finished"
+
+
+class NotFiniteError(UnfinishedError):
+    """The score of a run is NaN or infinite: it is passed over likewise."""
+
+    why = "as not comparable"
 
 
 @dataclass(frozen=True)
@@ -110,11 +118,9 @@ class Run:
         return ", ".join(filter(None, [name, f"K = {fan_in}" if fan_in else None]))
 
     @property
-    def setting(self) -> dict[str, Any]:
-        """The data set, the network and its arguments, without those of its connections."""
-        name = class_name(self.config.get("data"))
-        arguments = {k: v for k, v in self._architecture.items() if k not in _CONNECTION}
-        return {"data": name, **arguments}
+    def data(self) -> str:
+        """The class of the data, such as `Digits`; empty if the config names none."""
+        return class_name(self.config.get("data"))
 
     def build(self) -> LightningModule:
         """The network of the config in its task, not trained; nothing else of the config is built.
@@ -161,7 +167,8 @@ class Run:
         """The last accuracy on the validation or the test images that was logged, 0 to 1.
 
         Raises:
-            RunError: if there is none.
+            UnfinishedError: if there is none.
+            NotFiniteError: if it is NaN or infinite.
         """
         accuracy = self.last_number(f"{split}/acc")
         if accuracy is None:
@@ -176,7 +183,25 @@ class Run:
                 f"--config {self.folder / CONFIG} --ckpt_path FILE` and give the folder that it "
                 "writes."
             )
+        if not isfinite(accuracy):
+            raise NotFiniteError(f"The {split}/acc of the run {self.folder} is {accuracy}.")
         return accuracy
+
+    def check_ended(self) -> None:
+        """Refuse a run that logged numbers and was not tested, as `wiring fit` does at its end.
+
+        A run without any numbers may have logged them elsewhere.
+
+        Raises:
+            UnfinishedError: if it is one.
+        """
+        if self.tags and not self.was_tested:
+            raise UnfinishedError(f"The run {self.folder} has no test/... in its logs yet.")
+
+    @property
+    def was_tested(self) -> bool:
+        """Whether the run logged numbers of a test."""
+        return any(tag.startswith("test/") for tag in self.tags)
 
     @property
     def tested(self) -> Path | None:
@@ -205,7 +230,7 @@ class Run:
         """Name and arguments of the first class in the config that has a wiring or a fan-in."""
         for part in classes_in(self.config["model"]):
             arguments = part.get("init_args") or {}
-            if any(name in arguments for name in _CONNECTION):
+            if any(name in arguments for name in CONNECTION):
                 return {"network": class_name(part), **arguments}
         return {}
 
@@ -248,14 +273,14 @@ def find_run(path: str | Path, trust: bool = False) -> Run:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {found}: give the folder of a run, such as {_EXAMPLE}.")
-    below = (path.glob("*/" * depth + CONFIG) for depth in range(1, _DEPTH + 1))
+    below = (path.glob("*/" * depth + CONFIG) for depth in range(1, DEPTH + 1))
     folders = sorted(file.parent for files in below for file in files)
     if (path / CONFIG).is_file():
         folders = [path]
     if not folders:
         raise UnfinishedError(
-            f"{path} is no run folder, it holds no {CONFIG}: give one that `wiring fit` wrote, "
-            f"such as {_EXAMPLE}."
+            f"{path} is no run folder, it holds no {CONFIG} at most {DEPTH} folders deep: "
+            f"give one that `wiring fit` wrote, such as {_EXAMPLE}."
         )
     if len(folders) > 1:
         names = [str(folder.relative_to(path)) for folder in folders]
@@ -312,7 +337,7 @@ def _without_unfinished(given: Sequence[Given], read: Callable[[Given], Run]) ->
     if unfinished and not runs:
         raise unfinished[0]
     for problem in unfinished:
-        note(f"skipped, as not finished: {problem}")
+        note(f"skipped, {problem.why}: {problem}")
     return runs
 
 
@@ -332,58 +357,6 @@ def tested_once(runs: Sequence[Run]) -> list[Run]:
         else:
             kept.append(run)
     return [run for run in runs if run in kept]
-
-
-def check_alike(runs: Sequence[Run], names: Sequence[str], advice: str) -> None:
-    """Raise an error if the runs differ in some settings.
-
-    Args:
-        runs: at least one.
-        names: keys of `Run.setting`.
-        advice: which runs to give instead, such as "on one data set".
-
-    Raises:
-        RunError: for the first run that differs.
-    """
-    first = runs[0]
-    for run in runs[1:]:
-        for name in names:
-            here, there = first.setting.get(name), run.setting.get(name)
-            if here != there:
-                raise RunError(
-                    f"The runs {first.folder} and {run.folder} differ in {name} ({here} and "
-                    f"{there}): give runs {advice}."
-                )
-
-
-def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Short distinct names of folders: their paths without common first and last parts.
-
-    Example:
-        >>> distinct_names([Path("seed1/logs/version_0"), Path("seed2/logs/version_0")])
-        ['seed1', 'seed2']
-        >>> distinct_names([Path("lightning_logs/version_0"), Path("lightning_logs/version_1")])
-        ['version_0', 'version_1']
-        >>> distinct_names([Path("lightning_logs/version_0")])
-        ['version_0']
-    """
-    paths = [folder.resolve().parts for folder in folders]
-    if len(paths) == 1:
-        return [paths[0][-1]]
-    first = _shared(paths)
-    last = last_shared([path[first:] for path in paths])
-    # A folder that holds another one would have no name left.
-    return ["/".join(path[first : len(path) - last]) or path[-1] for path in paths]
-
-
-def last_shared(paths: Sequence[Sequence[str]]) -> int:
-    """Number of parts that all paths end with."""
-    return _shared([path[::-1] for path in paths])
-
-
-def _shared(paths: Sequence[Sequence[str]]) -> int:
-    """Number of parts that all paths begin with."""
-    return len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))))
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

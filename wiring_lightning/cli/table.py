@@ -23,8 +23,9 @@ Differences are paired: for every seed_everything that both rows have, the diffe
 runs; of these the mean and its standard error. If a run did what a row of the papers' tables does
 (docs/methods), their number stands beside it.
 
-Runs that are not finished are named and left out. Runs that differ in their data, epochs or code
-version do not belong into one table; --mix makes one and says so below it.
+Runs that are not finished, or whose score is NaN or infinite, are named and left out. Runs that
+differ in their data, epochs or code version do not belong into one table; --mix makes one and says
+so below it.
 """
 _EXAMPLES = """\
 examples:
@@ -44,11 +45,11 @@ def run(arguments: Sequence[str]) -> None:
         FileExistsError: if a file is there already.
     """
     given = parse(arguments)  # before torch is loaded
+    from wiring_lightning.cli.comparable import different_tables, refuse_different
     from wiring_lightning.cli.messages import note
     from wiring_lightning.cli.run_keys import check_known
-    from wiring_lightning.cli.run_rows import METHOD, make_rows, mixed, read_scored
+    from wiring_lightning.cli.run_rows import METHOD, make_rows, read_scored
     from wiring_lightning.cli.run_steps import costs_apart
-    from wiring_lightning.cli.runs import RunError
     from wiring_lightning.cli.table_text import Table
     from wiring_lightning.files import check_outputs, write_file
     from wiring_lightning.plots import draw_seeds, save_figure
@@ -60,12 +61,8 @@ def run(arguments: Sequence[str]) -> None:
     for key in keys:
         if key != METHOD:
             check_known([one.run.config for one in scored], key)
-    mix = mixed(scored, keys)
-    if mix and not given.mix:
-        raise RunError(
-            f"The runs differ in {mix}: give runs that agree, or --mix to make a table that says "
-            "so."
-        )
+    mix = different_tables([one.run for one in scored], keys)
+    refuse_different(mix, given.mix)
     rows = make_rows(scored, keys)
     table = Table(keys, rows, given.score, _against(rows, given.against))
     print(table.markdown())  # before anything is written: a full disk must not lose it
@@ -101,8 +98,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--against", metavar="ROW", help=what)
     what = "the number that counts, by its name in the logs (default: test/acc)"
     parser.add_argument("--score", default="test/acc", metavar="NAME", help=what)
-    what = "go on if the runs differ in data, epochs or code version, and say so below the table"
-    parser.add_argument("--mix", action="store_true", help=what)
+    parser.add_mix("data, epochs or code version")
     parser.add_trust()
     what = "write the table with all digits and the score of every seed"
     parser.add_argument("--csv", metavar="FILE", type=Path, help=what)

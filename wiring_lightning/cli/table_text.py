@@ -71,7 +71,7 @@ class Table:
         papers = [_papers(row) for row in self.rows]
         if any(papers):
             columns.append("paper")
-        lines = [columns, ["---"] * len(columns)]
+        lines = []
         for row, paper in zip(self.rows, papers, strict=True):
             cells = [*row.names, str(len(row.runs)), self._number(self.best(row))]
             cells.append(self._mean(row))
@@ -79,8 +79,7 @@ class Table:
                 cells.append(self._difference(row))
             cells += [_size(row, "parameters"), _size(row, "multiply_adds")]
             lines.append(cells + [paper or "-"] * any(papers))
-        text = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-        return "".join(f"| {' | '.join(line)} |\n" for line in text)
+        return markdown(columns, lines)
 
     def csv(self) -> str:
         """The table with all digits, and the score of every seed; shares are 0 to 1."""
@@ -122,6 +121,24 @@ class Table:
             return "-" if row is self.against else "no seed in common"
         error = "" if gap.error is None else f" ± {self._number(gap.error)}"
         return f"{self._number(gap.mean, '+')}{error} ({gap.pairs})"
+
+
+def markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    r"""A table in Markdown, whatever its cells hold.
+
+    Args:
+        names: of the columns.
+        rows: cells, as many as there are columns.
+
+    Example:
+        >>> print(markdown(["run"], [["a|b"]]), end="")
+        | run |
+        | --- |
+        | a\|b |
+    """
+    lines = [names, ["---"] * len(names), *rows]
+    text = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in text)
 
 
 def _mean(row: Row) -> float:

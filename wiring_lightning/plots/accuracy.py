@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import nan
-from statistics import fmean, stdev
-from typing import TypeVar
+from statistics import fmean
+from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wiring_lightning.plots import style
+from wiring_lightning.plots.spread import spread
 
 _K = TypeVar("_K")
 
@@ -53,7 +53,7 @@ def draw_accuracy(measurements: Sequence[Measurement], title: str | None = None)
         title: a headline.
 
     Raises:
-        ValueError: if there is no measurement.
+        ValueError: if there is no measurement, or an accuracy is NaN or infinite.
 
     Example:
         >>> runs = [Measurement("learned", 1, 0.5), Measurement("learned", 1, 0.7),
@@ -99,12 +99,12 @@ def _draw_curve(axes: Axes, wiring: str, by_fan_in: dict[int, list[float]]) -> N
 def _draw_reference(axes: Axes, wiring: str, values: list[float]) -> None:
     """Draw the mean of a wiring without a fan-in as a horizontal line."""
     color, line = _STYLES.get(wiring, _OTHER)
-    height, spread = fmean(values), _spread(values)
+    height, deviation = fmean(values), spread(values)
     drawn = line if line.startswith("-") else ":"
     label = f"{wiring} (n = {len(values)})"
     axes.axhline(height, color=color, linestyle=drawn, linewidth=1.3, label=label, zorder=1)
     if len(values) > 1:
-        axes.axhspan(height - spread, height + spread, color=color, alpha=0.12, linewidth=0)
+        axes.axhspan(height - deviation, height + deviation, color=color, alpha=0.12, linewidth=0)
 
 
 @dataclass(frozen=True)
@@ -116,26 +116,29 @@ class Efficiency:
         parameters: number of parameters.
         multiply_adds: number of multiply-adds for one example.
         accuracy: share of test examples that it classifies correctly, 0 to 1.
+        setting: networks of one family and setting become one point, at their mean size, such as
+            those that learned wirings of different sizes; by default networks of one size.
     """
 
     family: str
     parameters: int
     multiply_adds: int
     accuracy: float
+    setting: str | None = None
 
 
 def draw_efficiency(networks: Sequence[Efficiency], title: str | None = None) -> Figure:
     """Draw accuracy over parameters and over multiply-adds (SparseNet, Figure 2).
 
-    Networks of one family and size are drawn as their mean, with the sample standard deviation as
-    error bar.
+    Networks of one family and setting are drawn as their mean at their mean size, with the sample
+    standard deviation as error bar.
 
     Args:
         networks: in any order.
         title: a headline.
 
     Raises:
-        ValueError: if there is no network.
+        ValueError: if there is no network, or an accuracy is NaN or infinite.
 
     Example:
         >>> runs = [Efficiency("dense", 1000, 10**6, 0.5), Efficiency("dense", 1000, 10**6, 0.7),
@@ -146,19 +149,24 @@ def draw_efficiency(networks: Sequence[Efficiency], title: str | None = None) ->
     """
     if not networks:
         raise ValueError("There is no network to draw.")
-    groups = _group(
-        (one.family, (one.parameters, one.multiply_adds), one.accuracy) for one in networks
-    )
+    points: dict[str, dict[Any, list[Efficiency]]] = {}
+    for one in networks:
+        point = one.setting or (one.parameters, one.multiply_adds)
+        points.setdefault(one.family, {}).setdefault(point, []).append(one)
     figure = style.new_figure(9.6, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
-    for side, (axes, size) in enumerate(zip(panels, ("parameters", "multiply-adds"), strict=True)):
-        for index, (family, by_sizes) in enumerate(groups.items()):
-            means = [(sizes[side], values) for sizes, values in by_sizes.items()]
+    for axes, size in zip(panels, ("parameters", "multiply_adds"), strict=True):
+        for index, (family, pooled) in enumerate(points.items()):
+            means = [
+                (fmean(getattr(one, size) for one in same), [100 * one.accuracy for one in same])
+                for same in pooled.values()
+            ]
             _draw_means(axes, means, *style.series(index), family)
         axes.set_xscale("log")
         axes.margins(x=0.12, y=0.12)
         style.use_sizes(axes.xaxis)
-        style.set_axes(axes, size, "" if side else "test accuracy (%)", grid="both")
+        style.set_axes(axes, size.replace("_", "-"), "", grid="both")
+    panels[0].set_ylabel("test accuracy (%)", color=style.INK)
     if title:
         panels[0].set_title(title, loc="left", size=11)
     style.legend_below(figure, panels[0].get_legend_handles_labels()[0])
@@ -179,11 +187,6 @@ def _draw_means(
     """A line through the means, with the deviations as error bars."""
     places, values = zip(*sorted(points), strict=True)
     axes.errorbar(
-        places, [fmean(several) for several in values], yerr=[_spread(one) for one in values],
+        places, [fmean(several) for several in values], yerr=[spread(one) for one in values],
         color=color, marker=marker, markersize=5.5, linewidth=1.3, capsize=3, label=label,
     )  # fmt: skip
-
-
-def _spread(values: Sequence[float]) -> float:
-    """The sample standard deviation; NaN, which is not drawn, for a single value."""
-    return stdev(values) if len(values) > 1 else nan

@@ -17,6 +17,8 @@ _MAX_WIDTH = 13.0  # inches
 _MAX_NUMBERED = 60  # up to so many bars get a number
 _MAX_BARS = 150  # more than so many modules are drawn as one outline
 _MAX_TICKS = 20  # up to so many modules get a tick each
+# Frame and hatching of bars, for as many networks as there are colours each.
+_LOOKS = (("white", ""), (style.INK, ""), ("white", "////"), (style.INK, "...."))
 
 
 def draw_active_nodes(wiring: Wiring, title: str | None = None) -> Figure:
@@ -67,7 +69,7 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
         title: a headline.
 
     Raises:
-        ValueError: if there is no wiring, or one is a batch of architectures.
+        ValueError: if there is no wiring, or more than 24, or one is a batch of architectures.
 
     Example:
         >>> from wiring_lightning.backbones import ResNeXt
@@ -78,6 +80,12 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
     """
     if not wirings:
         raise ValueError("There is no wiring to draw.")
+    most = len(style.SERIES) * len(_LOOKS)
+    if len(wirings) > most:
+        raise ValueError(
+            f"One picture tells at most {most} networks apart, but {len(wirings)} are given: give "
+            "fewer."
+        )
     counts = {name: _count_by_depth(wiring) for name, wiring in wirings.items()}
     bars = len(counts) * max(len(total) for _, total in counts.values())
     figure, axes = style.new_axes(min(_MAX_WIDTH, 4.4 + 0.19 * bars), 3.8, title)
@@ -85,10 +93,9 @@ def draw_active_by_depth(wirings: Mapping[str, Wiring], title: str | None = None
     for index, (name, (live, total)) in enumerate(counts.items()):
         places = np.arange(1, len(live) + 1) + (index + 0.5) * width - _GROUP_WIDTH / 2
         random, named_before = live_of_random_wirings(wirings[name]), len(axes.lines) > 0
-        # After the last colour, bars get a dark frame.
-        edge = style.INK if index >= len(style.SERIES) else "white"
+        edge, hatch = _LOOKS[index // len(style.SERIES)]
         drawn = axes.bar(places, live, width, color=style.series(index)[0], edgecolor=edge,
-                         linewidth=0.6, label=name)  # fmt: skip
+                         hatch=hatch, linewidth=0.6, label=name)  # fmt: skip
         if bars <= _MAX_NUMBERED:
             _draw_numbers(axes, drawn, random)
         _draw_random(axes, places.tolist(), random, total, named_before)

@@ -3,11 +3,15 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from wiring_lightning.plots import style
+
+# Marks of validation and of test accuracies, for as many families as there are colours each.
+_MARKS = (("o", "x"), ("s", "+"), ("^", "1"), ("D", "2"), ("v", "3"), ("P", "4"))
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ def select(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The Pareto front of every family by cost and validation accuracy.
 
     Test accuracies are not used. Of equal candidates the first one is kept. The selected ones of a
-    family are in order of their cost.
+    family are in order of their cost. A cost or validation accuracy that is NaN or infinite is
+    that of no candidate.
 
     Example:
         >>> runs = [Candidate("a", "cheap", 1, 0.7, 0.6), Candidate("a", "good", 3, 0.9, 0.8),
@@ -42,7 +47,7 @@ def select(candidates: Sequence[Candidate]) -> list[Candidate]:
         ['cheap', 'good', 'alone']
     """
     families: dict[str, list[Candidate]] = defaultdict(list)
-    for one in candidates:
+    for one in _finite(candidates):
         families[one.family].append(one)
     chosen = []
     for family in families.values():
@@ -58,7 +63,8 @@ def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = 
     """Draw accuracy over cost (BSN, Figures 2 and 7).
 
     Circles are validation accuracies; those of the Pareto front are filled and joined by a line.
-    Crosses are test accuracies of the front. Every family has its own colour.
+    Crosses are test accuracies of the front. Every family has its own colour, and other marks where
+    colours begin anew.
 
     Args:
         candidates: in any order.
@@ -66,28 +72,30 @@ def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = 
         title: a headline.
 
     Raises:
-        ValueError: if there is no candidate.
+        ValueError: if there is no candidate with a finite cost and validation accuracy.
 
     Example:
         >>> runs = [Candidate("a", "cheap", 1e6, 0.7, 0.6), Candidate("a", "good", 3e6, 0.9, 0.8)]
         >>> draw_pareto(runs, "multiply-adds").axes[0].get_xlabel()
         'multiply-adds'
     """
+    candidates = _finite(candidates)
     if not candidates:
         raise ValueError("There is no candidate to draw.")
     chosen = select(candidates)
     figure, axes = style.new_axes(6.4, 4.2, title)
     for number, family in enumerate(dict.fromkeys(one.family for one in candidates)):
         color, _ = style.series(number)
+        mark, cross = _MARKS[number // len(style.SERIES) % len(_MARKS)]
         own = [one for one in candidates if one.family == family]
         front = [one for one in chosen if one.family == family]
         rest = [one for one in own if one not in front]
-        axes.plot([one.cost for one in rest], [100 * one.validation for one in rest], "o",
+        axes.plot([one.cost for one in rest], [100 * one.validation for one in rest], mark,
                   color=color, markerfacecolor="white", markersize=5, alpha=0.7)  # fmt: skip
-        axes.plot([one.cost for one in front], [100 * one.validation for one in front], "-o",
+        axes.plot([one.cost for one in front], [100 * one.validation for one in front], f"-{mark}",
                   color=color, markersize=5, linewidth=1.2, label=family)  # fmt: skip
         tested = [(one.cost, 100 * one.test) for one in front if one.test is not None]
-        axes.plot([cost for cost, _ in tested], [test for _, test in tested], "x",
+        axes.plot([cost for cost, _ in tested], [test for _, test in tested], cross,
                   color=color, markersize=7, markeredgewidth=1.8)  # fmt: skip
     costs = [one.cost for one in candidates]
     if min(costs) > 0 and max(costs) > 20 * min(costs):
@@ -104,3 +112,8 @@ def draw_pareto(candidates: Sequence[Candidate], unit: str, title: str | None = 
     ]  # fmt: skip
     style.legend_below(figure, [*marks, *axes.get_legend_handles_labels()[0]])
     return figure
+
+
+def _finite(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those whose cost and validation accuracy are numbers that can be compared."""
+    return [one for one in candidates if isfinite(one.cost) and isfinite(one.validation)]

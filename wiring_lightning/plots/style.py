@@ -9,6 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from wiring_lightning.files import picture_path, write_file
@@ -22,11 +23,19 @@ INK, GRID = "#3C4043", "#E3E5E8"
 # For several networks in one picture: from the same palette, dark and light in turn.
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+# In inches: what a figure has room for below a diagram, and what it keeps beside a legend.
+_LEGEND_HEIGHT, _DIAGRAM_WIDTH, _PAD = 0.8, 3.0, 0.1
 
 
 def series(index: int) -> tuple[str, str]:
-    """Colour and marker of one network among several; they repeat after the last one."""
-    return SERIES[index % len(SERIES)], _MARKERS[index % len(_MARKERS)]
+    """Colour and marker of one network among several; 36 of them are told apart.
+
+    Example:
+        >>> [series(index) for index in (0, 6, 36)]
+        [('#0072B2', 'o'), ('#0072B2', 's'), ('#0072B2', 'o')]
+    """
+    again, color = divmod(index, len(SERIES))
+    return SERIES[color], _MARKERS[(color + again) % len(_MARKERS)]
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
@@ -73,17 +82,39 @@ def use_sizes(*sides: Axis) -> None:
 
 
 def legend_below(figure: Figure, entries: Sequence[Artist], columns: int = 3) -> None:
-    """Add a legend below the diagrams that is filled line by line."""
-    # Matplotlib fills column by column.
-    handles = [entry for column in range(columns) for entry in entries[column::columns]]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    """Add a legend below the diagrams that is filled line by line.
+
+    It has fewer columns if they are too wide for the figure, and the figure grows with its lines.
+    """
+    width, height = figure.get_size_inches()
+    for count in range(columns, 0, -1):
+        # Matplotlib fills column by column.
+        handles = [entry for column in range(count) for entry in entries[column::count]]
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=count, frameon=False, fontsize=9
+        )
+        needed_width, needed_height = _inches(legend)
+        if needed_width <= width or count == 1:
+            break
+        legend.remove()
+    figure.set_size_inches(
+        max(width, needed_width), height + max(0.0, needed_height - _LEGEND_HEIGHT)
     )
 
 
 def legend_on_the_right(figure: Figure) -> None:
-    """Add a legend of all labels on the right of the diagram."""
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    """Add a legend of all labels on the right of the diagram; the figure grows with it."""
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    (width, height), (needed_width, needed_height) = figure.get_size_inches(), _inches(legend)
+    figure.set_size_inches(
+        max(width, needed_width + _DIAGRAM_WIDTH), max(height, needed_height + _PAD)
+    )
+
+
+def _inches(legend: Legend) -> tuple[float, float]:
+    """Width and height of a legend."""
+    box = legend.get_window_extent()
+    return box.width / DPI, box.height / DPI
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
