@@ -18,6 +18,7 @@ from wiring_lightning.export import (
     load_exported,
     plain_network,
     trace,
+    writing,
 )
 from wiring_lightning.nn import BernoulliGate, Gate
 
@@ -29,8 +30,8 @@ class Does(nn.Module):
 
     def __init__(
         self,
-        before: Callable[[Tensor], Tensor] = nn.Identity(),
-        after: Callable[[Tensor], Tensor] = nn.Identity(),
+        before: Callable[[Tensor], Tensor] = lambda images: images,
+        after: Callable[[Tensor], Tensor] = lambda logits: logits,
     ) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -227,11 +228,9 @@ def test_the_reason_of_onnx_is_the_first_cause_in_plain_letters(
         export_network(Does(), tmp_path / "net.onnx", IMAGES)
 
 
-@pytest.mark.slow
-def test_double_precision_in_onnx_says_what_to_do(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).double()
-    try:
-        export_network(network, tmp_path / "net.onnx", IMAGES.double())
-    except ExportError as error:  # releases of ONNX Runtime that have no such convolution
-        assert str(error).endswith("convert it and the images with .float().")
+def test_a_file_in_double_precision_that_cannot_be_read_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(writing._WRITERS, ".pt2", lambda _program: b"hello")
+    with pytest.raises(ExportError, match=r"convert it and the images with \.float\(\)\.$"):
+        export_network(Does().double(), tmp_path / "net.pt2", IMAGES.double())

@@ -199,8 +199,8 @@ def test_a_sequence_that_is_indexed_keeps_its_places(places: list[int] | slice) 
 
 
 OTHER_CONVOLUTIONS = [
-    {"padding": 1, "bias": True}, {"padding": 2, "dilation": 2}, {"padding": 0}, {"padding": "same"},
-    {"padding": 1, "padding_mode": "circular"}, {"padding": 1, "groups": 4},
+    {"padding": 1, "bias": True}, {"padding": 2, "dilation": 2}, {"padding": 0},
+    {"padding": "same"}, {"padding": 1, "padding_mode": "circular"}, {"padding": 1, "groups": 4},
 ]  # fmt: skip
 
 

@@ -26,8 +26,8 @@ PYTHON: dict[str, Callable[..., Any]] = {
     f"operator.{name}": getattr(operator, name)
     for name in ("add", "floordiv", "getitem", "mod", "mul", "neg", "sub")
 }
-# Beside what PyTorch tags as its core set: each computes tensors of its arguments, and the same ones
-# each time.
+# Beside what PyTorch tags as its core set: each computes tensors of its arguments, the same each
+# time.
 ALLOWED = {
     str(OWN), "aten.sym_size.int", "aten.var_mean.correction",
     "aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool3d.default",

@@ -239,4 +239,3 @@ def _rounding(network: nn.Module, logits: Tensor) -> float:
     tensors = (*network.parameters(), *network.buffers(), logits)
     eps = [torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point()]
     return max(_ROUNDING, _HALF * max(eps, default=0.0))
-

@@ -60,8 +60,9 @@ class DenseLayer(nn.Module):
         if scale is None or not scalable or conv.padding_mode != "zeros":
             convolved: Tensor = conv(hidden if scale is None else hidden * scale)
             return convolved
-        weight = conv.weight * scale
-        return functional.conv2d(hidden, weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+        return functional.conv2d(
+            hidden, conv.weight * scale, conv.bias, conv.stride, conv.padding, conv.dilation
+        )
 
     @torch.no_grad()
     def keep(self, gates: Tensor) -> "DenseLayer":

@@ -33,10 +33,11 @@ def fold_batch_norms(module: T) -> T:
     """Fold every batch norm that directly follows a convolution into it, in place.
 
     Pairs in an `nn.Sequential` become a convolution with a bias and an identity, so that all layers
-    keep their numbers. `Foldable` modules fold their own pairs. The result computes what the module computes in evaluation mode, and is only for
-    inference. A norm in front of a convolution stays, because a ReLU is between them. Norms without
-    running statistics also stay, and so do pairs in which a layer or the module around them has
-    hooks or a `forward` of its own. Weights that are computed of others become plain ones.
+    keep their numbers. `Foldable` modules fold their own pairs. The result computes what the module
+    computes in evaluation mode, and is only for inference. A norm in front of a convolution stays,
+    because a ReLU is between them. Norms without running statistics also stay, and so do pairs in
+    which a layer or the module around them has hooks or a `forward` of its own. Weights that are
+    computed of others become plain ones.
 
     Args:
         module: in evaluation mode; usually a copy.
