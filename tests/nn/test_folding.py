@@ -1,12 +1,14 @@
 """Batch norms in the convolutions before them, and selections that gather."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from tests.layers import Rectified, Standardised
-from wiring_lightning.nn import Branches, Selection, SparseEdges
+from wiring_lightning.nn import Branches, DenseLayer, Selection, SparseEdges
 from wiring_lightning.nn.fabric_modules import SubsetBatchNorm2d
 from wiring_lightning.nn.folding import fold_batch_norms
 from wiring_lightning.nn.pre_activation import Feature, RectifiedChain, RectifiedConv2d
@@ -145,7 +147,8 @@ def test_pairs_that_compute_something_else_stay(layers: nn.Sequential) -> None:
     scrambled(layers[1])
     images = torch.randn(2, 4, 6, 6)
     expected = layers.eval()(images)
-    assert len(fold_batch_norms(layers)) == 2
+    kinds = [type(layer) for layer in layers]
+    assert [type(layer) for layer in fold_batch_norms(layers)] == kinds
     assert torch.equal(layers(images), expected)
 
 
@@ -163,5 +166,57 @@ def test_all_known_norms_are_folded(norm: type[nn.BatchNorm2d]) -> None:
     layers = nn.Sequential(nn.Conv2d(4, 4, 3), scrambled(norm(4))).eval()
     images = torch.randn(2, 4, 6, 6)
     expected = layers(images)
-    assert len(fold_batch_norms(layers)) == 1
+    assert not any(isinstance(layer, norm) for layer in fold_batch_norms(layers))
     torch.testing.assert_close(layers(images), expected, rtol=1e-5, atol=1e-5)
+
+
+class Indexes(nn.Module):
+    """An owner that takes layers of its sequence by their numbers."""
+
+    def __init__(self, places: list[int] | slice) -> None:
+        super().__init__()
+        self.places = places
+        pairs = [(nn.Conv2d(4, 4, 3), scrambled(nn.BatchNorm2d(4)), nn.Tanh()) for _ in range(2)]
+        self.body = nn.Sequential(*(layer for pair in pairs for layer in pair))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if isinstance(self.places, slice):
+            return self.body[self.places](images)
+        for place in self.places:
+            images = self.body[place](images)
+        return images
+
+
+@pytest.mark.parametrize("places", [[0, 1, 2, 3], [3, 4, 5], slice(3), slice(-3, None)])
+def test_a_sequence_that_is_indexed_keeps_its_places(places: list[int] | slice) -> None:
+    network, images = Indexes(places).eval(), torch.randn(2, 4, 8, 8)
+    if places == [0, 1, 2, 3]:  # the norm behind the last one is not called
+        network.body[4] = nn.Identity()
+    expected = network(images)
+    folded = fold_batch_norms(network)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
+
+
+OTHER_CONVOLUTIONS = [
+    {"padding": 1, "bias": True}, {"padding": 2, "dilation": 2}, {"padding": 0},
+    {"padding": "same"}, {"padding": 1, "padding_mode": "circular"}, {"padding": 1, "groups": 4},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OTHER_CONVOLUTIONS)
+def test_a_convolution_of_another_kind_computes_what_it_is(options: dict[str, Any]) -> None:
+    conv = nn.Conv2d(16, 12, 3, **{"bias": False} | options)
+    images, gates = torch.randn(2, 16, 8, 8), torch.tensor([0.5, 0.0])
+    rectified, dense = RectifiedConv2d(16, 12), DenseLayer([8, 8], 12)
+    for layer in (rectified, dense):
+        layer.conv = conv
+        scrambled(layer.norm)
+    hidden = dense.eval().norm(images).relu()
+    rectified.eval()
+    torch.testing.assert_close(rectified([Feature(images)]), conv(rectified.norm(images).relu()))
+    sources = list(images.split(8, 1))
+    torch.testing.assert_close(dense(sources), conv(hidden))
+    expected = conv(hidden * torch.tensor([0.5] * 8 + [0.0] * 8).view(1, -1, 1, 1))
+    torch.testing.assert_close(dense(sources, gates), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dense.keep(gates)(sources), expected, rtol=1e-4, atol=1e-5)

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.nn import store_dense
+from wiring_lightning.nn.own_tensors import with_own_tensors
 from wiring_lightning.nn.weights import SparseWeight, find_weights
 from wiring_lightning.wiring import StoredLayer
 
@@ -98,7 +99,8 @@ def count_weights(
     """
     weights = [weight for weight in find_weights(network) if not weight.is_vector]
     counter = _Counter()
-    by_name = dict(example) if isinstance(example, Mapping) else {}
+    example = with_own_tensors(dict(example) if isinstance(example, Mapping) else example)
+    by_name = example if isinstance(example, dict) else {}
     inputs = () if by_name else example if isinstance(example, tuple) else (example,)
     devices = {one.device for one in network.parameters()} - {torch.device("cpu")}
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 
 from wiring_lightning import __version__
@@ -26,11 +26,21 @@ PYTHON: dict[str, Callable[..., Any]] = {
     f"operator.{name}": getattr(operator, name)
     for name in ("add", "floordiv", "getitem", "mod", "mul", "neg", "sub")
 }
-# Beside what PyTorch tags as its core set.
-ALLOWED = ("aten.sym_size.int", "aten.var_mean.correction", str(OWN))
+# Beside what PyTorch tags as its core set: each computes tensors of its arguments, the same each
+# time.
+ALLOWED = {
+    str(OWN), "aten.sym_size.int", "aten.var_mean.correction",
+    "aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool3d.default",
+    "aten._upsample_bicubic2d_aa.default", "aten._upsample_bilinear2d_aa.default",
+    "aten.sort.stable", "aten.kthvalue.default", "aten.median.dim",
+    "aten.cummax.default", "aten.cummin.default", "aten.cumprod.default",
+    "aten.logcumsumexp.default", "aten.bucketize.Tensor", "aten.unfold.default",
+    "aten.copysign.Tensor", "aten.erfinv.default", "aten.hypot.default", "aten.round.decimals",
+}  # fmt: skip
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _CHECK = "aten._assert_tensor_metadata.default"  # computes nothing, and is left out
 _ROOT = "network."  # what the names of weights begin with in a trace
+_INSTEAD = "export it as .pt2"
 
 
 def describe(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -65,10 +75,15 @@ def describe(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor
             if spec.kind != InputKind.PARAMETER:
                 buffers.append(name)
         else:
-            raise ExportError(f"a network with inputs of the kind {spec.kind} cannot be described.")
+            raise ExportError(
+                f"a network with inputs of the kind {spec.kind} cannot be described: {_INSTEAD}."
+            )
     assert images is not None
     shape = [int(size) for size in images.meta["val"].shape[1:]]
     graphs = {"main": _graph(program.graph, [images], names)}
+    # Beside the logits there can be new values of buffers, such as a number of calls.
+    outputs = zip(program.graph_signature.output_specs, graphs["main"]["outputs"], strict=True)
+    graphs["main"]["outputs"] = [o for spec, o in outputs if spec.kind == OutputKind.USER_OUTPUT]
     for name, module in program.graph_module.named_children():
         if isinstance(module, GraphModule):
             graphs[name] = _graph(module.graph, _inputs(module.graph), {})
@@ -97,6 +112,14 @@ def operator_named(name: str) -> Callable[..., Any]:
         ...
         wiring_lightning.export.errors.ExportError: the operator aten.from_file.default is none ...
     """
+    found = _find_operator(name)
+    if found is None:
+        raise ExportError(f"the operator {name} is none of PyTorch's core set, and is not run.")
+    return found
+
+
+def _find_operator(name: str) -> Callable[..., Any] | None:
+    """The operator of a name, or `None` if a description may not hold it."""
     if name in PYTHON:
         return PYTHON[name]
     space, *path = name.split(".")
@@ -105,7 +128,7 @@ def operator_named(name: str) -> Callable[..., Any]:
         found = getattr(packet, path[1], None)
         if isinstance(found, type(OWN)) and (torch.Tag.core in found.tags or name in ALLOWED):
             return found
-    raise ExportError(f"the operator {name} is none of PyTorch's core set, and is not run.")
+    return None
 
 
 def _inputs(graph: Graph) -> list[Node]:
@@ -133,8 +156,11 @@ def _graph(graph: Graph, inputs: Iterable[Node], weights: Mapping[Node, str]) ->
             (outputs,) = node.args
         elif node.op == "call_function" and _name(node.target) != _CHECK:
             name = _name(node.target)
-            if name != LOOP:
-                operator_named(name)
+            if name != LOOP and _find_operator(name) is None:
+                raise ExportError(
+                    f"the operator {name} is none of PyTorch's core set, and a description may "
+                    f"not hold it: {_INSTEAD}."
+                )
             step: dict[str, Any] = {"op": name, "args": [_plain(a, refers) for a in node.args]}
             options = {key: _plain(value, refers) for key, value in node.kwargs.items()}
             options.pop("layout", None)  # always strided
@@ -172,7 +198,9 @@ def _plain(value: Any, refers: Mapping[Node, dict[str, Any]]) -> Any:
         return {"device": None}  # that of the images
     if isinstance(value, torch.layout):
         return None
-    raise ExportError(f"a value of type {type(value).__name__} has no place in a description.")
+    raise ExportError(
+        f"a value of type {type(value).__name__} has no place in a description: {_INSTEAD}."
+    )
 
 
 def _word(value: torch.dtype | torch.memory_format) -> str:

@@ -1,5 +1,6 @@
 """The error of this floor."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,13 +10,21 @@ class ExportError(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    r"""What an error says first, or its name.
+    r"""What an error says first, without the colours of a terminal, or its name.
 
     Example:
-        >>> first_line(ValueError("no.\nmore")), first_line(ValueError())
+        >>> first_line(ValueError("\x1b[96mno\x1b[0m.\nmore")), first_line(ValueError())
         ('no', 'ValueError')
     """
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return said.strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error that others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from wiring_lightning.export.description import describe
-from wiring_lightning.export.errors import ExportError, first_line, needs_extra
+from wiring_lightning.export.errors import ExportError, first_cause, first_line, needs_extra
 
 KEY = "wiring_lightning"  # of the description in the header of a .safetensors file
 _LARGEST_ONNX = 2**31 - 1  # bytes of one protobuf message
@@ -61,8 +61,8 @@ def onnx_bytes(program: ExportedProgram) -> bytes:
             )
     except Exception as error:
         raise ExportError(
-            f"the network has no ONNX form in this version of torch ({first_line(error)}): "
-            "export it as .pt2 or .safetensors."
+            "the network has no ONNX form in this version of torch "
+            f"({first_line(first_cause(error))}): export it as .pt2 or .safetensors."
         ) from error
     finally:
         logging.disable(level)

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from wiring_lightning.export.errors import ExportError, first_line
 from wiring_lightning.functional import sparse_product
-from wiring_lightning.nn import store_dense
+from wiring_lightning.nn import BernoulliGate, Gate, store_dense
 from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.wiring import Wired
@@ -24,19 +24,21 @@ _IMAGES = 2  # of the batch that is traced; a batch of one would be taken for a 
 class _Root(nn.Module):
     """Holds a network, whose attributes then cannot collide with those of torch's own graphs."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, copies: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.copies = network, copies
 
     @override
     def forward(self, images: Tensor) -> Tensor:
+        images = images.clone() if self.copies else images
         return find_outputs(self.network(images), type(self.network).__name__).logits
 
 
 def plain_network(network: nn.Module) -> nn.Module:
     """A copy on the CPU in evaluation mode; networks with a `wiring()` become compact ones.
 
-    Layers of `nn.store_sparse` become dense again: their layout is the choice of one machine.
+    Layers of `nn.store_sparse` become dense again: their layout is the choice of one machine. Gates
+    outside of such networks are frozen: that is what they compute in evaluation mode.
 
     Args:
         network: any module, such as a backbone of this package or one that holds such a backbone.
@@ -51,7 +53,11 @@ def plain_network(network: nn.Module) -> nn.Module:
     # A copy: a compact network may share tensors with the network that it is made of, or be it.
     plain = store_dense(network)
     wired = dict.fromkeys(_outermost_wired(plain))
-    return replace_modules(plain, {one: one.compact() for one in wired}).cpu().eval()
+    plain = replace_modules(plain, {one: one.compact() for one in wired}).cpu().eval()
+    for module in plain.modules():
+        if isinstance(module, Gate | BernoulliGate):
+            module.freeze()
+    return plain
 
 
 def _outermost_wired(module: nn.Module) -> Iterator[Any]:
@@ -86,12 +92,16 @@ def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedPr
     if not sparse:
         table[OWN] = _dense_product
     training = network.training
+
+    def program_of(root: _Root) -> ExportedProgram:
+        traced = torch.export.export(root.eval(), (images,), dynamic_shapes=shapes, strict=False)
+        return traced.run_decompositions(table)
+
     try:
         with torch.no_grad():
-            program = torch.export.export(
-                _Root(network).eval(), (images,), dynamic_shapes=shapes, strict=False
-            )
-            program = program.run_decompositions(table)
+            program = program_of(_Root(network))
+            if program.graph_signature.user_inputs_to_mutate:  # such as to normalise them in place
+                program = program_of(_Root(network, copies=True))
     except Exception as error:  # a tracer fails in any way on code that it does not understand
         raise ExportError(
             f"{type(network).__name__} cannot be exported: torch.export cannot trace it for any "

@@ -189,7 +189,7 @@ class Branches(nn.Module):
             projected: Tensor = self.projection(images)
             return projected.unflatten(0, inputs.shape[:2])
         # Taking every n-th position first is faster than a convolution that strides.
-        conv, *norms = self.projection.children()
+        conv, *norms = _layers_of(self.projection)
         assert isinstance(conv, nn.Conv2d)
         images = images[..., :: self.stride, :: self.stride]
         weight, bias = conv.weight.flatten(1), conv.bias
@@ -288,8 +288,13 @@ def _is_plain(projection: nn.Module) -> bool:
     """Whether a projection is torch's convolution, with its norm or without, as it was made."""
     if not computes_as(nn.Sequential, projection):
         return False
-    conv, *norms = projection.children()
+    conv, *norms = _layers_of(projection)
     return computes_as(nn.Conv2d, conv) and len(norms) < 2 and computes_as(nn.BatchNorm2d, *norms)
+
+
+def _layers_of(projection: nn.Module) -> list[nn.Module]:
+    """The layers of a projection that compute something; a folded norm does not."""
+    return [layer for layer in projection.children() if not computes_as(nn.Identity, layer)]
 
 
 def _summed(weight: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wiring_lightning.nn.differences import largest_difference, largest_size
+from wiring_lightning.nn.own_tensors import with_own_tensors
 from wiring_lightning.nn.plain_weights import with_plain_weights
 
 _CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU)
@@ -59,10 +61,10 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         torch.enable_grad(),
         torch.compiler.set_stance("force_eager"),
     ):
-        small, example = deepcopy(with_plain_weights(model)).eval(), example.clone()
+        small = deepcopy(with_plain_weights(model)).eval()
         learning = {name: weight.requires_grad for name, weight in small.named_parameters()}
         small.requires_grad_(True)
-        wanted = small(example)
+        wanted = small(with_own_tensors(example))
         if not isinstance(wanted, Tensor):
             raise ValueError(
                 f"{type(model).__name__} returns a {type(wanted).__name__}, but answers can only "
@@ -71,7 +73,7 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
         reason = None
         try:
             _prune_all(torch_pruning.DependencyGraph(), small, example)
-            same = _are_close(wanted.detach(), small(example).detach())
+            same = _are_close(wanted.detach(), small(with_own_tensors(example)).detach())
         except Exception as error:  # such as a reshape to the old number of channels
             same, reason = False, error
         if not same:
@@ -105,12 +107,12 @@ class _Part(NamedTuple):
 def _prune_all(graph: Any, small: nn.Module, example: Tensor) -> None:
     """Remove dead channels, in place, until there are none."""
     tied = _tied_layers(small)
-    graph.build_dependency(small, example_inputs=example)
+    graph.build_dependency(small, example_inputs=with_own_tensors(example))
     changed = True
     while changed:
         changed = False
         for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-            changed |= _prune(group, tied, lambda: small(example).detach())
+            changed |= _prune(group, tied, lambda: small(with_own_tensors(example)).detach())
 
 
 def _tied_layers(model: nn.Module) -> set[nn.Module]:
@@ -205,6 +207,5 @@ def _parts(group: Any) -> Iterator[_Part]:
 def _are_close(wanted: Tensor, found: Tensor) -> bool:
     """Whether two answers differ only by the rounding of sums with fewer terms."""
     eps = torch.finfo(wanted.dtype).eps if wanted.is_floating_point() else 0.0
-    tolerance = max(_TOLERANCE, 8 * eps)  # half precision rounds more
-    allowed = tolerance * max(float(wanted.abs().max()), 1e-6)
-    return wanted.shape == found.shape and float((wanted - found).abs().max()) <= allowed
+    allowed = max(_TOLERANCE, 8 * eps) * largest_size(wanted)  # half precision rounds more
+    return wanted.shape == found.shape and largest_difference(wanted, found) <= allowed

@@ -55,20 +55,24 @@ class DenseLayer(nn.Module):
         hidden = torch.cat([outputs[k] for k in self.reads], 1)
         hidden = functional.relu(self.norm(hidden), inplace=True)
         scale = None if gates is None else self._by_channel(gates).view(1, -1, 1, 1)
-        if not computes_as(nn.Conv2d, self.conv):
-            convolved: Tensor = self.conv(hidden if scale is None else hidden * scale)
+        conv = self.conv
+        scalable = computes_as(nn.Conv2d, conv) and conv.groups == 1
+        if scale is None or not scalable or conv.padding_mode != "zeros":
+            convolved: Tensor = conv(hidden if scale is None else hidden * scale)
             return convolved
-        weight = self.conv.weight if scale is None else self.conv.weight * scale
-        return functional.conv2d(hidden, weight, padding=1)
+        return functional.conv2d(
+            hidden, conv.weight * scale, conv.bias, conv.stride, conv.padding, conv.dilation
+        )
 
     @torch.no_grad()
     def keep(self, gates: Tensor) -> "DenseLayer":
         """The layer with fixed gates `[sources]`, without the sources whose gate is zero.
 
         A convolution with hooks or a `forward` of its own may compute of its weight what it wants,
-        so it stays as it is: it reads all sources, times their gates.
+        and one with groups reads no source alone, so they stay as they are: they read all sources,
+        times their gates.
         """
-        if not is_plain_convolution(self.conv):
+        if not is_plain_convolution(self.conv) or getattr(self.conv, "groups", 1) != 1:
             whole = deepcopy(self)
             whole.kept_gates = gates.to(self.conv.weight)
             return whole
@@ -82,7 +86,10 @@ class DenseLayer(nn.Module):
         ).to(conv.weight)
         scale = self._by_channel(gates)
         kept = scale != 0
-        smaller.conv.weight.copy_((conv.weight * scale.view(1, -1, 1, 1))[:, kept])
+        smaller.conv = deepcopy(conv)
+        scaled = (conv.weight * scale.view(1, -1, 1, 1))[:, kept]
+        smaller.conv.weight = nn.Parameter(scaled.to(conv.weight))
+        smaller.conv.in_channels = int(kept.sum())
         smaller.norm = select_channels(self.norm, kept)
         return smaller
 

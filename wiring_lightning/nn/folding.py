@@ -32,11 +32,12 @@ class Foldable(Protocol):
 def fold_batch_norms(module: T) -> T:
     """Fold every batch norm that directly follows a convolution into it, in place.
 
-    Pairs in an `nn.Sequential` become one convolution with a bias. `Foldable` modules fold their
-    own pairs. The result computes what the module computes in evaluation mode, and is only for
-    inference. A norm in front of a convolution stays, because a ReLU is between them. Norms without
-    running statistics also stay, and so do pairs in which a layer or the module around them has
-    hooks or a `forward` of its own. Weights that are computed of others become plain ones.
+    Pairs in an `nn.Sequential` become a convolution with a bias and an identity, so that all layers
+    keep their numbers. `Foldable` modules fold their own pairs. The result computes what the module
+    computes in evaluation mode, and is only for inference. A norm in front of a convolution stays,
+    because a ReLU is between them. Norms without running statistics also stay, and so do pairs in
+    which a layer or the module around them has hooks or a `forward` of its own. Weights that are
+    computed of others become plain ones.
 
     Args:
         module: in evaluation mode; usually a copy.
@@ -49,7 +50,8 @@ def fold_batch_norms(module: T) -> T:
         >>> fold_batch_norms(layers.eval())
         Sequential(
           (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
-          (1): ReLU()
+          (1): Identity()
+          (2): ReLU()
         )
     """
     if module.training:
@@ -116,15 +118,10 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _fold_sequential(layers: nn.Sequential) -> None:
-    """Fold the pairs in a sequence, in place; later layers then have smaller numbers."""
-    followed = [
-        index
-        for index, (layer, following) in enumerate(pairwise(layers))
-        if can_fold(layer, following)
-    ]
-    for index in reversed(followed):
-        layers[index], _ = fold_pair(cast(nn.Conv2d, layers[index]), layers[index + 1])
-        del layers[index + 1]
+    """Fold the pairs in a sequence, in place; whoever indexes it finds every layer in its place."""
+    for index, (layer, following) in enumerate(pairwise(list(layers))):
+        if can_fold(layer, following):
+            layers[index], layers[index + 1] = fold_pair(cast(nn.Conv2d, layer), following)
 
 
 def _computes_what_it_folds(part: nn.Module) -> bool:

@@ -112,9 +112,7 @@ class RectifiedConv2d(nn.Module):
         """
         conv, norm = self.conv, self.norm
         own = computes_as(nn.Conv2d, conv) and computes_as(nn.BatchNorm2d, norm)
-        if torch.compiler.is_compiling() or not own:
-            return True
-        if conv.bias is not None:  # the next norm is folded into it
+        if torch.compiler.is_compiling() or not own or not _is_as_made(conv):
             return True
         again = self.recompute or self.checkpointed
         return conv.weight.device.type != "cpu" and not again
@@ -142,6 +140,17 @@ class RectifiedConv2d(nn.Module):
             values, statistics, self.norm.weight, self.norm.bias, self.norm.eps, conv.weight,
             conv.stride[0], conv.kernel_size[0] // 2, self.recompute,
         )  # fmt: skip
+
+
+def _is_as_made(conv: nn.Conv2d) -> bool:
+    """Whether a convolution can be one of `RectifiedConv2d`: it was not replaced by another kind.
+
+    It has no bias either: with one, the next norm is folded into it.
+    """
+    size, stride = conv.kernel_size[0], conv.stride[0]
+    shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    own = ((size, size), (stride, stride), (size // 2, size // 2), (1, 1))
+    return shape == own and conv.groups == 1 and conv.padding_mode == "zeros" and conv.bias is None
 
 
 class RectifiedChain(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wiring_lightning.nn.csr import has_csr_product
 from wiring_lightning.nn.hooks import computes_as
+from wiring_lightning.nn.own_tensors import with_own_tensors
 from wiring_lightning.nn.plain_weights import with_plain_weights
 from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.nn.sparse_conv import SparseConv2d
@@ -66,7 +67,7 @@ def store_sparse(
     saved = _saved_seconds(packed, sparse, example, clock)
     packed = replace_modules(packed, {layer: sparse[layer] for layer in saved if saved[layer] > 0})
     try:
-        packed(example)
+        packed(with_own_tensors(example))
     except Exception as error:
         raise ValueError(
             f"{type(model).__name__} does not run with layers stored as CSR ({error}). Layers "
@@ -137,7 +138,7 @@ def _saved_seconds(
     for layer in sparse:
         vars(layer)["forward"] = timing(layer)
     try:
-        model(example)
+        model(with_own_tensors(example))
     finally:
         for layer in sparse:
             del vars(layer)["forward"]
