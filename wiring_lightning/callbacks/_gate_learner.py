@@ -16,13 +16,14 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import listed
+from wiring_lightning.callbacks._at_start import refuse_a_second
 from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks.own_parameters import (
     copy_from_first_rank,
     hide_from_reducer,
     take_out,
 )
-from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.nn import BernoulliGate, Gate
 from wiring_lightning.optim import GateSGD, Reinforce
 

@@ -10,12 +10,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, listed
+from wiring_lightning._checks import check_counts
+from wiring_lightning.callbacks._at_start import refuse_untaught_in, refuse_without_hooks
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._copies import Group, copies_inside, versions
+from wiring_lightning.callbacks._fit_parts import FitParts
 from wiring_lightning.callbacks._last_of_all import LastOfAll
 from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
@@ -30,8 +33,8 @@ class WiringCallback(Callback, ABC):
 
     A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
     reports violations. It is checked before validation, testing and saving a checkpoint, and at
-    the end of the fit. A violation raises a `WiringError`, and so does a learned parameter that was
-    replaced by another one during the fit.
+    the end of the fit. A violation raises a `WiringError`, and so does a learned parameter or an
+    optimizer that was replaced by another one during the fit.
 
     Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
     steps. For validation, in checkpoints and after the fit they get a valid wiring (`settled`).
@@ -46,7 +49,8 @@ class WiringCallback(Callback, ABC):
         freeze_epoch: from the start of this epoch the wiring is fixed; never if not given.
 
     Raises:
-        MisconfigurationException: if `freeze_epoch` is negative, or the strategy is a sharded one.
+        MisconfigurationException: if `freeze_epoch` is negative, the strategy is a sharded one, or
+            an optimizer has no step hooks or holds the scores of gates that no callback learns.
         WiringError: as above.
     """
 
@@ -57,8 +61,7 @@ class WiringCallback(Callback, ABC):
     _averages: Averages | None = None
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
     _copied: Sequence[nn.Module] = ()  # copies inside of the module, found at the start of the fit
-    _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
-    _network: LightningModule | None = None  # while it is trained
+    _parts: FitParts | None = None  # of the network that is trained
     _versions_at_end: Sequence[int] = ()  # of the last fit; none after one with an average
     _continues = False  # whether this fit goes on where the last one ended
     _changed = False  # whether something wrote to the wiring in between
@@ -159,8 +162,14 @@ class WiringCallback(Callback, ABC):
         places = [place for group in self.places() for place in group if place.is_parameter]
         return versions(places)
 
-    def refuse_changed(self, trainer: Trainer) -> None:
-        """Raise an error if the fit goes on, but the network is not as the last one left it."""
+    def check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise an error if a fit must not start like this; a subclass calls this first.
+
+        That is so if an optimizer has no hooks, if gates that nobody learns are in one, or if the
+        fit goes on, but the network is not as the last one left it.
+        """
+        refuse_without_hooks(trainer.optimizers, type(self).__name__)
+        refuse_untaught_in(trainer.optimizers, pl_module, find_learners(trainer))
         if self._changed:
             raise self.mistake(
                 f"the trainer goes on after step {trainer.global_step}, but something has changed "
@@ -176,12 +185,16 @@ class WiringCallback(Callback, ABC):
         """A subclass calls this at the end of its own method, when its wiring is known."""
         self._refuse_two_learners(trainer)
         self._averages = Averages(self, trainer, pl_module)
-        own = {id(getattr(place.owner, place.key)) for group in self.places() for place in group}
-        self._network = pl_module
-        self._learned = {n: p for n, p in pl_module.named_parameters() if id(p) in own}
+        places = [place for group in self.places() for place in group]
+        self._parts = FitParts(pl_module, places, trainer.optimizers)
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
         self._warned = False
+
+    def follow(self, trainer: Trainer) -> None:
+        """Remember the optimizers of the trainer, whose steps the learner sees from now on."""
+        if self._parts is not None:
+            self._parts.optimizers = list(trainer.optimizers)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -199,6 +212,9 @@ class WiringCallback(Callback, ABC):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        # Nothing follows an optimizer any more once gates are frozen.
+        if self._parts is not None and not (self.learns_gates and self.frozen):
+            self._raise(self._parts.unseen(trainer.optimizers))
         if self._averages is not None:
             self._averages.look(closely=batch_idx == 0)
             self._averages.settle_for_norms()
@@ -288,6 +304,8 @@ class WiringCallback(Callback, ABC):
         if self._averages is not None:
             self._averages.restore()
             self._averages.interrupted = True
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):  # not what says itself why
+            self._warn_if_unfinished(trainer, trainer.current_epoch, "training ended")
         self.let_go()
         trainer.callbacks.append(LastOfAll(self._end))
 
@@ -297,21 +315,13 @@ class WiringCallback(Callback, ABC):
             self._versions_at_end = [] if self._averages.in_network else self._versions()
             self._averages = None
         self._saved_averages = {}
-        self._network, self._learned = None, {}
+        self._parts = None
         self.let_go()
 
-    def _check_learned(self) -> None:
-        """Raise a `WiringError` if a parameter that is learned is no longer in the network."""
-        if self._network is None:
-            return
-        now = dict(self._network.named_parameters(remove_duplicate=False))
-        replaced = [name for name, own in self._learned.items() if now.get(name) is not own]
-        if replaced:
-            raise WiringError(
-                f"{type(self).__name__}: {listed(replaced)} of the network were replaced after the "
-                "fit had started, so their wiring is not learned; replace parts of a network "
-                "before the fit, such as in its __init__ or configure_model."
-            )
+    def _raise(self, problem: str | None) -> None:
+        """Raise a `WiringError` if something is wrong with the parts of the fit."""
+        if problem is not None:
+            raise WiringError(f"{type(self).__name__}: {problem}")
 
     def find_copies(self, trainer: Trainer, module: LightningModule) -> Sequence[nn.Module]:
         """Find the copies inside of the module, which are no part of the network that learns.
@@ -346,7 +356,8 @@ class WiringCallback(Callback, ABC):
         A checkpoint that is loaded for a test or a validation may be from an earlier moment of the
         fit, when the network was denser. Then a line says so.
         """
-        self._check_learned()
+        if self._parts is not None:
+            self._raise(self._parts.replaced())
         problem = self.broken()
         if problem is not None and self._loaded:
             rank_zero_info(
@@ -386,13 +397,3 @@ def find_learners(trainer: Trainer) -> list[WiringCallback]:
     """The callbacks of a trainer that learn a wiring, in its order."""
     callbacks: Sequence[Any] = trainer.callbacks
     return [callback for callback in callbacks if isinstance(callback, WiringCallback)]
-
-
-def refuse_a_second(callback: Callback, trainer: Trainer) -> None:
-    """Raise an error if a trainer has two callbacks of this class, of which one suffices."""
-    kind = type(callback)
-    if sum(isinstance(other, kind) for other in trainer.callbacks) > 1:
-        raise MisconfigurationException(
-            f"The trainer has more than one {kind.__name__}: leave one, the others would undo or "
-            "repeat what it does."
-        )
