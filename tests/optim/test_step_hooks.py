@@ -176,9 +176,9 @@ def test_an_optimizer_that_torch_does_not_know_yet_is_followed_from_its_first_st
     )
     StepHooks(optimizer, after=lambda *_: calls.append("second"))
     for _ in range(2):
-        optimizer.zero_grad()  # torch patches the class here
         weight.grad = torch.ones(2)
         optimizer.step()
+        optimizer.zero_grad()  # torch patches the class here
         if schedule is not None:
             schedule.step()
     assert calls == ["before", "after", "second"] * 2
