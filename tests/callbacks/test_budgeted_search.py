@@ -29,7 +29,9 @@ from tests.callbacks.tiny_super_network import (
 from tests.trainers import same_state
 from wiring_lightning import costs
 from wiring_lightning.callbacks import BudgetedSearch, Phase, PhaseSchedule
+from wiring_lightning.callbacks.search_numbers import gate_numbers
 from wiring_lightning.functional import derived_seed, log_probability
+from wiring_lightning.nn import BernoulliGate
 
 # What it computes
 
@@ -301,3 +303,8 @@ def test_a_network_that_setup_builds_is_searched_as_any_other() -> None:
     for module in (early, late):
         fit(module, new_search(), max_epochs=2)
     assert same_state(early.state_dict(), late.state_dict())
+
+
+def test_a_gate_that_draws_no_edge_has_no_numbers() -> None:
+    assert gate_numbers(BernoulliGate(2, [0], [1], learnable=[False])) == {}
+    assert set(gate_numbers(BernoulliGate(2, [0], [1]))) >= {"entropy", "near_0"}

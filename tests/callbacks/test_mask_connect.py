@@ -31,8 +31,9 @@ from tests.callbacks.foreign_module import (
 )
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.backbones import ResNeXt
-from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
+from wiring_lightning.callbacks import DNW, MaskConnect, Phase, PhaseSchedule, WiringMonitor
 from wiring_lightning.nn import Gate
+from wiring_lightning.optim import GateSGD
 
 
 def plain_loop(net: nn.Module, lr: float, gate_lr: float, seed: int) -> list[dict[str, Tensor]]:
@@ -205,9 +206,58 @@ def test_gates_that_no_gradient_has_reached_are_named(
 ) -> None:
     module = Foreign()
     module.net.unused = Gate(4, 4, 2)
+    module.net.whole = Gate(4, 4, 4)  # has nothing to learn
     fit(module, MaskConnect(freeze_epoch=freeze_epoch), max_epochs=2, limit_train_batches=1)
     (said,) = [text for one in recwarn if "gradient" in (text := str(one.message))]
     assert said.startswith("MaskConnect: no gradient has reached net.unused in this fit")
+
+
+class ByHand(Foreign):
+    """Steps a `GateSGD` of its own, beside an optimizer of the weights."""
+
+    automatic_optimization = False
+
+    def configure_optimizers(self) -> Any:
+        self.automatic_optimization = False
+        return [AdamW(weight_groups(self.net, self.lr)), GateSGD(gates_of(self.net), lr=0.5)]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(loss_of(self.net, batch))
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+
+def some_callback(name: str) -> Callback:
+    if name == "DNW":
+        return DNW(density=0.5)
+    return PhaseSchedule([Phase(1)]) if name == "PhaseSchedule" else WiringMonitor()
+
+
+@pytest.mark.parametrize("name", ["DNW", "PhaseSchedule", "WiringMonitor"])
+def test_gates_that_the_users_optimizer_would_move_are_refused(name: str) -> None:
+    """After a fit with MaskConnect, too."""
+    module = Foreign()
+    fit(module, MaskConnect(), max_steps=1)
+    before = copy_of(module)
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"learned wiring \(2 layers\), but no callback learns it.* add MaskConnect",
+    ):
+        fit(module, some_callback(name))
+    assert not differs(before, copy_of(module))
+
+
+@pytest.mark.parametrize("name", ["DNW", "PhaseSchedule", "WiringMonitor"])
+def test_gates_that_it_does_not_move_are_the_users_own_affair(name: str) -> None:
+    frozen, no_gradient = Foreign(), Foreign()
+    for gate in gates_of(frozen):
+        gate.freeze()
+    for gate in gates_of(no_gradient):
+        gate.requires_grad_(False)
+    for module in (frozen, no_gradient, WithoutScores(), ByHand()):
+        fit(module, some_callback(name), limit_train_batches=1)
 
 
 class Late(Foreign):

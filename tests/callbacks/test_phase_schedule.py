@@ -65,7 +65,8 @@ class TensorRate(Net):
 
     def configure_optimizers(self) -> Optimizer:
         self.rate = torch.tensor(0.5)
-        return Adam(self.parameters(), lr=self.rate, foreach=False)
+        weights = [*self.first.parameters(), *self.head.parameters()]
+        return Adam(weights, lr=self.rate, foreach=False)
 
 
 class Learner(WiringCallback):

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.utils.data import DataLoader
 
-from tests.callbacks.foreign_module import Foreign, loader
+from tests.callbacks.foreign_module import Foreign, SelfMade, fit as foreign_fit, loader
 from tests.callbacks.reader import Batch, Reader, batches, fit
+from tests.callbacks.tiny_super_network import fit as search_fit, new_module, new_search
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
     ACDC,
@@ -27,6 +29,7 @@ from wiring_lightning.callbacks import (
     NMSparsity,
     RigL,
     TargetedDropout,
+    WiringError,
 )
 
 LEARNERS: dict[str, Callable[[], Any]] = {
@@ -166,6 +169,61 @@ def test_a_state_that_is_loaded_after_a_fit_is_for_the_next_one() -> None:
     state["rules"][0]["latent"][0].neg_()
     learner.load_state_dict(state)
     assert all(map(torch.equal, before, module.parameters()))
+
+
+class NewOptimizers(Callback):
+    """Replaces the optimizers when the second epoch starts."""
+
+    def __init__(self, set_up: bool) -> None:
+        self.set_up = set_up
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1 and self.set_up:
+            trainer.strategy.setup_optimizers(trainer)
+        elif trainer.current_epoch == 1:
+            trainer.strategy.optimizers = [SGD(pl_module.parameters(), lr=0.05)]
+
+
+@pytest.mark.parametrize("set_up", [True, False])
+@pytest.mark.parametrize("name", [*LEARNERS, "MaskConnect", "BudgetedSearch"])
+def test_optimizers_that_are_replaced_are_an_error(name: str, set_up: bool) -> None:
+    new, settings = NewOptimizers(set_up), {"max_epochs": 2, "limit_train_batches": 1}
+    if name == "MaskConnect":
+        run = partial(foreign_fit, Foreign(), MaskConnect(), new, **settings)
+    elif name == "BudgetedSearch":
+        run = partial(search_fit, new_module(), new_search(), new, **settings)
+    else:
+        run = partial(fit, LEARNERS[name](), callbacks=[new], **settings)
+    with pytest.raises(WiringError, match=f"{name}: the optimizers of the trainer were replaced"):
+        run()
+
+
+def test_frozen_gates_follow_no_optimizer() -> None:
+    module, settings = Foreign(), {"max_epochs": 3, "limit_train_batches": 1}
+    foreign_fit(module, MaskConnect(freeze_epoch=1), NewOptimizers(set_up=True), **settings)
+    search = new_search(warmup_epochs=0, freeze_epoch=1)
+    search_fit(new_module(), search, NewOptimizers(set_up=False), **settings)
+
+
+class Wrapper:
+    """What Lightning takes as an optimizer, and no `torch.optim.Optimizer`."""
+
+    def __init__(self, parameters: Any, lr: float = 0.05) -> None:
+        self.inner = SGD(parameters, lr)
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        self.defaults, self.step = self.inner.defaults, self.inner.step
+        self.zero_grad, self.state_dict = self.inner.zero_grad, self.inner.state_dict
+        self.load_state_dict = self.inner.load_state_dict
+
+
+@pytest.mark.parametrize("name", ["DNW", "L1Anneal", "MaskConnect"])
+def test_an_optimizer_without_hooks_is_refused(name: str) -> None:
+    if name == "MaskConnect":
+        run = partial(foreign_fit, SelfMade(Wrapper), MaskConnect())
+    else:
+        run = partial(fit, LEARNERS[name](), Reader(Wrapper))
+    with pytest.raises(MisconfigurationException, match=f"{name} acts in .* but Wrapper is no tor"):
+        run()
 
 
 def _loader() -> Any:

@@ -27,6 +27,7 @@ from tests.callbacks.monitored_fit import BATCHES, Module, Noise, backbone, even
 from tests.trainers import quiet_trainer
 from wiring_lightning import costs
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule, WiringMonitor
+from wiring_lightning.callbacks.wiring_numbers import short_names
 from wiring_lightning.nn import Gate, find_gates
 
 
@@ -338,3 +339,18 @@ def test_a_module_without_gates_and_wiring_is_refused(tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     with pytest.raises(MisconfigurationException, match="found nothing to watch in Module"):
         fit(tmp_path, network, WiringMonitor())
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["net.block", "net.block.block"], ["block", "block.block"]),
+        (["net.a.gate", "net.a.gate.gate", "net.a"], ["a.gate", "a.gate.gate", "a"]),
+        (["net.connections.module2"], ["module2"]),
+        (["net.a.x", "net.b.x"], ["a.x", "b.x"]),
+        (["", "gate"], ["", "gate"]),
+        ([], []),
+    ],
+)
+def test_short_names_are_as_many_as_names(names: list[str], short: list[str]):
+    assert list(short_names(names).values()) == short

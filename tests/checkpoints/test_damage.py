@@ -187,7 +187,7 @@ IMPOSSIBLE: dict[str, tuple[Callable[[Content], None], str]] = {
     "a running variance": (put("backbone.stem.1.running_var", torch.nan), "running_var holds"),
     "a score that is not a number": (put(SCORES, torch.nan), "scores holds values"),
     "a large score": (put(SCORES, 7.0), "has a score of 7, and scores are between 0 and 1"),
-    "a negative score": (put(SCORES, -0.25), "has scores below 0, or for other candidates"),
+    "a negative score": (put(SCORES, -0.25), "has scores below 0, as if trained without"),
     "scores that sum to a half": (scale_scores, "sum to 0.5, not to 1"),
     "all connected": (put(ACTIVE, True, slice(None)), "has a target with 4 connections there and"),
     "none connected": (put(ACTIVE, False, slice(0, 4)), "has a target with 0 connections there"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import StepLR
 
 from wiring_lightning.functional import MaskTimes
 from wiring_lightning.optim import (
@@ -175,6 +176,39 @@ def test_a_rule_can_be_copied_in_the_middle_of_a_step(copy: Any) -> None:
 
     optimizer.step(closure)
     assert torch.equal(copies[0].masks[0], weight != 0)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_an_optimizer_that_torch_does_not_know_yet_is_followed_from_its_first_step(
+    scheduled: bool,
+) -> None:
+    class Wrapper(Optimizer):  # as timm's Lookahead; a new class, so torch has not seen it
+        def __init__(self, base: Optimizer) -> None:
+            self._optimizer_step_pre_hooks: Any = OrderedDict()
+            self._optimizer_step_post_hooks: Any = OrderedDict()
+            self.base, self.defaults = base, base.defaults
+            self.param_groups, self.state = base.param_groups, base.state
+
+        def step(self, closure: Any = None) -> Any:
+            return self.base.step(closure)
+
+    weight = nn.Parameter(torch.ones(2))
+    optimizer, calls = Wrapper(SGD([weight], lr=0.1)), []
+    schedule = StepLR(optimizer, 1) if scheduled else None
+    hooks = StepHooks(
+        optimizer, lambda *_: calls.append("before"), lambda *_: calls.append("after")
+    )
+    StepHooks(optimizer, after=lambda *_: calls.append("second"))
+    for _ in range(2):
+        weight.grad = torch.ones(2)
+        optimizer.step()
+        optimizer.zero_grad()  # torch patches the class here
+        if schedule is not None:
+            schedule.step()
+    assert calls == ["before", "after", "second"] * 2
+    hooks.remove()
+    optimizer.step()
+    assert calls[6:] == ["second"]
 
 
 def test_removed_hooks_are_gone() -> None:

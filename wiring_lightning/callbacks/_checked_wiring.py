@@ -1,15 +1,12 @@
 """Checks of what a learner promises about its network: when, and what is said."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 from typing_extensions import override
 
-from wiring_lightning._checks import listed
+from wiring_lightning.callbacks._fit_parts import FitParts
 
 
 class WiringError(RuntimeError):
@@ -23,11 +20,10 @@ class CheckedWiring(Callback):
     are the hooks in which other code writes averages into the network.
 
     Raises:
-        WiringError: if the network breaks the constraint, or a parameter was replaced.
+        WiringError: if the network breaks the constraint, or a parameter or optimizer was replaced.
     """
 
-    _learned: Mapping[str, nn.Parameter] = MappingProxyType({})  # by their names in the network
-    _network: LightningModule | None = None  # while it is trained
+    _parts: FitParts | None = None  # of the network while it is trained
     _loaded = False  # whether the network is that of a checkpoint, and nothing was trained since
     _denser: str | None = None  # what a checkpoint that was loaded has too many of
 
@@ -46,7 +42,8 @@ class CheckedWiring(Callback):
         A checkpoint that is loaded for a test or a validation may be from an earlier moment of the
         fit, when the network was denser. Then a line says so.
         """
-        self._check_learned()
+        if self._parts is not None:
+            self._raise(self._parts.replaced())
         problem = self.broken()
         self._denser = problem if self._loaded else None
         if problem is not None and self._loaded:
@@ -88,15 +85,7 @@ class CheckedWiring(Callback):
         if batch_idx == 0:
             self.check_evaluated()
 
-    def _check_learned(self) -> None:
-        """Raise a `WiringError` if a parameter that is learned is no longer in the network."""
-        if self._network is None:
-            return
-        now = dict(self._network.named_parameters(remove_duplicate=False))
-        replaced = [name for name, own in self._learned.items() if now.get(name) is not own]
-        if replaced:
-            raise WiringError(
-                f"{type(self).__name__}: {listed(replaced)} of the network were replaced after the "
-                "fit had started, so their wiring is not learned; replace parts of a network "
-                "before the fit, such as in its __init__ or configure_model."
-            )
+    def _raise(self, problem: str | None) -> None:
+        """Raise a `WiringError` if something is wrong with the parts of the fit."""
+        if problem is not None:
+            raise WiringError(f"{type(self).__name__}: {problem}")

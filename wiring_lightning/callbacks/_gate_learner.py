@@ -15,13 +15,14 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_number, listed
+from wiring_lightning.callbacks._at_start import refuse_a_second
 from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks.own_parameters import (
     copy_from_first_rank,
     hide_from_reducer,
     take_out,
 )
-from wiring_lightning.callbacks.wiring_callback import WiringCallback, refuse_a_second
+from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.nn import BernoulliGate, Gate
 from wiring_lightning.optim import GateSGD, Reinforce
 
@@ -151,7 +152,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     @override
     def written(self) -> str | None:
         # During a fit it may be written before `check`, too. After it, another one may be loaded.
-        before = self._checked if self._network is None else self._latest
+        before = self._checked if self._parts is None else self._latest
         changed = [
             gate
             for gate, values, group in zip(self._gates, before, self.places(), strict=False)

@@ -192,7 +192,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.refuse_changed(trainer)
+        self.check_start(trainer, pl_module)
         copies = self.find_copies(trainer, pl_module)  # such as a moving average
         searched = self._searched = find_searched(pl_module, copies)
         self._refuse_synchronised(searched, trainer)

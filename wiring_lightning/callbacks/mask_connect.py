@@ -127,7 +127,7 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
     @override
     def summary(self) -> str:
         edges = sum(int(gate.edges_per_target.sum()) for gate in self.gates)
-        candidates = sum(int((gate.scores >= 0).sum()) for gate in self.gates)
+        candidates = sum(int(gate.usable.sum()) for gate in self.gates)
         what = "gate" if len(self.gates) == 1 else "gates"
         return f"{len(self.gates)} {what}, {edges:,} of {candidates:,} connections active"
 
@@ -144,7 +144,7 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.refuse_changed(trainer)
+        self.check_start(trainer, pl_module)
         self.gate_names(pl_module)  # an error if there is none
         copies = self.find_copies(trainer, pl_module)  # such as a moving average
         copied = {id(module) for copy in copies for module in copy.modules()}
@@ -237,7 +237,10 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
         still = [
             name
             for name, gate in zip(self._names, self.gates, strict=True)
-            if gate.learnable and gate.scores.requires_grad and gate not in self._reached
+            if gate.learnable
+            and gate.scores.requires_grad
+            and gate not in self._reached
+            and gate.choice().learnable.any()  # or else it takes all candidates whatever they are
         ]
         if still and self._stepped:
             rank_zero_warn(

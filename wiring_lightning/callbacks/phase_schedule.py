@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from wiring_lightning.callbacks.wiring_callback import find_learners, refuse_a_second
+from wiring_lightning.callbacks._at_start import refuse_a_second, refuse_untaught_in
+from wiring_lightning.callbacks.wiring_callback import find_learners
 
 # A `max_epochs` that nobody chose: Lightning's default, and no limit.
 NOT_GIVEN = (1000, -1)
@@ -54,8 +55,9 @@ class PhaseSchedule(Callback):
     Raises:
         MisconfigurationException: if there is no phase, a phase is shorter than one epoch or has a
             negative rate, a phase freezes or sets `gate_lr` but no callback learns a wiring,
-            `max_epochs` is smaller than the number of phases, or a learning rate scheduler or
-            `StochasticWeightAveraging` sets rates, too.
+            `max_epochs` is smaller than the number of phases, a learning rate scheduler or
+            `StochasticWeightAveraging` sets rates, too, or an optimizer holds the scores of gates
+            that no callback learns.
 
     Example:
         >>> schedule = PhaseSchedule([Phase(120, lr=0.1, gate_lr=0.2), Phase(100, 0.1, freeze=True),
@@ -142,6 +144,7 @@ class PhaseSchedule(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_untaught_in(trainer.optimizers, pl_module, find_learners(trainer))
         rates = {phase.lr for phase in self.phases}
         if trainer.lr_scheduler_configs and rates != {None}:
             raise MisconfigurationException(

@@ -173,6 +173,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         """Prune, and start the second training."""
         self.remember_checkpoints(trainer)
         _renew_optimizers(trainer)
+        self.follow(trainer)
         self._scale_rates(trainer)
         # The layers of the start, also if one is frozen by now or an average has moved away.
         self.make_rules(trainer, self._groups)

@@ -37,7 +37,7 @@ class Sampled:
 
 @torch.no_grad()
 def gate_numbers(gate: BernoulliGate) -> dict[str, float]:
-    """Entropy and decided edges of a gate.
+    """Entropy and decided edges of a gate; empty if it draws no edge.
 
     `entropy_bits` is the entropy of the sampled architecture. By the chain rule it is the sum over
     all edges of the edge's own entropy times the probability that the edge is sampled, which is
@@ -49,6 +49,8 @@ def gate_numbers(gate: BernoulliGate) -> dict[str, float]:
         {'entropy': 1.0, 'entropy_bits': 2.0, 'near_0': 0.0, 'near_1': 0.0}
     """
     logits, learnable = gate.logits.cpu(), gate.learnable_edges.cpu()
+    if not learnable.any():
+        return {}
     generator = torch.Generator().manual_seed(0)
     _, asked = draw_edges(gate.topology, logits, learnable, _DRAWS, generator)
     probability = logits[learnable].double().sigmoid()

@@ -250,7 +250,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.refuse_changed(trainer)
+        self.check_start(trainer, pl_module)
         groups = self.find_groups(trainer, pl_module)
         self._edge_counts.check_saved((self._restored or {}).get("edges"), groups)
         self.make_rules(trainer, groups)

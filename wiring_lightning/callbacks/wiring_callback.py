@@ -6,17 +6,20 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
+from wiring_lightning.callbacks._at_start import refuse_untaught_in, refuse_without_hooks
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._checked_wiring import CheckedWiring
 from wiring_lightning.callbacks._copies import Group, copies_inside, versions
+from wiring_lightning.callbacks._fit_parts import FitParts
 from wiring_lightning.callbacks._last_of_all import LastOfAll
 from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
@@ -28,7 +31,7 @@ class WiringCallback(CheckedWiring, ABC):
     A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
     reports violations. It is checked before validation and testing, again at their first batch,
     before a checkpoint is saved, and at the end of the fit. A violation raises a `WiringError`, and
-    so does a learned parameter that was replaced by another one during the fit.
+    so does a learned parameter or an optimizer that was replaced by another one during the fit.
 
     Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
     steps. For validation, in checkpoints and after the fit they get a valid wiring (`settled`).
@@ -43,7 +46,8 @@ class WiringCallback(CheckedWiring, ABC):
         freeze_epoch: from the start of this epoch the wiring is fixed; never if not given.
 
     Raises:
-        MisconfigurationException: if `freeze_epoch` is negative, or the strategy is a sharded one.
+        MisconfigurationException: if `freeze_epoch` is negative, the strategy is a sharded one, or
+            an optimizer has no step hooks or holds the scores of gates that no callback learns.
         WiringError: as above.
     """
 
@@ -149,8 +153,14 @@ class WiringCallback(CheckedWiring, ABC):
         places = [place for group in self.places() for place in group if place.is_parameter]
         return versions(places)
 
-    def refuse_changed(self, trainer: Trainer) -> None:
-        """Raise an error if the fit goes on, but the network is not as the last one left it."""
+    def check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise an error if a fit must not start like this; a subclass calls this first.
+
+        That is so if an optimizer has no hooks, if gates that nobody learns are in one, or if the
+        fit goes on, but the network is not as the last one left it.
+        """
+        refuse_without_hooks(trainer.optimizers, type(self).__name__)
+        refuse_untaught_in(trainer.optimizers, pl_module, find_learners(trainer))
         if self._changed:
             raise self.mistake(
                 f"the trainer goes on after step {trainer.global_step}, but something has changed "
@@ -166,12 +176,16 @@ class WiringCallback(CheckedWiring, ABC):
         """A subclass calls this at the end of its own method, when its wiring is known."""
         self._refuse_two_learners(trainer)
         self._averages = Averages(self, trainer, pl_module)
-        own = {id(getattr(place.owner, place.key)) for group in self.places() for place in group}
-        self._network = pl_module
-        self._learned = {n: p for n, p in pl_module.named_parameters() if id(p) in own}
+        places = [place for group in self.places() for place in group]
+        self._parts = FitParts(pl_module, places, trainer.optimizers)
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
         self._warned = False
+
+    def follow(self, trainer: Trainer) -> None:
+        """Remember the optimizers of the trainer, whose steps the learner sees from now on."""
+        if self._parts is not None:
+            self._parts.optimizers = list(trainer.optimizers)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -189,6 +203,9 @@ class WiringCallback(CheckedWiring, ABC):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        # Nothing follows an optimizer any more once gates are frozen.
+        if self._parts is not None and not (self.learns_gates and self.frozen):
+            self._raise(self._parts.unseen(trainer.optimizers))
         if self._averages is not None:
             self._averages.look(closely=batch_idx == 0)
             self._averages.settle_for_norms()
@@ -276,6 +293,8 @@ class WiringCallback(CheckedWiring, ABC):
         if self._averages is not None:
             self._averages.restore()
             self._averages.interrupted = True
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):  # not what says itself why
+            self._warn_if_unfinished(trainer, trainer.current_epoch, "training ended")
         self.let_go()
         trainer.callbacks.append(LastOfAll(self._end))
 
@@ -285,7 +304,7 @@ class WiringCallback(CheckedWiring, ABC):
             self._versions_at_end = [] if self._averages.in_network else self._versions()
             self._averages = None
         self._saved_averages = {}
-        self._network, self._learned = None, {}
+        self._parts = None
         self.let_go()
 
     def find_copies(self, trainer: Trainer, module: LightningModule) -> Sequence[nn.Module]:
@@ -341,13 +360,3 @@ def find_learners(trainer: Trainer) -> list[WiringCallback]:
     """The callbacks of a trainer that learn a wiring, in its order."""
     callbacks: Sequence[Any] = trainer.callbacks
     return [callback for callback in callbacks if isinstance(callback, WiringCallback)]
-
-
-def refuse_a_second(callback: Callback, trainer: Trainer) -> None:
-    """Raise an error if a trainer has two callbacks of this class, of which one suffices."""
-    kind = type(callback)
-    if sum(isinstance(other, kind) for other in trainer.callbacks) > 1:
-        raise MisconfigurationException(
-            f"The trainer has more than one {kind.__name__}: leave one, the others would undo or "
-            "repeat what it does."
-        )

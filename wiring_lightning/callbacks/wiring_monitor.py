@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from wiring_lightning import costs
 from wiring_lightning._checks import check_counts
+from wiring_lightning.callbacks._at_start import refuse_a_second, refuse_untaught_in
 from wiring_lightning.callbacks._layer_monitor import LayerMonitor
 from wiring_lightning.callbacks.hparams_page import add_to_row, write_row
 from wiring_lightning.callbacks.layer_table import layer_table
@@ -28,7 +29,7 @@ from wiring_lightning.callbacks.pictures import draw_layers, draw_pictures
 from wiring_lightning.callbacks.rates import learning_rates
 from wiring_lightning.callbacks.run_facts import run_facts
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
-from wiring_lightning.callbacks.wiring_callback import refuse_a_second
+from wiring_lightning.callbacks.wiring_callback import find_learners
 from wiring_lightning.callbacks.wiring_numbers import score_numbers, short_names, wiring_table
 from wiring_lightning.nn import Gate, find_adjacencies, find_gates
 from wiring_lightning.wiring import Wiring, find_wired
@@ -92,7 +93,8 @@ class WiringMonitor(Callback):
 
     Raises:
         MisconfigurationException: if `every_n_epochs` is below 1, or the LightningModule has
-            neither a gate nor a network with a wiring, and no callback makes its layers sparse.
+            neither a gate nor a network with a wiring, and no callback makes its layers sparse, or
+            an optimizer holds the scores of gates that no callback learns.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -125,6 +127,7 @@ class WiringMonitor(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_untaught_in(trainer.optimizers, pl_module, find_learners(trainer))
         network, gates = find_wired(pl_module), find_gates(pl_module)
         if network is None and not gates:
             if not find_sparse_learners(trainer):

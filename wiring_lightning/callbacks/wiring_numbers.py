@@ -64,15 +64,16 @@ def score_numbers(gate: Gate) -> dict[str, float]:
 
 
 def short_names(names: list[str]) -> dict[str, str]:
-    """Names without their common first parts.
+    """Names without their common first parts; each keeps at least its last one.
 
     Example:
         >>> short_names(["backbone.connections.module2", "backbone.connections.module3"])
         {'backbone.connections.module2': 'module2', 'backbone.connections.module3': 'module3'}
+        >>> short_names(["net.block", "net.block.block"])
+        {'net.block': 'block', 'net.block.block': 'block.block'}
     """
     paths = [name.split(".") for name in names]
-    shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))))
-    return {
-        name: ".".join(path[min(shared, len(path) - 1) :])
-        for name, path in zip(names, paths, strict=True)
-    }
+    # As many for all: two names would become one if the shorter kept more of them.
+    fronts = zip(*(path[:-1] for path in paths), strict=False)
+    shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, fronts)))
+    return {name: ".".join(path[shared:]) for name, path in zip(names, paths, strict=True)}

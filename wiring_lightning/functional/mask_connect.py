@@ -14,7 +14,7 @@ from wiring_lightning.functional.transfer import send
 _LOG_ZERO = -1e4
 
 
-def topk_mask(scores: Tensor, k: int | Tensor) -> Tensor:
+def topk_mask(scores: Tensor, k: int | Tensor, usable: Tensor | None = None) -> Tensor:
     """Mark the `k` highest scores of every row; of equal scores the last wins, on every device.
 
     Later candidates are nearer. With equal scores and K = 1 a network is thus the plain chain.
@@ -23,6 +23,7 @@ def topk_mask(scores: Tensor, k: int | Tensor) -> Tensor:
         scores: `[..., candidates]`; negative entries are not candidates.
         k: how many to mark, one number or one per row `[...]`. A row with fewer candidates marks
             all of them.
+        usable: `[..., candidates]` which entries are candidates, if their sign does not tell.
 
     Returns:
         A boolean mask shaped like `scores`.
@@ -32,8 +33,10 @@ def topk_mask(scores: Tensor, k: int | Tensor) -> Tensor:
         tensor([[0, 1, 0],
                 [0, 1, 0]], dtype=torch.int32)
     """
-    keys = scores.masked_fill(scores < 0, -torch.inf).flip(-1)
-    return mask_best(keys, k).flip(-1) & (scores >= 0)
+    if usable is None:
+        usable = scores >= 0
+    keys = scores.masked_fill(~usable, -torch.inf).flip(-1)
+    return mask_best(keys, k).flip(-1) & usable
 
 
 def normalize_scores(scores: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The gate: K learned connections per target."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,13 @@ from wiring_lightning.nn.learnable import find_modules
 from wiring_lightning.wiring import Choice
 
 GateMode = Literal["learned", "random", "covered", "real"]
+
+_NO_LEARNER = (
+    "The scores of a gate are below 0, because an optimizer of weights moves them and nothing "
+    "learns the wiring: training uses the first random draw, and evaluation other edges. Add "
+    "callbacks.MaskConnect to the trainer or use optim.GateSGD, or build the network with "
+    'wiring="random".'
+)
 
 
 class Gate(Described):
@@ -94,6 +102,7 @@ class Gate(Described):
             scores = scores.masked_fill(~usable, -1.0)
         # Which slots are candidates, whatever an optimizer makes of the scores; unknown on `meta`.
         self._candidates = None if scores.is_meta else (scores >= 0).cpu()
+        self._usable = None if scores.is_meta else scores >= 0  # the same beside the scores
         scores = normalize_scores(scores)
         if mode == "covered":
             drawn = sample_covering(scores >= 0, fan_in)
@@ -124,7 +133,13 @@ class Gate(Described):
     @property
     def edges_per_target(self) -> Tensor:
         """`[targets]` number of active edges: K, or the number of usable candidates if smaller."""
-        return (self.scores >= 0).sum(1).clamp_max(self.fan_in)
+        return self.usable.sum(1).clamp_max(self.fan_in)
+
+    @property
+    def usable(self) -> Tensor:
+        """`[targets, candidates]` which slots can be an edge."""
+        known: Tensor | None = getattr(self, "_usable", None)  # none if pickled earlier, or `meta`
+        return self.scores.detach() >= 0 if known is None else known
 
     @property
     def fixed(self) -> bool:
@@ -145,7 +160,7 @@ class Gate(Described):
             positive = self.scores.detach() > 0
             # A target without a positive score reads all sources, multiplied by zero.
             return positive | ~positive.any(-1, keepdim=True)
-        return topk_mask(self.scores.detach(), self.fan_in)
+        return topk_mask(self.scores.detach(), self.fan_in, self.usable)
 
     @property
     def binary(self) -> bool:
@@ -155,7 +170,7 @@ class Gate(Described):
     @torch.no_grad()
     def choice(self) -> Choice:
         """The edges of evaluation mode, for a `WiringBuilder`."""
-        usable = self.scores >= 0
+        usable = self.usable
         learnable = usable.sum(-1, keepdim=True) > self.fan_in  # otherwise all are taken
         if self.mode != "learned":
             learnable = torch.full_like(learnable, self.mode == "real")
@@ -207,7 +222,7 @@ class Gate(Described):
         if usable is None:
             usable = self.scores.detach().cpu() >= 0
         if not torch.equal(scores >= 0, usable):
-            return "has scores below 0, or for other candidates"
+            return "has scores below 0, as if trained without MaskConnect, or for other candidates"
         if (active & ~usable).any():
             return "is connected to what is no candidate"
         if self.mode == "real":
@@ -219,6 +234,32 @@ class Gate(Described):
         if self.mode == "covered" and (usable & ~active.any(0)).any():
             return "has a candidate there that no target reads"
         return None
+
+    @override
+    def train(self, mode: bool = True) -> "Gate":
+        if self.training and not mode:
+            self._warn_of_no_learner()
+        super().train(mode)
+        return self
+
+    def _warn_of_no_learner(self) -> None:
+        """Warn if scores have become what only an optimizer of weights makes of them."""
+        if self.learnable and self.scores.grad is not None:  # otherwise do not wait for a device
+            below = self.usable & (self.scores < 0)
+            if below.any():
+                warnings.warn(_NO_LEARNER, UserWarning, stacklevel=2)
+
+    @override
+    def _apply(self, fn: Any, recurse: bool = True) -> "Gate":
+        super()._apply(fn, recurse)
+        self._follow_device()
+        return self
+
+    def _follow_device(self) -> None:
+        """Keep what is usable where the scores are by now."""
+        known: Tensor | None = getattr(self, "_candidates", None)  # none if pickled earlier
+        if known is not None:
+            self._usable = known.to(self.scores.device)
 
     @override
     def forward(self, sources: Tensor) -> Tensor:
@@ -350,6 +391,7 @@ def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     """After loading: freeze or thaw, if the saved gate was the other."""
     assert isinstance(gate, Gate)
     before = gate._is_frozen
+    gate._follow_device()  # a state may bring tensors of another device
     gate.follow_frozen_mark()
     if gate._is_frozen != before:
         gate.scores.requires_grad_(before)

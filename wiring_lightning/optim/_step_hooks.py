@@ -1,8 +1,9 @@
 """Hooks that see each step of an optimizer once."""
 
 from collections.abc import Callable
+from functools import wraps
 from inspect import currentframe
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any
 
 from torch.optim import Optimizer
@@ -44,9 +45,7 @@ class StepHooks:
         # The frame in which torch runs the present step. A number of open calls would not do: it
         # would stay too high after an error inside of a step.
         self._call: FrameType | None = None
-        # Torch calls the hooks of a class once it has made one of it, or at the first `zero_grad`.
-        # A wrapper that does not call the `__init__` of its parent would lose its first step.
-        optimizer._patch_step_function()
+        _call_hooks_in(optimizer)
         self._handles = [
             optimizer.register_step_pre_hook(self._enter),
             optimizer.register_step_post_hook(self._leave),
@@ -110,6 +109,25 @@ def around_gradients(
         return result
 
     return arguments[:1], {**keywords, "closure": wrapped}
+
+
+def _call_hooks_in(optimizer: Optimizer) -> None:
+    """Let `step` call hooks from the first step on, also if torch does not know the optimizer yet.
+
+    A class that does not call `Optimizer.__init__`, such as a wrapper of another optimizer, gets
+    hooks with its first `zero_grad` only, and never if a schedule has wrapped its `step` before.
+    """
+    inner = optimizer.step
+    if getattr(inner, "hooked", False):
+        return
+
+    @wraps(inner)
+    def step(_: Optimizer, *arguments: Any, **keywords: Any) -> Any:
+        return inner(*arguments, **keywords)
+
+    hooked = Optimizer.profile_hook_step(step)
+    hooked.hooked = True  # type: ignore[attr-defined]
+    optimizer.step = MethodType(hooked, optimizer)  # type: ignore[method-assign]
 
 
 def _caller() -> FrameType | None:

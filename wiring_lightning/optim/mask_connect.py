@@ -112,6 +112,8 @@ class GateSGD(GateOptimizer[Gate]):
         }  # fmt: skip
         check_variant(**settings)  # type: ignore[arg-type]
         super().__init__(gates, "scores", {**settings, "seed": seed, "steps": 0})
+        for gate in self.learning:
+            _settle_scores(gate)
         check_gates(self.gates, balance, explore)
         self._rows: GateRows | None = None
 
@@ -239,6 +241,14 @@ class GateSGD(GateOptimizer[Gate]):
         """The probability that a target swaps after so many steps of its gate."""
         lr, end = self.group["lr"], self.group["anneal_steps"]
         return lr if end is None else lr * (1 + math.cos(math.pi * min(steps / end, 1))) / 2
+
+
+@torch.no_grad()
+def _settle_scores(gate: Gate) -> None:
+    """Make scores of an optimizer of weights, which may be below 0, those of candidates again."""
+    usable, scores = gate.usable, gate.scores
+    if not scores.is_meta and bool((usable & (scores < 0)).any()):
+        scores.copy_(normalize_scores(torch.where(usable, scores.clamp_min(0), -1.0)))
 
 
 def _only(wanted: Sequence[bool], tensors: Sequence[Tensor]) -> list[Tensor | None]:

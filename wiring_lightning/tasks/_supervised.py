@@ -17,9 +17,10 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_finite, check_number
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
+from wiring_lightning.callbacks._at_start import find_untaught, refuse_untaught
+from wiring_lightning.callbacks.wiring_callback import find_learners
 from wiring_lightning.checkpoints import check_optimizers, infinite_values
-from wiring_lightning.nn import BernoulliGate, Gate, find_bernoulli_gates, find_learnable
+from wiring_lightning.nn import find_bernoulli_gates
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.tasks._backbones import check_connected, check_image_size, output_width
@@ -183,24 +184,7 @@ class SupervisedTask(LoadedTask, ABC):
 
     @override
     def on_fit_start(self) -> None:
-        learners = [each for each in self.trainer.callbacks if isinstance(each, WiringCallback)]
-        untaught = [
-            layer
-            for layer in find_learnable(self).values()
-            # None of them takes a gradient in a copy of the network, such as an average.
-            if any(parameter.requires_grad for parameter in layer.parameters())
-            and not any(
-                each.learns_gates or not isinstance(layer, Gate | BernoulliGate)
-                for each in learners
-            )
-        ]
-        if untaught:
-            teacher = untaught[0].taught_by
-            raise MisconfigurationException(
-                f"The backbone has a learned wiring ({len(untaught)} layers), but no callback "
-                f"learns it, so it would keep its first random draw: add {teacher} to the "
-                'trainer\'s callbacks, or build the backbone with wiring="random".'
-            )
+        refuse_untaught(find_untaught(self, find_learners(self.trainer)))
         if (
             self._compiled is not None
             and self._compiled.get("fullgraph")

@@ -1,0 +1,86 @@
+"""What is refused when a fit starts, whichever callback sees it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+from torch.optim import Optimizer
+
+from wiring_lightning.nn import BernoulliGate, Gate, Learnable, find_learnable
+from wiring_lightning.optim import parameters_of
+from wiring_lightning.optim._gate_optimizer import GateOptimizer
+
+
+class Learner(Protocol):
+    """A callback that learns gates, or else the weights of graphs."""
+
+    @property
+    def learns_gates(self) -> bool: ...
+
+
+def refuse_a_second(callback: Callback, trainer: Trainer) -> None:
+    """Raise an error if a trainer has two callbacks of this class, of which one suffices."""
+    kind = type(callback)
+    if sum(isinstance(other, kind) for other in trainer.callbacks) > 1:
+        raise MisconfigurationException(
+            f"The trainer has more than one {kind.__name__}: leave one, the others would undo or "
+            "repeat what it does."
+        )
+
+
+def find_untaught(module: nn.Module, learners: Sequence[Learner]) -> list[Learnable]:
+    """The layers with a wiring that should learn, and that none of the learners learns."""
+    return [
+        layer
+        for layer in find_learnable(module).values()
+        # None of them takes a gradient in a copy of the network, such as an average.
+        if any(parameter.requires_grad for parameter in layer.parameters())
+        and not any(
+            each.learns_gates or not isinstance(layer, Gate | BernoulliGate) for each in learners
+        )
+    ]
+
+
+def refuse_untaught(layers: Sequence[Learnable]) -> None:
+    """Raise an error if there is a layer whose wiring nobody learns."""
+    if layers:
+        raise MisconfigurationException(
+            f"The network has a learned wiring ({len(layers)} layers), but no callback learns it, "
+            f"so it would keep its first random draw: add {layers[0].taught_by} to the trainer's "
+            'callbacks, or build the backbone with wiring="random".'
+        )
+
+
+def refuse_untaught_in(
+    optimizers: Sequence[Optimizer], module: nn.Module, learners: Sequence[Learner]
+) -> None:
+    """Raise an error if optimizers of weights would move the scores of gates that nobody learns.
+
+    Scores in no optimizer, and weights of graphs, may be for a rule of the user's own.
+    """
+    moved = {
+        id(parameter)
+        for optimizer in optimizers
+        if not isinstance(optimizer, GateOptimizer)
+        for parameter in parameters_of(optimizer)
+    }
+    refuse_untaught(
+        [
+            layer
+            for layer in find_untaught(module, learners)
+            if isinstance(layer, Gate | BernoulliGate)
+            and id(layer.scores if isinstance(layer, Gate) else layer.logits) in moved
+        ]
+    )
+
+
+def refuse_without_hooks(optimizers: Sequence[Optimizer], learner: str) -> None:
+    """Raise an error if a learner could not see the steps of an optimizer."""
+    for optimizer in optimizers:
+        if not hasattr(optimizer, "register_step_pre_hook"):  # Lightning takes other classes, too
+            raise MisconfigurationException(
+                f"{learner} acts in the steps of the optimizer, but {type(optimizer).__name__} is "
+                "no torch.optim.Optimizer: let its class be derived from that one."
+            )
