@@ -38,8 +38,21 @@ from wiring_lightning.cli.messages import fail, note
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.picture import draw_network
 from wiring_lightning.cli.report import format_table, network_rows
-from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
-from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
+from wiring_lightning.cli.requeue import JobNote, find_requeued
+from wiring_lightning.cli.resume import (
+    choose_no_other,
+    explain,
+    find_checkpoint,
+    is_word,
+    left_by_exception,
+)
+from wiring_lightning.cli.run_folder import (
+    SaveConfig,
+    begins,
+    claim_folder,
+    go_on_in,
+    release_folder,
+)
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.cli.trust import only_known_kinds
@@ -156,6 +169,8 @@ class WiringCLI(LightningCLI):
         if self.subcommand == "inspect":  # it reads the file itself
             return
         given = self.config_init[self.subcommand]
+        if self.subcommand == "fit" and given.ckpt_path is None and not self.trainer.fast_dev_run:
+            self._go_on_unasked()
         if is_word(given.ckpt_path):
             given.ckpt_path = find_checkpoint(
                 self.trainer, given.ckpt_path, self.subcommand, self._plain_config()
@@ -170,6 +185,21 @@ class WiringCLI(LightningCLI):
             rank_zero_warn(
                 f"wiring {self.subcommand} without --ckpt_path runs a network that was not trained."
             )
+
+    def _go_on_unasked(self) -> None:
+        """Choose the checkpoint with which a fit goes on without being told."""
+        given = self.config_init.fit
+        root, weights_only = str(self.trainer.default_root_dir), given.weights_only is not False
+        requeued = find_requeued(root, self._plain_config(), weights_only)
+        if requeued is not None:
+            path, folder = requeued
+            go_on_in(self.trainer, folder)
+        elif (left := left_by_exception(self.trainer)) is not None:
+            path = left
+        else:
+            return
+        self._read(path)
+        given.ckpt_path = self.config.fit.ckpt_path = path
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -204,7 +234,7 @@ class WiringCLI(LightningCLI):
             issubclass(kind, BasePredictionWriter) for kind in callbacks
         ):
             trainer.callbacks.append(PredictionWriter())
-        trainer.callbacks.insert(0, FirstWork())
+        trainer.callbacks[:0] = [FirstWork(), JobNote()]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -215,6 +245,8 @@ class WiringCLI(LightningCLI):
             if subcommand != "inspect" and not self.trainer.fast_dev_run:
                 given = self.config[subcommand].ckpt_path
                 claim_folder(self.trainer, begins(subcommand, given))
+            if subcommand != "inspect" and self.config_init[subcommand].ckpt_path is None:
+                choose_no_other(self.trainer)
             with matmul_precision(self._choose_precision()):
                 super()._run_subcommand(subcommand)
         except Exception as error:
@@ -267,6 +299,7 @@ class WiringCLI(LightningCLI):
 
     def _test(self) -> tuple[dict[str, float], OSError | None]:
         """What the test measured, also if it could not be written, as on a full disk."""
+        choose_no_other(self.trainer)
         try:
             tested = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         except OSError as error:

@@ -12,7 +12,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
@@ -60,6 +59,15 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
     if needs_one and "://" not in str(trainer.default_root_dir):
         version = versions[root] if root in versions else _claim(trainer, root)
         use_folder(trainer, Path(root) / f"version_{version}")
+
+
+def go_on_in(trainer: WiringTrainer, folder: Path) -> None:
+    """Let a run write into the folder that `claim_folder` gave it when it began."""
+    for logger in filter(_has_folders, trainer.loggers):
+        if logger._version is None:
+            logger._version = folder.name
+    if not any(map(_has_folders, trainer.loggers[:1])):
+        use_folder(trainer, folder)
 
 
 def use_folder(trainer: WiringTrainer, folder: Path) -> None:
@@ -118,8 +126,8 @@ def _claim(trainer: WiringTrainer, root: str) -> int:
 
 
 def begins(subcommand: str, ckpt_path: str | None) -> bool:
-    """Whether a command begins a new fit; SLURM starts one that goes on without being told."""
-    return subcommand == "fit" and ckpt_path is None and not SLURMEnvironment.detect()
+    """Whether a command begins a new fit."""
+    return subcommand == "fit" and ckpt_path is None
 
 
 class SaveConfig(SaveConfigCallback):
