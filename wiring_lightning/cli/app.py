@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 # Imported so that configs can name these classes without their module.
@@ -26,7 +28,7 @@ from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLa
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
-from wiring_lightning.cli.arguments import TRUST
+from wiring_lightning.cli.arguments import TRUST, configs_first
 from wiring_lightning.cli.class_changes import told_class_changes
 from wiring_lightning.cli.curves import default_logger
 from wiring_lightning.cli.first_work import FirstWork, discard_beginning
@@ -34,7 +36,7 @@ from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
-from wiring_lightning.cli.messages import fail, note
+from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.picture import draw_network
 from wiring_lightning.cli.report import format_table, network_rows
@@ -49,6 +51,7 @@ from wiring_lightning.cli.resume import (
 from wiring_lightning.cli.run_folder import (
     SaveConfig,
     begins,
+    check_savers,
     claim_folder,
     go_on_in,
     release_folder,
@@ -135,9 +138,8 @@ class WiringCLI(LightningCLI):
         # Without Lightning's warning about arguments that come from a Python call.
         given = list(sys.argv[1:]) if args is None else args
         assert isinstance(given, list)
+        given = configs_first(given)
         if "inspect" in given:
-            if given[0] != "inspect":
-                fail("the subcommand comes first: wiring inspect --config FILE")
             given = without_unused(given)
             inspect_parser = self._parser("inspect")
             assert isinstance(inspect_parser, InspectParser)
@@ -245,6 +247,8 @@ class WiringCLI(LightningCLI):
             if subcommand != "inspect" and not self.trainer.fast_dev_run:
                 given = self.config[subcommand].ckpt_path
                 claim_folder(self.trainer, begins(subcommand, given))
+                if subcommand == "fit":
+                    check_savers(self.trainer)
             if subcommand != "inspect" and self.config_init[subcommand].ckpt_path is None:
                 choose_no_other(self.trainer)
             with matmul_precision(self._choose_precision()):
@@ -252,6 +256,9 @@ class WiringCLI(LightningCLI):
         except Exception as error:
             discard_beginning(self.trainer)
             explain(error, self.config_init[subcommand].get("ckpt_path"))
+        except SIGTERMException:  # it would end the process as if all had been done
+            note("interrupted")
+            raise SystemExit(128 + SIGTERM) from None
         finally:
             release_folder(self.trainer)
 

@@ -17,7 +17,14 @@ from typing_extensions import override
 
 from wiring_lightning.cli.code_version import header
 from wiring_lightning.cli.inspect import WiringTrainer
-from wiring_lightning.files import claim_version, free_path, make_empty, write_file, write_new_file
+from wiring_lightning.files import (
+    check_writable,
+    claim_version,
+    free_path,
+    make_empty,
+    write_file,
+    write_new_file,
+)
 
 _RUNS = "lightning_logs"  # as Lightning calls it
 _CONFIG = "config.yaml"
@@ -105,6 +112,19 @@ def release_folder(trainer: WiringTrainer) -> None:
     for folder in trainer.claimed:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+@rank_zero_only
+def check_savers(trainer: WiringTrainer) -> None:
+    """Find out before the work whether checkpoints can be written where the config says.
+
+    Raises:
+        OSError: if a folder cannot be written.
+    """
+    for saver in trainer.checkpoint_callbacks:
+        folder = getattr(saver, "dirpath", None)
+        if folder is not None and "://" not in str(folder):
+            check_writable(Path(folder) / "last.ckpt")
 
 
 def _check_named_folder(folder: Path, begins: bool) -> None:
