@@ -6,10 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from lightning.pytorch import loggers
 
 from tests.bad_input.configs import config_with
-from tests.cli.commands import refused, write
+from tests.cli.commands import refused, succeed, write
 from wiring_lightning import backbones, callbacks, data, tasks
 
 
@@ -35,6 +36,23 @@ def test_a_bad_argument_is_refused_in_one_sentence(
     said = refused("fit", "--config", write(config_with(), tmp_path / "good.yaml"), *arguments)
     assert expected in said
     assert "wiring fit --help" in said
+
+
+@pytest.mark.parametrize("name", ["fit", "inspect", "table"])
+def test_the_subcommand_comes_first(name: str, tmp_path: Path) -> None:
+    file = write(config_with(), tmp_path / "good.yaml")
+    said = refused("--config", file, name)
+    assert said == f"the subcommand comes first: wiring {name} --config FILE"
+
+
+@pytest.mark.parametrize("config", ["--config FILE", "--config=FILE", "-c FILE"])
+def test_an_option_counts_wherever_the_config_stands(config: str, tmp_path: Path) -> None:
+    file = write(config_with(), tmp_path / "good.yaml")
+    options = ["--trainer.max_epochs=7", "--data.batch_size", "5"]
+    given = [*options[:1], *config.replace("FILE", file).split(), *options[1:], "--print_config"]
+    printed = yaml.safe_load(succeed("fit", *given))
+    assert printed["trainer"]["max_epochs"] == 7
+    assert printed["data"]["init_args"]["batch_size"] == 5
 
 
 @pytest.mark.parametrize(

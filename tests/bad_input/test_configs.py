@@ -103,6 +103,12 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
         callbacks(("MaskConnect", {"rate": 1})),
         ["trainer.callbacks: MaskConnect has no option 'rate'"],
     ),
+    "arguments beside a class": (
+        lambda config: config["trainer"].update(
+            callbacks=[{"class_path": "MaskConnect", "lr": 0.1, "freeze_epoch": 1}]
+        ),
+        ["trainer.callbacks: a class is given as class_path, and init_args as needed"],
+    ),
     "unknown model": (
         unknown_class("model", "ClassifcationTask"),
         ["model: there is no class 'ClassifcationTask'; did you mean ClassificationTask?"],

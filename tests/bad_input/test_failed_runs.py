@@ -16,6 +16,7 @@ from tests.bad_input.configs import Config, config_with, trainer
 from tests.cli.commands import refused, wiring, write
 from tests.trainers import same_state
 from wiring_lightning.checkpoints import AtomicCheckpointIO, CheckpointError, load_checkpoint
+from wiring_lightning.cli.first_work import FirstWork
 
 
 def with_saver(folder: Path, **arguments: Any) -> list[dict[str, Any]]:
@@ -179,8 +180,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "taken") in said
 
 
+@pytest.mark.parametrize("below", ["/proc/checkpoints", "taken/checkpoints"])
+def test_a_folder_for_checkpoints_is_tried_before_the_first_step(
+    below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FirstWork, "on_train_batch_end", None)  # nothing may come as far
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    savers = with_saver(tmp_path / below, every_n_train_steps=None)
+    file = write(config_with(trainer(callbacks=savers)), tmp_path / "c.yaml")
+    said = refused("fit", "--config", file)
+    assert "cannot be written" in said
+    assert below in said
+    assert not list(tmp_path.rglob("version_*"))
+
+
 class Interrupts(Callback):
-    """What Ctrl+C does in the second step, or while the run is tested."""
+    """What Ctrl+C or a `kill` does in the second step, or while the run is tested."""
 
     def __init__(self, when: str) -> None:
         self.when = when
@@ -188,6 +203,9 @@ class Interrupts(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self.when == "training" and trainer.global_step == 2:
             raise KeyboardInterrupt
+        if self.when == "terminating" and trainer.global_step == 2:
+            assert callable(signal.getsignal(signal.SIGTERM))  # otherwise it would end the tests
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def on_test_start(self, *_: Any) -> None:
         if self.when == "testing":
@@ -201,7 +219,7 @@ class Interrupts(Callback):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("when", ["training", "testing", "drawing"])
+@pytest.mark.parametrize("when", ["training", "testing", "drawing", "terminating"])
 def test_an_interrupt_ends_without_report_and_traceback(when: str, tmp_path: Path) -> None:
     config = config_with(trainer(callbacks=with_saver(tmp_path / "saved"), limit_test_batches=1))
     interrupts = {
@@ -214,8 +232,10 @@ def test_an_interrupt_ends_without_report_and_traceback(when: str, tmp_path: Pat
         run = wiring("fit", "--config", write(config, tmp_path / "interrupted.yaml"))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert run.code == 1
+    assert run.code == (143 if when == "terminating" else 1)  # as a shell has it
+    if when == "terminating":
+        assert run.err.endswith("wiring: interrupted\n")
     assert "Traceback" not in run.err
     assert "after pruning" not in run.out
     step = load_checkpoint(tmp_path / "saved/last.ckpt")["global_step"]
-    assert step == (1 if when == "training" else 4)
+    assert step == {"training": 1, "terminating": 2}.get(when, 4)

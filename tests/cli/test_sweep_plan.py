@@ -1,14 +1,17 @@
 """What `wiring sweep` plans, and what it refuses before anything runs. Needs no Ray."""
 
 import sys
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 
-from tests.cli.commands import BASE, refused, write
+from tests.cli.commands import BASE, refused, wiring, write
+from wiring_lightning.cli import sweep_child
 from wiring_lightning.cli.sweep_lock import only_sweep_in
 from wiring_lightning.cli.sweep_plan import name_of, plan, settings
 from wiring_lightning.cli.sweep_state import Planned, SweepError
@@ -81,6 +84,8 @@ def test_two_runs_of_one_name_are_refused(base: str, tmp_path: Path) -> None:
         (["a.b=[]"], "--set a.b has an empty list"),
         (["a.b=[1"], "has no values that YAML can read"),
         (["data.seed=[1,2]"], "--set data.seed is what --seeds sets"),
+        (["trainer.callbacks.seed=1"], "--set trainer.callbacks.seed is what --seeds sets"),
+        (["seed_everything=[1,2]"], "--set seed_everything is what --seeds sets"),
     ],
 )
 def test_bad_settings_are_one_sentence(given: list[str], said: str) -> None:
@@ -95,6 +100,78 @@ def test_what_fit_refuses_is_refused_before_anything_runs(
         plan(["--config", base], settings(["trainer.max_epochz=[1]"]), 1, tmp_path)
     assert "max_epochz" in capsys.readouterr().err
     assert not list(tmp_path.rglob("seed_0*"))
+
+
+REFUSED = {
+    "--seed_everything=7": "--seed_everything is what --seeds sets: leave it out",
+    "--data.init_args.seed=7": "--data.init_args.seed is what --seeds sets: leave it out",
+    "--trainer.callbacks.dirpath=kept": "checkpoints in kept: leave out the dirpath of ModelChe",
+}
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_what_is_for_the_sweep_to_set_is_refused(option: str, base: str, tmp_path: Path) -> None:
+    saver = ["--trainer.callbacks+=ModelCheckpoint"] * ("dirpath" in option)
+    with pytest.raises(SweepError, match=REFUSED[option]):
+        plan(["--config", base, *saver, option], [{}], 1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_no_folder_can_have_is_refused(base: str, tmp_path: Path) -> None:
+    chosen = [{"trainer.default_root_dir": "x" * 240}]
+    with pytest.raises(SweepError, match=r"default_root_dir_xx.* is too long for a folder"):
+        plan(["--config", base], chosen, 1, tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_loggers_of_the_config_stay(number: int, base: str, tmp_path: Path) -> None:
+    csv = {"class_path": "CSVLogger", "init_args": {"save_dir": "mine"}}
+    given = [base]
+    if number:
+        logger = csv if number == 1 else [csv, csv]
+        given += ["--config", write({"trainer": {"logger": logger}}, tmp_path / "logger.yaml")]
+    (run,) = plan(["--config", *given], [{}], 1, tmp_path / "out")
+    loggers = yaml.safe_load(run.config.read_text())["trainer"]["logger"]
+    first, *others = loggers if isinstance(loggers, list) else [loggers]
+    assert first["init_args"] == {"save_dir": str(run.root), "name": "", "version": "seed_0"}
+    assert [other["init_args"]["save_dir"] for other in others] == ["mine"] * number
+
+
+@pytest.mark.parametrize(("failed", "ended"), [({}, 1), ({"seed_1": "exit code 2"}, 1), ({}, 3)])
+def test_runs_that_were_interrupted_are_not_called_ended(
+    failed: dict[str, str], ended: int, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_all(todo: list[Planned], **_: Any) -> dict[str, str]:
+        for run in todo[:1] if ended == 1 else todo:
+            run.folder.mkdir()
+            run.mark("done")
+        return failed
+
+    stub = SimpleNamespace(run_all=run_all)
+    monkeypatch.setitem(sys.modules, "wiring_lightning.cli.sweep_run", cast(ModuleType, stub))
+    swept = wiring("sweep", "--config", base, "--seeds=3")
+    assert swept.code == (0 if ended == 3 else 1)
+    assert ("all 3 runs ended" in swept.out) == (ended == 3)
+    said = f"interrupted, {ended} of 3 runs ended; the same command goes on" in swept.out
+    assert said == (ended < 3)
+    assert ("1 of 3 runs failed" in swept.out) == bool(failed)
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [(None, None), (SystemExit(), "the run ended before its fit did"), (SystemExit(2), 2)],
+)
+def test_only_a_run_that_came_to_its_end_is_done(
+    ends: SystemExit | None, code: int | str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main(_: Any) -> None:
+        if ends is not None:
+            raise ends
+
+    monkeypatch.setattr(sweep_child, "main", main)
+    with pytest.raises(SystemExit) if code else nullcontext() as stop:
+        sweep_child.run(["fit"])
+    assert (stop.value.code if stop else None) == code
 
 
 def test_one_sweep_at_a_time_in_a_folder(tmp_path: Path) -> None:

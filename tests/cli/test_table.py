@@ -20,6 +20,7 @@ import wiring_lightning
 from tests.cli.commands import BASE, Trained, checkpoint_in, refused, succeed, wiring, write
 from wiring_lightning.cli import runs as run_folders
 from wiring_lightning.cli.code_version import code_version, version_in
+from wiring_lightning.cli.direction import less_is_better
 
 MakeRun = Callable[..., Path]
 RANDOM = {"model.backbone.wiring": "random", "trainer.callbacks": None}
@@ -122,6 +123,12 @@ def test_other_scores_and_their_best(six: list[str]) -> None:
     random, _ = read(succeed("table", *six, "--score", "test/loss"))
     assert random["best test/loss"] == "0.0600"  # the smallest
     assert random["mean ± sd"] == "0.0800 ± 0.0200"
+
+
+@pytest.mark.parametrize("name", ["test/top1_error", "test/err", "test/perplexity", "test/mae"])
+def test_errors_of_any_name_are_best_if_small(name: str) -> None:
+    assert less_is_better(name)
+    assert not less_is_better(name.replace(name.partition("/")[2], "terrain_acc"))
 
 
 def test_without_a_common_seed_there_is_no_difference(make_run: MakeRun) -> None:

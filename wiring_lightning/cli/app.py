@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 # Imported so that configs can name these classes without their module.
@@ -26,7 +28,7 @@ from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLa
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
-from wiring_lightning.cli.arguments import TRUST
+from wiring_lightning.cli.arguments import TRUST, configs_first
 from wiring_lightning.cli.class_changes import told_class_changes
 from wiring_lightning.cli.curves import default_logger
 from wiring_lightning.cli.first_work import FirstWork, discard_beginning
@@ -34,12 +36,26 @@ from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
-from wiring_lightning.cli.messages import fail, note
+from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.picture import draw_network
 from wiring_lightning.cli.report import format_table, network_rows
-from wiring_lightning.cli.resume import explain, find_checkpoint, is_word
-from wiring_lightning.cli.run_folder import SaveConfig, begins, claim_folder, release_folder
+from wiring_lightning.cli.requeue import JobNote, find_requeued
+from wiring_lightning.cli.resume import (
+    choose_no_other,
+    explain,
+    find_checkpoint,
+    is_word,
+    left_by_exception,
+)
+from wiring_lightning.cli.run_folder import (
+    SaveConfig,
+    begins,
+    check_savers,
+    claim_folder,
+    go_on_in,
+    release_folder,
+)
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.cli.trust import only_known_kinds
@@ -122,9 +138,8 @@ class WiringCLI(LightningCLI):
         # Without Lightning's warning about arguments that come from a Python call.
         given = list(sys.argv[1:]) if args is None else args
         assert isinstance(given, list)
+        given = configs_first(given)
         if "inspect" in given:
-            if given[0] != "inspect":
-                fail("the subcommand comes first: wiring inspect --config FILE")
             given = without_unused(given)
             inspect_parser = self._parser("inspect")
             assert isinstance(inspect_parser, InspectParser)
@@ -156,6 +171,8 @@ class WiringCLI(LightningCLI):
         if self.subcommand == "inspect":  # it reads the file itself
             return
         given = self.config_init[self.subcommand]
+        if self.subcommand == "fit" and given.ckpt_path is None and not self.trainer.fast_dev_run:
+            self._go_on_unasked()
         if is_word(given.ckpt_path):
             given.ckpt_path = find_checkpoint(
                 self.trainer, given.ckpt_path, self.subcommand, self._plain_config()
@@ -170,6 +187,21 @@ class WiringCLI(LightningCLI):
             rank_zero_warn(
                 f"wiring {self.subcommand} without --ckpt_path runs a network that was not trained."
             )
+
+    def _go_on_unasked(self) -> None:
+        """Choose the checkpoint with which a fit goes on without being told."""
+        given = self.config_init.fit
+        root, weights_only = str(self.trainer.default_root_dir), given.weights_only is not False
+        requeued = find_requeued(root, self._plain_config(), weights_only)
+        if requeued is not None:
+            path, folder = requeued
+            go_on_in(self.trainer, folder)
+        elif (left := left_by_exception(self.trainer)) is not None:
+            path = left
+        else:
+            return
+        self._read(path)
+        given.ckpt_path = self.config.fit.ckpt_path = path
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -204,7 +236,7 @@ class WiringCLI(LightningCLI):
             issubclass(kind, BasePredictionWriter) for kind in callbacks
         ):
             trainer.callbacks.append(PredictionWriter())
-        trainer.callbacks.insert(0, FirstWork())
+        trainer.callbacks[:0] = [FirstWork(), JobNote()]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -215,11 +247,18 @@ class WiringCLI(LightningCLI):
             if subcommand != "inspect" and not self.trainer.fast_dev_run:
                 given = self.config[subcommand].ckpt_path
                 claim_folder(self.trainer, begins(subcommand, given))
+                if subcommand == "fit":
+                    check_savers(self.trainer)
+            if subcommand != "inspect" and self.config_init[subcommand].ckpt_path is None:
+                choose_no_other(self.trainer)
             with matmul_precision(self._choose_precision()):
                 super()._run_subcommand(subcommand)
         except Exception as error:
             discard_beginning(self.trainer)
             explain(error, self.config_init[subcommand].get("ckpt_path"))
+        except SIGTERMException:  # it would end the process as if all had been done
+            note("interrupted")
+            raise SystemExit(128 + SIGTERM) from None
         finally:
             release_folder(self.trainer)
 
@@ -267,6 +306,7 @@ class WiringCLI(LightningCLI):
 
     def _test(self) -> tuple[dict[str, float], OSError | None]:
         """What the test measured, also if it could not be written, as on a full disk."""
+        choose_no_other(self.trainer)
         try:
             tested = self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         except OSError as error:

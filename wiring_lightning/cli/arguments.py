@@ -1,6 +1,7 @@
 """Arguments of the subcommands that read run folders; imports neither torch nor Lightning."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -17,6 +18,25 @@ TRUST = (
     "also build a network that is not of this package, timm or torchvision, which runs its code "
     "(by default only the networks that these list are built)"
 )
+
+
+def configs_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a subcommand with its configs before all options.
+
+    jsonargparse reads them in their order, so a config would undo an option before it.
+
+    Example:
+        >>> configs_first(["fit", "--data.batch_size", "8", "--config", "a.yaml", "-c=b.yaml"])
+        ['fit', '--config', 'a.yaml', '-c=b.yaml', '--data.batch_size', '8']
+    """
+    configs: list[str] = []
+    others: list[str] = []
+    follows = False  # whether the next word is the file
+    for word in arguments:
+        is_config = word.partition("=")[0] in ("--config", "-c")
+        (configs if is_config or follows else others).append(word)
+        follows = is_config and "=" not in word
+    return [*others[:1], *configs, *others[1:]]
 
 
 class RunsParser(ArgumentParser):

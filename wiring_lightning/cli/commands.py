@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] == "--version":
         sys.stdout.write(f"wiring_lightning {__version__}\n")
         return
+    if given[0].startswith("-") and (later := [word for word in given if word in SUBCOMMANDS]):
+        fail(f"the subcommand comes first: wiring {later[0]} --config FILE")
     if given[0] not in SUBCOMMANDS and not given[0].startswith("-"):
         choices = ", ".join(map(repr, SUBCOMMANDS))
         fail(f"there is no subcommand {given[0]!r} (choose from {choices}) (see wiring --help)")

@@ -30,5 +30,8 @@ _NAMES = {"epoch": "wiring/epoch"}
 
 
 def default_logger(logger: TensorBoardLogger) -> Curves:
-    """`Curves` for the folder that Lightning has chosen."""
-    return Curves(logger.save_dir, logger.name, logger._version)
+    """`Curves` in the place of Lightning's logger.
+
+    Under SLURM that one has the number of the job as its version, which all runs of a job share.
+    """
+    return Curves(logger.save_dir, logger.name)

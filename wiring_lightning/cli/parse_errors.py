@@ -21,6 +21,7 @@ _NOUNS = {
     "dict": "a mapping",
     "Mapping": "a mapping",
 }
+_CLASS = "a class is given as class_path, and init_args as needed; other keys are unknown"
 # Lines that say nothing which another line does not say better.
 _ASIDES = (
     "Does not validate against",
@@ -148,6 +149,8 @@ class _Findings:
     def _in_words(self, text: str) -> str:
         """A reason of jsonargparse in the words of this package, if it has some for it."""
         if option := re.match(r"Option '(.+)' is not accepted", text):
+            if option[1] == "class_path":  # then something is wrong with what is beside it
+                return _CLASS
             return f"{self.owner} has no option '{option[1]}'"
         for pattern in (
             r"Import path (\S+) does not correspond to a subclass of (.+)",
@@ -158,7 +161,7 @@ class _Findings:
                 names = [kind.rpartition(".")[2] for kind in kinds]
                 return f"{other[1]} is no {' or '.join(names)}"
         if text.startswith("Dict must include a class_path"):
-            return "a class is given as class_path, and init_args as needed; other keys are unknown"
+            return _CLASS
         return text
 
 

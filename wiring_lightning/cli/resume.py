@@ -3,10 +3,12 @@
 import traceback
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -68,6 +70,29 @@ def find_checkpoint(
             "file, or the `dirpath` of the ModelCheckpoint that saved it."
         )
     return None if path is None else str(path)
+
+
+def left_by_exception(trainer: WiringTrainer) -> str | None:
+    """The checkpoint that `OnExceptionCheckpoint` left, with which Lightning lets a fit go on.
+
+    Example:
+        >>> left_by_exception(WiringTrainer(logger=False, enable_checkpointing=False))
+    """
+    savers = [one for one in trainer.callbacks if isinstance(one, OnExceptionCheckpoint)]
+    found = next((one.ckpt_path for one in savers if Path(one.ckpt_path).is_file()), None)
+    if found is not None:
+        rank_zero_only(note)(f"an exception ended the last run, so training goes on from {found}")
+    return found
+
+
+def choose_no_other(trainer: WiringTrainer) -> None:
+    """Let the trainer run the network as it is.
+
+    Without this, Lightning loads any `hpc_ckpt_N.ckpt` that it finds if it runs under SLURM, also
+    in the test after a fit.
+    """
+    trainer.ckpt_path = None
+    trainer._checkpoint_connector._user_managed = True
 
 
 def explain(error: Exception, path: Any) -> NoReturn:

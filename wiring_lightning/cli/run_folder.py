@@ -12,13 +12,19 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from wiring_lightning.cli.code_version import header
 from wiring_lightning.cli.inspect import WiringTrainer
-from wiring_lightning.files import claim_version, free_path, make_empty, write_file, write_new_file
+from wiring_lightning.files import (
+    check_writable,
+    claim_version,
+    free_path,
+    make_empty,
+    write_file,
+    write_new_file,
+)
 
 _RUNS = "lightning_logs"  # as Lightning calls it
 _CONFIG = "config.yaml"
@@ -62,6 +68,15 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
         use_folder(trainer, Path(root) / f"version_{version}")
 
 
+def go_on_in(trainer: WiringTrainer, folder: Path) -> None:
+    """Let a run write into the folder that `claim_folder` gave it when it began."""
+    for logger in filter(_has_folders, trainer.loggers):
+        if logger._version is None:
+            logger._version = folder.name
+    if not any(map(_has_folders, trainer.loggers[:1])):
+        use_folder(trainer, folder)
+
+
 def use_folder(trainer: WiringTrainer, folder: Path) -> None:
     """Let a run write into a folder; without a logger also its checkpoints."""
     trainer.folder = folder
@@ -99,6 +114,19 @@ def release_folder(trainer: WiringTrainer) -> None:
             folder.rmdir()
 
 
+@rank_zero_only
+def check_savers(trainer: WiringTrainer) -> None:
+    """Find out before the work whether checkpoints can be written where the config says.
+
+    Raises:
+        OSError: if a folder cannot be written.
+    """
+    for saver in trainer.checkpoint_callbacks:
+        folder = getattr(saver, "dirpath", None)
+        if folder is not None and "://" not in str(folder):
+            check_writable(Path(folder) / "last.ckpt")
+
+
 def _check_named_folder(folder: Path, begins: bool) -> None:
     """Keep what is in a folder that the config names."""
     if begins and folder.is_dir() and any(folder.iterdir()):
@@ -118,8 +146,8 @@ def _claim(trainer: WiringTrainer, root: str) -> int:
 
 
 def begins(subcommand: str, ckpt_path: str | None) -> bool:
-    """Whether a command begins a new fit; SLURM starts one that goes on without being told."""
-    return subcommand == "fit" and ckpt_path is None and not SLURMEnvironment.detect()
+    """Whether a command begins a new fit."""
+    return subcommand == "fit" and ckpt_path is None
 
 
 class SaveConfig(SaveConfigCallback):

@@ -26,7 +26,7 @@ examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Plan the runs, and do those that are not done; exit code 1 if one has failed.
+    """Plan the runs, and do those that are not done; exit code 1 if one is not done then.
 
     Raises:
         SweepError: if the runs cannot be planned.
@@ -60,11 +60,16 @@ def run(arguments: Sequence[str]) -> None:
                 metric=given.metric,
                 grace=given.stop_below_median,
             )
+    left = [run for run in todo if run.ended is None and run.name not in failed]
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again:")
         for run in todo:
             if run.name in failed:
                 print(f"  {run.name}: {failed[run.name]}\n    log: {run.log}")
+    if left:
+        ended = len(runs) - len(failed) - len(left)
+        print(f"interrupted, {ended} of {len(runs)} runs ended; the same command goes on")
+    if failed or left:
         raise SystemExit(1)
     print(f"all {len(runs)} runs ended: wiring table {given.out}/*")
 

@@ -16,11 +16,13 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from wiring_lightning.cli import app
-from wiring_lightning.cli.config_parts import callbacks_in
+from wiring_lightning.cli.config_parts import callbacks_in, class_name
 from wiring_lightning.cli.sweep_state import Planned, SweepError
+from wiring_lightning.cli.text import shorten
 from wiring_lightning.files import write_file
 
 _LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+_LONGEST = 255  # bytes of a name, on the usual systems of files
 
 
 def settings(given: Sequence[str]) -> list[dict[str, Any]]:
@@ -47,8 +49,7 @@ def settings(given: Sequence[str]) -> list[dict[str, Any]]:
             )
         if key in values:
             raise SweepError(f"--set {key} is given twice: give one list with all values.")
-        if "seed" in key.split("."):
-            raise SweepError(f"--set {key} is what --seeds sets: leave it out.")
+        _refuse_seed(f"--set {key}", key)
         try:
             listed = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -89,12 +90,16 @@ def plan(
 
     Raises:
         SystemExit: if `wiring fit` refuses a setting, with its sentence on stderr.
-        SweepError: if two runs have the same name, or a run of that name has begun with another
-            config.
+        SweepError: if two runs have the same name, one is too long, a run of that name has begun
+            with another config, or an option is the sweep's own to set.
     """
+    for option in arguments:
+        key = option.removeprefix("--").partition("=")[0]
+        _refuse_seed(option.partition("=")[0], key)
     configs: dict[Planned, str] = {}
     for setting in chosen:
         config = _whole_config(arguments, setting)
+        _refuse_folders(config)
         for seed in range(seeds):
             run = Planned(name_of(setting, seed), root)
             if run in configs:
@@ -102,10 +107,12 @@ def plan(
                     f"Two runs would be called {run.name}: sweep over one of the keys."
                 )
             own = with_seed(config, seed)
-            own["trainer"]["logger"] = {
-                "class_path": _LOGGER,
-                "init_args": {"save_dir": str(root), "name": "", "version": run.name},
-            }
+            own["trainer"]["logger"] = _loggers(run, own["trainer"].get("logger"))
+            if len(f".{run.name}.interrupted_99.yaml".encode()) > _LONGEST:
+                raise SweepError(
+                    f"The name of the run {shorten(run.name, 60)} is too long for a folder: sweep "
+                    "over shorter values, such as a config for each."
+                )
             configs[run] = yaml.safe_dump(own, sort_keys=False)
     for run, text in configs.items():
         begun = run.folder.exists() and run.config.exists()
@@ -135,6 +142,34 @@ def with_seed(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
         if isinstance(arguments, dict) and "seed" in arguments:
             arguments["seed"] = seed
     return seeded
+
+
+def _refuse_seed(said: str, key: str) -> None:
+    """Refuse what `with_seed` would overwrite."""
+    part, _, last = key.rpartition(".")
+    if key == "seed_everything" or (last == "seed" and part.startswith(("data", "trainer"))):
+        raise SweepError(f"{said} is what --seeds sets: leave it out.")
+
+
+def _refuse_folders(config: Mapping[str, Any]) -> None:
+    """Refuse a folder for the checkpoints of all runs."""
+    for part in callbacks_in(config):
+        folder = (part.get("init_args") or {}).get("dirpath") if isinstance(part, dict) else None
+        if folder is not None:
+            raise SweepError(
+                f"All runs would save their checkpoints in {folder}: leave out the dirpath of "
+                f"{class_name(part)}, then each has them in its folder."
+            )
+
+
+def _loggers(run: Planned, given: Any) -> Any:
+    """The logger of a run folder, and after it those that the config names."""
+    own = {
+        "class_path": _LOGGER,
+        "init_args": {"save_dir": str(run.root), "name": "", "version": run.name},
+    }
+    others = given if isinstance(given, list) else [given] if isinstance(given, dict) else []
+    return [own, *others] if others else own
 
 
 def _whole_config(arguments: Sequence[str], setting: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule
 from typing_extensions import override
 
+from wiring_lightning.cli.direction import less_is_better
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.sweep_state import STATE, Planned
 from wiring_lightning.cli.sweep_trial import FitTrial
@@ -140,7 +141,7 @@ def _scheduler(metric: str, grace: int | None) -> Any:
     """What decides which runs go on: all, or those that are not below the median."""
     if grace is None:
         return FIFOScheduler()
-    mode = "min" if "loss" in metric else "max"
+    mode = "min" if less_is_better(metric) else "max"
     # As long as there are too few others, Tune pauses a run to let others come as far. A pause is
     # the end of the process, so a run would start again for every epoch.
     return MedianStoppingRule(
@@ -162,4 +163,6 @@ def _check_resources(cpus: float, gpus: float) -> None:
 def _last_line(log: Path) -> str:
     """The last line of a log, which says why a run has failed."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("wiring: error: ") if lines else "it said nothing"
+    return (
+        lines[-1].removeprefix("wiring: ").removeprefix("error: ") if lines else "it said nothing"
+    )

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 
+from wiring_lightning.cli.direction import less_is_better
 from wiring_lightning.cli.papers import published
 from wiring_lightning.cli.run_rows import Difference, Row, paired
 
-# Parts of a name that say that less is better, and that a score is a share.
-_LESS = ("loss", "error", "err", "perplexity")
+# Beginnings of a name that say that a score is a share.
 _SHARES = ("acc", "iou", "miou", "pixel_acc")
 _KEY = "backbone, wiring, learner"
 
@@ -58,8 +58,7 @@ class Table:
 
     def best(self, row: Row) -> float:
         """The best score of a row; of losses and errors the smallest."""
-        less = any(part in self.tag.rpartition("/")[2] for part in _LESS)
-        return min(row.scores) if less else max(row.scores)
+        return min(row.scores) if less_is_better(self.tag) else max(row.scores)
 
     def markdown(self) -> str:
         """The table, without its notes."""
