@@ -45,6 +45,14 @@ def test_the_subcommand_comes_first(name: str, tmp_path: Path) -> None:
     assert said == f"the subcommand comes first: wiring {name} --config FILE"
 
 
+def test_a_config_before_the_subcommand_has_a_section_for_it(tmp_path: Path) -> None:
+    file = write({"fit": config_with()}, tmp_path / "sections.yaml")
+    for before in (["--config", file], [f"--config={file}"]):
+        printed = yaml.safe_load(succeed(*before, "fit", "--data.batch_size=5", "--print_config"))
+        assert printed["data"]["init_args"]["batch_size"] == 5
+        assert printed["trainer"]["max_epochs"] == config_with()["trainer"]["max_epochs"]
+
+
 @pytest.mark.parametrize("config", ["--config FILE", "--config=FILE", "-c FILE"])
 def test_an_option_counts_wherever_the_config_stands(config: str, tmp_path: Path) -> None:
     file = write(config_with(), tmp_path / "good.yaml")

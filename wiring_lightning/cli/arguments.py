@@ -23,12 +23,15 @@ TRUST = (
 def configs_first(arguments: Sequence[str]) -> list[str]:
     """The arguments of a subcommand with its configs before all options.
 
-    jsonargparse reads them in their order, so a config would undo an option before it.
+    jsonargparse reads them in their order, so a config would undo an option before it. What comes
+    before the subcommand stays: such a config has a section for it.
 
     Example:
         >>> configs_first(["fit", "--data.batch_size", "8", "--config", "a.yaml", "-c=b.yaml"])
         ['fit', '--config', 'a.yaml', '-c=b.yaml', '--data.batch_size', '8']
     """
+    if arguments[0].startswith("-"):
+        return list(arguments)
     configs: list[str] = []
     others: list[str] = []
     follows = False  # whether the next word is the file

@@ -8,6 +8,9 @@ Neither this file nor the new one should import torch before its arguments are r
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from wiring_lightning import __version__
 from wiring_lightning.cli.messages import fail, one_sentence
@@ -65,12 +68,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] == "--version":
         sys.stdout.write(f"wiring_lightning {__version__}\n")
         return
-    if given[0].startswith("-") and (later := [word for word in given if word in SUBCOMMANDS]):
-        fail(f"the subcommand comes first: wiring {later[0]} --config FILE")
+    if given[0].startswith("-"):
+        _check_begin(given)
     if given[0] not in SUBCOMMANDS and not given[0].startswith("-"):
         choices = ", ".join(map(repr, SUBCOMMANDS))
         fail(f"there is no subcommand {given[0]!r} (choose from {choices}) (see wiring --help)")
     run(given)
+
+
+def _check_begin(arguments: Sequence[str]) -> None:
+    """Check what comes before the subcommand: only configs with a section for each subcommand."""
+    later = [word for word in arguments if word in SUBCOMMANDS]
+    before = arguments[: arguments.index(later[0])] if later else []
+    words = [part for word in before for part in word.split("=", 1)]
+    for word in words:
+        if word not in ("--config", "-c") and not _has_sections(word):
+            fail(f"the subcommand comes first: wiring {later[0]} --config FILE")
+
+
+def _has_sections(path: str) -> bool:
+    """Whether a config is one that Lightning takes before the subcommand, such as `fit: {...}`."""
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and config.keys() <= SUBCOMMANDS.keys()
 
 
 def run(arguments: Sequence[str]) -> None:
