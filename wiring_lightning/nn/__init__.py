@@ -13,7 +13,7 @@ from wiring_lightning.nn.described import (
     with_descriptions,
 )
 from wiring_lightning.nn.fabric import Fabric, FabricEdge as FabricEdge
-from wiring_lightning.nn.gate import Gate, Selection as Selection, find_gates
+from wiring_lightning.nn.gate import Gate, find_gates
 from wiring_lightning.nn.graph_stage import CompactGraphStage as CompactGraphStage, GraphStage
 from wiring_lightning.nn.grouped_linear import GroupedLinear
 from wiring_lightning.nn.learnable import Learnable as Learnable, find_learnable as find_learnable
@@ -25,6 +25,7 @@ from wiring_lightning.nn.pre_activation import (
     RectifiedConv2d as RectifiedConv2d,
 )
 from wiring_lightning.nn.residual import ResidualBlock as ResidualBlock
+from wiring_lightning.nn.selection import Selection as Selection
 from wiring_lightning.nn.shelf import Shelf as Shelf, StagePlan as StagePlan
 from wiring_lightning.nn.sparse_conv import SparseConv2d
 from wiring_lightning.nn.sparse_edges import SparseEdges

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wiring_lightning.nn.branches import Branches
-from wiring_lightning.nn.gate import Selection
+from wiring_lightning.nn.selection import Selection
 
 
 def merged_chain(

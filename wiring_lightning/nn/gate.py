@@ -1,7 +1,7 @@
 """The gate: K learned connections per target."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,6 +21,7 @@ from wiring_lightning.functional import (
 from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
+from wiring_lightning.nn.selection import Selection
 from wiring_lightning.wiring import Choice
 
 GateMode = Literal["learned", "random", "covered", "real"]
@@ -181,7 +182,7 @@ class Gate(Described):
         return self._weigh(self.active if self.training else self.best)
 
     @torch.no_grad()
-    def selection(self) -> "Selection":
+    def selection(self) -> Selection:
         """The wiring of evaluation mode as a fixed layer, for `compact()`."""
         return Selection(self._weigh(self.best), self.scores)
 
@@ -279,104 +280,6 @@ class Gate(Described):
         )
 
 
-class Selection(nn.Module):
-    """A gate with a fixed wiring, for compact networks.
-
-    Where every target reads one source, with weight 1, the sources are gathered, without a sum.
-
-    Args:
-        weights: `[targets, sources]` the factor of each source.
-        score: `[targets, sources]` the last scores of the gate.
-    """
-
-    matrix: Tensor
-    score: Tensor
-    only_source: Tensor | None
-    in_order: bool
-    binary: bool
-
-    def __init__(self, weights: Tensor, score: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("matrix", weights.detach().clone())
-        self.register_buffer("score", score.detach().clone())
-        self.register_buffer("only_source", None, persistent=False)
-        self.register_load_state_dict_post_hook(_look_at_matrix)
-        _look_at_matrix(self)
-
-    def selection(self) -> "Selection":
-        """This layer itself: its wiring is fixed already, as that of `Gate.selection`."""
-        return self
-
-    def keep(self, targets: Sequence[int], sources: Sequence[int]) -> "Selection":
-        """The selection restricted to some targets and some sources."""
-        rows, columns = list(targets), list(sources)
-        return Selection(self.matrix[rows][:, columns], self.score[rows][:, columns])
-
-    def targets_in_order(self) -> list[int]:
-        """An order of the targets in which the selection is `in_order`, if there is one."""
-        targets = range(self.targets)
-        if self.only_source is None:
-            return list(targets)
-        read = self.only_source.tolist()
-        first = [read.index(source) for source in sorted(set(read))]
-        return [*first, *(target for target in targets if target not in first)]
-
-    def choice(self) -> Choice:
-        """The edges, for a `WiringBuilder`; none is learnable."""
-        return Choice(self.matrix != 0, self.score, torch.tensor(False), self.score >= 0)
-
-    @override
-    def forward(self, sources: Tensor) -> Tensor:
-        """`[batch, sources, *features]` -> `[batch, targets, *features]`."""
-        if self.only_source is not None:
-            return sources.index_select(1, self.only_source)
-        return gated_sum(self.weights(), sources)
-
-    def repeat(self, sources: Tensor) -> None:
-        """Compute the layer in place, for one example and a selection that is `in_order`.
-
-        Args:
-            sources: `[targets, features]`. Its first rows are the sources, which the first targets
-                read; what the other targets read is written into the rows after them.
-        """
-        assert self.only_source is not None
-        count = self.matrix.shape[1]
-        if count < self.targets:
-            others = self.only_source[count:]
-            torch.index_select(sources[:count], 0, others, out=sources[count:])
-
-    def of_one(self, sources: Tensor, out: Tensor) -> Tensor:
-        """The layer for one example, `[sources, features]` -> `out` `[targets, features]`."""
-        if self.only_source is not None:
-            return torch.index_select(sources, 0, self.only_source, out=out)
-        return torch.mm(self.matrix.to(sources.dtype), sources, out=out)
-
-    def rectified(self, sources: Tensor) -> Tensor:
-        """The ReLU of the sums, `[batch, sources, *features]` -> `[batch, targets, *features]`."""
-        if self.only_source is not None:
-            return self(sources).relu_()
-        summed = rectified_gated_sum(self.weights(), sources.flatten(2))
-        return summed.unflatten(2, sources.shape[2:])
-
-    @property
-    def targets(self) -> int:
-        """Number of targets."""
-        return self.matrix.shape[0]
-
-    @property
-    def reads_everything(self) -> bool:
-        """Whether every target reads every source, with weight 1."""
-        return bool((self.matrix == 1).all())
-
-    def weights(self) -> Tensor:
-        """`[targets, sources]` the factor of each source."""
-        return self.matrix
-
-    @override
-    def extra_repr(self) -> str:
-        return f"{self.matrix.shape[0]} x {self.matrix.shape[1]}"
-
-
 def find_gates(module: nn.Module) -> dict[str, Gate]:
     """All gates inside a module with scores that are or were learned, by qualified name.
 
@@ -395,16 +298,3 @@ def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     gate.follow_frozen_mark()
     if gate._is_frozen != before:
         gate.scores.requires_grad_(before)
-
-
-def _look_at_matrix(selection: nn.Module, _incompatible: Any = None) -> None:
-    """What the weights allow: at first, and after others are loaded."""
-    assert isinstance(selection, Selection)
-    weights = selection.matrix
-    selection.binary = bool(((weights == 0) | (weights == 1)).all())
-    single = selection.binary and bool((weights.sum(1) == 1).all())
-    only, sources = weights.argmax(1), weights.shape[1]
-    selection.only_source = only if single else None
-    # Whether the first targets read the sources, one each: then nothing has to be moved for them.
-    first = torch.arange(sources, device=only.device)
-    selection.in_order = single and torch.equal(only[:sources], first)
