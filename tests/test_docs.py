@@ -225,7 +225,7 @@ LIBRARIES = (
     "lightning.pytorch.callbacks",
     "lightning.pytorch.loggers",
 )
-METRICS = ("wiring/", "weights/", "train/", "val/", "test/")
+METRICS = ("search/", "wiring/", "weights/", "train/", "val/", "test/")
 
 
 @pages

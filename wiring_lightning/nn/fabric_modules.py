@@ -1,5 +1,7 @@
 """Modules on the edges of a fabric: convolutions with bias, each with a batch norm."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
@@ -16,6 +18,8 @@ class UncountedDoubling(nn.Module):
         >>> UncountedDoubling()(torch.ones(1, 1, 2, 2)).shape
         torch.Size([1, 1, 4, 4])
     """
+
+    uncounted: ClassVar[bool] = True
 
     @override
     def forward(self, input: Tensor) -> Tensor:

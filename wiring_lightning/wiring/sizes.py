@@ -39,7 +39,7 @@ def shape_after(layer: nn.Module, shape: Shape) -> Shape:
 
     The layers of torch that are used most are computed. Any other one answers a tensor without
     memory, and stays as it was. Modules with others inside are passed over, because these are links
-    of the chain, and so is what takes more than one input.
+    of the chain, and so are what takes more than one input and a layer with `uncounted = True`.
 
     Returns:
         The shape; empty if it is not known.
@@ -63,6 +63,8 @@ def shape_after(layer: nn.Module, shape: Shape) -> Shape:
 def _may_change(layer: nn.Module) -> bool:
     """Whether a layer is a link of a chain that can return another shape."""
     kind = type(layer)
+    if getattr(layer, "uncounted", False):
+        return False
     if any(layer.children()) or kind.forward is nn.Module.forward or kind is nn.Identity:
         return False
     try:
