@@ -73,7 +73,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 LOGGERS = {"default": True, "none": False, "a name": csv(name="", version="mine")}
 
 
-@pytest.mark.parametrize("logger", LOGGERS)
+@pytest.mark.parametrize(
+    "logger",
+    ["default", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "a name"))],
+)
 def test_a_job_that_is_queued_again_goes_on_and_reports_what_it_has_trained(
     logger: str, whole: Trained, tmp_path: Path
 ) -> None:
@@ -111,6 +114,7 @@ def test_no_other_run_goes_on_from_its_checkpoint(
         assert inside.out == wiring("test", "--config", file).out
 
 
+@pytest.mark.slow
 def test_a_job_finds_its_own_checkpoint_beside_those_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +132,7 @@ def test_a_job_finds_its_own_checkpoint_beside_those_of_others(
     assert "hpc_ckpt_3.ckpt" in said
 
 
-@pytest.mark.parametrize("tasks", [True, False])
+@pytest.mark.parametrize("tasks", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_runs_of_one_job_have_folders_of_their_own(
     tasks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +147,7 @@ def test_runs_of_one_job_have_folders_of_their_own(
         assert "version_1" in succeed("fit", "--config", file)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_exception_is_read_with_care(tmp_path: Path) -> None:
     """Lightning goes on from it without being told, in a job or not."""
     made = short(True, max_epochs=2, limit_train_batches=2)

@@ -90,7 +90,7 @@ def test_a_gate_that_still_learns_has_an_onnx_form(tmp_path: Path) -> None:
     export_network(GATED["learned"](), tmp_path / "net.onnx", IMAGES)
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".safetensors"])
+@pytest.mark.parametrize("suffix", [pytest.param(".pt2", marks=pytest.mark.slow), ".safetensors"])
 def test_images_that_a_network_writes_into_stay(suffix: str, tmp_path: Path) -> None:
     images = IMAGES.clone()
     network = Does(before=lambda x: x.sub_(0.5).div_(0.25))
@@ -131,7 +131,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", [pytest.param("tiny", marks=pytest.mark.slow), "probabilities"])
 def test_small_answers_are_compared_by_their_own_size(kind: str, tmp_path: Path) -> None:
     dtype, after = SMALL[kind]
     network, images = Other(after=after).to(dtype), IMAGES.to(dtype)
@@ -197,6 +197,7 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 def test_pure_operators_are_described() -> None:
     class Applies(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

@@ -27,8 +27,9 @@ _DEPTHS: dict[Callable[..., nn.Module], int] = {
     SparseNet: 16,
     SparseResNet: 11,
 }
-# Their wirings are fixed as that of resnext-random is.
-_LIKE_RANDOM = ("resnext-full", "resnet-random")
+# Fixed wirings as that of resnext-random, real-valued ones as that of resnet-weighted, and plain
+# layers only.
+_LIKE_OTHERS = ("resnext-full", "resnet-random", "resnext-real", "resnet-previous", "mobilenet")
 
 
 def _networks() -> list[Method]:
@@ -38,7 +39,7 @@ def _networks() -> list[Method]:
         if row.backbone in _DEPTHS
         else row
         for row in rows.values()
-        if row.name not in _LIKE_RANDOM
+        if row.name not in _LIKE_OTHERS
     ]
 
 
