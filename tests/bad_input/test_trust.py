@@ -257,7 +257,9 @@ def test_inspect_needs_no_data(tmp_path: Path) -> None:
 
 def test_the_subcommand_of_a_config_file_is_not_a_way_in(tmp_path: Path) -> None:
     file = write({"inspect": {"model": a_class("evil.Task")}}, tmp_path / "c.yaml")
-    assert "the subcommand comes first" in refused("--config", file, "inspect")
+    for given in (["--config", file, "inspect"], [f"--config={file}", "inspect"],
+                  ["--config", file], ["--config", file, "fit"]):  # fmt: skip
+        assert "the subcommand comes first" in refused(*given)
 
 
 def test_help_says_what_weights_only_allows() -> None:
