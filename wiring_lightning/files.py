@@ -185,3 +185,13 @@ def _sync(path: Path, mode: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is an address, such as `s3://runs`, and no file of this machine.
+
+    Example:
+        >>> is_remote("s3://runs"), is_remote("runs")
+        (True, False)
+    """
+    return "://" in str(path)

@@ -10,7 +10,6 @@ from wiring_lightning.checkpoints.matching import (
 from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint, read_weights
 from wiring_lightning.checkpoints.storage import (
     AtomicCheckpointIO,
-    is_remote as is_remote,
     load_weights,
     put_weights as put_weights,
     weights_for as weights_for,

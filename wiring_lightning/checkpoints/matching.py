@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from wiring_lightning.checkpoints.naming import find_weights, named_as_in
-from wiring_lightning.checkpoints.reading import CheckpointError
+from wiring_lightning.checkpoints.reading import CheckpointError, damaged
 from wiring_lightning.nn import Gate
 from wiring_lightning.nn.described import find_differences, find_flaws, with_present_names
 
@@ -55,12 +55,12 @@ def check_checkpoint(
         )
     for name, kind in _FOR_TRAINING.items():
         if name in content and not isinstance(content[name], kind):
-            raise _damaged(path, f"its {name} are of type {type(content[name]).__name__}")
+            raise damaged(path, f"its {name} are of type {type(content[name]).__name__}")
     if trainer is not None:
         for name, saved in content.get("loops", {}).items():
             loop = getattr(trainer, name, None)
             if loop is not None and not _alike(loop.state_dict(), saved):
-                raise _damaged(path, f"its {name} has counters that are no numbers")
+                raise damaged(path, f"its {name} has counters that are no numbers")
     if not is_overridden("configure_model", module):  # otherwise the network is built later
         check_weights(module, content, path)
 
@@ -96,7 +96,7 @@ def check_weights(
     weights, own = with_present_names(found, module), module.state_dict()
     for name, value in weights.items():
         if not isinstance(value, Tensor) and (name not in own or _is_weight(name, own[name])):
-            raise _damaged(path, f"{name} is of type {type(value).__name__}")
+            raise damaged(path, f"{name} is of type {type(value).__name__}")
     differences = list(_differing_shapes(own, weights, strict))[:1]
     if strict:
         differences += find_differences(module, weights)
@@ -107,13 +107,13 @@ def check_weights(
         raise _of_another_network(path, differences, content)
     for name, value in weights.items():
         if _is_weight(name, own.get(name)) and _kind(value) != _kind(own[name]):
-            raise _damaged(path, f"{name} is of type {value.dtype} and not {own[name].dtype}")
+            raise damaged(path, f"{name} is of type {value.dtype} and not {own[name].dtype}")
     for name in infinite_values(weights, but=infinite_values(own)):
-        raise _damaged(path, f"{name} holds values that are infinite or not a number")
+        raise damaged(path, f"{name} holds values that are infinite or not a number")
     if flaws := list(find_flaws(module, weights)):
         raise _of_another_network(path, flaws[:1], content)
     for flaw in _impossible_scores(module, weights, content.get("callbacks")):
-        raise _damaged(path, flaw)
+        raise damaged(path, flaw)
 
 
 def is_strict(module: nn.Module) -> bool:
@@ -160,18 +160,14 @@ def check_optimizers(trainer: Trainer) -> None:
                 )
             for key, value in optimizer.defaults.items():
                 if isinstance(value, float) and not isinstance(group[key], int | float | Tensor):
-                    raise _damaged(path, f"{key} of {name} is of type {type(group[key]).__name__}")
+                    raise damaged(path, f"{key} of {name} is of type {type(group[key]).__name__}")
         for parameter, state in optimizer.state.items():
             if not isinstance(state, Mapping):
-                raise _damaged(path, f"a state of {name} is of type {type(state).__name__}")
+                raise damaged(path, f"a state of {name} is of type {type(state).__name__}")
             for key in _LIKE_WEIGHTS:
                 value = state.get(key)
                 if value is not None and getattr(value, "shape", None) != parameter.shape:
-                    raise _damaged(path, f"{key} of {name} is not of the right shape")
-
-
-def _damaged(path: str | Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"The checkpoint {path} is damaged ({reason}): use an earlier one.")
+                    raise damaged(path, f"{key} of {name} is not of the right shape")
 
 
 def _refuse_other_names(

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wiring_lightning.checkpoints.reading import CheckpointError
+from wiring_lightning.checkpoints.reading import CheckpointError, damaged
 
 _COMPILED = "_orig_mod."  # what torch.compile puts into names
 _EXTRA = "_extra_state"  # the name that torch gives to what is no tensor
@@ -42,10 +42,7 @@ def find_weights(content: Mapping[str, Any], path: str | Path) -> Mapping[str, A
     if "state_dict" in content:
         weights: Any = content["state_dict"]
         if not isinstance(weights, Mapping):
-            raise CheckpointError(
-                f"The checkpoint {path} is damaged (its state_dict is of type "
-                f"{type(weights).__name__}): use an earlier one."
-            )
+            raise damaged(path, f"its state_dict is of type {type(weights).__name__}")
         return weights
     keys = [key for key, value in content.items() if not _is_extra(key) and _is_state(value)]
     if len(keys) > 1:

@@ -15,6 +15,11 @@ class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged, cannot be written, or belongs to another network."""
 
 
+def damaged(path: str | Path, reason: str) -> CheckpointError:
+    """The error that says what is wrong with a checkpoint."""
+    return CheckpointError(f"The checkpoint {path} is damaged ({reason}): use an earlier one.")
+
+
 class StandIn:
     """Stands for an object in a checkpoint whose class is not imported, such as a `partial`."""
 

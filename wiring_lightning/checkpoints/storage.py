@@ -11,12 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
+from wiring_lightning._checks import listed
 from wiring_lightning.checkpoints.matching import check_weights, is_strict
 from wiring_lightning.checkpoints.naming import find_weights, named_as_in
 from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint, read_weights
-from wiring_lightning.files import write_file
-
-_SHOWN = 3  # names in one warning
+from wiring_lightning.files import is_remote, write_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -124,13 +123,7 @@ def put_weights(
         return
     for names, place in ((result.missing_keys, "file"), (result.unexpected_keys, "network")):
         if names:
-            more = ", ..." if len(names) > _SHOWN else ""
             rank_zero_warn(
                 f"{len(names)} weight(s) are missing in the {place} when those of {path} are "
-                f"loaded: {', '.join(names[:_SHOWN])}{more}."
+                f"loaded: {listed(names)}."
             )
-
-
-def is_remote(path: str | Path) -> bool:
-    """Whether a path is an address that only Lightning can read."""
-    return "://" in str(path)

@@ -33,7 +33,7 @@ FILES = {
     "table": "means over seeds, differences and costs, from the folders of your runs",
 }
 SUBCOMMANDS = {**LIGHTNING, **FILES}
-_WITH_SECTIONS = ("fit", "validate", "test", "predict")  # of a config before the subcommand
+_RUN = LIGHTNING.keys() - {"inspect"}  # a config before these may have a section for each
 
 _HELP = """usage: wiring [-h] [--version] SUBCOMMAND ...
 
@@ -80,13 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _check_begin(arguments: Sequence[str]) -> None:
     """Check what comes before the subcommand: only configs with a section for each subcommand.
 
-    `inspect` takes none. It reads the configs of strangers, and such a one is read by another way.
+    `inspect` comes first in any case: it guards against the classes that a config of a stranger
+    names, and Lightning builds those of a section without that guard.
     """
     name = next((word for word in arguments if word in SUBCOMMANDS), None)
     before = arguments if name is None else arguments[: arguments.index(name)]
     words = [part for word in before for part in word.split("=", 1)]
     files = [word for word in words if word not in ("--config", "-c")]
-    if name not in (None, *_WITH_SECTIONS) or not all(map(_has_sections, files)):
+    if name not in (None, *_RUN) or not all(map(_has_sections, files)):
         fail(f"the subcommand comes first: wiring {name or 'fit'} --config FILE")
 
 
@@ -96,7 +97,7 @@ def _has_sections(path: str) -> bool:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return False
-    return isinstance(config, dict) and config.keys() <= set(_WITH_SECTIONS)
+    return isinstance(config, dict) and config.keys() <= _RUN
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wiring_lightning.cli.code_version import version_in
+from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.run_keys import differing, epochs_of, flat, in_words, setting
-from wiring_lightning.cli.runs import CONFIG, CONNECTION, Run, RunError
+from wiring_lightning.cli.runs import CONNECTION, Run, RunError
 
 # Keys of the data that change neither the images nor how many there are.
 _NOT_DATA = ("data.batch_size", "data.seed", "data.drop_last")

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+CONFIG = "config.yaml"  # as the folder of a run calls it
+
 
 def classes_in(config: Any) -> Iterator[dict[str, Any]]:
     """The parts of a config that name a class, the outermost first.

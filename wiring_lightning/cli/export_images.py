@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wiring_lightning.checkpoints import read_weights
-from wiring_lightning.cli.runs import CONFIG, Run, RunError, build_part
+from wiring_lightning.cli.config_parts import CONFIG
+from wiring_lightning.cli.runs import Run, RunError, build_part
 from wiring_lightning.cli.trust import data_config
 from wiring_lightning.data._resumable import ResumableDataModule
 

@@ -7,10 +7,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.inspect import WiringTrainer
 
 # What is in a folder when a run begins, beside the events of TensorBoard. Numbers are no beginning.
-_BEGINNING = ("config.yaml", "hparams.yaml")
+_BEGINNING = (CONFIG, "hparams.yaml")
 
 
 class FirstWork(Callback):

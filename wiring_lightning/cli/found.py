@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 
 from wiring_lightning.backbones import ConvFabric, ResNetFabric
 from wiring_lightning.callbacks import BudgetedSearch, PhaseSchedule, WarmStart
-from wiring_lightning.cli.config_parts import callbacks_in, class_name, classes_in
+from wiring_lightning.cli.config_parts import CONFIG, callbacks_in, class_name, classes_in
 from wiring_lightning.files import write_file
 
 _FABRICS = (ConvFabric, ResNetFabric)
@@ -66,7 +66,7 @@ def write_found(module: LightningModule, config: Mapping[str, Any], folder: Path
 
 def found_files(folder: Path) -> tuple[Path, Path]:
     """The config and the checkpoint that `write_found` writes into a folder."""
-    return folder / "config.yaml", folder / "network.ckpt"
+    return folder / CONFIG, folder / "network.ckpt"
 
 
 def found_config(

@@ -9,8 +9,9 @@ from lightning.pytorch import LightningModule
 
 from wiring_lightning import tasks
 from wiring_lightning.checkpoints import CheckpointError, load_weights, read_weights
+from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.run_names import last_shared
-from wiring_lightning.cli.runs import CONFIG, Run, RunError, find_run
+from wiring_lightning.cli.runs import Run, RunError, find_run
 from wiring_lightning.nn.checks import check_word
 from wiring_lightning.tasks._saved import saved_description
 

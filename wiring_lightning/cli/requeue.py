@@ -15,7 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from wiring_lightning.checkpoints import CheckpointError, load_checkpoint
+from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.messages import note
+from wiring_lightning.files import is_remote
 
 _KEY = "slurm_run"
 # What a config gets while the command runs.
@@ -61,7 +63,7 @@ def find_requeued(
         `None` if training starts from scratch.
     """
     job = SLURMEnvironment.job_id()
-    if job is None or "://" in root:
+    if job is None or is_remote(root):
         return None
     found = sorted(Path(root).glob("hpc_ckpt_*.ckpt"), key=_number, reverse=True)
     for path in found:
@@ -93,7 +95,7 @@ def _note_in(path: Path, weights_only: bool) -> Mapping[str, Any]:
 
 def _is_saved_in(folder: Path, config: Mapping[str, Any]) -> bool:
     try:
-        saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         return _without_chosen(saved) == _without_chosen(config)
     except (OSError, ValueError, yaml.YAMLError, AttributeError):
         return False  # it is no config of a run

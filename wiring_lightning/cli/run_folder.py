@@ -16,18 +16,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from wiring_lightning.cli.code_version import header
+from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.inspect import WiringTrainer
 from wiring_lightning.files import (
     check_writable,
     claim_version,
     free_path,
+    is_remote,
     make_empty,
     write_file,
     write_new_file,
 )
 
 _RUNS = "lightning_logs"  # as Lightning calls it
-_CONFIG = "config.yaml"
 _RUN = ("model", "data", "seed_everything")  # what a run keeps when it is started again
 
 
@@ -48,7 +49,7 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
     """
     versions: dict[str, int] = {}  # two loggers of a run share a number, as in Lightning
     for logger in trainer.loggers:
-        if not _has_folders(logger) or "://" in str(logger.root_dir):
+        if not _has_folders(logger) or is_remote(str(logger.root_dir)):
             continue
         if logger._version is None:
             root = _expanded(logger.root_dir)
@@ -63,7 +64,7 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
                 trainer.claimed = (*trainer.claimed, folder)
     needs_one = trainer.folder is None and not any(map(_has_folders, trainer.loggers[:1]))
     root = str(_runs_of(trainer))
-    if needs_one and "://" not in str(trainer.default_root_dir):
+    if needs_one and not is_remote(trainer.default_root_dir):
         version = versions[root] if root in versions else _claim(trainer, root)
         use_folder(trainer, Path(root) / f"version_{version}")
 
@@ -100,7 +101,7 @@ def folder_of_last_checkpoint(trainer: WiringTrainer, config: Mapping[str, Any])
 
 def _is_run_of(folder: Path, config: Mapping[str, Any]) -> bool:
     try:
-        saved = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
+        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         alike = all(saved[key] == config[key] for key in _RUN)
         return alike and saved["trainer"]["logger"] is False
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
@@ -123,7 +124,7 @@ def check_savers(trainer: WiringTrainer) -> None:
     """
     for saver in trainer.checkpoint_callbacks:
         folder = getattr(saver, "dirpath", None)
-        if folder is not None and "://" not in str(folder):
+        if folder is not None and not is_remote(folder):
             check_writable(Path(folder) / "last.ckpt")
 
 
@@ -163,7 +164,7 @@ class SaveConfig(SaveConfigCallback):
         if self.already_saved:
             return
         self.already_saved = True
-        path = Path(trainer.log_dir or trainer.default_root_dir) / _CONFIG
+        path = Path(trainer.log_dir or trainer.default_root_dir) / CONFIG
         taken = trainer.strategy.broadcast(trainer.is_global_zero and not make_empty(path))
         if taken and begins(stage, self.config.get("ckpt_path")):
             assert isinstance(trainer, WiringTrainer)

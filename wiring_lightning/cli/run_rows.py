@@ -10,20 +10,12 @@ from typing import Any
 
 from wiring_lightning import callbacks
 from wiring_lightning.checkpoints import load_weights
-from wiring_lightning.cli.config_parts import callbacks_in, class_name, classes_in
+from wiring_lightning.cli.config_parts import CONFIG, callbacks_in, class_name, classes_in
 from wiring_lightning.cli.example import costs_with, example_image
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.report import sparse_rows, summarize, summarize_weights
 from wiring_lightning.cli.run_keys import differing, flat, in_words, setting, value_of
-from wiring_lightning.cli.runs import (
-    CONFIG,
-    DEPTH,
-    Run,
-    RunError,
-    UnfinishedError,
-    find_run,
-    tested_once,
-)
+from wiring_lightning.cli.runs import DEPTH, Run, RunError, UnfinishedError, find_run, tested_once
 from wiring_lightning.cli.trust import UntrustedError
 from wiring_lightning.costs.layers import sum_of
 from wiring_lightning.nn import find_bernoulli_gates

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
-from wiring_lightning.cli.config_parts import class_name, classes_in
+from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
@@ -25,7 +25,6 @@ from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
 from wiring_lightning.nn import Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Wired, Wiring, find_wired
 
-CONFIG = "config.yaml"
 _EXAMPLE = "lightning_logs/version_0"
 DEPTH = 2  # folders from a run's root directory to the run: lightning_logs/version_0
 # What the names of numbers begin with that only a fit logs.

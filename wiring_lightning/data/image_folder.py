@@ -27,7 +27,7 @@ from wiring_lightning.data._picture_table import find_below, read_table, write_t
 from wiring_lightning.data._resumable import warn_of_kept_split
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.normalize import Normalizer
-from wiring_lightning.files import write_new_file
+from wiring_lightning.files import is_remote, write_new_file
 
 # The usual statistics of ImageNet's training images in [0, 1], and their means over the colours.
 _COLOR = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -350,7 +350,7 @@ class ImageFolder(FileDataModule):
         # The command line's trainer has a `folder` for a run whose logger has none.
         if not is_of_this_run and getattr(trainer, "folder", None) is None:
             return  # other runs write there, too
-        if not trainer.is_global_zero or folder is None or "://" in folder:
+        if not trainer.is_global_zero or folder is None or is_remote(folder):
             return
         path = Path(folder) / _SPLIT_FILE
         content = split.encode("utf-8", "surrogateescape")

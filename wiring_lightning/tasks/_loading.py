@@ -14,12 +14,12 @@ from typing_extensions import override
 from wiring_lightning.checkpoints import (
     check_weights,
     is_from_trainer,
-    is_remote,
     load_checkpoint,
     put_weights,
     read_weights,
     weights_for,
 )
+from wiring_lightning.files import is_remote
 from wiring_lightning.tasks._saved import build_backbone, described_for, kept_arguments, takes
 
 # The file that `load_from_checkpoint` reads, and its `strict`: Lightning tells them to no hook.
