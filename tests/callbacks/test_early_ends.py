@@ -190,11 +190,11 @@ def test_phases_that_are_not_reached_are_missed(stop: str) -> None:
     assert f"ended in phase {1 if stop == 'max_time' else 2} of 3" in said
     assert said.endswith("so the wiring is not frozen.")
     (said,) = fit(PhaseSchedule([*phases[:2], Phase(3)]), DNW(density=0.1), *extra, **settings)
-    assert said.endswith("epochs.")
+    assert said.endswith(("epoch.", "epochs."))
     if stop != "max_time":  # which ends before the first epoch
         frozen = DNW(density=0.1, freeze_epoch=0)
         (said,) = fit(PhaseSchedule(phases), frozen, *extra, **settings)
-        assert said.endswith("epochs.")
+        assert said.endswith(("epoch.", "epochs."))
     assert fit(PhaseSchedule(phases), DNW(density=0.1), *extra, **settings, fast_dev_run=1) == []
 
 

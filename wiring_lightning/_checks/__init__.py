@@ -1,4 +1,4 @@
-"""Checks of numbers, values from files and errors; and names as a part of a message."""
+"""Checks of numbers, values from files and errors; and names and counts as a part of a message."""
 
 from wiring_lightning._checks.foreign import has_foreign_code
 from wiring_lightning._checks.numbers import (
@@ -9,7 +9,7 @@ from wiring_lightning._checks.numbers import (
     check_number,
 )
 from wiring_lightning._checks.plain import is_plain
-from wiring_lightning._checks.words import listed
+from wiring_lightning._checks.words import counted, listed
 
 __all__ = [
     "MOST",
@@ -17,6 +17,7 @@ __all__ = [
     "check_counts",
     "check_finite",
     "check_number",
+    "counted",
     "has_foreign_code",
     "is_plain",
     "listed",

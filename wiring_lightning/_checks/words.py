@@ -1,4 +1,4 @@
-"""Names as a part of a message."""
+"""Names and counts as a part of a message."""
 
 from collections.abc import Sequence
 
@@ -14,3 +14,13 @@ def listed(names: Sequence[str]) -> str:
     """
     shown = ", ".join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things whose plural ends in s.
+
+    Example:
+        >>> counted(1, "epoch"), counted(2000, "step")
+        ('1 epoch', '2,000 steps')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

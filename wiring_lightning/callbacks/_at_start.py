@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
+from wiring_lightning._checks import counted
 from wiring_lightning.nn import BernoulliGate, Gate, Learnable, find_learnable
 from wiring_lightning.optim import parameters_of
 from wiring_lightning.optim._gate_optimizer import GateOptimizer
@@ -47,9 +48,9 @@ def refuse_untaught(layers: Sequence[Learnable]) -> None:
     """Raise an error if there is a layer whose wiring nobody learns."""
     if layers:
         raise MisconfigurationException(
-            f"The network has a learned wiring ({len(layers)} layers), but no callback learns it, "
-            f"so it would keep its first random draw: add {layers[0].taught_by} to the trainer's "
-            'callbacks, or build the backbone with wiring="random".'
+            f"The network has a learned wiring ({counted(len(layers), 'layer')}), but no callback "
+            f"learns it, so it would keep its first random draw: add {layers[0].taught_by} to the "
+            'trainer\'s callbacks, or build the backbone with wiring="random".'
         )
 
 

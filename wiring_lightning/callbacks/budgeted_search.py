@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, check_number
+from wiring_lightning._checks import check_counts, check_number, counted
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._searched import Searched, find_searched, some_gates
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
@@ -168,7 +168,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
     @override
     def unfinished(self, epochs: int) -> str | None:
         if epochs <= self.warmup_epochs and not self.frozen:
-            return f"the search is to begin after {self.warmup_epochs} epochs of warm-up"
+            return f"the search is to begin after {counted(self.warmup_epochs, 'epoch')} of warm-up"
         return super().unfinished(epochs)
 
     @override

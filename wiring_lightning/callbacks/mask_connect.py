@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import listed
+from wiring_lightning._checks import counted, listed
 from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._run_length import steps_in
@@ -128,8 +128,7 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
     def summary(self) -> str:
         edges = sum(int(gate.edges_per_target.sum()) for gate in self.gates)
         candidates = sum(int(gate.usable.sum()) for gate in self.gates)
-        what = "gate" if len(self.gates) == 1 else "gates"
-        return f"{len(self.gates)} {what}, {edges:,} of {candidates:,} connections active"
+        return f"{counted(len(self.gates), 'gate')}, {edges:,} of {candidates:,} connections active"
 
     @override
     def gate_names(self, module: LightningModule) -> list[str]:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from wiring_lightning._checks import counted
 from wiring_lightning.callbacks._at_start import refuse_a_second, refuse_untaught_in
 from wiring_lightning.callbacks.wiring_callback import find_learners
 
@@ -208,7 +209,7 @@ class PhaseSchedule(Callback):
         )
         rank_zero_warn(
             f"PhaseSchedule: training ended in phase {reached + 1} of {len(self.phases)}, "
-            f"after {trainer.current_epoch} epochs"
+            f"after {counted(trainer.current_epoch, 'epoch')}"
             f"{', so the wiring is not frozen' if unfrozen else ''}."
         )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, counted
 from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
@@ -85,7 +85,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
     def unfinished(self, epochs: int) -> str | None:
         if self._pruned or epochs > self.dense_epochs:
             return None
-        return f"the network is pruned after {self.dense_epochs} epochs, and then trains again"
+        dense = counted(self.dense_epochs, "epoch")
+        return f"the network is pruned after {dense}, and then trains again"
 
     @override
     def forget(self) -> None:
@@ -135,8 +136,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         last = None if trainer.fast_dev_run else learning_epochs(trainer)
         if last is not None and last <= self.dense_epochs:
             raise self.mistake(
-                f"the trainer stops after {last} epochs, but the second training begins after "
-                f"{self.dense_epochs}: give it the max_epochs, or max_steps, of both together."
+                f"the trainer stops after {counted(last, 'epoch')}, but the second training begins "
+                f"after {self.dense_epochs}: give it the max_epochs, or max_steps, of both."
             )
         if last is not None:
             self._refuse_earlier_averages(trainer)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import listed
+from wiring_lightning._checks import counted, listed
 from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import best_checkpoints, warn_of_denser
 from wiring_lightning.callbacks._checked_wiring import WiringError
@@ -324,7 +324,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         weights = sum(count_usable(group.weights, group.usable) for group in self._groups)
         kept = sum(group.k for group in self._groups)
         dense = f"; dense: {listed(self._dense)}" if self._dense else ""
-        return f"{len(layers)} layers, {weights:,} -> {kept:,} weights{dense}"
+        return f"{counted(len(layers), 'layer')}, {weights:,} -> {kept:,} weights{dense}"
 
     @override
     def state_dict(self) -> dict[str, Any]:

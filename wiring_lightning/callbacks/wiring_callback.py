@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, counted
 from wiring_lightning.callbacks._at_start import refuse_untaught_in, refuse_without_hooks
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._checked_wiring import CheckedWiring
@@ -332,7 +332,9 @@ class WiringCallback(CheckedWiring, ABC):
         missed = None if trainer.fast_dev_run or self._warned else self.unfinished(epochs)
         if missed is not None:
             self._warned = True
-            rank_zero_warn(f"{type(self).__name__}: {missed}, but {what} after {epochs} epochs.")
+            rank_zero_warn(
+                f"{type(self).__name__}: {missed}, but {what} after {counted(epochs, 'epoch')}."
+            )
 
     def _refuse_two_learners(self, trainer: Trainer) -> None:
         own = {place.tensor.data_ptr() for group in self.places() for place in group}

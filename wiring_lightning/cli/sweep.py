@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from wiring_lightning._checks import counted
 from wiring_lightning.cli.arguments import RunsParser
 from wiring_lightning.cli.messages import fail
 
@@ -71,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
         print(f"interrupted, {ended} of {len(runs)} runs ended; the same command goes on")
     if failed or left:
         raise SystemExit(1)
-    print(f"all {len(runs)} runs ended: wiring table {given.out}/*")
+    print(f"all {counted(len(runs), 'run')} ended: wiring table {given.out}/*")
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
