@@ -198,6 +198,21 @@ def test_optimizers_that_are_replaced_are_an_error(name: str, set_up: bool) -> N
         run()
 
 
+@pytest.mark.parametrize("name", [*LEARNERS, "MaskConnect", "BudgetedSearch"])
+def test_a_network_that_is_moved_after_the_training_may_get_other_parameters(name: str) -> None:
+    """As `.cpu()` gives on some devices; Lightning calls it before the last hooks of a fit."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        if name == "MaskConnect":
+            foreign_fit(Foreign(), MaskConnect(), max_epochs=1)
+        elif name == "BudgetedSearch":
+            search_fit(new_module(), new_search(), max_epochs=1)
+        else:
+            fit(LEARNERS[name](), max_epochs=1)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
 def test_frozen_gates_follow_no_optimizer() -> None:
     module, settings = Foreign(), {"max_epochs": 3, "limit_train_batches": 1}
     foreign_fit(module, MaskConnect(freeze_epoch=1), NewOptimizers(set_up=True), **settings)

@@ -16,8 +16,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
+from torch.func import functional_call
 
-from tests.methods import METHODS, Method, over
+from tests.methods import METHODS, NETWORKS, Method, over
 from tests.simulated.fits import FROZEN, LEARNING, VARYING, fit
 from tests.simulated.process import in_own_process
 from tests.simulated.trainer import simulated_trainer
@@ -126,6 +127,20 @@ def _check_network(backbone: nn.Module) -> None:
         answers.append(on_cpu(backbone.compact()(images.to(device))))
     for answer in answers:
         torch.testing.assert_close(answer, on_cpu(found), rtol=1e-3, atol=1e-4)
+
+
+@in_own_process
+def test_all_tensors_of_a_network_are_its_parameters_and_buffers() -> None:
+    """So whatever puts these elsewhere, such as a call with others in their place, moves all."""
+    images = torch.rand(4, 1, 8, 8)
+    with simulated() as device:
+        for method in NETWORKS:
+            network = method.backbone(**method.arguments)
+            tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+            there = {name: tensor.detach().to(device) for name, tensor in tensors.items()}
+            found = on_cpu(functional_call(network.eval(), there, (images.to(device),)))
+            torch.testing.assert_close(found, network(images), rtol=1e-4, atol=1e-5)
+            functional_call(network.train(), there, (images.to(device),))
 
 
 @in_own_process

@@ -42,8 +42,7 @@ class CheckedWiring(Callback):
         A checkpoint that is loaded for a test or a validation may be from an earlier moment of the
         fit, when the network was denser. Then a line says so.
         """
-        if self._parts is not None:
-            self._raise(self._parts.replaced())
+        self.check_parts()
         problem = self.broken()
         self._denser = problem if self._loaded else None
         if problem is not None and self._loaded:
@@ -57,6 +56,11 @@ class CheckedWiring(Callback):
                 "optimizer's step(), such as an optimizer that moves weights between its steps "
                 "(SAM, schedule-free), or code that writes weights."
             )
+
+    def check_parts(self) -> None:
+        """Raise a `WiringError` if parameters that are learned were replaced in this fit."""
+        if self._parts is not None:
+            self._raise(self._parts.replaced())
 
     def check_evaluated(self) -> None:
         """Raise a `WiringError` if hooks have written something else since `check`."""

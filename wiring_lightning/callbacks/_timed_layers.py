@@ -162,6 +162,7 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
         self._over = True
 
     def _check_times(self) -> None:

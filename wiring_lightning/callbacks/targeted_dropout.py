@@ -104,6 +104,7 @@ class TargetedDropout(SparseLayers[WeightDropout]):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
         for rule in self._rules:
             rule.evaluate()
 

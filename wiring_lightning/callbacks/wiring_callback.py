@@ -274,7 +274,12 @@ class WiringCallback(CheckedWiring, ABC):
             warn_of_other_states(self, trainer, checkpoint)
 
     @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check_parts()
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._parts = None  # the network may be back on the CPU, where some have new parameters
         if self._averages is not None:
             self._averages.finish()
         self._warn_if_unfinished(trainer, trainer.current_epoch, "training ended")

@@ -102,8 +102,11 @@ class Gate(Described):
                 raise ValueError("every target needs at least one candidate that is usable.")
             scores = scores.masked_fill(~usable, -1.0)
         # Which slots are candidates, whatever an optimizer makes of the scores; unknown on `meta`.
-        self._candidates = None if scores.is_meta else (scores >= 0).cpu()
-        self._usable = None if scores.is_meta else scores >= 0  # the same beside the scores
+        known = None if scores.is_meta else scores >= 0
+        self.register_buffer("_usable", known, persistent=False)
+        self._candidates = (
+            None if known is None else known.cpu()
+        )  # stays if the gate goes to `meta`
         scores = normalize_scores(scores)
         if mode == "covered":
             drawn = sample_covering(scores >= 0, fan_in)
