@@ -253,7 +253,7 @@ def build_part(kind: type[Part], key: str, spec: Any, fault: str) -> Part:
             config = parser.parse_object({key: spec})
         except ArgumentError as error:
             raise RunError(f"{fault}: {one_line(str(error))}") from error
-        built = parser.instantiate_classes(config)[key]
+        built = parser.instantiate(config)[key]
     assert isinstance(built, kind)
     return built
 
