@@ -2,6 +2,8 @@
 
 import gc
 import os
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that a test starts: every core has a test
 torch.set_num_threads(1)
+# Every trainer asks all installed packages for callbacks, which takes as long as some steps.
+pytest.MonkeyPatch().setattr(metadata, "entry_points", cache(metadata.entry_points))
 gc.disable()  # collection makes objects that stay; see `pytest_collection_finish`
 
 
