@@ -76,7 +76,7 @@ def test_no_damage_ends_in_a_traceback(
 def test_no_damage_of_many_ends_in_a_traceback(
     run: tuple[str, bytes], longer: str, tmp_path: Path
 ) -> None:
-    for seed in range(1000, 1000 + draws(30)):
+    for seed in range(1000, 1000 + draws(40)):
         check(seed, run, longer, tmp_path)
 
 

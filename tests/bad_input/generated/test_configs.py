@@ -8,7 +8,7 @@ from tests.bad_input.draws import draws
 from tests.bad_input.generated.case import Batch, batches
 from tests.bad_input.generated.configs import spoilt_files, spoilt_values
 
-BATCHES = [*batches(spoilt_values, draws(150), seed=1), *batches(spoilt_files, draws(50), seed=2)]
+BATCHES = [*batches(spoilt_values, draws(200), seed=1), *batches(spoilt_files, draws(50), seed=2)]
 
 
 @pytest.mark.slow
