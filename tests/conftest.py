@@ -2,6 +2,8 @@
 
 import gc
 import os
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,13 @@ import torch
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that a test starts: every core has a test
 torch.set_num_threads(1)
+_patch = pytest.MonkeyPatch()
+# Every trainer asks all installed packages for callbacks, which takes as long as some steps.
+_patch.setattr(metadata, "entry_points", cache(metadata.entry_points))
+# A seed for a device that is not there is kept with a text of the stack: longer than a small test.
+for _device in (torch.cuda, torch.xpu, torch.mtia):
+    if not _device.is_available():
+        _patch.setattr(_device, "manual_seed_all", lambda seed: None)
 gc.disable()  # collection makes objects that stay; see `pytest_collection_finish`
 
 

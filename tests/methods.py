@@ -342,7 +342,8 @@ METHODS = [
 ]
 # One method for each network, for tests that never train.
 NETWORKS = list({str((m.backbone, m.arguments)): m for m in reversed(METHODS)}.values())
-WITH_CALLBACKS = [method for method in METHODS if method.callbacks]
+# One method for each learner, and one without, for tests of what learners do in any network.
+LEARNERS = list({str(m.callbacks): m for m in reversed(METHODS)}.values())
 LEARNING = [method for method in METHODS if method.learns != "nothing"]
 # In the other learning ones the weights are the scores, and the user's optimizer moves them.
 SCORED = [method for method in METHODS if method.learns == "scores"]

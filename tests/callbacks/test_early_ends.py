@@ -382,8 +382,7 @@ LEARNERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("validates", [0, 1])
-@pytest.mark.parametrize("what", ["module", "parameter"])
+@pytest.mark.parametrize(("what", "validates"), [("module", 0), ("parameter", 1)])
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_what_replaces_a_learned_part_is_an_error(learner: str, what: str, validates: int) -> None:
     """Before the next validation, or else at the end."""

@@ -173,8 +173,9 @@ def test_a_graph_is_complete_first_and_frozen_later() -> None:
     assert not module.graph.learnable
 
 
-@pytest.mark.parametrize("rewind", [True, False])
-@pytest.mark.parametrize("at", [3, 4, 8, 9, 13])
+@pytest.mark.parametrize(
+    ("rewind", "at"), [*((True, at) for at in (3, 4, 8, 9, 13)), (False, 4), (False, 13)]
+)
 def test_it_resumes_in_both_trainings(rewind: bool, at: int, tmp_path: Path) -> None:
     make = lambda: PruneAndRetrain(2, rewind, 0.05, density=0.25)  # noqa: E731
     check_resuming(make, tmp_path, at, module=partial(Reader, COSINE), max_epochs=4)

@@ -13,7 +13,7 @@ from torch import nn
 
 import wiring_lightning as wl
 from tests.cli.commands import Trained, network_of
-from tests.methods import METHODS, digits
+from tests.methods import NETWORKS, digits
 from tests.trainers import quiet_trainer
 from wiring_lightning.checkpoints import CheckpointError, read_weights
 from wiring_lightning.cli.runs import RunError
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_before_is_loaded_by_the_config_beside_it(
     assert _same(wl.load(old), network_of(trained.checkpoint))
 
 
-OWN = [m for m in METHODS if hasattr(wl.backbones, m.backbone.__name__)]
+OWN = [m for m in NETWORKS if hasattr(wl.backbones, m.backbone.__name__)]
 
 
 @pytest.mark.parametrize("method", OWN, ids=[method.name for method in OWN])

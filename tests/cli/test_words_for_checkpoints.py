@@ -48,8 +48,7 @@ def copy(kept: Path, tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("subcommand", "word"),
     [
-        *(("test", word) for word in ("last", "best", "hpc", "registry", "registry:some-model")),
-        ("validate", "last"),
+        *(("test", word) for word in ("last", "best", "hpc", "registry:some-model")),
         ("predict", "last"),
     ],
 )
@@ -62,7 +61,7 @@ def test_a_word_without_a_file_measures_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["base.yaml"]
 
 
-@pytest.mark.parametrize("word", ["best", "hpc", "registry"])
+@pytest.mark.parametrize("word", ["best", "registry"])
 def test_training_does_not_start_from_scratch_unasked(word: str, base: str) -> None:
     assert "There is no checkpoint" in refused("fit", "--config", base, "--ckpt_path", word)
 

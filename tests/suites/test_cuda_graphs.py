@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from tests.graphs import check_graphs, traced_graphs
-from tests.methods import METHODS, SCORED, Method, digits, over
+from tests.methods import LEARNERS, METHODS, SCORED, Method, digits, over
 from tests.trainers import quiet_trainer
 from wiring_lightning.backbones import DenseNet, ResNet, SparseNet, SparseResNet
 
@@ -54,7 +54,7 @@ class Addresses(Callback):
         self.seen.append({name: tensor.data_ptr() for name, tensor in named})
 
 
-@over(METHODS, "network")
+@over(LEARNERS, "network")
 def test_weights_and_wirings_stay_where_they_are(method: Method) -> None:
     task, addresses = method.task(), Addresses()
     # Those that can be frozen by this argument are, before the last epoch.

@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor
 
-from tests.methods import METHODS, SCORED, Method, digits, freeze_batch_norm, named, over
+from tests.methods import LEARNERS, SCORED, Method, digits, freeze_batch_norm, named, over
 from tests.trainers import Recorder
 from wiring_lightning.callbacks import MaskSchedule, Phase, PhaseSchedule
 from wiring_lightning.cli import main
@@ -79,7 +79,7 @@ SETTINGS: dict[str, Any] = {
     "limit_val_batches": 1,
 }
 # Without a callback there is nothing to agree on but a random wiring.
-AGREEING = [m for m in METHODS if m.callbacks or m.arguments.get("wiring") == "random"]
+AGREEING = [m for m in LEARNERS if m.callbacks or m.arguments.get("wiring") == "random"]
 BASE = named("resnext-learned")
 COVERED = Method("covered", BASE.backbone, {**BASE.arguments, "wiring": "covered"})
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 
-from tests.methods import METHODS, Method, named, over
+from tests.methods import LEARNERS, METHODS, Method, named, over
 from tests.simulated.autocast import simulate_autocast
 from tests.simulated.fits import LEARNING, VARYING, ChannelsLast, Watch, fit
 from tests.simulated.process import in_own_process
@@ -33,7 +33,7 @@ def test_bfloat16(method: Method) -> None:
 
 
 @pytest.mark.slow
-@over(METHODS, "network")
+@over([method for method in METHODS if method in [*_FAMILIES, *LEARNERS]], "network")
 @in_own_process
 def test_channels_last_and_float16(method: Method) -> None:
     expected = _on_cpu(method)

@@ -12,9 +12,13 @@ from torch import Tensor
 from torch.optim import SGD, AdamW
 from torch.utils.data import DataLoader
 
-from tests.methods import SCORED, WITH_CALLBACKS, Method, digits, freeze_batch_norm, over
+from tests.methods import LEARNERS, SCORED, Method, digits, freeze_batch_norm, over
 from tests.trainers import Recorder, learned_parameters, quiet_trainer
 from wiring_lightning.tasks import ClassificationTask
+
+# What a learner does in a step is the same in any network.
+LEARNING = [method for method in LEARNERS if method.callbacks]
+GATES = [method for method in LEARNERS if method in SCORED]
 
 
 class FrozenNorm(Recorder):
@@ -33,7 +37,7 @@ def _train(method: Method, batch_size: int, **kwargs: Any) -> Recorder:
     return recorder
 
 
-@over(WITH_CALLBACKS, "cut batches")
+@over(LEARNING, "cut batches")
 def test_accumulated_batches_are_one_step(method: Method) -> None:
     exact: dict[str, Any] = {"precision": "64-true"}  # float32 may round a ReLU to its other side
     whole = _train(method, 16, limit_train_batches=2, **exact)
@@ -48,7 +52,7 @@ def test_accumulated_batches_are_one_step(method: Method) -> None:
             assert torch.equal(inside, halves.active[2 * step - 1])
 
 
-@over(SCORED)
+@over(GATES)
 def test_gradient_clipping_does_not_touch_the_gates(method: Method) -> None:
     """The first update of the scores sees the same gradients, however the weights are clipped."""
     free = _train(method, 8, limit_train_batches=2)
@@ -57,7 +61,7 @@ def test_gradient_clipping_does_not_touch_the_gates(method: Method) -> None:
     assert not torch.equal(free.scores[0], free.scores[1])
 
 
-@over(SCORED)
+@over(GATES)
 def test_the_users_optimizer_never_touches_the_scores(method: Method) -> None:
     def learned_with(optimizer: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         torch.manual_seed(0)
@@ -77,7 +81,7 @@ def test_the_users_optimizer_never_touches_the_scores(method: Method) -> None:
             assert all(own is not parameter for parameter in moved)
 
 
-@over(SCORED)
+@over(GATES)
 def test_bf16_mixed_updates_the_scores_in_full_precision(method: Method) -> None:
     full = _train(method, 16, limit_train_batches=1)
     mixed = _train(method, 16, limit_train_batches=1, precision="bf16-mixed")
@@ -126,7 +130,7 @@ def _batches(count: int) -> list[Any]:
     return list(islice(data.train_dataloader(), count))
 
 
-@over(WITH_CALLBACKS)
+@over(LEARNING)
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_the_gradient_scaler_skips_changes_nothing(method: Method, fused: bool) -> None:
     """It leaves nothing behind, and the scale is taken out: the others are those without one."""

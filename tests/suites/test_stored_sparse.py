@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.export.networks import NETWORKS, images_for, made
+from tests.export.networks import TRACED, images_for, made
 from tests.methods import Method, over
 from tests.nn.sparse_layers import sparse_is_faster
 from wiring_lightning import backbones, costs
@@ -16,7 +16,7 @@ from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.nn.store_sparse import _stored_sparse
 
 
-@over([one for one in NETWORKS if one.name != "gated-heads"])  # its layers are grouped ones
+@over([one for one in TRACED if one.name != "gated-heads"])  # its layers are grouped ones
 @pytest.mark.parametrize("compact", [False, True], ids=["whole", "compact"])
 def test_a_network_stored_sparse_computes_the_same(method: Method, compact: bool) -> None:
     network = method.backbone(**method.arguments).double().eval()
@@ -36,7 +36,7 @@ def test_a_network_stored_sparse_computes_the_same(method: Method, compact: bool
             torch.testing.assert_close(other(images), expected, rtol=1e-9, atol=1e-12)
 
 
-OWN = [one for one in NETWORKS if hasattr(backbones, one.backbone.__name__)]
+OWN = [one for one in TRACED if hasattr(backbones, one.backbone.__name__)]
 
 
 def _stored(network: nn.Module) -> nn.Module:

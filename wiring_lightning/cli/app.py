@@ -188,11 +188,19 @@ class WiringCLI(LightningCLI):
                 f"wiring {self.subcommand} without --ckpt_path runs a network that was not trained."
             )
 
+    @override
+    def _dump_config(self) -> None:
+        # As Lightning, without a check of what was parsed a moment ago.
+        if not hasattr(self, "config_dump"):
+            assert isinstance(self.parser, WiringParser)
+            text = self.parser.text_of(self.config, skip_link_targets=False)
+            self.config_dump = yaml.safe_load(text)[self.config.subcommand]
+
     def _go_on_unasked(self) -> None:
         """Choose the checkpoint with which a fit goes on without being told."""
         given = self.config_init.fit
         root, weights_only = str(self.trainer.default_root_dir), given.weights_only is not False
-        requeued = find_requeued(root, self._plain_config(), weights_only)
+        requeued = find_requeued(root, self._plain_config, weights_only)
         if requeued is not None:
             path, folder = requeued
             go_on_in(self.trainer, folder)
@@ -277,14 +285,15 @@ class WiringCLI(LightningCLI):
         if folder is not None:
             parser = self._parser("inspect")
             assert isinstance(parser, InspectParser)
-            built = yaml.safe_load(parser.dump(self.config.inspect, skip_none=False))
+            built = yaml.safe_load(parser.text_of(self.config.inspect))
             path = write_found(self.model, parser.whole_config(built["model"]), Path(folder))
             sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
 
     def _plain_config(self) -> dict[str, Any]:
         """The config of the subcommand as strings, numbers, lists and dicts."""
-        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-        config: dict[str, Any] = yaml.safe_load(text)
+        parser = self._parser(self.subcommand)
+        assert isinstance(parser, WiringParser)
+        config: dict[str, Any] = yaml.safe_load(parser.text_of(self.config[self.subcommand]))
         return config
 
     def after_fit(self) -> None:

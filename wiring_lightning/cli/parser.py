@@ -62,6 +62,11 @@ class WiringParser(LightningArgumentParser):
     def format_help(self, *args: Any, **settings: Any) -> str:
         return lead(self.subcommand, super().format_help(*args, **settings))
 
+    def text_of(self, config: Namespace, **settings: Any) -> str:
+        """What `parse` gave, as YAML; it was checked then, and another check takes long."""
+        text: str = self.dump(config, skip_none=False, skip_validation=True, **settings)
+        return text
+
     @override
     def parse_path(self, path: Any, *args: Any, **settings: Any) -> Namespace:
         """Read a config file; what is no text of YAML is refused by the name of the file."""

@@ -4,7 +4,7 @@ At SLURM's signal Lightning writes `hpc_ckpt_N.ckpt` into `default_root_dir`, wh
 theirs. So every checkpoint notes whose it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class JobNote(Callback):
 
 
 def find_requeued(
-    root: str, config: Mapping[str, Any], weights_only: bool = True
+    root: str, read_config: Callable[[], Mapping[str, Any]], weights_only: bool = True
 ) -> tuple[str, Path] | None:
     """The checkpoint that this job left before it was queued again, and the folder of its run.
 
@@ -56,7 +56,7 @@ def find_requeued(
 
     Args:
         root: `default_root_dir`.
-        config: of `fit`, as plain values.
+        read_config: gives the config of `fit` as plain values; most runs do not need it.
         weights_only: as in `torch.load`.
 
     Returns:
@@ -68,7 +68,9 @@ def find_requeued(
     found = sorted(Path(root).glob("hpc_ckpt_*.ckpt"), key=_number, reverse=True)
     for path in found:
         written = _note_in(path, weights_only)
-        if written.get("job") == job and _is_saved_in(folder := Path(written["folder"]), config):
+        if written.get("job") != job:
+            continue
+        if _is_saved_in(folder := Path(written["folder"]), read_config()):
             rank_zero_only(note)(f"the job was queued again, so training goes on from {path}")
             return str(path), folder
     if found:

@@ -18,6 +18,7 @@ from typing_extensions import override
 from wiring_lightning.cli.code_version import header
 from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.inspect import WiringTrainer
+from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.files import (
     check_writable,
     claim_version,
@@ -174,7 +175,8 @@ class SaveConfig(SaveConfigCallback):
                 "version."
             )
         if trainer.is_global_zero:
-            text = (header() + self.parser.dump(self.config, skip_none=False)).encode()
+            assert isinstance(self.parser, WiringParser)
+            text = (header() + self.parser.text_of(self.config)).encode()
             if not taken:
                 write_file(path, text)
             elif path.read_bytes() != text:

@@ -114,7 +114,8 @@ class LargestMagnitudes:
             `kept` holds nothing of use.
         """
         low, high = threshold * (1 - self._width), threshold * (1 + self._width)
-        scratch, signs = weights[0].new_empty(2, _CHUNK)
+        longest = min(_CHUNK, max(weight.numel() for weight in weights))
+        scratch, signs = weights[0].new_empty(2, longest)
         above, in_band, outputs = 0.0, list[Tensor](), list[tuple[Tensor, Tensor]]()
         for weight, target, mask in zip(
             weights, kept, usable or repeat(None, len(weights)), strict=True
