@@ -27,8 +27,7 @@ from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.callbacks import WiringMonitor
 from wiring_lightning.wiring import find_wired
 
-# Kernels of a step at most: learning, and frozen. Left out are plain layers, and a fixed wiring as
-# that of resnext-random.
+# Kernels of a step at most: learning, and frozen.
 KERNELS = {
     "resnext-learned": (450, 400),
     "resnext-projected": (450, 400),
@@ -36,8 +35,10 @@ KERNELS = {
     "resnext-balanced": (520, 400),
     "resnext-real": (460, 400),
     "resnext-random": (400, 400),
+    "resnext-full": (380, 380),
     "resnet-learned": (470, 400),
     "resnet-weighted": (490, 440),
+    "resnet-random": (400, 400),
     "resnet-previous": (300, 290),
     "densenet-learned": (470, 330),
     "neural-graph": (250, 230),
@@ -58,6 +59,7 @@ KERNELS = {
     "prune-at-start": (220, 220),
     "snip": (240, 220),
     "mobilenet-dnw": (430, 320),
+    "mobilenet": (370, 350),
     "sparsenet": (330, 300),
     "sparse-resnet": (590, 550),
     "resnet-fabric": (290, 220),
@@ -69,11 +71,11 @@ KERNELS = {
 # Networks and rules much like those of the other rows.
 ALIKE = (
     "resnext-random", "resnet-previous", "densenet-learned", "targeted-dropout", "l1-anneal",
-    "sparse-layers", "mobilenet-dnw", "sparse-resnet",
+    "sparse-layers", "mobilenet-dnw", "sparse-resnet", "resnext-full", "resnet-random", "mobilenet",
 )  # fmt: skip
 
 
-@over([method for method in METHODS if method.name in KERNELS], slow=ALIKE)
+@over(METHODS, slow=ALIKE)
 @in_own_process
 def test_computes_what_the_cpu_does_and_waits_as_the_table_says(
     method: Method, tmp_path: Path

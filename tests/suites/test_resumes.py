@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tests.methods import LEARNERS, Method, named, over
+from tests.methods import LEARNERS, METHODS, Method, named, over
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule
 from wiring_lightning.cli import main
@@ -27,7 +27,7 @@ def few_digits() -> Digits:
     return Digits(batch_size=8, val_size=1366)
 
 
-@over(LEARNERS)  # test_exports compares the networks
+@over(METHODS, slow=[method.name for method in METHODS if method not in LEARNERS])
 def test_resumed_run_equals_uninterrupted(method: Method, tmp_path: Path) -> None:
     def train(resume: Path | None) -> dict[str, torch.Tensor]:
         saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
