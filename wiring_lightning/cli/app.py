@@ -178,6 +178,7 @@ class WiringCLI(LightningCLI):
                 self.trainer, given.ckpt_path, self.subcommand, self._plain_config()
             )
             if given.ckpt_path is not None:
+                self.config[self.subcommand].ckpt_path = given.ckpt_path  # for the saved config
                 self._read(given.ckpt_path)
         if self._checkpoint is not None:
             resume = self.subcommand == "fit"
