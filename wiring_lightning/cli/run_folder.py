@@ -57,6 +57,7 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
         else:
             folder = Path(_expanded(logger.log_dir))
             _check_named_folder(folder, begins)
+            check_writable(folder / CONFIG)
             with suppress(FileExistsError):  # then it is not this run's alone
                 folder.mkdir(parents=True)
                 trainer.claimed = (*trainer.claimed, folder)
@@ -152,6 +153,7 @@ def _check_named_folder(folder: Path, begins: bool) -> None:
 
 
 def _claim(trainer: WiringTrainer, root: str) -> int:
+    check_writable(Path(root) / CONFIG)  # which says what to do if no folder can be made there
     version = claim_version(root)
     trainer.claimed = (*trainer.claimed, Path(root) / f"version_{version}")
     return version
