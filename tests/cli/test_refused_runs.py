@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from tests.cli.commands import BASE, checkpoint_in, process, refused, succeed, write
 from tests.cli.test_run_folders import LOGGERS, csv, tensorboard
+from wiring_lightning.cli.launchers import check_launcher
 
 
 class Fails(Callback):
@@ -63,6 +64,10 @@ REFUSALS: dict[str, dict[str, Any]] = {
     },
     "at the first batch": {"callbacks": fails("on_train_batch_start")},
     "no batch": {"limit_train_batches": 0},
+    "processes that are copies": {"strategy": "ddp_spawn"},
+    "a strategy of a class": {
+        "strategy": {"class_path": "DDPStrategy", "init_args": {"start_method": "fork"}}
+    },
 }
 
 
@@ -71,7 +76,8 @@ def test_a_fit_that_is_refused_leaves_nothing(name: str, tmp_path: Path) -> None
     changed = config(**REFUSALS[name])
     if changed["trainer"]["callbacks"] == "phases":
         changed["trainer"]["callbacks"] = learner("PhaseSchedule", phases=PHASES)
-    refused("fit", "--config", write(changed, tmp_path / "mine.yaml"))
+    said = refused("fit", "--config", write(changed, tmp_path / "mine.yaml"))
+    assert not said.startswith("unexpected")
     assert files(tmp_path) == []
 
 
@@ -142,6 +148,46 @@ def test_other_commands_too(subcommand: str, tmp_path: Path) -> None:
     assert files(tmp_path) == []
     refused(subcommand, "--config", write(late, tmp_path / "late.yaml"))
     assert "lightning_logs/version_0/config.yaml" in files(tmp_path)
+
+
+LIMIT = "limit_{}_batches is 0, so there is nothing to {}: leave it out, or raise it."
+WITHOUT_BATCHES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no validation images": ("validate", {}, "set some aside (such as with --data.val_size)"),
+    "no validation": ("validate", {"limit_val_batches": 0}, LIMIT.format("val", "validate")),
+    "no test": ("test", {"limit_test_batches": 0.0}, LIMIT.format("test", "test")),
+    "no prediction": ("predict", {"limit_predict_batches": 0}, LIMIT.format("predict", "predict")),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_BATCHES)
+@pytest.mark.filterwarnings("ignore:PredictionWriter")
+def test_an_evaluation_without_a_batch_is_refused(name: str, tmp_path: Path) -> None:
+    subcommand, limits, sentence = WITHOUT_BATCHES[name]
+    changed = config(**limits)
+    if not limits:
+        changed["data"]["init_args"]["val_size"] = 0
+    assert sentence in refused(subcommand, "--config", write(changed, tmp_path / "mine.yaml"))
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["ddp_spawn", "ddp_fork", "ddp_notebook_find_unused_parameters_true"]
+)
+def test_strategies_that_copy_the_process_are_refused(name: str) -> None:
+    with pytest.raises(MisconfigurationException, match=r"use ddp \(--trainer\.strategy=ddp"):
+        check_launcher(Trainer(accelerator="cpu", strategy=name, logger=False))
+    check_launcher(Trainer(accelerator="cpu", strategy="ddp", devices=2, logger=False))
+
+
+@pytest.mark.parametrize("logger", [True, False, "named"])
+def test_a_folder_that_cannot_be_made_is_named(logger: Any, tmp_path: Path) -> None:
+    changed = config(default_root_dir=str(tmp_path / "mine.yaml/runs"), logger=logger)
+    if logger == "named":
+        named = csv(save_dir=str(tmp_path / "mine.yaml/runs"), version="first")
+        changed["trainer"] |= {"logger": named, "enable_checkpointing": False}
+    said = refused("fit", "--config", write(changed, tmp_path / "mine.yaml"))
+    assert f"cannot be written: {tmp_path}/mine.yaml is no folder; name another place." in said
+    assert files(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`--ckpt_path last`, `best`, `hpc`, `registry`: a file that is read with care, or a sentence."""
 
+import os
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -7,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from tests.cli.commands import BASE, refused, succeed, weights_in, wiring, write
 from tests.trainers import same_state
 from wiring_lightning.checkpoints import load_checkpoint
+from wiring_lightning.cli.inspect import WiringTrainer
+from wiring_lightning.cli.last_run import find_last_run
+from wiring_lightning.cli.run_folder import go_on_in
 
 SCRATCH = "wiring: there is no last checkpoint yet, so training starts from scratch"
 
@@ -73,9 +79,12 @@ def test_a_path_without_a_file_is_refused(subcommand: str, given: str, base: str
     assert "There is no checkpoint at" in said
 
 
-PLACES: dict[str, tuple[dict[str, Any], str]] = {
-    "in a folder with a name": ({"dirpath": "kept"}, "kept/last.ckpt"),
-    "without a logger": ({}, "lightning_logs/version_0/checkpoints/last.ckpt"),
+VERSION = "lightning_logs/version_0"
+# The logger, the arguments of the ModelCheckpoint, and where that writes `last.ckpt`.
+PLACES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "in a folder with a name": (False, {"dirpath": "kept"}, "kept"),
+    "without a logger": (False, {}, f"{VERSION}/checkpoints"),
+    "with the default logger": (True, {}, f"{VERSION}/checkpoints"),
 }
 
 
@@ -95,8 +104,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_restarted_run_goes_on_from_the_last_checkpoint(
     place: str, whole: Path, tmp_path: Path
 ) -> None:
-    saver, last = PLACES[place]
-    file = config(tmp_path / "run.yaml", **saver)
+    logger, saver, folder = PLACES[place]
+    last = Path(folder, "last.ckpt")
+    file = config(tmp_path / "run.yaml", logger, **saver)
     command = ["fit", "--config", file, "--ckpt_path=last"]
     first = wiring(*command)
     assert first.code == 0, first.err
@@ -106,30 +116,131 @@ def test_a_restarted_run_goes_on_from_the_last_checkpoint(
     assert again.code == 0, again.err
     assert SCRATCH not in again.err
     assert load_checkpoint(last)["global_step"] == 4
-    assert same_state(weights_in(Path(last)), weights_in(whole))
-    succeed("predict" if saver else "test", "--config", file, "--ckpt_path=last")
-    picture = tmp_path / "lightning_logs/version_0/wiring.png"
+    assert same_state(weights_in(last), weights_in(whole))
+    written = {path.name for path in last.parents[1].rglob("*")}
     if not saver:  # it went on in its folder, and lost nothing there
-        names = {path.name for path in picture.parent.iterdir()}
-        assert {"config.yaml", "config_1.yaml", "wiring.png", "wiring_1.png"} <= names
+        assert {"config.yaml", "config_1.yaml", "wiring.png", "wiring_1.png"} <= written
+        assert len(list(Path("lightning_logs").iterdir())) == 1
+    succeed("predict" if saver else "test", "--config", file, "--ckpt_path=last")
+    if not saver:  # measured as with the path of the file
+        assert {path.name for path in last.parents[1].rglob("*")} == written
+        (measured,) = Path("lightning_logs/version_1").rglob("config.yaml")
+        assert Path(yaml.safe_load(measured.read_text())["ckpt_path"]).samefile(last)
 
 
 def test_last_is_not_that_of_another_run(tmp_path: Path) -> None:
-    """Runs without a logger are told apart by their model, data and seed."""
-    file = config(tmp_path / "run.yaml")
-    with_logger = config(tmp_path / "logged.yaml", logger=True)
+    file = config(tmp_path / "run.yaml", logger=True)
     succeed("fit", "--config", file)
-    last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
+    last = tmp_path / VERSION / "checkpoints/last.ckpt"
     weights = weights_in(last)
-    for other in ([file, "--data.batch_size=32"], [with_logger]):
-        said = refused("test", "--config", *other, "--ckpt_path=last")
-        assert "There is no checkpoint" in said
+    another = f"{last} is of a run with another config, "
+    said = refused("test", "--config", file, "--data.batch_size=32", "--ckpt_path=last")
+    assert f"{another}data.batch_size (16 and 32)): give the path of a file" in said
     started = wiring("fit", "--config", file, "--seed_everything=5", "--ckpt_path=last")
-    assert SCRATCH in started.err
+    assert f"{another}seed_everything (3 and 5), so training starts from scratch" in started.err
     assert same_state(weights_in(last), weights)
     again = wiring("fit", "--config", file, "--ckpt_path=last", "--trainer.max_epochs=2")
-    assert SCRATCH not in again.err
+    assert "from scratch" not in again.err
     assert load_checkpoint(last)["epoch"] == 1
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    """A config with two learners of one class, and values in it that are named as `trainer__x`."""
+    made = deepcopy(BASE)
+    learners = [{"class_path": "DNW", "init_args": {"density": 0.1}} for _ in range(2)]
+    made["trainer"]["callbacks"] = learners
+    for name, value in changes.items():
+        part, _, key = name.partition("__")
+        if part.isdecimal():
+            learners[int(part)]["init_args"][key] = value
+        elif part == "more":
+            learners.append({"class_path": key, "init_args": value})
+        else:
+            (made[part].get("init_args") or made[part])[key] = value
+    return made
+
+
+def keep(folder: Path, number: int, content: Any) -> Path:
+    """A run with a number; of two, that with the higher number is newer."""
+    last = folder / f"version_{number}/checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    os.utime(last, (number, number))
+    if content is not None:
+        write(content, last.parents[1] / "config.yaml")
+    return last.parents[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trainer__max_epochs": 9, "trainer__devices": 2, "trainer__limit_test_batches": 1},
+        {"data__num_workers": 4, "data__root": "elsewhere", "model__compile": True},
+        {"more__ModelCheckpoint": {"save_last": True}, "more__PredictionWriter": {"path": "a.pt"}},
+    ],
+)
+def test_a_run_may_be_longer_elsewhere_and_watched_in_another_way(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = keep(tmp_path, 0, plain())
+    trainer = WiringTrainer(logger=CSVLogger(tmp_path, name=""))
+    assert find_last_run(trainer, plain(**changes)) == (folder, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"0__density": 0.2}, "trainer.callbacks.DNW.density (0.2 and 0.1)"),
+        ({"1__density": 0.2}, "trainer.callbacks.1.density (0.2 and 0.1)"),
+        ({"1__seed": 2}, "trainer.callbacks.1.seed (2 and -)"),
+        ({"more__RandomEdges": {}}, "trainer.callbacks.RandomEdges (RandomEdges and -)"),
+        ({"trainer__gradient_clip_val": 1.0}, "trainer.gradient_clip_val (1.0 and None)"),
+        ({"trainer__precision": "bf16-mixed"}, "trainer.precision (bf16-mixed and None)"),
+        ({"data__seed": 7}, "data.seed (7 and -)"),
+        ({"model__optimizer": "SGD"}, "model.optimizer (SGD and -)"),
+    ],
+)
+def test_a_run_of_another_training_is_named(
+    changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    folder = keep(tmp_path, 0, plain())
+    keep(tmp_path, 1, plain(**changes))
+    last = tmp_path / "version_1/checkpoints/last.ckpt"
+    trainer = WiringTrainer(logger=CSVLogger(tmp_path, name=""))
+    found, others = find_last_run(trainer, plain())
+    assert found == folder
+    assert others == f"{last} is of a run with another config, {named}"
+
+
+def test_the_newest_of_several_runs_is_the_last(tmp_path: Path) -> None:
+    keep(tmp_path, 0, plain())
+    newest = keep(tmp_path, 2, plain())
+    keep(tmp_path, 3, None)
+    keep(tmp_path, 10, "my notes")
+    (tmp_path / "version_11").mkdir()  # that of this run: rank 0 has just made it
+    trainer = WiringTrainer(logger=CSVLogger(tmp_path, name=""))
+    found, others = find_last_run(trainer, plain())
+    assert found == newest
+    assert (
+        others == f"{tmp_path}/version_10/checkpoints/last.ckpt is of a run without a config.yaml"
+    )
+    root = tmp_path.parent
+    name, inner = tmp_path.name, newest / "curves"
+    inner.mkdir()
+    (newest / "config.yaml").rename(inner / "config.yaml")
+    for logger, folder in (
+        (TensorBoardLogger(root, name, sub_dir="curves"), newest),
+        ([CSVLogger(root, name), TensorBoardLogger(root, "other")], newest),
+        (CSVLogger(tmp_path, name="", version="mine"), None),
+    ):
+        assert find_last_run(WiringTrainer(logger=logger), plain())[0] == folder
+
+
+def test_a_second_logger_does_not_take_the_folder_of_another_run(tmp_path: Path) -> None:
+    trainer = WiringTrainer(logger=[CSVLogger(tmp_path), TensorBoardLogger(tmp_path, "other")])
+    go_on_in(trainer, tmp_path / "lightning_logs/version_4")
+    assert trainer.loggers[0].version == "version_4"
+    assert trainer.loggers[1].version == 0
 
 
 def flip(path: Path) -> None:

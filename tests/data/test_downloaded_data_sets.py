@@ -1,5 +1,6 @@
 import os
 import shutil
+from http.client import IncompleteRead
 from urllib.error import URLError
 
 import pytest
@@ -123,13 +124,28 @@ def test_downloads_only_on_request(tmp_path, monkeypatch):
     assert calls == [{"download": True}]
 
 
-def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
-    def fail(self):
-        raise URLError("no network")
+FAILURES = [
+    (URLError("no network"), "<urlopen error no network>"),
+    (RuntimeError("Error downloading a.gz:\nTried there, got:\nno network\n"), "no network"),
+    (RuntimeError("File not found or corrupted."), "File not found or corrupted."),
+    (IncompleteRead(b""), "IncompleteRead"),
+]
 
-    monkeypatch.setattr(datasets.CIFAR10, "download", fail)
-    with pytest.raises(RuntimeError, match=r"could not be downloaded.*no network.*by hand"):
-        CIFAR10(root=str(tmp_path), download=True).prepare_data()
+
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, FashionMNIST])
+@pytest.mark.parametrize(("error", "reason"), FAILURES)
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch, kind, error, reason):
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(getattr(datasets, kind.__name__), "download", fail)
+    with pytest.raises(RuntimeError) as caught:
+        kind(root=str(tmp_path), download=True).prepare_data()
+    said = str(caught.value)
+    assert said.startswith(f"{kind.__name__} could not be downloaded to '{tmp_path}' (")
+    assert reason in said
+    assert said.endswith("there by hand.")
+    assert "\n" not in said
 
 
 @pytest.mark.skipif(

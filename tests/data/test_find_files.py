@@ -207,8 +207,13 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     (root / "README.md").symlink_to(tmp_path / "gone.md")
     (root / ".lock").symlink_to("user@machine:1234")
     assert list(subfolders(root)) == ["ant", "bee"]
-    (root / "ant" / "x.png").symlink_to(tmp_path / "gone.png")  # reading it will fail
-    assert names_in(root / "ant") == ["ant00.png", "x.png"]
+    assert names_in(root / "ant") == ["ant00.png"]
+    for name in ("x.png", "x.HEIC", "itself.jpg"):
+        link = root / "ant" / name
+        link.symlink_to(link if name == "itself.jpg" else tmp_path / "gone.png")
+        with pytest.raises(FileNotFoundError, match=f"The link '.*{name}' leads nowhere; mend it"):
+            pictures(root)
+        link.unlink()
     (root / "cat").symlink_to(tmp_path / "cat")
     with pytest.raises(FileNotFoundError, match=r"The link '.*root/cat' leads nowhere; mend it"):
         subfolders(root)

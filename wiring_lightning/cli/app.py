@@ -31,10 +31,11 @@ from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, l
 from wiring_lightning.cli.arguments import TRUST, configs_first
 from wiring_lightning.cli.class_changes import told_class_changes
 from wiring_lightning.cli.curves import default_logger
-from wiring_lightning.cli.first_work import FirstWork, discard_beginning
+from wiring_lightning.cli.first_work import FirstWork, check_worked, discard_beginning
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
+from wiring_lightning.cli.launchers import check_launcher
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parser import WiringParser
@@ -178,6 +179,7 @@ class WiringCLI(LightningCLI):
                 self.trainer, given.ckpt_path, self.subcommand, self._plain_config()
             )
             if given.ckpt_path is not None:
+                self.config[self.subcommand].ckpt_path = given.ckpt_path  # for the saved config
                 self._read(given.ckpt_path)
         if self._checkpoint is not None:
             resume = self.subcommand == "fit"
@@ -234,6 +236,7 @@ class WiringCLI(LightningCLI):
             raise MisconfigurationException(
                 f"The trainer cannot be built from its options: {error}"
             ) from error
+        check_launcher(trainer)
         if given.logger in (None, True):
             trainer.loggers = [
                 default_logger(one) if type(one) is TensorBoardLogger else one
@@ -261,6 +264,7 @@ class WiringCLI(LightningCLI):
                 choose_no_other(self.trainer)
             with matmul_precision(self._choose_precision()):
                 super()._run_subcommand(subcommand)
+            check_worked(self.trainer, subcommand)
         except Exception as error:
             discard_beginning(self.trainer)
             explain(error, self.config_init[subcommand].get("ckpt_path"))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
@@ -12,6 +13,16 @@ from wiring_lightning.cli.inspect import WiringTrainer
 
 # What is in a folder when a run begins, beside the events of TensorBoard. Numbers are no beginning.
 _BEGINNING = (CONFIG, "hparams.yaml")
+# The batches of a command that measures or predicts, and what to do if its data have none.
+_MEASURES = {
+    "validate": (
+        "val",
+        "The data have no validation images, so nothing was validated: set some aside (such as "
+        "with --data.val_size), or measure the test images with `wiring test`.",
+    ),
+    "test": ("test", "The data have no test images, so nothing was tested: give them some."),
+    "predict": ("predict", "The data have no images to predict: give them some."),
+}
 
 
 class FirstWork(Callback):
@@ -51,6 +62,25 @@ def _note(trainer: Trainer) -> None:
     trainer.worked = True
 
 
+def check_worked(trainer: WiringTrainer, subcommand: str) -> None:
+    """Refuse a validation, test or prediction that had no batch; all ranks take part.
+
+    Only when it has ended are its batches known.
+
+    Raises:
+        MisconfigurationException: if it had none on any rank.
+    """
+    if subcommand not in _MEASURES:
+        return
+    if trainer.strategy.reduce_boolean_decision(trainer.worked, all=False):
+        return
+    name, sentence = _MEASURES[subcommand]
+    limit = f"limit_{name}_batches"
+    if getattr(trainer, limit) == 0:
+        sentence = f"{limit} is 0, so there is nothing to {subcommand}: leave it out, or raise it."
+    raise MisconfigurationException(sentence)
+
+
 def discard_beginning(trainer: WiringTrainer) -> None:
     """Empty the folders that were made for a run, if it ended before it did anything.
 
@@ -70,6 +100,6 @@ def discard_beginning(trainer: WiringTrainer) -> None:
 
 
 def _is_beginning(path: Path) -> bool:
-    # Events of another process may be those of a fit that this one has spawned, and tell its work.
+    # Events of another process may tell its work.
     events = path.name.startswith("events.out.tfevents.") and f".{os.getpid()}." in path.name
     return events or path.name in _BEGINNING

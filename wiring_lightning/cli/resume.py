@@ -15,9 +15,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from wiring_lightning.checkpoints import CheckpointError
 from wiring_lightning.cli.inspect import WiringTrainer
+from wiring_lightning.cli.last_run import find_last_run
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
-from wiring_lightning.cli.run_folder import folder_of_last_checkpoint, use_folder
+from wiring_lightning.cli.run_folder import go_on_in, read_from, versions_not_taken
 
 _WORDS = ("best", "last", "hpc", "registry")
 _WORDED = (MisconfigurationException, FloatingPointError, OSError, RuntimeError, ValueError)
@@ -33,8 +34,8 @@ def find_checkpoint(
 ) -> str | None:
     """The file that a word stands for.
 
-    A run without a logger goes on in the folder where `last` was found. A fit with `last` that
-    finds nothing starts from scratch and says so: scripts that restart a run begin like that.
+    With `last`, a fit goes on in the folder of the run that was found, if runs have numbers. A fit
+    that finds nothing starts from scratch and says so: scripts that restart a run begin like that.
 
     Args:
         trainer: with the callbacks that save checkpoints.
@@ -49,13 +50,13 @@ def find_checkpoint(
         CheckpointError: if there is none.
     """
     path: Any = None
-    found_nothing = "there is none"
-    if word == "last" and not trainer.loggers:  # otherwise Lightning knows where to look
-        folder = folder_of_last_checkpoint(trainer, config)
+    found_nothing, others = "there is none", None
+    if word == "last":
+        folder, others = find_last_run(trainer, config)
         if folder is not None:
-            use_folder(trainer, folder)
+            (go_on_in if subcommand == "fit" else read_from)(trainer, folder)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), versions_not_taken(trainer):
             warnings.simplefilter("ignore")  # it is said here
             path = trainer._checkpoint_connector._parse_ckpt_path(
                 _function(subcommand), word, model_provided=True, model_connected=False
@@ -63,11 +64,12 @@ def find_checkpoint(
     except ValueError as error:
         found_nothing = one_line(str(error)).rstrip(".")
     if path is None and word == "last" and subcommand == "fit":
-        rank_zero_only(note)("there is no last checkpoint yet, so training starts from scratch")
+        why = others or "there is no last checkpoint yet"
+        rank_zero_only(note)(f"{why}, so training starts from scratch")
     elif path is None:
         raise CheckpointError(
-            f"There is no checkpoint for --ckpt_path {word} ({found_nothing}): give the path of a "
-            "file, or the `dirpath` of the ModelCheckpoint that saved it."
+            f"There is no checkpoint for --ckpt_path {word} ({others or found_nothing}): give the "
+            "path of a file, or the `dirpath` of the ModelCheckpoint that saved it."
         )
     return None if path is None else str(path)
 

@@ -1,12 +1,11 @@
 """A folder for every run that no other run has, and the config that is saved there."""
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -30,7 +29,6 @@ from wiring_lightning.files import (
 )
 
 _RUNS = "lightning_logs"  # as Lightning calls it
-_RUN = ("model", "data", "seed_everything")  # what a run keeps when it is started again
 
 
 @rank_zero_only
@@ -60,6 +58,7 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
         else:
             folder = Path(_expanded(logger.log_dir))
             _check_named_folder(folder, begins)
+            check_writable(folder / CONFIG)
             with suppress(FileExistsError):  # then it is not this run's alone
                 folder.mkdir(parents=True)
                 trainer.claimed = (*trainer.claimed, folder)
@@ -71,9 +70,14 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
 
 
 def go_on_in(trainer: WiringTrainer, folder: Path) -> None:
-    """Let a run write into the folder that `claim_folder` gave it when it began."""
+    """Let a run write into the folder that `claim_folder` gave it when it began.
+
+    A second logger that writes elsewhere gets a folder of its own: there, the number may be that of
+    another run.
+    """
     for logger in filter(_has_folders, trainer.loggers):
-        if logger._version is None:
+        runs = Path(_expanded(logger.root_dir)).resolve()
+        if logger._version is None and runs == folder.resolve().parent:
             logger._version = folder.name
     if not any(map(_has_folders, trainer.loggers[:1])):
         use_folder(trainer, folder)
@@ -83,30 +87,38 @@ def use_folder(trainer: WiringTrainer, folder: Path) -> None:
     """Let a run write into a folder; without a logger also its checkpoints."""
     trainer.folder = folder
     if not trainer.loggers:
-        for saver in _savers_without_folder(trainer):
-            saver.dirpath = str(folder / "checkpoints")
+        read_from(trainer, folder)
 
 
-def folder_of_last_checkpoint(trainer: WiringTrainer, config: Mapping[str, Any]) -> Path | None:
-    """The folder of a run without a logger that this one continues, or measures.
+def read_from(trainer: WiringTrainer, folder: Path) -> None:
+    """Let the callbacks without a folder of their own keep their checkpoints in that of a run."""
+    for saver in savers_without_folder(trainer):
+        saver.dirpath = str(folder / "checkpoints")
 
-    It had the same model, data and seed, and saved `last.ckpt` most recently.
+
+def folder_of_runs(trainer: WiringTrainer) -> Path | None:
+    """Where the folders `version_N` of this run and of others like it are.
+
+    Returns:
+        `None` if checkpoints are elsewhere: if the logger has a fixed version, or is of a kind that
+        has no folder for every run, such as one of a server.
     """
-    if not _savers_without_folder(trainer):
+    if not trainer.loggers:
+        root, runs = str(trainer.default_root_dir), _runs_of(trainer)
+    elif _has_folders(first := trainer.loggers[0]) and first._version is None:
+        root, runs = str(first.root_dir), Path(_expanded(first.root_dir))
+    else:
         return None
-    found = _runs_of(trainer).glob("version_*/checkpoints/last*.ckpt")
-    newest_first = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-    folders = [path.parents[1] for path in newest_first]
-    return next((folder for folder in folders if _is_run_of(folder, config)), None)
+    return None if is_remote(root) else runs
 
 
-def _is_run_of(folder: Path, config: Mapping[str, Any]) -> bool:
-    try:
-        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        alike = all(saved[key] == config[key] for key in _RUN)
-        return alike and saved["trainer"]["logger"] is False
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        return False  # it is no config of a run
+@contextmanager
+def versions_not_taken(trainer: WiringTrainer) -> Iterator[None]:
+    """Let someone ask loggers for their folders, which gives them a number; then take it back."""
+    free = [one for one in filter(_has_folders, trainer.loggers) if one._version is None]
+    yield
+    for logger in free:
+        logger._version = None
 
 
 def release_folder(trainer: WiringTrainer) -> None:
@@ -142,6 +154,7 @@ def _check_named_folder(folder: Path, begins: bool) -> None:
 
 
 def _claim(trainer: WiringTrainer, root: str) -> int:
+    check_writable(Path(root) / CONFIG)  # which says what to do if no folder can be made there
     version = claim_version(root)
     trainer.claimed = (*trainer.claimed, Path(root) / f"version_{version}")
     return version
@@ -196,6 +209,7 @@ def _runs_of(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / _RUNS
 
 
-def _savers_without_folder(trainer: Trainer) -> list[ModelCheckpoint]:
+def savers_without_folder(trainer: Trainer) -> list[ModelCheckpoint]:
+    """The callbacks that save checkpoints in the folder of the run."""
     savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
     return [saver for saver in savers if saver.dirpath is None]

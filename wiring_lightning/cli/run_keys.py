@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wiring_lightning.callbacks.phase_schedule import NOT_GIVEN
-from wiring_lightning.cli.config_parts import class_name
+from wiring_lightning.cli.config_parts import callbacks_in, class_name
 from wiring_lightning.cli.runs import RunError
 
 MISSING = "-"
@@ -19,6 +19,13 @@ _MEANS = ("compile", "checkpointing")
 _WRITES = ("trainer.logger", "trainer.enable_", "trainer.log_every_n_steps")
 # Data modules of whatever pictures their root holds: another root has other pictures.
 _OF_ANY_PICTURES = ("ImageFolder", "ImageMaskFolder", "MiniImageNet")
+# What a trainer says about a step. How many there are, where, and what is measured may change.
+_STEPS = ("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+# Callbacks that only watch, save or stop.
+_WATCHERS = ("ModelCheckpoint", "OnExceptionCheckpoint", "PredictionWriter", "WiringMonitor",
+             "EarlyStopping", "Timer", "LearningRateMonitor", "DeviceStatsMonitor",
+             "ThroughputMonitor", "ModelSummary", "RichModelSummary", "TQDMProgressBar",
+             "RichProgressBar")  # fmt: skip
 
 
 def value_of(config: Any, key: str) -> Any:
@@ -108,6 +115,30 @@ def setting(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All keys that a run has in common with itself when it is started again.
+
+    Those of `setting` and the seeds, without how long it trains, on which devices, and what only
+    watches it.
+
+    Example:
+        >>> callbacks = [{"class_path": "a.DNW", "init_args": {"density": 0.1}}]
+        >>> callbacks += [{"class_path": "b.ModelCheckpoint"}]
+        >>> trainer = {"max_epochs": 3, "gradient_clip_val": 1.0, "callbacks": callbacks}
+        >>> found = training({"seed_everything": 1, "trainer": trainer})
+        >>> {key: value for key, value in found.items() if value is not None}
+        {'trainer.gradient_clip_val': 1.0, 'trainer.callbacks.DNW': 'DNW',
+         'trainer.callbacks.DNW.density': 0.1, 'seed_everything': 1}
+    """
+    trainer = config.get("trainer") or {}
+    learned = [one for one in callbacks_in(config) if class_name(one) not in _WATCHERS]
+    steps = {key: trainer.get(key) for key in _STEPS} | {"callbacks": learned}
+    kept = {key: config.get(key) for key in ("model", "data", "seed_everything")}
+    kept["trainer"] = steps
+    starts = {k: v for k, v in flat(kept).items() if k.rpartition(".")[2] in _STARTS}
+    return setting(kept) | starts
+
+
 def epochs_of(config: Mapping[str, Any]) -> Any:
     """How many epochs a config trains: `max_epochs`, or the sum of the phases where it is not set.
 
@@ -166,8 +197,11 @@ def _joined(texts: Sequence[str]) -> str:
 def _below(config: Any) -> Iterator[tuple[str, Any]]:
     """Names and values one level below a part of a config."""
     if isinstance(config, list):
+        seen = set()
         for value in config:
-            if name := class_name(value):
+            # Of several items of a class, the first has its name; the others have numbers.
+            if (name := class_name(value)) and name not in seen:
+                seen.add(name)
                 yield name, value
         yield from ((str(number), value) for number, value in enumerate(config))
     elif isinstance(config, Mapping):

@@ -71,8 +71,8 @@ def subfolders(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if not _is_data(path.name):
             continue
-        if not path.exists() and not path.suffix:
-            raise FileNotFoundError(f"The link '{path}' leads nowhere; mend it or remove it.")
+        if not path.suffix:
+            _check_link(path)
         if not path.is_dir() or _leads_back(path):
             continue
         name = nfc(path.name)
@@ -98,6 +98,9 @@ def find_images(folder: Path, below: bool = True) -> Images:
     Args:
         folder: The folder.
         below: Whether to look into the folders in it, too.
+
+    Raises:
+        FileNotFoundError: If a link with the ending of a picture leads nowhere.
     """
     found: dict[bool, list[tuple[str, str, str]]] = {True: [], False: []}
     pending = [folder]
@@ -112,12 +115,12 @@ def find_images(folder: Path, below: bool = True) -> Images:
             if path.is_dir():
                 if below and not _leads_back(Path(entry.path)):
                     pending.append(Path(entry.path))
-            # A broken link stays in the list: reading it reports the missing image.
-            elif name.endswith((*IMAGE_ENDINGS, *UNREAD_ENDINGS)) and (
-                path.is_file() or not Path(entry.path).exists()
-            ):
-                row = nfc(str(parent)), nfc(entry.name), entry.path
-                found[name.endswith(IMAGE_ENDINGS)].append(row)
+            elif name.endswith((*IMAGE_ENDINGS, *UNREAD_ENDINGS)):
+                if isinstance(path, Path):
+                    _check_link(path)
+                if path.is_file():
+                    row = nfc(str(parent)), nfc(entry.name), entry.path
+                    found[name.endswith(IMAGE_ENDINGS)].append(row)
     return Images(*([path for _, _, path in sorted(found[is_read])] for is_read in (True, False)))
 
 
@@ -160,6 +163,11 @@ def read_text(path: Path) -> str:
 
 def _is_data(name: str) -> bool:
     return not name.startswith(".") and name not in _NO_DATA
+
+
+def _check_link(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"The link '{path}' leads nowhere; mend it or remove it.")
 
 
 def _leads_back(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Read data sets that torchvision supports."""
 
 import pickle
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,9 +56,10 @@ class TorchvisionDataModule(ImageDataModule):
             return
         try:
             self._dataset_class()(self.root, download=True)
-        except OSError as error:
+        except (OSError, HTTPException, RuntimeError) as error:  # torchvision may reword the first
+            reason = " ".join(str(error).split())
             raise RuntimeError(
-                f"{self.dataset_name} could not be downloaded to '{self.root}' ({error}); check "
+                f"{self.dataset_name} could not be downloaded to '{self.root}' ({reason}); check "
                 f"the connection or copy the folder '{self.folder}' there by hand."
             ) from error
 
