@@ -28,6 +28,7 @@ class Pair:
         most: the largest ratio, a factor of the live share of multiply-adds if `of_share`.
         of_share: whether the ratio may only be that share, times `most`.
         both_compact: whether the other network is compacted, too.
+        side: height and width of the images, if not those of the other networks.
     """
 
     make: Callable[[], nn.Module]
@@ -35,6 +36,7 @@ class Pair:
     most: float
     of_share: bool = True
     both_compact: bool = False
+    side: int | None = None
 
     def target(self, network: nn.Module) -> tuple[float, float]:
         """The live share of the multiply-adds, and the largest ratio of times."""
@@ -57,6 +59,9 @@ def pairs(small: bool) -> dict[str, Pair]:
     def full() -> nn.Module:
         return ResNeXt(**shape, num_classes=100, wiring="full")  # type: ignore[arg-type]
 
+    def tiny_resnext() -> nn.Module:
+        return ResNeXt(11, 2, 4, fan_in=1, image_size=8, wiring="random")
+
     def resnet_fabric() -> nn.Module:
         return ResNetFabric(positions)
 
@@ -66,6 +71,7 @@ def pairs(small: bool) -> dict[str, Pair]:
     return {
         f"ResNeXt, K = {branches // 2}": Pair(resnext(branches // 2), full, 1.4, False, True),
         "ResNeXt, K = 1": Pair(resnext(1), full, 1.3, True, True),
+        "ResNeXt {11,2,4}, 8 x 8, K = 1": Pair(tiny_resnext, None, 1.0, False, side=8),
         f"ResNet-{layers}, K = {earlier}": Pair(
             lambda: ResNet(layers, earlier, wiring="random"), None, 1.1
         ),

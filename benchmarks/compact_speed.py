@@ -5,11 +5,11 @@
     python -m benchmarks.compact_speed --compile --only "ResNet Fabric"
 
 A compact ResNeXt is compared with the compact form of the plain ResNeXt of the same shape. Any
-other one is compared with the network that it came from; a fabric with all of its edges. Wirings
-are random: the time depends on them only through what is dead. Per round every network answers
-once, in random order.
+other one, and a ResNeXt for tiny images, is compared with the network that it came from; a fabric
+with all of its edges. Wirings are random: the time depends on them only through what is dead. Per
+round every network answers once, in random order.
 
-- compact: `compact()`; for a ResNeXt both networks are compacted so
+- compact: `compact()`; where the other network is a plain ResNeXt, it is compacted so, too
 - folded:  `compact(fold_batch_norm=True)`, likewise
 """
 
@@ -61,7 +61,8 @@ def _row(name: str, pair: Pair, network: nn.Module, batch: int, options: argpars
     others = {"compact": whole, "folded": whole}
     if pair.both_compact:
         others = {"compact": _compact(whole, False), "folded": _compact(whole, True)}
-    images = torch.randn(batch, 3, options.side, options.side)
+    side = pair.side or options.side
+    images = torch.randn(batch, 3, side, side)
     _check(network, forms, images)
     steps: dict[str, Step] = {}
     for kind in forms:

@@ -146,25 +146,67 @@ def test_the_compact_network_keeps_the_epsilon_of_its_norms() -> None:
     assert_near(network.compact()(images), network(images), 1e-10)
 
 
+@pytest.fixture(params=["_logits", "_logits_by_image"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The way in which a CPU computes the images of a part, whatever their size."""
+    bound = 2**40 if request.param == "_logits" else 0
+    monkeypatch.setattr("wiring_lightning.backbones.multi_branch._LARGE_STATE", bound)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_large_batch_is_computed_in_parts(
-    trained: Iterator[ResNeXt], folded: bool, monkeypatch: pytest.MonkeyPatch
+    trained: Iterator[ResNeXt], folded: bool, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, (images, _) = deepcopy(next(trained)).eval(), batch()
     compact = network.compact(folded)
     assert not any(part.training for part in compact.modules())
     seen: list[int] = []
-    in_parts = compact._logits_by_image
+    in_parts = getattr(compact, way)
 
     def counted(part: Tensor) -> Tensor:
         seen.append(len(part))
-        return in_parts(part)
+        logits: Tensor = in_parts(part)
+        return logits
 
-    monkeypatch.setattr(compact, "_logits_by_image", counted)
-    monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)
+    monkeypatch.setattr(compact, way, counted)
     with torch.no_grad():
-        assert_near(compact(images), network(images), 1e-10)
-    assert seen == [1] * len(images)
+        expected = network(images)
+        assert_near(compact(images), expected, 1e-10)
+        monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)
+        assert_near(compact(images), expected, 1e-10)
+    assert seen == [len(images)] + [1] * len(images)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "dtype", "expected"),
+    [
+        ((11, 2, 4, 1), 8, torch.float32, "_logits"),
+        ((11, 4, 4, 2), 16, torch.float32, "_logits"),
+        ((11, 2, 4, 2), 32, torch.float32, "_logits_by_image"),
+        ((11, 2, 4, C), 32, torch.float16, "_logits"),
+        ((29, 8, 8, 4), 8, torch.float32, "_logits"),
+        ((29, 8, 8, 4), 16, torch.float32, "_logits"),  # 512 KB, the bound itself
+        ((29, 8, 8, 4), 16, torch.float64, "_logits_by_image"),
+        ((29, 8, 8, 1), 32, torch.float32, "_logits_by_image"),
+    ],
+    ids=str,
+)
+def test_only_large_images_are_computed_one_by_one(
+    shape: tuple[int, int, int, int],
+    side: int,
+    dtype: torch.dtype,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    network = ResNeXt(*shape, wiring="random").to(dtype).eval().compact()
+    seen = []
+    for name in ("_logits", "_logits_by_image"):
+        monkeypatch.setattr(network, name, lambda part, name=name: seen.append(name) or part)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, side, side, dtype=dtype))
+    assert seen == [expected]
 
 
 @pytest.mark.parametrize("name", ["stem", "blocks.module1", "blocks.module3", "classifier"])
@@ -199,12 +241,14 @@ def test_norms_in_training_mode_see_the_whole_batch_without_gradients(
         torch.testing.assert_close(results[1][name], value, msg=name)
 
 
+@pytest.mark.usefixtures("way")
 def test_no_images_give_no_logits() -> None:
     network, (images, _) = small(2).eval().compact(), batch()
     with torch.no_grad():
         assert network(images[:0]).shape == (0, 10)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("fan_in", [1, 2])
 def test_work_without_gradients_is_counted_like_work_with_them(fan_in: int) -> None:
     network, (images, _) = small(fan_in).eval().compact(), batch()

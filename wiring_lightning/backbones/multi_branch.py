@@ -18,6 +18,10 @@ from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
+# Bytes of the largest state of an image, above which a CPU takes the images of a part one by one.
+# A smaller state costs less to move than many operators cost to start.
+_LARGE_STATE = 2**19
+
 
 class MultiBranchNetwork(Described):
     """Stem, modules of parallel branches, average pooling and a linear classifier.
@@ -58,11 +62,12 @@ class MultiBranchNetwork(Described):
         if self.bytes_per_pixel is None or not may_split(images) or self._needs_whole_modules():
             return self._logits(images)
         pixels = images.shape[2] * images.shape[3] // self.reduction**2
-        size = examples_per_part(self.bytes_per_pixel * pixels)
-        return apply_in_parts(self._logits_by_image, images, size)
+        state = self.bytes_per_pixel * pixels
+        way = self._logits_by_image if state > _LARGE_STATE else self._logits
+        return apply_in_parts(way, images, examples_per_part(state))
 
     def _logits(self, images: Tensor) -> Tensor:
-        """The logits of all images at once, module by module."""
+        """The logits of some images at once, module by module."""
         state = self.stem(images).unsqueeze(1)
         for name, block in self.blocks.items():
             if name in self.connections:
@@ -74,7 +79,7 @@ class MultiBranchNetwork(Described):
         return logits
 
     def _logits_by_image(self, images: Tensor) -> Tensor:
-        """As `_logits`, on a CPU, where the streams of one image should stay in the cache."""
+        """As `_logits`, on a CPU, where the large streams of one image should stay in the cache."""
         state: Tensor = self.stem(images).unsqueeze(1)
         for blocks, selections in self._chains():
             state = merged_chain(state, blocks, selections).relu_()

@@ -1,4 +1,4 @@
-"""Separate branches of a compact network, computed image by image on a CPU.
+"""Separate branches of a compact network, computed image by image on a CPU if images are large.
 
 Between modules whose branches stay separate, the state has one stream per branch. Four steps pass
 over it: expansion, the sum of each target's sources, ReLU, and reduction. All four are applied to
