@@ -172,7 +172,6 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     def _begin_again(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune, and start the second training."""
-        self.remember_checkpoints(trainer)
         _renew_optimizers(trainer)
         self.follow(trainer)
         self._scale_rates(trainer)

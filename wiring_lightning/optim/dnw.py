@@ -236,11 +236,6 @@ class StraightThrough:
         """Whether the sets have their final numbers of edges."""
         return self.times is None or self.frozen or self.steps >= self.times.final_step
 
-    @property
-    def changes_next(self) -> bool:
-        """Whether the numbers of edges change in the next step."""
-        return not self.due and self.times is not None and self.times.changes(self.steps + 1)
-
     def _planned(self) -> list[int]:
         """For every set the number of edges that such a training has after so many steps."""
         if self.times is None or self.frozen:
