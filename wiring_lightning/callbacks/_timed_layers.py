@@ -78,6 +78,12 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
             total=length.total,
         )
 
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        # A beginning is over when a run resumes.
+        return {**super().kept_arguments, "initial_density": self.initial_density}
+
     @override
     def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
         groups = super().find_groups(trainer, module)

@@ -16,6 +16,7 @@ from wiring_lightning.callbacks._best_checkpoints import warn_of_denser
 from wiring_lightning.callbacks._checked_wiring import WiringError
 from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
+from wiring_lightning.callbacks._kept_arguments import plain_values, refuse_changed
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
 from wiring_lightning.callbacks._weight_choice import (
     Chosen,
@@ -140,6 +141,12 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         return True
 
     @property
+    def kept_arguments(self) -> dict[str, Any]:
+        """What must be the same in a run that resumes, beside layers and numbers of edges."""
+        shares = bool(self.groups) or self.distribution == "global"
+        return {"min_edges": self.min_edges} if shares else {}
+
+    @property
     @override
     def frozen(self) -> bool:
         return any(rule.frozen for rule in self._rules)
@@ -247,7 +254,9 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.check_start(trainer, pl_module)
         groups = self.find_groups(trainer, pl_module)
-        self._edge_counts.check_saved((self._restored or {}).get("edges"), groups)
+        if self._restored is not None:
+            refuse_changed(self._restored.get("kept", {}), self.kept_arguments, self.mistake)
+            self._edge_counts.check_saved(self._restored.get("edges"), groups)
         self.make_rules(trainer, groups)
         self._restore()
         self._check_norms()
@@ -319,7 +328,9 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         if self._rules:
             numbers = {group.name: group.k for group in self._groups}
             seen = {"seen": self._report.memory.state_dict()} if self.log_density else {}
-            return {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers, **seen}
+            rules = [rule.state_dict() for rule in self._rules]
+            kept = plain_values(self.kept_arguments)
+            return {"rules": rules, "edges": numbers, "kept": kept, **seen}
         return self._restored or {}
 
     @override

@@ -286,7 +286,8 @@ class StraightThrough:
         masks = zip(state["masks"], self.latent, strict=False)  # no masks before the freeze
         self._fixed = [mask.to(latent.device) for mask, latent in masks]
         self.frozen = state["frozen"]
-        self.steps = state.get("steps", 0)
+        # A state without steps is that of a training whose numbers of edges were the final ones.
+        self.steps = state.get("steps", 0 if self.times is None else self.times.final_step)
         planned = self._planned()
         # A state of an earlier version lacks the numbers; they follow from its steps.
         self._set_numbers(list(map(min, planned, state.get("present", planned))))
