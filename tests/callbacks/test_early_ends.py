@@ -243,30 +243,6 @@ def test_numbers_of_epochs_that_do_not_follow_the_phases_are_named(
         assert f"max_epochs={epochs}" in said[0]
 
 
-@pytest.mark.parametrize(
-    "learner",
-    [
-        lambda: L1Anneal(density=0.1),
-        lambda: PruneAndRetrain(3, density=0.1),
-        lambda: ACDC(density=0.1, every=1, start=0.2),
-    ],
-)
-def test_a_best_checkpoint_of_the_dense_network_is_named(learner: Any, tmp_path: Path) -> None:
-    first = ModelCheckpoint(tmp_path, "first", monitor="val/loss")
-    (said,) = fit(learner(), first, enable_checkpointing=True)
-    assert str(tmp_path / "first.ckpt") in said
-    last = ModelCheckpoint(tmp_path, "last", monitor="val/loss", mode="max")
-    assert fit(learner(), last, enable_checkpointing=True) == []
-
-
-def test_a_best_checkpoint_of_a_sparse_phase_is_not_named(tmp_path: Path) -> None:
-    learner = ACDC(density=0.1, every=2, start=0.0)  # sparse in two epochs, dense in the next two
-    first = ModelCheckpoint(tmp_path, "first", monitor="val/loss")
-    assert fit(learner, first, enable_checkpointing=True) == []
-    saved = torch.load(tmp_path / "first.ckpt", weights_only=True)["state_dict"]
-    assert int(saved["head.weight"].count_nonzero()) == 16
-
-
 def test_a_phase_must_not_freeze_before_the_warm_up_is_over() -> None:
     phases = [Phase(2), Phase(2, freeze=True)]
     callbacks = [BudgetedSearch(budget=1e5, warmup_epochs=2), PhaseSchedule(phases)]

@@ -86,3 +86,12 @@ def test_a_state_of_an_earlier_version_has_the_number_of_its_steps() -> None:
     second = make("latent", falling(end=6))
     second.load_state_dict(state)
     assert int(second.masks[0].sum()) == before[-1]
+
+
+def test_a_state_without_times_is_that_of_the_final_number() -> None:
+    weight = nn.Parameter(torch.randn(COUNT))
+    first = StraightThrough(SGD([weight], lr=0.1), [EdgeSet([weight], K)])
+    second = make("latent", falling(end=6))
+    second.load_state_dict(deepcopy(first.state_dict()))
+    assert second.due
+    assert steps(second, 3) == [K, K, K]

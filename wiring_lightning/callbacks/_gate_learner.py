@@ -1,7 +1,7 @@
 """The base class of callbacks that learn gates with an optimizer of their own."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from typing_extensions import override
 from wiring_lightning._checks import check_number, listed
 from wiring_lightning.callbacks._at_start import refuse_a_second
 from wiring_lightning.callbacks._copies import Group, Place
+from wiring_lightning.callbacks._kept_arguments import as_words, changed, plain_values
 from wiring_lightning.callbacks.own_parameters import (
     copy_from_first_rank,
     hide_from_reducer,
@@ -51,6 +52,11 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         self._latest: list[list[Tensor]] = []  # values of `places()` after the last update
         self._checked: list[list[Tensor]] = []  # those values at the last check
         self._user_parameters = 0  # number of parameters in the optimizers of a running fit
+
+    @property
+    def kept_arguments(self) -> dict[str, Any]:
+        """Arguments that the optimizer has; a run that resumes goes on with those of its state."""
+        return {"lr": self.lr}
 
     @property
     @override
@@ -205,7 +211,8 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     @override
     def state_dict(self) -> dict[str, Any]:
         if self.optimizer is not None:
-            return {"optimizer": self.optimizer.state_dict(), **self.more_state()}
+            kept = plain_values(self.kept_arguments)
+            return {"optimizer": self.optimizer.state_dict(), "kept": kept, **self.more_state()}
         return {} if self._restored is None else self._restored
 
     @override
@@ -215,6 +222,16 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         if self._user_parameters:
             self.restore()
             self.remember()
+
+    def _say_what_stays(self, saved: Mapping[str, Any]) -> None:
+        """Warn of arguments that are others than those in the checkpoint, which count."""
+        given = self.kept_arguments
+        if names := changed(saved, given):
+            rank_zero_warn(
+                f"{type(self).__name__}: a run that resumes keeps the rule with which it began, so "
+                f"it goes on with {as_words(saved, names)} of the checkpoint, and not with "
+                f"{as_words(given, names)}."
+            )
 
     def more_state(self) -> dict[str, Any]:
         """The state of a subclass, saved with the state of the optimizer."""
@@ -226,6 +243,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def restore(self) -> None:
         """Give the optimizer and the subclass the state that was loaded, if there is one."""
         if self._restored is not None and self.optimizer is not None:
+            self._say_what_stays(self._restored.get("kept", {}))
             self.optimizer.load_state_dict(self._restored["optimizer"])
             self.load_more_state(self._restored)
             self._restored = None

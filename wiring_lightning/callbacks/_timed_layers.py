@@ -5,12 +5,10 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._begins import Begins
-from wiring_lightning.callbacks._best_checkpoints import best_checkpoints
 from wiring_lightning.callbacks._run_length import Begin, RunLength
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
@@ -58,7 +56,6 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
         self._length = RunLength(0, 0)
         self._begin = Begin()  # where this learner began
         self._over = False  # whether the training of this fit has ended
-        self._best_sparse: list[tuple[str, float]] = []  # checkpoints of sparse phases
 
     @property
     def has_times(self) -> bool:
@@ -80,6 +77,12 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
             density_decay=self.density_decay,
             total=length.total,
         )
+
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        # A beginning is over when a run resumes.
+        return {**super().kept_arguments, "initial_density": self.initial_density}
 
     @override
     def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
@@ -115,7 +118,7 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._over, self._best_sparse = False, []
+        self._over = False
         saved = self._restored
         if saved is None:
             self._begin = self.fit_begin(trainer)
@@ -131,34 +134,6 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         return {**state, "begin": list(astuple(self._begin))} if self._rules else state
-
-    @override
-    def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        if not self.due and any(rule.changes_next for rule in self._rules):
-            self._remember_best(trainer)
-        super().before_step(trainer, optimizer)
-
-    def _remember_best(self, trainer: Trainer) -> None:
-        """Remember which of the best checkpoints have a network denser than the final one.
-
-        Called right before a change. What was saved since the last change is as dense as now.
-        """
-        best = best_checkpoints(trainer)
-        if self._is_denser():
-            self._best_before = [one for one in best if one not in self._best_sparse]
-        else:  # a sparse phase, after which the network is dense again
-            self._best_sparse = [one for one in best if one not in self._best_before]
-
-    def _is_denser(self) -> bool:
-        """Whether a layer or group has more weights now than in the end."""
-        for rule, group, _ in self._ruled_groups:
-            if rule.times is None:
-                continue
-            count = sum(weight.numel() for weight in group.weights)
-            present = rule.times.edges(rule.steps, group.k, count)
-            if getattr(rule, "waiting", False) or present > group.k:
-                return True
-        return False
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import NoReturn
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
@@ -260,6 +261,14 @@ class Chosen:
     dense: list[str]
     frozen: list[str]
 
+    def say_frozen(self, learner: str) -> None:
+        """Warn of the weights that do not learn."""
+        if self.frozen:
+            rank_zero_warn(
+                f"{learner}: {listed(self.frozen)} stay as they are, because they do not learn "
+                "(requires_grad is false)."
+            )
+
 
 def _without(
     left_out: Sequence[SparseWeight], weights: Sequence[SparseWeight]
@@ -277,6 +286,15 @@ def _once(weights: Sequence[SparseWeight]) -> list[SparseWeight]:
 def as_patterns(given: Sequence[str]) -> tuple[str, ...]:
     """Patterns as a tuple; one string is one pattern, not one for each of its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def say_emptied(learner: str, groups: Sequence[SparseGroup]) -> None:
+    """Warn of the weights of which the others of their group have left nothing."""
+    if empty := [name for group in groups for name in group.emptied]:
+        rank_zero_warn(
+            f"{learner}: {listed(empty)} have no weight left, because the other layers of their "
+            "group took all edges; nothing passes through them."
+        )
 
 
 def zero_norms(groups: Sequence[SparseGroup]) -> str | None:

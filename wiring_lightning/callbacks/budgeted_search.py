@@ -155,6 +155,11 @@ class BudgetedSearch(GateLearner[Reinforce]):
             return self.penalty
         return self.relative_penalty / 10.0 ** math.floor(math.log10(self.budget))
 
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        return {**super().kept_arguments, "baseline": self.baseline}
+
     @override
     def broken(self) -> str | None:
         return None  # any set of edges is valid; `on_fit_end` warns if the last one is useless

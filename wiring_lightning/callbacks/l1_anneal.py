@@ -101,8 +101,6 @@ class L1Anneal(SparseLayers[PrunedWeights]):
     def _anneal(self, trainer: Trainer) -> None:
         epoch = trainer.current_epoch
         if epoch >= self._last_epoch:
-            if not self.frozen:
-                self.remember_checkpoints(trainer)
             self.freeze()
             return
         for rule in self._rules:

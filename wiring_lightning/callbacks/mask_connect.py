@@ -56,7 +56,8 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
             a `freeze_epoch` it falls until then by default.
 
     `update` and the options after it are variants of the papers' rule, which is the default:
-    `optim.GateSGD` has their definitions.
+    `optim.GateSGD` has their definitions. A run that resumes goes on with the rule and the rate of
+    its checkpoint, and a warning says so if other ones are given.
 
     Raises:
         MisconfigurationException: if a number is out of range, options do not go together, or the
@@ -107,6 +108,11 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
     def options(self) -> dict[str, Any]:
         """The options of the rule, as `optim.GateSGD` takes them."""
         return {name: getattr(self, name) for name in ("normalize", "low", "high", *PAPERS_RULE)}
+
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        return {**super().kept_arguments, **self.options, "seed": self.seed}
 
     @property
     def gates(self) -> list[Gate]:

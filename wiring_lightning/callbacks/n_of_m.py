@@ -1,6 +1,7 @@
 """N:M sparse weights with SR-STE as a callback for any LightningModule."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
@@ -76,6 +77,11 @@ class NMSparsity(SparseLayers[SparseRefined]):
             log_density=log_density,
         )
         self.n, self.m, self.decay = n, m, decay
+
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        return {**super().kept_arguments, "n": self.n, "m": self.m}
 
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> SparseRefined:

@@ -8,12 +8,13 @@ import torch
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, counted
+from wiring_lightning.callbacks._kept_arguments import refuse_changed
 from wiring_lightning.callbacks._run_length import learning_epochs
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
@@ -38,7 +39,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     Args:
         dense_epochs: length of the first training, at least 1.
-        rewind: whether the second training starts from the initial weights.
+        rewind: whether the second training starts from the initial weights; if a run that resumes
+            adds this callback, from those of the checkpoint, and a warning says so.
         lr: initial learning rate of the second training. The rates of all groups and their
             schedules, also the lowest and highest ones, are scaled by `lr` over the rate of the
             first group. By default unchanged.
@@ -47,7 +49,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
     Raises:
         MisconfigurationException: as for `SparseLayers`; if `dense_epochs` or `lr` is out of range;
             if the trainer stops before the second training; if `StochasticWeightAveraging` begins
-            before it; or if another callback learns a wiring.
+            before it; if another callback learns a wiring; or if a run resumes with another
+            `rewind`, or after the pruning with another `lr` or `dense_epochs`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -80,6 +83,12 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
     @override
     def due(self) -> bool:
         return self._pruned
+
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        own = {"dense_epochs": self.dense_epochs, "rewind": self.rewind, "lr": self.lr}
+        return {**super().kept_arguments, **(own if self._pruned else {})}
 
     @override
     def unfinished(self, epochs: int) -> str | None:
@@ -121,10 +130,19 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
             )
         if self._restored is not None:
             self._pruned, self._initial = self._restored["pruned"], self._restored.get("first")
+            if not self._pruned:
+                saved = {"rewind": self._initial is not None}
+                refuse_changed(saved, {"rewind": self.rewind}, self.mistake)
         if self._continues and self._pruned:
             self._scale_rates(trainer)  # of the new optimizers with which the fit goes on
         super().on_fit_start(trainer, pl_module)
         if self.rewind and not self._pruned and self._initial is None:
+            if trainer.ckpt_path or trainer.global_step:
+                rank_zero_warn(
+                    f"{type(self).__name__}: this callback is new in a training that has begun, so "
+                    "the second training starts from the weights of this moment, not from the "
+                    "initial ones."
+                )
             self._initial = pl_module.state_dict()  # with the descriptions of its modules
             for name, value in self._initial.items():
                 # Modules may add an extra state of any kind.
@@ -172,7 +190,6 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     def _begin_again(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune, and start the second training."""
-        self.remember_checkpoints(trainer)
         _renew_optimizers(trainer)
         self.follow(trainer)
         self._scale_rates(trainer)

@@ -40,6 +40,11 @@ class RandomEdges(SparseLayers[MaskedWeights]):
         super().__init__(freeze_epoch=None, **choice)
         self.seed = seed
 
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        return {**super().kept_arguments, "seed": self.seed}
+
     @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> MaskedWeights:
         for group in groups:

@@ -111,6 +111,14 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
     def in_epochs(self) -> bool:
         return self.unit == "epoch"
 
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        # What the first masks followed from; random changes may go on with another seed.
+        only_first = self.first == "random" and "random" not in (self.drop, self.grow)
+        seed = {"seed": self.seed} if only_first else {}
+        return {**super().kept_arguments, "first": self.first, **seed}
+
     def drop_score(self, seen: Seen) -> Tensor:
         """The score of the weights of a parameter, not negative; the lowest go."""
         return SCORES[self.drop](seen)

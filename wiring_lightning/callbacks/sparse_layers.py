@@ -6,17 +6,17 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from wiring_lightning._checks import counted, listed
 from wiring_lightning.callbacks._before_step import BeforeStep
-from wiring_lightning.callbacks._best_checkpoints import best_checkpoints, warn_of_denser
+from wiring_lightning.callbacks._best_checkpoints import warn_of_denser
 from wiring_lightning.callbacks._checked_wiring import WiringError
 from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
+from wiring_lightning.callbacks._kept_arguments import plain_values, refuse_changed
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
 from wiring_lightning.callbacks._weight_choice import (
     Chosen,
@@ -24,6 +24,7 @@ from wiring_lightning.callbacks._weight_choice import (
     SparseWeight,
     WeightChoice,
     as_patterns,
+    say_emptied,
     zero_norms,
 )
 from wiring_lightning.callbacks.own_parameters import from_first_rank
@@ -118,7 +119,6 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         self._ruled_groups: list[tuple[SomeRule, SparseGroup, int]] = []
         self._dense: list[str] = []  # names of the layers with a weight matrix that stay dense
         self._restored: dict[str, Any] | None = None
-        self._best_before: list[tuple[str, float]] = []  # checkpoints of a denser network
         self._report = LayerReport(type(self).__name__)
 
     @property
@@ -139,6 +139,12 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def due(self) -> bool:
         """Whether the groups must already have their final number of edges."""
         return True
+
+    @property
+    def kept_arguments(self) -> dict[str, Any]:
+        """What must be the same in a run that resumes, beside layers and numbers of edges."""
+        shares = bool(self.groups) or self.distribution == "global"
+        return {"min_edges": self.min_edges} if shares else {}
 
     @property
     @override
@@ -167,11 +173,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         copies = [] if trainer is None else self.find_copies(trainer, trainer.lightning_module)
         chosen = self._choose(module, copies)
         self._dense = chosen.dense
-        if chosen.frozen:
-            rank_zero_warn(
-                f"{type(self).__name__}: {listed(chosen.frozen)} stay as they are, because they do "
-                "not learn (requires_grad is false)."
-            )
+        chosen.say_frozen(type(self).__name__)
         groups = self._edge_counts.group(chosen.groups)
         for group in groups:
             for graph in group.graphs:
@@ -245,14 +247,16 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     @override
     def forget(self) -> None:
         super().forget()
-        self._rules, self._ruled_groups, self._best_before = [], [], []
+        self._rules, self._ruled_groups = [], []
         self._report = LayerReport(type(self).__name__)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.check_start(trainer, pl_module)
         groups = self.find_groups(trainer, pl_module)
-        self._edge_counts.check_saved((self._restored or {}).get("edges"), groups)
+        if self._restored is not None:
+            refuse_changed(self._restored.get("kept", {}), self.kept_arguments, self.mistake)
+            self._edge_counts.check_saved(self._restored.get("edges"), groups)
         self.make_rules(trainer, groups)
         self._restore()
         self._check_norms()
@@ -275,20 +279,13 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
             reports = [one._report for one in find_sparse_learners(trainer) if one.log_density]
             pl_module.log_dict(self._report.numbers(self._groups, self.present_edges(), reports))
 
-    def remember_checkpoints(self, trainer: Trainer) -> None:
-        """Save which checkpoints are the best so far, while the network is not yet sparse."""
-        self._best_before = best_checkpoints(trainer)
-
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)
         self._show_layers(trainer, pl_module, "at the end", saved=True)
-        warn_of_denser(type(self).__name__, self._best_before, trainer)
-        if empty := [name for group in self._groups for name in group.emptied]:
-            rank_zero_warn(
-                f"{type(self).__name__}: {listed(empty)} have no weight left, because the other "
-                "layers of their group took all edges; nothing passes through them."
-            )
+        if self.due:  # otherwise no checkpoint is as sparse as asked for, which was said
+            warn_of_denser(type(self).__name__, self._groups, trainer, pl_module)
+        say_emptied(type(self).__name__, self._groups)
 
     @override
     def check(self) -> None:
@@ -331,7 +328,9 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         if self._rules:
             numbers = {group.name: group.k for group in self._groups}
             seen = {"seen": self._report.memory.state_dict()} if self.log_density else {}
-            return {"rules": [rule.state_dict() for rule in self._rules], "edges": numbers, **seen}
+            rules = [rule.state_dict() for rule in self._rules]
+            kept = plain_values(self.kept_arguments)
+            return {"rules": rules, "edges": numbers, "kept": kept, **seen}
         return self._restored or {}
 
     @override

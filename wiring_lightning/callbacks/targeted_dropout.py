@@ -59,6 +59,11 @@ class TargetedDropout(SparseLayers[WeightDropout]):
         self.seed = seed
         self._asked: dict[str, int] = {}  # numbers of edges before those of rows are rounded
 
+    @property
+    @override
+    def kept_arguments(self) -> dict[str, Any]:
+        return {**super().kept_arguments, "per_row": self.per_row}
+
     @override
     def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
         groups = super().find_groups(trainer, module)

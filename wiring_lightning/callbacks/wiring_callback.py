@@ -190,6 +190,7 @@ class WiringCallback(CheckedWiring, ABC):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_averages()
+        self._say_if_frozen_before(trainer)
         self._freeze_if_due(trainer)
         epochs = learning_epochs(trainer)
         if epochs is not None:
@@ -353,6 +354,18 @@ class WiringCallback(CheckedWiring, ABC):
                     f"{type(other).__name__} learns the wiring of the same "
                     f"{type(shared[0].owner).__name__}; let each layer have one learner."
                 )
+
+    def _say_if_frozen_before(self, trainer: Trainer) -> None:
+        """Warn if a freeze that is to come has no effect, as in a run that resumes after one."""
+        if (
+            self.freeze_epoch is not None
+            and self.frozen
+            and trainer.current_epoch < self.freeze_epoch
+        ):
+            rank_zero_warn(
+                f"{type(self).__name__}: the wiring is frozen already and stays so, so "
+                f"freeze_epoch={self.freeze_epoch} has no effect."
+            )
 
     def _freeze_if_due(self, trainer: Trainer) -> None:
         if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:

@@ -7,7 +7,12 @@ from wiring_lightning.checkpoints.matching import (
     infinite_values as infinite_values,
     is_from_trainer as is_from_trainer,
 )
-from wiring_lightning.checkpoints.reading import CheckpointError, load_checkpoint, read_weights
+from wiring_lightning.checkpoints.reading import (
+    CheckpointError,
+    load_checkpoint,
+    map_weights as map_weights,
+    read_weights,
+)
 from wiring_lightning.checkpoints.storage import (
     AtomicCheckpointIO,
     load_weights,

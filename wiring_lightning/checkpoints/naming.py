@@ -79,8 +79,8 @@ def named_as_in(module: nn.Module, weights: Mapping[str, Any]) -> Named:
     """
     if not all(isinstance(name, str) for name in weights):
         return Named(weights)
-    own = {_plain(name): name for name in module.state_dict()}
-    given = [_plain(name) for name in weights]
+    own = {plain_name(name): name for name in module.state_dict()}
+    given = [plain_name(name) for name in weights]
     fitting = len(set(own.values()) & weights.keys())
     chosen: tuple[str, str] | None = None
     for old, new in product(_prefixes(given), _prefixes([*own])):
@@ -90,7 +90,7 @@ def named_as_in(module: nn.Module, weights: Mapping[str, Any]) -> Named:
     if chosen is None:
         return Named(weights)
     old, new = chosen
-    names = {name: new + _plain(name).removeprefix(old) for name in weights}
+    names = {name: new + plain_name(name).removeprefix(old) for name in weights}
     names = {name: own.get(plain, plain) for name, plain in names.items()}
     renamed = OrderedDict((names[name], value) for name, value in weights.items())
     notes = getattr(weights, "_metadata", None)  # what torch notes about the modules
@@ -117,7 +117,8 @@ def _is_state(value: Any) -> bool:
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a weight as it is without `torch.compile`."""
     return name.replace(_COMPILED, "")
 
 
@@ -132,5 +133,5 @@ def _prefixes(names: Sequence[str]) -> list[str]:
 
 def _of_module(name: str, old: str, new: str) -> str:
     """The name of a module, which has no dot at its end, with another prefix."""
-    dotted = _plain(f"{name}." if name else "")
+    dotted = plain_name(f"{name}." if name else "")
     return (new + dotted.removeprefix(old)).removesuffix(".")

@@ -3,7 +3,7 @@
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,6 +62,37 @@ def read_weights(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     names = get_unsafe_globals_in_checkpoint(path)
     with safe_globals([(_stand_in(name), name) for name in names]):
         return load_checkpoint(path, map_location=map_location)
+
+
+def map_weights(path: str | Path) -> Mapping[str, Any]:
+    """The `state_dict` of a checkpoint whose values are read from the file when they are used.
+
+    So a few of them cost little, however large the file is. Checksums are not compared. Objects
+    beside the weights are passed over, as by `read_weights`.
+
+    Args:
+        path: the file, which must stay until the values are no longer used.
+
+    Raises:
+        CheckpointError: if the file cannot be read in this way, or has no `state_dict`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {"bias": torch.ones(2)}}, f"{folder}/w.ckpt")
+        ...     int(map_weights(f"{folder}/w.ckpt")["bias"].count_nonzero())
+        2
+    """
+    try:
+        names = get_unsafe_globals_in_checkpoint(path)
+        with safe_globals([(_stand_in(name), name) for name in names]):
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        weights: Any = content["state_dict"]
+        if not isinstance(weights, Mapping):
+            raise TypeError("its state_dict is no mapping")
+    except Exception as error:  # bytes of any kind make the unpickler fail in any way
+        raise CheckpointError(f"The checkpoint {path} cannot be read ({error}).") from error
+    return weights
 
 
 def _stand_in(name: str) -> Callable[..., Any]:

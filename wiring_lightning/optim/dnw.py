@@ -236,11 +236,6 @@ class StraightThrough:
         """Whether the sets have their final numbers of edges."""
         return self.times is None or self.frozen or self.steps >= self.times.final_step
 
-    @property
-    def changes_next(self) -> bool:
-        """Whether the numbers of edges change in the next step."""
-        return not self.due and self.times is not None and self.times.changes(self.steps + 1)
-
     def _planned(self) -> list[int]:
         """For every set the number of edges that such a training has after so many steps."""
         if self.times is None or self.frozen:
@@ -291,7 +286,8 @@ class StraightThrough:
         masks = zip(state["masks"], self.latent, strict=False)  # no masks before the freeze
         self._fixed = [mask.to(latent.device) for mask, latent in masks]
         self.frozen = state["frozen"]
-        self.steps = state.get("steps", 0)
+        # A state without steps is that of a training whose numbers of edges were the final ones.
+        self.steps = state.get("steps", 0 if self.times is None else self.times.final_step)
         planned = self._planned()
         # A state of an earlier version lacks the numbers; they follow from its steps.
         self._set_numbers(list(map(min, planned, state.get("present", planned))))

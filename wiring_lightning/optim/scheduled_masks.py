@@ -100,11 +100,6 @@ class ScheduledMasks(MaskedWeights):
         """Whether the masks have their final number of weights for good."""
         return not self.waiting and (self.frozen or self.steps >= self.times.final_step)
 
-    @property
-    def changes_next(self) -> bool:
-        """Whether the masks change in the next step."""
-        return self.waiting or (not self.frozen and self.times.changes(self.steps + 1))
-
     def moves_any(self, until: int, since: int = 0) -> bool:
         """Whether a change after the step `since`, up to `until`, moves a weight."""
         pairs = zip(self.edge_sets, self.counts, strict=True)
