@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ def test_images_that_a_network_writes_into_stay(suffix: str, tmp_path: Path) -> 
     found = load_exported(tmp_path / f"net{suffix}", trust=True)(images)
     assert torch.equal(images, IMAGES)
     torch.testing.assert_close(found, network(images), atol=1e-5, rtol=1e-4)
+
+
+def test_a_trace_leaves_every_mode_as_it_was() -> None:
+    for before, traced in ((nn.Identity(), True), (lambda x: x[x > 0], False)):
+        network = Does(before=before)
+        network.add_module("frozen", nn.BatchNorm2d(1).eval())
+        with nullcontext() if traced else pytest.raises(ExportError):
+            trace(network, IMAGES[0])
+        assert network.training
+        assert not network.frozen.training
 
 
 def test_a_buffer_that_changes_is_no_logit() -> None:

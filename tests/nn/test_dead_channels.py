@@ -270,6 +270,25 @@ class Tied(nn.Sequential):
         self[2].weight = self[0].weight
 
 
+def test_several_inputs_and_parameters_that_are_integers() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.other = nn.Conv2d(3, 8, 1), nn.Conv2d(1, 8, 1)
+            self.last = nn.Conv2d(8, 2, 1)
+            self.calls = nn.Parameter(torch.tensor([3]), requires_grad=False)
+
+        def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+            return self.last(self.first(images).relu() + self.other(masks))
+
+    network, inputs = Two(), (IMAGES, torch.randn(2, 1, 16, 16))
+    unread(network.last, [0, 4])
+    small = remove_dead_channels(network, inputs)
+    assert [*sizes(small).values()] == [(6, 3), (6, 1), (2, 6)]
+    assert not small.calls.requires_grad
+    torch.testing.assert_close(small(*inputs), network(*inputs))
+
+
 def test_channels_of_loose_parameters_and_tied_layers_stay() -> None:
     for network, stays, shrinks in ((Scaled(), 8, "1"), (Tied(), 3, "3")):
         readers = [module for module in network.eval() if isinstance(module, nn.Conv2d)]

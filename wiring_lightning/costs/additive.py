@@ -31,8 +31,8 @@ def multiply_adds(wiring: Wiring, live: bool = True) -> Tensor:
     """Count multiply-adds for one example.
 
     Counts convolutions and linear layers. As in the papers, it does not count batch norms,
-    activations, and the sums of a gate's sources, but it counts the sums of a fabric. Arguments and
-    result as for `parameters`.
+    activations, and the sums of a gate's sources, but it counts the sums of a fabric (a counter of
+    FLOPs does not). Arguments and result as for `parameters`.
 
     Example:
         >>> from wiring_lightning.wiring import make_wiring

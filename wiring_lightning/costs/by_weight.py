@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.nn import store_dense
+from wiring_lightning.nn.evaluating import evaluating
 from wiring_lightning.nn.own_tensors import with_own_tensors
 from wiring_lightning.nn.weights import SparseWeight, find_weights
 from wiring_lightning.wiring import StoredLayer
@@ -107,7 +108,7 @@ def count_weights(
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng([one for one in devices if one.type == "cuda"]))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_evaluating(network))
+        stack.enter_context(evaluating(network))
         stack.enter_context(_plain_kernels())
         stack.enter_context(parametrize.cached())
         matrices = {weight.parameter for weight in weights}
@@ -256,18 +257,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, Mapping | tuple | list):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(part)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module gets its own mode back."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

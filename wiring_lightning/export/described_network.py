@@ -10,7 +10,11 @@ from typing_extensions import override
 
 from wiring_lightning.export.description import FORMAT, LOOP, VERSION, operator_named
 from wiring_lightning.export.errors import ExportError
-from wiring_lightning.export.image_check import check_images
+from wiring_lightning.export.image_check import check_images, dtype_of_images
+
+# A tracer knows the layout of every weight, and calls a reshape a view where it is one. Who reads
+# the weights may give them another layout.
+_IN_ANY_LAYOUT: dict[str, Callable[..., Any]] = {"aten.view.default": torch.reshape}
 
 
 class DescribedNetwork(nn.Module):
@@ -58,6 +62,7 @@ class DescribedNetwork(nn.Module):
             self._plain = description["graphs"]
             self._graphs = self._read_graphs()
             self.image_shape = tuple(int(size) for size in description["image"])
+            self._image_dtype = _torch_word(description["image_dtype"], torch.dtype)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ExportError(f"its description is damaged ({error!r})") from error
 
@@ -66,10 +71,15 @@ class DescribedNetwork(nn.Module):
         """`[batch, channels, height, width]` -> the logits of the exported network.
 
         Raises:
-            ValueError: if the images have another shape than those of the network.
+            ValueError: if the images have another shape than those of the network, or a dtype that
+                it cannot compute.
         """
         check_images(images, self.image_shape)
-        (logits,) = self._run(self._graphs["main"], [images], images.device)
+        try:
+            (logits,) = self._run(self._graphs["main"], [images], images.device)
+        except RuntimeError:  # such as of a product of two dtypes; what works needs no check
+            check_images(images, self.image_shape, dtype_of_images(self._image_dtype, self))
+            raise
         return logits
 
     @override
@@ -190,7 +200,9 @@ class _Graph:
         inputs, outputs = int(plain["inputs"]), _read(plain["outputs"], weights)
         read = []
         for step in plain["steps"]:
-            function = None if step["op"] == LOOP else operator_named(step["op"])
+            function = _IN_ANY_LAYOUT.get(step["op"])
+            if function is None and step["op"] != LOOP:
+                function = operator_named(step["op"])
             options = {str(key): _read(v, weights) for key, v in step.get("kwargs", {}).items()}
             read.append((function, _read(step["args"], weights), options))
         # From the last step to the first: a value that no later step needs is used there last.

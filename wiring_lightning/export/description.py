@@ -58,8 +58,8 @@ def describe(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor
     Example:
         >>> from wiring_lightning.export import trace
         >>> description, weights = describe(trace(torch.nn.ReLU(), torch.zeros(1, 4, 4)))
-        >>> description["image"], description["graphs"]["main"]["steps"]
-        ([1, 4, 4], [{'op': 'aten.relu.default', 'args': [{'value': 0}]}])
+        >>> description["image"], description["graphs"]["main"]["steps"][1]
+        ([1, 4, 4], {'op': 'aten.relu.default', 'args': [{'value': 1}]})
     """
     names, weights, buffers = {}, dict[str, Tensor](), []
     images = None
@@ -79,7 +79,7 @@ def describe(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor
                 f"a network with inputs of the kind {spec.kind} cannot be described: {_INSTEAD}."
             )
     assert images is not None
-    shape = [int(size) for size in images.meta["val"].shape[1:]]
+    image = images.meta["val"]
     graphs = {"main": _graph(program.graph, [images], names)}
     # Beside the logits there can be new values of buffers, such as a number of calls.
     outputs = zip(program.graph_signature.output_specs, graphs["main"]["outputs"], strict=True)
@@ -91,7 +91,8 @@ def describe(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, Tensor
         "format": FORMAT,
         "version": VERSION,
         "written_by": f"wiring_lightning {__version__}, torch {torch.__version__}",
-        "image": shape,
+        "image": [int(size) for size in image.shape[1:]],
+        "image_dtype": _word(image.dtype),
         "buffers": buffers,
         "graphs": graphs,
     }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_images(images: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> None:
@@ -33,6 +33,25 @@ def check_images(images: Tensor, shape: Sequence[Any], dtype: torch.dtype | None
         )
     if dtype is not None and images.dtype != dtype:
         raise ValueError(
-            f"the network was exported for images of {dtype}, got {images.dtype}: convert them "
-            f"with images.to({dtype})."
+            f"the network takes images of {dtype}, got {images.dtype}: convert them with "
+            f"images.to({dtype})."
         )
+
+
+def dtype_of_images(traced: torch.dtype, network: nn.Module) -> torch.dtype:
+    """What images an exported network takes now: `network.double()` and others convert weights.
+
+    Args:
+        traced: the dtype of the images that it was exported with.
+        network: what was read.
+
+    Example:
+        >>> dtype_of_images(torch.float32, nn.Linear(2, 2).double())
+        torch.float64
+        >>> dtype_of_images(torch.uint8, nn.Linear(2, 2))
+        torch.uint8
+    """
+    if not traced.is_floating_point:
+        return traced
+    weights = (weight for weight in network.parameters() if weight.is_floating_point())
+    return next((weight.dtype for weight in weights), traced)

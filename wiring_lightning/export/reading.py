@@ -12,7 +12,7 @@ from typing_extensions import override
 from wiring_lightning.export.described_network import DescribedNetwork
 from wiring_lightning.export.errors import ExportError, first_line, needs_extra
 from wiring_lightning.export.formats import KEY, checksum
-from wiring_lightning.export.image_check import check_images
+from wiring_lightning.export.image_check import check_images, dtype_of_images
 
 _TRUST = (
     "a .pt2 file can run code when it is read: if you trust where it comes from, read it with "
@@ -22,6 +22,15 @@ _ONNX_TYPES = {
     "tensor(float)": torch.float32,
     "tensor(double)": torch.float64,
     "tensor(float16)": torch.float16,
+    "tensor(bool)": torch.bool,
+    "tensor(int8)": torch.int8,
+    "tensor(int16)": torch.int16,
+    "tensor(int32)": torch.int32,
+    "tensor(int64)": torch.int64,
+    "tensor(uint8)": torch.uint8,
+    "tensor(uint16)": torch.uint16,
+    "tensor(uint32)": torch.uint32,
+    "tensor(uint64)": torch.uint64,
 }
 
 
@@ -98,7 +107,8 @@ class ProgramNetwork(nn.Module):
         program = torch.export.load(path)
         (images,) = program.graph_signature.user_inputs
         (node,) = (n for n in program.graph.nodes if n.name == images)
-        self._image_shape = tuple(node.meta["val"].shape[1:])
+        value = node.meta["val"]
+        self._image_shape, self._image_dtype = tuple(value.shape[1:]), value.dtype
         self.program = program.module()
 
     @override
@@ -106,10 +116,15 @@ class ProgramNetwork(nn.Module):
         """`[batch, channels, height, width]` -> the logits of the exported network.
 
         Raises:
-            ValueError: if the images have another shape than those of the network.
+            ValueError: if the images have another shape than those of the network, or a dtype that
+                it cannot compute.
         """
         check_images(images, self._image_shape)
-        logits: Tensor = self.program(images)
+        try:
+            logits: Tensor = self.program(images)
+        except RuntimeError:  # such as of a product of two dtypes; what works needs no check
+            check_images(images, self._image_shape, dtype_of_images(self._image_dtype, self))
+            raise
         return logits
 
     @override

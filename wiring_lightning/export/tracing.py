@@ -12,6 +12,7 @@ from typing_extensions import override
 from wiring_lightning.export.errors import ExportError, first_line
 from wiring_lightning.functional import sparse_product
 from wiring_lightning.nn import BernoulliGate, Gate, store_dense
+from wiring_lightning.nn.evaluating import evaluating
 from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.wiring import Wired
@@ -22,15 +23,20 @@ _IMAGES = 2  # of the batch that is traced; a batch of one would be taken for a 
 
 
 class _Root(nn.Module):
-    """Holds a network, whose attributes then cannot collide with those of torch's own graphs."""
+    """Holds a network, whose attributes then cannot collide with those of torch's own graphs.
 
-    def __init__(self, network: nn.Module, copies: bool = False) -> None:
+    What a tracer writes down about memory, such as that a flatten is a view, holds for images in
+    the same layout only. So the graph begins with a copy in the usual layout. A network may also
+    write into it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.copies = network, copies
+        self.network = network
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        images = images.clone() if self.copies else images
+        images = images.clone(memory_format=torch.contiguous_format)
         return find_outputs(self.network(images), type(self.network).__name__).logits
 
 
@@ -91,24 +97,16 @@ def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedPr
     table = torch.export.default_decompositions()
     if not sparse:
         table[OWN] = _dense_product
-    training = network.training
-
-    def program_of(root: _Root) -> ExportedProgram:
-        traced = torch.export.export(root.eval(), (images,), dynamic_shapes=shapes, strict=False)
-        return traced.run_decompositions(table)
-
+    root = _Root(network)
     try:
-        with torch.no_grad():
-            program = program_of(_Root(network))
-            if program.graph_signature.user_inputs_to_mutate:  # such as to normalise them in place
-                program = program_of(_Root(network, copies=True))
+        with torch.no_grad(), evaluating(root):
+            traced = torch.export.export(root, (images,), dynamic_shapes=shapes, strict=False)
+            program = traced.run_decompositions(table)
     except Exception as error:  # a tracer fails in any way on code that it does not understand
         raise ExportError(
             f"{type(network).__name__} cannot be exported: torch.export cannot trace it for any "
             f"number of images ({first_line(error)})."
         ) from error
-    finally:
-        network.train(training)
     _forget_source(program)
     return program
 

@@ -18,6 +18,7 @@ from wiring_lightning.export.source_check import check_answers, check_weights_ex
 from wiring_lightning.export.tracing import plain_network, trace
 from wiring_lightning.files import check_writable, write_file
 from wiring_lightning.nn.differences import largest_difference, largest_size
+from wiring_lightning.nn.evaluating import evaluating
 from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.nn.own_tensors import with_own_tensors
 
@@ -216,18 +217,15 @@ def _logits(network: nn.Module, images: Tensor, name: str) -> Tensor:
     Raises:
         ExportError: if it fails, or gives no logits.
     """
-    modes = {module: module.training for module in network.modules()}
     device = next((weight.device for weight in network.parameters()), images.device)
     try:
-        answer = network.eval()(with_own_tensors(images.to(device)))
+        with evaluating(network):
+            answer = network(with_own_tensors(images.to(device)))
     except Exception as error:  # a network fails in any way on images that it is not made for
         shape = list(images.shape[1:])
         raise ExportError(
             f"{name} cannot compute images of shape {shape}: {first_line(error)}."
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     try:
         return find_outputs(answer, name).logits.cpu()
     except ValueError as error:

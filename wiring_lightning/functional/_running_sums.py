@@ -78,9 +78,16 @@ class RunningGradient:
             lowered[..., :: step * finer, :: step * finer] = kept[:, : space.channels]
         self.value, self._space, self._shared, self._kept = lowered, space, False, None
 
-    def with_part(self, step: int, part: Tensor) -> Tensor:
-        """The value plus `part` at every n-th row and column; the sum goes on without `part`."""
-        assert self.value is not None
+    def with_part(self, step: int, part: Tensor, shape: torch.Size) -> Tensor:
+        """The value plus `part` at every n-th row and column; the sum goes on without `part`.
+
+        Args:
+            step: n.
+            part: what is added.
+            shape: of what is returned, also if no input reads the sum.
+        """
+        if self.value is None:
+            return add_lowered(part.new_zeros(shape), part, step)
         if self._shared:
             self.value = self.value.clone()
         positions = self.value[..., ::step, ::step]

@@ -147,7 +147,7 @@ class BlockSums:
             return own if total is None else own + total
         if later is not None:
             self._to_identity = later, step
-            return self.to_residuals.with_part(step, later)
+            return self.to_residuals.with_part(step, later, shape)
         return self.to_residuals.hand_out()
 
     def _gradients_of_output(self, block: int) -> tuple[Tensor | None, tuple[int, Tensor | None]]:

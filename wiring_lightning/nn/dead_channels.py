@@ -18,7 +18,7 @@ _NOISE = 10  # standard deviation of what is written into dead channels, times t
 
 
 @torch.no_grad()
-def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
+def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) -> nn.Module:
     """A copy of a network without the channels that no weight reads; its answers are the same.
 
     A channel is dead if all weights of all layers that read it are zero, as sparse training can
@@ -31,7 +31,7 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
 
     Args:
         model: convolutions and linear layers, such as a network of torchvision or timm.
-        example: `[batch, ...]` an input of the network.
+        example: `[batch, ...]` an input of the network, or a tuple of several ones.
 
     Returns:
         The smaller network, in evaluation mode.
@@ -63,8 +63,10 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
     ):
         small = deepcopy(with_plain_weights(model)).eval()
         learning = {name: weight.requires_grad for name, weight in small.named_parameters()}
-        small.requires_grad_(True)
-        wanted = small(with_own_tensors(example))
+        for weight in small.parameters():
+            weight.requires_grad_(weight.is_floating_point() or weight.is_complex())
+        inputs = example if isinstance(example, tuple) else (example,)
+        wanted = small(*with_own_tensors(inputs))
         if not isinstance(wanted, Tensor):
             raise ValueError(
                 f"{type(model).__name__} returns a {type(wanted).__name__}, but answers can only "
@@ -72,8 +74,8 @@ def remove_dead_channels(model: nn.Module, example: Tensor) -> nn.Module:
             )
         reason = None
         try:
-            _prune_all(torch_pruning.DependencyGraph(), small, example)
-            same = _are_close(wanted.detach(), small(with_own_tensors(example)).detach())
+            _prune_all(torch_pruning.DependencyGraph(), small, inputs)
+            same = _are_close(wanted.detach(), small(*with_own_tensors(inputs)).detach())
         except Exception as error:  # such as a reshape to the old number of channels
             same, reason = False, error
         if not same:
@@ -104,15 +106,15 @@ class _Part(NamedTuple):
     in_group: Tensor
 
 
-def _prune_all(graph: Any, small: nn.Module, example: Tensor) -> None:
+def _prune_all(graph: Any, small: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Remove dead channels, in place, until there are none."""
     tied = _tied_layers(small)
-    graph.build_dependency(small, example_inputs=with_own_tensors(example))
+    graph.build_dependency(small, example_inputs=with_own_tensors(inputs))
     changed = True
     while changed:
         changed = False
         for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-            changed |= _prune(group, tied, lambda: small(with_own_tensors(example)).detach())
+            changed |= _prune(group, tied, lambda: small(*with_own_tensors(inputs)).detach())
 
 
 def _tied_layers(model: nn.Module) -> set[nn.Module]:
