@@ -125,6 +125,9 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
             self._length = RunLength.of(
                 trainer, self, self.total_steps, self.in_epochs, self._begin
             )
+            if self._length.batches is not None:
+                instead = "total_steps and unit=step" if self.in_epochs else "total_steps"
+                self.count_on(self._length.batches, instead)
         super().on_fit_start(trainer, pl_module)
 
     @override
