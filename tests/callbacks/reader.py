@@ -137,8 +137,10 @@ def fit(
     data = kwargs.pop("data", batches(steps))
     resume = kwargs.pop("resume", None)
     trainer = quiet_trainer(**{"precision": "64-true", "callbacks": callbacks, **kwargs})
-    validation = DataLoader(data, batch_size=None) if kwargs.get("limit_val_batches") else None
-    trainer.fit(module, Loader(data), validation, ckpt_path=resume, weights_only=True)
+    plain = DataLoader(data, batch_size=None)
+    loader = Loader(data) if isinstance(data, list) else plain
+    validation = plain if kwargs.get("limit_val_batches") else None
+    trainer.fit(module, loader, validation, ckpt_path=resume, weights_only=True)
     return module, watch
 
 
