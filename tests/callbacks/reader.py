@@ -83,6 +83,28 @@ def batches(count: int, dtype: torch.dtype = torch.float64) -> list[Batch]:
     return list(zip(images, labels, strict=True))
 
 
+class Loader:
+    """Batches in their order; a checkpoint of Lightning keeps how many of them were there."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches, self.position = batches, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        first = self.position % len(self)
+        for number, batch in enumerate(self.batches[first:], first + 1):
+            self.position = number
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
 class Watch(Callback):
     """The weights that every step trains with, and those that a fit ends with."""
 
@@ -112,10 +134,12 @@ def fit(
     module = module or Reader()
     watch = Watch()
     callbacks = [callback, *kwargs.pop("callbacks", []), watch]
-    loader = DataLoader(kwargs.pop("data", batches(steps)), batch_size=None)
+    data = kwargs.pop("data", batches(steps))
     resume = kwargs.pop("resume", None)
     trainer = quiet_trainer(**{"precision": "64-true", "callbacks": callbacks, **kwargs})
-    validation = loader if kwargs.get("limit_val_batches") else None
+    plain = DataLoader(data, batch_size=None)
+    loader = Loader(data) if isinstance(data, list) else plain
+    validation = plain if kwargs.get("limit_val_batches") else None
     trainer.fit(module, loader, validation, ckpt_path=resume, weights_only=True)
     return module, watch
 
@@ -176,12 +200,8 @@ def assert_same(watch: Masks, expected: Masks, masks: Masks) -> None:
 def check_resuming(
     make: Callable[[], Callback], folder: Path, at: int, module: type[Reader] = Reader, **kw: Any
 ) -> None:
-    """A run that resumes after a step ends as the uninterrupted one, bit for bit.
-
-    All batches are the same one: a plain `DataLoader` does not remember where it stood.
-    """
-    data = batches(1, torch.float32) * 4
-    kw = {"data": data, "max_epochs": 2, "precision": "32-true"} | kw
+    """A run that resumes after a step ends as the uninterrupted one, bit for bit."""
+    kw = {"data": batches(4, torch.float32), "max_epochs": 2, "precision": "32-true"} | kw
     saver = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole, _ = fit(make(), module(), callbacks=[saver], enable_checkpointing=True, **kw)
     resumed, _ = fit(make(), module(), resume=folder / f"step={at}.ckpt", **kw)

@@ -1,6 +1,5 @@
 """Fits that end before a learner is done say so, and so do settings that cannot come true."""
 
-import signal
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from tests.callbacks.reader import Gated, Reader, batches, edges
@@ -128,40 +126,6 @@ def test_gates_and_searches_too() -> None:
     assert said_of(METHODS[0], MaskConnect(freeze_epoch=1)) == []
     search = BudgetedSearch(budget=1e5, warmup_epochs=7)
     assert "begin after 7 epochs of warm-up" in said_of(FABRIC, search)[0]
-
-
-def quiet_fit(*callbacks: Callback) -> None:
-    data = torch.utils.data.DataLoader(batches(1), batch_size=None)
-    quiet_trainer(callbacks=list(callbacks), precision="64-true", max_epochs=6).fit(Rising(), data)
-
-
-class Interrupts(Callback):
-    def __init__(self, error: type[BaseException]) -> None:
-        self.error = error
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch == 1:
-            raise self.error
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SIGTERMException])
-def test_an_interrupted_fit_says_so(error: type[BaseException]) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        for learner, what in (
-            (DNW(density=0.1, freeze_epoch=2), "frozen when epoch 2"),
-            (RigL(density=0.1, freeze_epoch=1), "frozen when epoch 1"),
-        ):
-            with (
-                warnings.catch_warnings(record=True, action="always") as said,
-                pytest.raises((SystemExit, error)),
-            ):
-                quiet_fit(learner, Interrupts(error))
-            texts = [str(one.message) for one in said]
-            reached = what == "frozen when epoch 1"
-            assert any(what in text and "training ended" in text for text in texts) != reached
-    finally:
-        signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
 
 
 def test_a_learner_that_is_done_is_silent() -> None:

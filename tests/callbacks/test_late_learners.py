@@ -14,9 +14,8 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     ModelCheckpoint,
 )
-from torch.utils.data import DataLoader
 
-from tests.callbacks.reader import Reader, batches, edges, fit
+from tests.callbacks.reader import Loader, Reader, batches, edges, fit
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.callbacks import ACDC, DNW, SET, GradualPruning, MaskSchedule, RigL
 
@@ -27,8 +26,10 @@ FALLING: dict[str, Make] = {
     "ACDC": lambda: ACDC(density=0.2, every=1),
     "MaskSchedule": lambda: MaskSchedule(density=0.2, every=1, initial_density=0.9, until=1.0),
 }
-# One batch: a plain `DataLoader` does not remember where it stood.
-DATA = DataLoader(batches(1, torch.float32) * 6, batch_size=None)
+
+
+def data() -> Loader:
+    return Loader(batches(6, torch.float32))
 
 
 def train(
@@ -39,7 +40,9 @@ def train(
     settings = {"callbacks": [*callbacks, saver], "enable_checkpointing": True, **kw}
     trainer, module = quiet_trainer(**settings), module or Reader()
     with warnings.catch_warnings(record=True, action="always") as said:
-        trainer.fit(module, DATA, ckpt_path=folder / resume if resume else None, weights_only=True)
+        trainer.fit(
+            module, data(), ckpt_path=folder / resume if resume else None, weights_only=True
+        )
     return trainer, module, [str(each.message) for each in said]
 
 
@@ -71,7 +74,7 @@ def test_a_learner_that_comes_between_two_fits_takes_what_is_left(
     trainer.callbacks.insert(0, learner)
     trainer.fit_loop.max_epochs = limit["max_epochs"]
     trainer.fit_loop.epoch_loop.max_steps = limit.get("max_steps", -1)
-    trainer.fit(module, DATA)
+    trainer.fit(module, data())
     assert learner._length.total == learner._rules[0].steps == steps
     assert edges(module.head) == 32
 

@@ -1,15 +1,17 @@
 """How long a training is: accumulated batches, data without a length, manual optimization."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset
 
-from tests.callbacks.reader import Batch, Reader, batches, edges, fit
+from tests.callbacks.reader import Batch, Gated, Loader, Reader, batches, edges, fit
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import (
     ACDC,
@@ -17,6 +19,7 @@ from wiring_lightning.callbacks import (
     SET,
     SNIP,
     GradualPruning,
+    MaskConnect,
     MaskSchedule,
     PruneAtStart,
     RigL,
@@ -166,3 +169,82 @@ def test_total_steps_set_the_length_of_several_steps_in_a_batch() -> None:
     fit(GradualPruning(density=0.2, every=1, total_steps=40), Seen(), steps=4, max_epochs=2)
     assert seen[4] > seen[5] == 32  # after 30 of 40 steps
     assert sorted(seen, reverse=True) == seen
+
+
+class Noted(LightningDataModule):
+    """Notes when it is asked for the training data, and where they are to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[Any] = []
+
+    def train_dataloader(self) -> Loader:
+        self.notes.append((self.trainer.current_epoch, self.trainer.global_step))
+        notes = self.notes
+
+        class Noting(Loader):
+            def load_state_dict(self, state: dict[str, int]) -> None:
+                super().load_state_dict(state)
+                notes.append(self.position)
+
+            def __iter__(self) -> Any:
+                for batch in super().__iter__():
+                    notes.append(float(batch[0].sum()))
+                    yield batch
+
+        return Noting(batches(3, torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "at"),
+    [
+        ({"max_epochs": 3}, 4),
+        ({"max_epochs": -1, "max_steps": 8, "reload_dataloaders_every_n_epochs": 1}, 3),
+    ],
+)
+def test_a_resumed_run_asks_for_its_data_as_without_a_learner(
+    settings: dict[str, int], at: int, tmp_path: Path
+) -> None:
+    def notes(learner: Callback | None, resume: Path | None = None) -> list[Any]:
+        folder = tmp_path / type(learner).__name__
+        saver = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+        callbacks = [*([] if learner is None else [learner]), *([] if resume else [saver])]
+        trainer = quiet_trainer(callbacks=callbacks, enable_checkpointing=not resume, **settings)
+        data, module = Noted(), Gated() if isinstance(learner, MaskConnect) else Reader()
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        return data.notes if resume else notes(learner, folder / f"step={at}.ckpt")
+
+    plain = notes(None)
+    assert [note for note in plain if isinstance(note, int)] == [at % 3 or 3]
+    for learner in (
+        RigL(density=0.25, delta_t=1),
+        DNW(density=0.25, initial_density=1.0),
+        MaskConnect(explore="swap", freeze_epoch=3),
+    ):
+        assert notes(learner) == plain
+
+
+@pytest.mark.parametrize(
+    ("learner", "instead"),
+    [
+        (RigL(density=0.25, delta_t=1), "give total_steps."),
+        (SET(density=0.25, total_steps=9), "give total_steps and unit=step."),
+        (MaskConnect(explore="swap", freeze_epoch=2), "give anneal_steps."),
+        (RigL(density=0.25, delta_t=1, total_steps=9), None),
+        (MaskConnect(), None),
+    ],
+)
+def test_epochs_that_get_another_number_of_batches_are_told_once(
+    learner: Any, instead: str | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    class Shrinking(LightningDataModule):
+        def train_dataloader(self) -> Loader:
+            return Loader(batches(4 - self.trainer.current_epoch, torch.float32))
+
+    trainer = quiet_trainer(callbacks=[learner], max_epochs=3, reload_dataloaders_every_n_epochs=1)
+    trainer.fit(Gated() if isinstance(learner, MaskConnect) else Reader(), Shrinking())
+    said = [str(one.message) for one in recwarn if "an epoch has" in str(one.message)]
+    assert len(said) == (0 if instead is None else 1)
+    for text in said:
+        assert text.startswith(f"{type(learner).__name__}: an epoch has 3 batches now, not 4 as")
+        assert text.endswith(instead)

@@ -62,11 +62,13 @@ class RunLength:
         total: number of optimizer steps in all, as the user or the trainer says.
         epoch: number of optimizer steps of every epoch; 0 if it is not known, or not the same.
         trained: number of steps after which the trainer stops.
+        batches: number of batches of an epoch, if that decides any of the above that is used.
     """
 
     total: int
     epoch: int
     trained: float = math.inf
+    batches: float | None = None
 
     @classmethod
     def of(
@@ -92,10 +94,11 @@ class RunLength:
         epoch = steps_in(trainer, 1)
         same = len(set(_accumulation(trainer).values())) == 1
         epochs = _most_epochs(trainer, callback)
-        limits = [trainer.max_steps - begin.steps] if trainer.max_steps >= 0 else []
+        in_steps = trainer.max_steps - begin.steps if trainer.max_steps >= 0 else math.inf
+        by_epochs = math.inf
         if epoch and epochs is not None:
-            limits.append(steps_in(trainer, epochs) - begin.before(trainer))
-        trained = min(limits, default=math.inf)
+            by_epochs = steps_in(trainer, epochs) - begin.before(trainer)
+        trained = min(in_steps, by_epochs)
         total = trained if total_steps is None else total_steps
         # Lightning takes the length of data that it does not load for unknown.
         if total <= 0 or (total_steps is None and trainer.limit_train_batches == 0):
@@ -114,7 +117,9 @@ class RunLength:
         _tell_guess(trainer, callback, total_steps, total, epoch if in_epochs else 0)
         if total_steps is not None and not trainer.lightning_module.automatic_optimization:
             trained = math.inf  # nobody but the user knows how many steps an optimizer takes
-        return cls(int(total), epoch if same else 0, trained)
+        counts = in_epochs or (total_steps is None and by_epochs <= in_steps)
+        batches = trainer.num_training_batches if counts else None
+        return cls(int(total), epoch if same else 0, trained, batches)
 
     def step_at(self, share: float) -> int:
         """The number of steps after a share of the training."""
@@ -123,7 +128,7 @@ class RunLength:
 
 def steps_in(trainer: Trainer, epochs: int) -> int:
     """How many optimizer steps so many epochs of a fit have in all; 0 if it is not known."""
-    trainer.fit_loop.setup_data()  # otherwise the number of batches may not be known yet
+    _load_data(trainer)
     batches = trainer.num_training_batches
     if not math.isfinite(batches):
         return 0
@@ -132,6 +137,22 @@ def steps_in(trainer: Trainer, epochs: int) -> int:
         max(min(end, epochs) - begin, 0) * math.ceil(batches / accumulated[begin])
         for begin, end in pairwise([*sorted(accumulated), epochs])
     )
+
+
+def _load_data(trainer: Trainer) -> None:
+    """Make the trainer ask for its training data, without which the number of batches is not known.
+
+    Lightning restores its loops after `on_fit_start`. Data that it asks for earlier would be those
+    of epoch 0, and would not get the position that a checkpoint holds. So the loops come first.
+    """
+    # Lightning forgets the checkpoint once all is restored.
+    loops = trainer._checkpoint_connector._loaded_checkpoint.get("loops")
+    if loops is not None and trainer.train_dataloader is None:
+        trainer.fit_loop.load_state_dict(loops["fit_loop"])
+        trainer.fit_loop.setup_data()
+        # The position counts once: Lightning would keep it for data that are reloaded later.
+        loops["fit_loop"]["state_dict"].pop("combined_loader", None)
+    trainer.fit_loop.setup_data()
 
 
 def _no_step(begin: Begin) -> str:
@@ -165,6 +186,14 @@ def _tell_guess(
             f"{type(callback).__name__}: with manual optimization a batch is taken to have one "
             f"step, so {' and '.join(taken)}; if that is not so, {' and '.join(other)}."
         )
+
+
+def has_other_batches(trainer: Trainer, counted: float) -> bool:
+    """Whether an epoch of training that begins has another number of batches than was counted."""
+    epochs = _most_epochs(trainer)
+    # `StochasticWeightAveraging` counts one more in the epoch that it adds.
+    trains = epochs is None or trainer.current_epoch < epochs
+    return trains and trainer.num_training_batches != counted
 
 
 def learning_epochs(trainer: Trainer) -> int | None:

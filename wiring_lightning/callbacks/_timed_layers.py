@@ -55,7 +55,6 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
         self._check_times()
         self._length = RunLength(0, 0)
         self._begin = Begin()  # where this learner began
-        self._over = False  # whether the training of this fit has ended
 
     @property
     def has_times(self) -> bool:
@@ -111,14 +110,26 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
 
     @override
     def unfinished(self, epochs: int) -> str | None:
-        last = max((rule.times.final_step for rule in self._rules if rule.times), default=0)
-        if self.due or not (self._over or self._length.trained < last):
-            return super().unfinished(epochs)
-        return f"the layers have their final density only after step {max(last, 1)}"
+        late = self._length.trained < self._final_step
+        return (self._not_due() if late else None) or super().unfinished(epochs)
+
+    @override
+    def missed(self) -> str | None:
+        return self._not_due()
+
+    def _not_due(self) -> str | None:
+        """What is to come if the layers do not have their final density yet."""
+        if self.due:
+            return None
+        return f"the layers have their final density only after step {max(self._final_step, 1)}"
+
+    @property
+    def _final_step(self) -> int:
+        """The step after which the layers have their final density."""
+        return max((rule.times.final_step for rule in self._rules if rule.times), default=0)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._over = False
         saved = self._restored
         if saved is None:
             self._begin = self.fit_begin(trainer)
@@ -128,17 +139,15 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
             self._length = RunLength.of(
                 trainer, self, self.total_steps, self.in_epochs, self._begin
             )
+            if self._length.batches is not None:
+                instead = "total_steps and unit=step" if self.in_epochs else "total_steps"
+                self.count_on(self._length.batches, instead)
         super().on_fit_start(trainer, pl_module)
 
     @override
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         return {**state, "begin": list(astuple(self._begin))} if self._rules else state
-
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        self._over = True
 
     def _check_times(self) -> None:
         """Raise an error if an argument of the times is out of range."""

@@ -179,6 +179,7 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
             raise self.mistake(
                 "how many steps there are until the freeze is not known: give anneal_steps."
             )
+        self.count_on(trainer.num_training_batches, "anneal_steps")
         # What is over counts if this learner begins late; one that goes on has its own number.
         over = self.fit_begin(trainer).before(trainer)
         return {**self.options, "anneal_steps": max(steps - over, 1)}

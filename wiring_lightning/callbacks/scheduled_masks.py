@@ -180,9 +180,9 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
             )
 
     @override
-    def unfinished(self, epochs: int) -> str | None:
-        missed = super().unfinished(epochs)
-        if missed is not None or self.frozen or not self._over:
+    def missed(self) -> str | None:
+        missed = super().missed()
+        if missed is not None or self.frozen:
             return missed
         for rule in self._rules:
             end = rule.times.end

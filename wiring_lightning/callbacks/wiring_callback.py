@@ -109,6 +109,10 @@ class WiringCallback(CheckedWiring, ABC):
             return None
         return f"the wiring is to be frozen when epoch {self.freeze_epoch} (from 0) starts"
 
+    def missed(self) -> str | None:
+        """What else this fit, which is over, did not reach, such as a step; `None` if nothing."""
+        return None
+
     def check_freeze(self, epoch: int | None) -> None:
         """Raise an error if the wiring must not be frozen at the start of this epoch."""
 
@@ -194,7 +198,7 @@ class WiringCallback(CheckedWiring, ABC):
         self._freeze_if_due(trainer)
         epochs = learning_epochs(trainer)
         if epochs is not None:
-            self._warn_if_unfinished(trainer, epochs, "the trainer stops")
+            self._warn_if_unfinished(trainer, epochs)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -283,7 +287,7 @@ class WiringCallback(CheckedWiring, ABC):
         self._parts = None  # the network may be back on the CPU, where some have new parameters
         if self._averages is not None:
             self._averages.finish()
-        self._warn_if_unfinished(trainer, trainer.current_epoch, "training ended")
+        self._warn_if_unfinished(trainer, trainer.current_epoch, over=True)
         self.check()
 
     @override
@@ -300,7 +304,7 @@ class WiringCallback(CheckedWiring, ABC):
             self._averages.restore()
             self._averages.interrupted = True
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):  # not what says itself why
-            self._warn_if_unfinished(trainer, trainer.current_epoch, "training ended")
+            self._warn_if_unfinished(trainer, trainer.current_epoch, over=True)
         self.let_go()
         trainer.callbacks.append(LastOfAll(self._end))
 
@@ -334,12 +338,16 @@ class WiringCallback(CheckedWiring, ABC):
             self._averages.load_state(self._saved_averages)
             self._saved_averages = {}
 
-    def _warn_if_unfinished(self, trainer: Trainer, epochs: int, what: str) -> None:
-        missed = None if trainer.fast_dev_run or self._warned else self.unfinished(epochs)
+    def _warn_if_unfinished(self, trainer: Trainer, epochs: int, over: bool = False) -> None:
+        """Say, once, what a fit of so many epochs does not reach, or did not if it is over."""
+        if trainer.fast_dev_run or self._warned:
+            return
+        missed = self.unfinished(epochs) or (self.missed() if over else None)
         if missed is not None:
             self._warned = True
+            end = "training ended" if over else "the trainer stops"
             rank_zero_warn(
-                f"{type(self).__name__}: {missed}, but {what} after {counted(epochs, 'epoch')}."
+                f"{type(self).__name__}: {missed}, but {end} after {counted(epochs, 'epoch')}."
             )
 
     def _refuse_two_learners(self, trainer: Trainer) -> None:
