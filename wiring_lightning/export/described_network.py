@@ -62,7 +62,9 @@ class DescribedNetwork(nn.Module):
             self._plain = description["graphs"]
             self._graphs = self._read_graphs()
             self.image_shape = tuple(int(size) for size in description["image"])
-            self._image_dtype = _torch_word(description["image_dtype"], torch.dtype)
+            # Files that were written before it was noted have none; theirs were floats.
+            word = description.get("image_dtype", "float32")
+            self._image_dtype = _torch_word(word, torch.dtype)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ExportError(f"its description is damaged ({error!r})") from error
 
