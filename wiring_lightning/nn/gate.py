@@ -104,9 +104,8 @@ class Gate(Described):
         # Which slots are candidates, whatever an optimizer makes of the scores; unknown on `meta`.
         known = None if scores.is_meta else scores >= 0
         self.register_buffer("_usable", known, persistent=False)
-        self._candidates = (
-            None if known is None else known.cpu()
-        )  # stays if the gate goes to `meta`
+        # A second time on the CPU, for a gate that goes through `meta`, where values are lost.
+        self._candidates = None if known is None else known.cpu()
         scores = normalize_scores(scores)
         if mode == "covered":
             drawn = sample_covering(scores >= 0, fan_in)
