@@ -50,7 +50,7 @@ def refuse_untaught(layers: Sequence[Learnable]) -> None:
         raise MisconfigurationException(
             f"The network has a learned wiring ({counted(len(layers), 'layer')}), but no callback "
             f"learns it, so it would keep its first random draw: add {layers[0].taught_by} to the "
-            'trainer\'s callbacks, or build the backbone with wiring="random".'
+            'callbacks of the trainer, or build the backbone with wiring="random".'
         )
 
 

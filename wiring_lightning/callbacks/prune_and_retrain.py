@@ -155,7 +155,8 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
         if last is not None and last <= self.dense_epochs:
             raise self.mistake(
                 f"the trainer stops after {counted(last, 'epoch')}, but the second training begins "
-                f"after {self.dense_epochs}: give it the max_epochs, or max_steps, of both."
+                f"after {self.dense_epochs}: give it the max_epochs, or max_steps, of both "
+                "trainings."
             )
         if last is not None:
             self._refuse_earlier_averages(trainer)

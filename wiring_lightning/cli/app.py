@@ -1,14 +1,11 @@
 """LightningCLI with this package's classes, an `inspect` and a final report."""
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
-from jsonargparse import Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -24,7 +21,7 @@ import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning._checks import check_counts, has_foreign_code
-from wiring_lightning.callbacks import PhaseSchedule, PredictionWriter, SparseLayers, WiringCallback
+from wiring_lightning.callbacks import PredictionWriter
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
 from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, load_checkpoint
@@ -59,6 +56,7 @@ from wiring_lightning.cli.run_folder import (
 )
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import own_classes_preferred
+from wiring_lightning.cli.trainer_options import check_learners, max_epochs_of, say_what_is_misread
 from wiring_lightning.cli.trust import only_known_kinds
 from wiring_lightning.files import free_path
 from wiring_lightning.plots import save_figure
@@ -195,8 +193,8 @@ class WiringCLI(LightningCLI):
         # As Lightning, without a check of what was parsed a moment ago.
         if not hasattr(self, "config_dump"):
             assert isinstance(self.parser, WiringParser)
-            text = self.parser.text_of(self.config, skip_link_targets=False)
-            self.config_dump = yaml.safe_load(text)[self.config.subcommand]
+            values = self.parser.values_of(self.config, skip_link_targets=False)
+            self.config_dump = values[self.config.subcommand]
 
     def _go_on_unasked(self) -> None:
         """Choose the checkpoint with which a fit goes on without being told."""
@@ -224,10 +222,10 @@ class WiringCLI(LightningCLI):
             inspecting.data = parser.given.get("data")
             return inspecting
         given = self.config_init[self.subcommand].trainer
-        _check_learners(given.callbacks)
-        _say_what_is_misread(given)
+        check_learners(given.callbacks)
+        say_what_is_misread(given)
         if given.max_epochs is None:
-            kwargs |= _epochs_of(given.callbacks, self.subcommand)
+            kwargs |= max_epochs_of(given.callbacks, self.subcommand)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (AttributeError, KeyError, TypeError) as error:
@@ -289,16 +287,15 @@ class WiringCLI(LightningCLI):
         if folder is not None:
             parser = self._parser("inspect")
             assert isinstance(parser, InspectParser)
-            built = yaml.safe_load(parser.text_of(self.config.inspect))
-            path = write_found(self.model, parser.whole_config(built["model"]), Path(folder))
+            built = parser.whole_config(self._plain_config()["model"])
+            path = write_found(self.model, built, Path(folder))
             sys.stderr.write(f"wiring: wrote {path}\n")  # not into the JSON
 
     def _plain_config(self) -> dict[str, Any]:
         """The config of the subcommand as strings, numbers, lists and dicts."""
         parser = self._parser(self.subcommand)
         assert isinstance(parser, WiringParser)
-        config: dict[str, Any] = yaml.safe_load(parser.text_of(self.config[self.subcommand]))
-        return config
+        return parser.values_of(self.config[self.subcommand])
 
     def after_fit(self) -> None:
         """Test the trained network and print the report."""
@@ -362,44 +359,3 @@ def run(arguments: Sequence[str]) -> None:
     """Run one command of Lightning's; the first argument is its name."""
     # A switch needs no value in the other subcommands; here the parser wants one.
     WiringCLI(["--overwrite=true" if one == "--overwrite" else one for one in arguments])
-
-
-def _say_what_is_misread(given: Namespace) -> None:
-    """Numbers that Lightning takes for something else than people often think."""
-    for name in ("train", "val", "test", "predict"):
-        limit = given[f"limit_{name}_batches"]
-        if limit == 1 and isinstance(limit, int):
-            note(f"limit_{name}_batches: 1 is one batch; 1.0 would be all of them")
-    every = given.log_every_n_steps
-    if every is not None:
-        check_counts(0, 10**9, MisconfigurationException, log_every_n_steps=every)
-    batches = given.get("accumulate_grad_batches")
-    if isinstance(batches, int):
-        check_counts(1, 10**9, MisconfigurationException, accumulate_grad_batches=batches)
-    if every == 0:
-        note("log_every_n_steps: 0 logs no step, only whole epochs")
-    if given.barebones:
-        note("barebones: true logs and saves nothing, so the report has no accuracy")
-
-
-def _epochs_of(callbacks: Any, subcommand: str) -> dict[str, int]:
-    """`max_epochs` where a config need not say it: then Lightning would warn about its own 1000."""
-    if subcommand != "fit":
-        return {"max_epochs": 1}  # not used
-    given = callbacks if isinstance(callbacks, list) else [callbacks]
-    schedules = [callback for callback in given if isinstance(callback, PhaseSchedule)]
-    return {"max_epochs": schedules[0].max_epochs} if schedules else {}
-
-
-def _check_learners(callbacks: Any) -> None:
-    """Find what Lightning would refuse in many words: two callbacks with the same state."""
-    given = callbacks if isinstance(callbacks, list) else [callbacks]
-    learners = [callback for callback in given if isinstance(callback, WiringCallback)]
-    keys = Counter(learner.state_key for learner in learners)
-    for learner in learners:
-        if (count := keys[learner.state_key]) > 1:
-            more = ", or give them other `layers`" if isinstance(learner, SparseLayers) else ""
-            raise MisconfigurationException(
-                f"The trainer has {count} {type(learner).__name__} callbacks: leave one, it learns "
-                f"everything{more}."
-            )

@@ -67,6 +67,11 @@ class WiringParser(LightningArgumentParser):
         text: str = self.dump(config, skip_none=False, skip_validation=True, **settings)
         return text
 
+    def values_of(self, config: Namespace, **settings: Any) -> dict[str, Any]:
+        """What `parse` gave, as strings, numbers, lists and dicts."""
+        values: dict[str, Any] = yaml.safe_load(self.text_of(config, **settings))
+        return values
+
     @override
     def parse_path(self, path: Any, *args: Any, **settings: Any) -> Namespace:
         """Read a config file; what is no text of YAML is refused by the name of the file."""
