@@ -1,6 +1,6 @@
 """What is left of the ResNeXt without its dead branches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import chain
 
@@ -14,6 +14,7 @@ from tests.backbones.small_resnext import TOLERANCE, C, batch, gates, own_parame
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate, Selection
+from wiring_lightning.nn.branch_chain import can_chain
 
 
 @pytest.fixture(
@@ -71,20 +72,6 @@ def test_the_compact_network_holds_what_lives_and_no_gate(trained: Iterator[ResN
         assert wiring.live_nodes.all()
         for cost in (costs.parameters, costs.multiply_adds, costs.sequential_steps):
             assert int(cost(wiring)) == int(cost(network.wiring()))
-
-
-def test_with_one_source_each_no_stream_has_to_move(trained: Iterator[ResNeXt]) -> None:
-    for network in trained:
-        chosen = [gate.selection() for gate in gates(network)]
-        compact = network.compact()
-        kept = [part for part in compact.modules() if isinstance(part, Selection)]
-        for selection in kept:
-            if selection.only_source is not None:
-                sources = selection.matrix.shape[1]
-                assert torch.equal(selection.matrix[:sources], torch.eye(sources))
-                assert selection.in_order
-        if all(selection.only_source is not None for selection in chosen):
-            assert all(selection.only_source is not None for selection in kept)
 
 
 def test_compacting_twice_changes_nothing(trained: Iterator[ResNeXt]) -> None:
@@ -146,67 +133,67 @@ def test_the_compact_network_keeps_the_epsilon_of_its_norms() -> None:
     assert_near(network.compact()(images), network(images), 1e-10)
 
 
-@pytest.fixture(params=["_logits", "_logits_by_image"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The way in which a CPU computes the images of a part, whatever their size."""
-    bound = 2**40 if request.param == "_logits" else 0
-    monkeypatch.setattr("wiring_lightning.backbones.multi_branch._LARGE_STATE", bound)
-    return str(request.param)
-
-
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_large_batch_is_computed_in_parts(
-    trained: Iterator[ResNeXt], folded: bool, way: str, monkeypatch: pytest.MonkeyPatch
+    trained: Iterator[ResNeXt], folded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, (images, _) = deepcopy(next(trained)).eval(), batch()
     compact = network.compact(folded)
     assert not any(part.training for part in compact.modules())
     seen: list[int] = []
-    in_parts = getattr(compact, way)
+    in_parts = compact._logits
 
     def counted(part: Tensor) -> Tensor:
         seen.append(len(part))
-        logits: Tensor = in_parts(part)
-        return logits
+        return in_parts(part)
 
-    monkeypatch.setattr(compact, way, counted)
+    monkeypatch.setattr(compact, "_logits", counted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with torch.no_grad():
         expected = network(images)
         assert_near(compact(images), expected, 1e-10)
         monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)
         assert_near(compact(images), expected, 1e-10)
-    assert seen == [len(images)] + [1] * len(images)
+    assert sum(seen) == 2 * len(images)
+    assert seen[:2] == [len(images), 2]
 
 
 @pytest.mark.parametrize(
-    ("shape", "side", "dtype", "expected"),
+    ("change", "expected"),
     [
-        ((11, 2, 4, 1), 8, torch.float32, "_logits"),
-        ((11, 4, 4, 2), 16, torch.float32, "_logits"),
-        ((11, 2, 4, 2), 32, torch.float32, "_logits_by_image"),
-        ((11, 2, 4, C), 32, torch.float16, "_logits"),
-        ((29, 8, 8, 4), 8, torch.float32, "_logits"),
-        ((29, 8, 8, 4), 16, torch.float32, "_logits"),  # 512 KB, the bound itself
-        ((29, 8, 8, 4), 16, torch.float64, "_logits_by_image"),
-        ((29, 8, 8, 1), 32, torch.float32, "_logits_by_image"),
+        (lambda network, images: (network, images), True),
+        (lambda network, images: (network.double(), images.double()), False),
+        (lambda network, images: (network.bfloat16(), images.bfloat16()), False),
+        (lambda network, images: (network.train(), images), False),
     ],
-    ids=str,
+    ids=["float32", "float64", "bfloat16", "training"],
 )
-def test_only_large_images_are_computed_one_by_one(
-    shape: tuple[int, int, int, int],
-    side: int,
-    dtype: torch.dtype,
-    expected: str,
+@pytest.mark.parametrize("fan_in", [1, 2])
+def test_what_is_computed_in_c(
+    fan_in: int,
+    change: Callable[[nn.Module, Tensor], tuple[nn.Module, Tensor]],
+    expected: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch.manual_seed(0)
-    network = ResNeXt(*shape, wiring="random").to(dtype).eval().compact()
-    seen = []
-    for name in ("_logits", "_logits_by_image"):
-        monkeypatch.setattr(network, name, lambda part, name=name: seen.append(name) or part)
+    source, (images, _) = small(fan_in).float().eval(), batch()
+    images = images.float()
+    network, images = change(source.compact(), images)
+    seen: list[str] = []
+    for name in ("_logits", "_logits_by_chain"):
+        way = getattr(network, name)
+        looked = lambda part, name=name, way=way: seen.append(name) or way(part)  # noqa: E731
+        monkeypatch.setattr(network, name, looked)
     with torch.no_grad():
-        network(torch.zeros(1, 3, side, side, dtype=dtype))
-    assert seen == [expected]
+        logits = network(images)
+    in_c = expected and can_chain([])  # if this machine has a compiler
+    assert seen == ["_logits_by_chain" if in_c else "_logits"]
+    if expected:
+        assert_near(logits, source(images), 1e-5)
+    seen.clear()
+    network(images)  # with gradients
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        network(images)
+    assert seen == ["_logits"] * 2
 
 
 @pytest.mark.parametrize("name", ["stem", "blocks.module1", "blocks.module3", "classifier"])
@@ -241,14 +228,13 @@ def test_norms_in_training_mode_see_the_whole_batch_without_gradients(
         torch.testing.assert_close(results[1][name], value, msg=name)
 
 
-@pytest.mark.usefixtures("way")
-def test_no_images_give_no_logits() -> None:
-    network, (images, _) = small(2).eval().compact(), batch()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_images_give_no_logits(dtype: torch.dtype) -> None:
+    network, (images, _) = small(2).to(dtype).eval().compact(), batch()
     with torch.no_grad():
-        assert network(images[:0]).shape == (0, 10)
+        assert network(images[:0].to(dtype)).shape == (0, 10)
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("fan_in", [1, 2])
 def test_work_without_gradients_is_counted_like_work_with_them(fan_in: int) -> None:
     network, (images, _) = small(fan_in).eval().compact(), batch()

@@ -10,17 +10,12 @@ from typing_extensions import override
 
 from wiring_lightning.functional import apply_in_parts, examples_per_part, may_split
 from wiring_lightning.nn import Branches, Gate, Selection
-from wiring_lightning.nn.branch_streams import merged_chain
+from wiring_lightning.nn.branch_chain import branch_chain, can_chain
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import BatchNorm, examples_are_independent, fold_batch_norms
 from wiring_lightning.nn.hooks import computes_as, has_hooks
 from wiring_lightning.nn.plain_weights import of_plain_weights
-from wiring_lightning.nn.pointwise import PointwiseConv2d
 from wiring_lightning.wiring import Wiring, WiringBuilder
-
-# Bytes of the largest state of an image, above which a CPU takes the images of a part one by one.
-# A smaller state costs less to move than many operators cost to start.
-_LARGE_STATE = 2**19
 
 
 class MultiBranchNetwork(Described):
@@ -59,12 +54,14 @@ class MultiBranchNetwork(Described):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
-        if self.bytes_per_pixel is None or not may_split(images) or self._needs_whole_modules():
+        if self.bytes_per_pixel is None or _needs_whole_batch(self):
             return self._logits(images)
+        way = self._logits_by_chain if self._may_chain(images) else self._logits
+        if not may_split(images):
+            return way(images)
         pixels = images.shape[2] * images.shape[3] // self.reduction**2
-        state = self.bytes_per_pixel * pixels
-        way = self._logits_by_image if state > _LARGE_STATE else self._logits
-        return apply_in_parts(way, images, examples_per_part(state))
+        size = examples_per_part(self.bytes_per_pixel * pixels)
+        return apply_in_parts(way, images, size * torch.get_num_threads())
 
     def _logits(self, images: Tensor) -> Tensor:
         """The logits of some images at once, module by module."""
@@ -78,13 +75,27 @@ class MultiBranchNetwork(Described):
         logits: Tensor = self.classifier(state.squeeze(1).mean((2, 3)))
         return logits
 
-    def _logits_by_image(self, images: Tensor) -> Tensor:
-        """As `_logits`, on a CPU, where the large streams of one image should stay in the cache."""
+    def _logits_by_chain(self, images: Tensor) -> Tensor:
+        """As `_logits`, where the modules with branches of their own are one function in C."""
         state: Tensor = self.stem(images).unsqueeze(1)
         for blocks, selections in self._chains():
-            state = merged_chain(state, blocks, selections).relu_()
+            state = branch_chain(state, blocks, selections) if selections else blocks[0](state)
+            state = state.relu_()
         logits: Tensor = self.classifier(state.squeeze(1).mean((2, 3)))
         return logits
+
+    def _may_chain(self, images: Tensor) -> bool:
+        """Whether `_logits_by_chain` is right here: on a CPU, in evaluation, without gradients."""
+        return (
+            len(self.connections) > 0
+            and images.device.type == "cpu"
+            and images.dtype == torch.float32
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_exporting()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+            and _has_plain_chains(self)
+        )
 
     def _chains(self) -> list[tuple[list[Branches], list[Selection]]]:
         """The modules from each that reads one state to the next that gives one."""
@@ -132,8 +143,8 @@ class MultiBranchNetwork(Described):
     def compact(self, fold_batch_norm: bool = False) -> "MultiBranchNetwork":
         """The network in evaluation mode, without gates and unused branches.
 
-        Branches that all readers read are summed. Branches that read one source each are put in
-        the order of their sources. A CPU computes a large batch in parts.
+        Branches that all readers read are summed. A CPU computes a large batch in parts, and
+        branches with inputs of their own in C, if the machine has a compiler.
 
         Args:
             fold_batch_norm: fold the batch norms into the convolutions, for inference only.
@@ -148,10 +159,8 @@ class MultiBranchNetwork(Described):
         for position, (name, _) in enumerate(self._blocks()):
             if name not in self.connections:
                 continue
-            whole, sources = self._connection(name).selection(), kept[position - 1]
-            order = whole.keep(kept[position], sources).targets_in_order()
-            kept[position] = [kept[position][target] for target in order]
-            selections[name] = whole.keep(kept[position], sources)
+            whole = self._connection(name).selection()
+            selections[name] = whole.keep(kept[position], kept[position - 1])
         blocks = [block.keep(rows) for (_, block), rows in zip(self._blocks(), kept, strict=True)]
         connections = {}
         for name, (earlier, later) in zip(list(self.blocks)[1:], pairwise(blocks), strict=True):
@@ -181,26 +190,31 @@ class MultiBranchNetwork(Described):
         assert isinstance(connection, Gate | Selection)
         return connection
 
-    def _needs_whole_modules(self) -> bool:
-        """Whether a large batch must not be computed in parts, nor modules by `merged_chain`.
-
-        That is so if a norm takes statistics of the batch, or if the call of a module matters: it
-        has hooks, or another class than this package gives it.
-        """
-        for part in self.modules():
-            if isinstance(part, BatchNorm) and part.training:
-                return True
-            if has_hooks(part) and part is not self:
-                return True
-        blocks = [block for _, block in self._blocks()]
-        return not computes_as(Branches, *blocks) or not all(
-            computes_as(PointwiseConv2d, block.reduce) and (block.merge or block.can_fold_expansion)
-            for block in blocks
-        )
-
     def _blocks(self) -> list[tuple[str, Branches]]:
         items = self.blocks.items()
         return [(name, block) for name, block in items if isinstance(block, Branches)]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_plain_chains(network: MultiBranchNetwork) -> bool:
+    """Whether all that a chain computes without calling it is as it was made."""
+    connections = network.connections.values()
+    return computes_as(Selection, *connections) and can_chain([b for _, b in network._blocks()])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _needs_whole_batch(network: MultiBranchNetwork) -> bool:
+    """Whether a large batch must not be computed in parts.
+
+    That is so if a norm takes statistics of the batch, or if the call of a module matters: it has
+    hooks, or another class than this package gives it.
+    """
+    for part in network.modules():
+        if isinstance(part, BatchNorm) and part.training:
+            return True
+        if has_hooks(part) and part is not network:
+            return True
+    return not computes_as(Branches, *(block for _, block in network._blocks()))
 
 
 def module_name(index: int) -> str:

@@ -30,6 +30,7 @@ from wiring_lightning.functional.budgeted_search import (
     most_probable_edges,
     policy_gradient,
 )
+from wiring_lightning.functional.c_code import c_library as c_library
 from wiring_lightning.functional.covering import sample_covering
 from wiring_lightning.functional.densities import erdos_renyi_densities
 from wiring_lightning.functional.dnw import LargestMagnitudes, mask_largest

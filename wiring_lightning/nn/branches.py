@@ -98,7 +98,7 @@ class Branches(nn.Module):
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute all branches, and their sum with `merge`."""
-        hidden = self.bottleneck(self.reduce(inputs.flatten(1, 2)))
+        hidden = self.bottleneck(self.reduced(inputs.flatten(1, 2)))
         identity = self.identity(inputs)
         if self.merge:
             if identity.shape[1] > 1:
@@ -108,10 +108,17 @@ class Branches(nn.Module):
         outputs = self._separate(hidden, identity.flatten(3))
         return outputs.unflatten(3, (height, width))
 
+    def reduced(self, inputs: Tensor) -> Tensor:
+        """What the 3 x 3 convolutions read, `[batch, branches * width, height, width]`.
+
+        Args:
+            inputs: `[batch, in, height, width]`, with the channels of all branches' inputs.
+        """
+        return functional.relu(self.reduce_norm(self.reduce(inputs)), inplace=True)
+
     def bottleneck(self, reduced: Tensor) -> Tensor:
-        """From the reductions of all branches to what they expand, by the 3 x 3 convolution."""
-        hidden = functional.relu(self.reduce_norm(reduced), inplace=True)
-        return functional.relu(self.spatial_norm(self.spatial(hidden)), inplace=True)
+        """The 3 x 3 convolutions: what the branches expand."""
+        return functional.relu(self.spatial_norm(self.spatial(reduced)), inplace=True)
 
     def keep(self, kept: Sequence[int]) -> "Branches":
         """A copy with some of the branches, in the given order, that computes the same for them."""
@@ -177,11 +184,8 @@ class Branches(nn.Module):
         self.shared_input = True
         self.reduce.groups, self.reduce.in_channels = 1, self.in_channels
 
-    def identity(self, inputs: Tensor, out: Tensor | None = None) -> Tensor:
-        """`S(x)` of every input, without the factor.
-
-        In evaluation, a projection may be written into `out`, if that is given.
-        """
+    def identity(self, inputs: Tensor) -> Tensor:
+        """`S(x)` of every input, without the factor."""
         if self.projection is None:
             return inputs
         images = inputs.flatten(0, 1)
@@ -189,18 +193,11 @@ class Branches(nn.Module):
             projected: Tensor = self.projection(images)
             return projected.unflatten(0, inputs.shape[:2])
         # Taking every n-th position first is faster than a convolution that strides.
-        conv, *norms = _layers_of(self.projection)
-        assert isinstance(conv, nn.Conv2d)
         images = images[..., :: self.stride, :: self.stride]
-        weight, bias = conv.weight.flatten(1), conv.bias
-        for norm in norms:
-            assert isinstance(norm, nn.BatchNorm2d)
-            (weight,), (bias,) = fold_batch_norm(weight[None], images.flatten(2)[:, None], norm)
-        weight = weight.to(images.dtype).expand(images.shape[0], -1, -1)
-        room = None if out is None else out.view(len(images), self.out_channels, -1)
-        projected = torch.bmm(weight, images.flatten(2), out=room).unflatten(2, images.shape[2:])
-        if bias is not None:
-            projected += bias.view(-1, 1, 1)
+        weight, bias = self.projection_weights()
+        weight = weight.flatten(1).to(images.dtype).expand(images.shape[0], -1, -1)
+        projected = torch.bmm(weight, images.flatten(2)).unflatten(2, images.shape[2:])
+        projected += bias.view(-1, 1, 1)
         return projected.unflatten(0, inputs.shape[:2])
 
     def merged(self, hidden: Tensor, identity: Tensor) -> Tensor:
@@ -214,6 +211,39 @@ class Branches(nn.Module):
         return torch.add(
             self._sum_of_branches(hidden), identity, alpha=self.identity_scale * copies
         )
+
+    @property
+    def has_plain_layers(self) -> bool:
+        """Whether all layers are as they were made, and nobody waits for their calls."""
+        return (
+            computes_as(PointwiseConv2d, self.reduce, self.expand)
+            and computes_as(nn.Conv2d, self.spatial)
+            and _is_plain_norm(self.reduce_norm, self.reduce)
+            and _is_plain_norm(self.spatial_norm, self.spatial)
+            and _is_plain_norm(self.expand_norm, self.expand)
+            and (self.projection is None or _is_plain(self.projection))
+        )
+
+    def reduction_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the 1 x 1 convolutions that reduce, with their norm folded."""
+        return _with_norm(self.reduce, self.reduce_norm)
+
+    def spatial_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the 3 x 3 convolutions, with their norm folded."""
+        return _with_norm(self.spatial, self.spatial_norm)
+
+    def expansion_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the 1 x 1 convolutions that expand, with their norm folded."""
+        return _with_norm(self.expand, self.expand_norm)
+
+    def projection_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the projection, with its norm folded; empty without one."""
+        if self.projection is None:
+            nothing = self.reduce.weight.new_empty(0)
+            return nothing, nothing
+        conv, *norms = _layers_of(self.projection)
+        assert isinstance(conv, nn.Conv2d)
+        return _with_norm(conv, norms[0] if norms else nn.Identity())
 
     @property
     def can_fold_expansion(self) -> bool:
@@ -282,6 +312,23 @@ class Branches(nn.Module):
             return fold_batch_norm(self.expand.matrices, grouped, self.expand_norm)
         assert self.expand.bias is not None
         return self.expand.matrices, self.expand.bias.view(self.branches, -1)
+
+
+def _with_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution and the norm after it, in evaluation, as one convolution."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+        return conv.weight, bias
+    # In evaluation the inputs of the norm do not matter.
+    weight, bias = fold_batch_norm(conv.weight.flatten(1)[None], conv.weight, norm)
+    return weight.view_as(conv.weight), bias.flatten()
+
+
+def _is_plain_norm(norm: nn.Module, conv: nn.Conv2d) -> bool:
+    """Whether a norm is torch's batch norm in evaluation, or in the convolution before it."""
+    if computes_as(nn.BatchNorm2d, norm):
+        return not norm.training and conv.bias is None
+    return computes_as(nn.Identity, norm)
 
 
 def _is_plain(projection: nn.Module) -> bool:

@@ -24,8 +24,9 @@ class Selection(nn.Module):
     matrix: Tensor
     score: Tensor
     only_source: Tensor | None
-    in_order: bool
     binary: bool
+    sums: list[dict[int, float]]
+    sum_of_target: list[int]
 
     def __init__(self, weights: Tensor, score: Tensor) -> None:
         super().__init__()
@@ -44,15 +45,6 @@ class Selection(nn.Module):
         rows, columns = list(targets), list(sources)
         return Selection(self.matrix[rows][:, columns], self.score[rows][:, columns])
 
-    def targets_in_order(self) -> list[int]:
-        """An order of the targets in which the selection is `in_order`, if there is one."""
-        targets = range(self.targets)
-        if self.only_source is None:
-            return list(targets)
-        read = self.only_source.tolist()
-        first = [read.index(source) for source in sorted(set(read))]
-        return [*first, *(target for target in targets if target not in first)]
-
     def choice(self) -> Choice:
         """The edges, for a `WiringBuilder`; none is learnable."""
         return Choice(self.matrix != 0, self.score, torch.tensor(False), self.score >= 0)
@@ -63,25 +55,6 @@ class Selection(nn.Module):
         if self.only_source is not None:
             return sources.index_select(1, self.only_source)
         return gated_sum(self.weights(), sources)
-
-    def repeat(self, sources: Tensor) -> None:
-        """Compute the layer in place, for one example and a selection that is `in_order`.
-
-        Args:
-            sources: `[targets, features]`. Its first rows are the sources, which the first targets
-                read; what the other targets read is written into the rows after them.
-        """
-        assert self.only_source is not None
-        count = self.matrix.shape[1]
-        if count < self.targets:
-            others = self.only_source[count:]
-            torch.index_select(sources[:count], 0, others, out=sources[count:])
-
-    def of_one(self, sources: Tensor, out: Tensor) -> Tensor:
-        """The layer for one example, `[sources, features]` -> `out` `[targets, features]`."""
-        if self.only_source is not None:
-            return torch.index_select(sources, 0, self.only_source, out=out)
-        return torch.mm(self.matrix.to(sources.dtype), sources, out=out)
 
     def rectified(self, sources: Tensor) -> Tensor:
         """The ReLU of the sums, `[batch, sources, *features]` -> `[batch, targets, *features]`."""
@@ -115,8 +88,8 @@ def _look_at_matrix(selection: nn.Module, _incompatible: Any = None) -> None:
     weights = selection.matrix
     selection.binary = bool(((weights == 0) | (weights == 1)).all())
     single = selection.binary and bool((weights.sum(1) == 1).all())
-    only, sources = weights.argmax(1), weights.shape[1]
-    selection.only_source = only if single else None
-    # Whether the first targets read the sources, one each: then nothing has to be moved for them.
-    first = torch.arange(sources, device=only.device)
-    selection.in_order = single and torch.equal(only[:sources], first)
+    selection.only_source = weights.argmax(1) if single else None
+    # The different sums, each with the factors of its sources, and which one a target reads.
+    rows = [{i: factor for i, factor in enumerate(row) if factor} for row in weights.tolist()]
+    selection.sums = [row for index, row in enumerate(rows) if row not in rows[:index]]
+    selection.sum_of_target = [selection.sums.index(row) for row in rows]

@@ -1,0 +1,191 @@
+"""Separate branches of a compact network on a CPU, from one shared state to the next, in C.
+
+Between modules whose branches stay separate, the state has one stream for each branch. torch's
+operators pass over all streams for the expansion, the sums, the ReLU and the reduction of a module.
+`branch_chain.c` does all four for a few positions before the next ones.
+"""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from wiring_lightning.functional import c_library
+from wiring_lightning.nn.branches import Branches
+from wiring_lightning.nn.selection import Selection
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_CHANNELS = 8  # the streams' channels are a multiple of it, `BLOCK` in the C code
+
+
+def can_chain(blocks: Sequence[Branches]) -> bool:
+    """Whether modules in a row can be computed by `branch_chain`."""
+    return c_library(_SOURCE) is not None and all(
+        block.has_plain_layers
+        and block.out_channels % _CHANNELS == 0
+        and block.reduce.weight.dtype == torch.float32
+        and block.reduce.weight.device.type == "cpu"
+        for block in blocks
+    )
+
+
+def branch_chain(
+    state: Tensor, blocks: Sequence[Branches], selections: Sequence[Selection]
+) -> Tensor:
+    """Two modules or more: the first reads one state, and the last merges its branches.
+
+    Args:
+        state: `[batch, 1, channels, height, width]`.
+        blocks: the modules, in evaluation mode, for which `can_chain` is true.
+        selections: the connection from each module to the next.
+
+    Returns:
+        The sum over the branches of the last module, `[batch, 1, channels, height, width]`.
+    """
+    first, last = blocks[0], blocks[-1]
+    weights = [*first.spatial_weights()]
+    for block, following in pairwise(blocks):
+        weights += [*block.expansion_weights(), *following.reduction_weights()]
+        weights += [*following.projection_weights(), *following.spatial_weights()]
+    sizes = [
+        number
+        for block in blocks
+        for number in (block.branches, block.width, block.out_channels, block.stride)
+    ]
+    sums, factors = _connections(blocks, selections)
+    narrow, shared = first.reduced(state.squeeze(1)), first.identity(state).squeeze(1)
+    hidden, streams = torch.ops.wiring_lightning.branch_chain(
+        narrow, shared, weights, sizes, sums, factors
+    )
+    return last.merged(hidden, streams.unsqueeze(1))
+
+
+def _connections(
+    blocks: Sequence[Branches], selections: Sequence[Selection]
+) -> tuple[list[int], list[float]]:
+    """Which sums the modules read, and with which factors, as `branch_chain.c` takes them."""
+    numbers: list[int] = []
+    factors: list[float] = []
+    for block, selection in zip(blocks, selections, strict=False):
+        numbers.append(len(selection.sums))
+        factors.append(block.identity_scale)
+        for terms in selection.sums:
+            numbers += [len(terms), *terms]
+            factors += terms.values()
+        numbers += [selection.targets, *selection.sum_of_target]
+    return numbers, factors
+
+
+# One operator of torch, so that it can be compiled, and profilers and counters see it.
+torch.library.define(
+    "wiring_lightning::branch_chain",
+    "(Tensor narrow, Tensor shared, Tensor[] weights, int[] sizes, int[] sums, float[] factors) "
+    "-> (Tensor, Tensor)",
+)
+
+
+@torch.library.impl("wiring_lightning::branch_chain", "cpu")
+def _run_chain(
+    narrow: Tensor,
+    shared: Tensor,
+    weights: Sequence[Tensor],
+    sizes: Sequence[int],
+    sums: Sequence[int],
+    factors: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """All that lies between two shared states.
+
+    Args:
+        narrow: `[batch, branches * width, height, width]`, what the first module's 3 x 3
+            convolutions read.
+        shared: `[batch, channels, height, width]`, the stream of all branches of the first module.
+        weights: of the first module, and of each connection, as `branch_chain.c` lists them; one
+            that is not there is empty.
+        sizes: branches, width, channels and stride of each module.
+        sums: for each connection which sums the next module reads.
+        factors: for each connection the factor of the streams, and those of the sums' terms.
+
+    Returns:
+        What the last module's branches expand, `[batch, branches * width, height, width]`, and the
+        sum of its streams, `[batch, channels, height, width]`.
+    """
+    library = c_library(_SOURCE)
+    assert library is not None
+    outputs = _empty_outputs(narrow, shared, weights, sizes, sums, factors)
+    weights = [weight.contiguous() for weight in weights]
+    arguments = (
+        ctypes.c_long(len(sizes) // 4),
+        *map(ctypes.c_long, narrow.shape[2:]),
+        (ctypes.c_long * len(sizes))(*sizes),
+        (ctypes.c_long * len(sums))(*sums),
+        (ctypes.c_float * len(factors))(*factors),
+        (ctypes.c_void_p * len(weights))(*(w.data_ptr() if w.numel() else None for w in weights)),
+    )
+
+    def run(part: Sequence[Tensor]) -> int:
+        pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in part)
+        failed: int = library.branch_chain(ctypes.c_long(len(part[0])), *arguments, *pointers)
+        return failed
+
+    # Each thread takes some of the images.
+    size = max(1, -(-len(narrow) // torch.get_num_threads()))
+    tensors = narrow.contiguous(), shared.contiguous(), *outputs
+    parts = list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
+    if len(parts) == 1:
+        failed = run(parts[0]) != 0
+    else:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            failed = any(pool.map(run, parts))
+    if failed:
+        raise MemoryError("The branches of a compact network do not fit into the memory.")
+    return outputs
+
+
+@torch.library.register_fake("wiring_lightning::branch_chain")  # type: ignore[untyped-decorator]
+def _empty_outputs(
+    narrow: Tensor, _shared: Tensor, _weights: Sequence[Tensor], sizes: Sequence[int], *_: Any
+) -> tuple[Tensor, Tensor]:
+    """Tensors for the results."""
+    sides = list(narrow.shape[2:])
+    for stride in sizes[3::4]:
+        sides = [(side - 1) // stride + 1 for side in sides]
+    branches, width, channels, _stride = sizes[-4:]
+    return (
+        narrow.new_empty(len(narrow), branches * width, *sides),
+        narrow.new_empty(len(narrow), channels, *sides),
+    )
+
+
+@register_flop_formula(torch.ops.wiring_lightning.branch_chain)
+def _count_flops(
+    narrow: torch.Size,
+    _shared: torch.Size,
+    weights: Sequence[torch.Size],
+    sizes: Sequence[int],
+    sums: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Two for each multiply-add of the convolutions, as torch counts its own."""
+    images, _channels, *sides = narrow
+    spatial, *others = [shape.numel() for shape in weights[::2]]  # the others are biases
+    positions = []
+    for stride in sizes[3::4]:
+        sides = [(side - 1) // stride + 1 for side in sides]
+        positions.append(math.prod(sides))
+    total, at = spatial * positions[0], 0
+    for index, here, after in zip(range(0, len(others), 4), positions, positions[1:], strict=False):
+        expand, reduce, project, spatial = others[index : index + 4]
+        streams = sums[at]
+        total += (expand + reduce) * here + (project * streams + spatial) * after
+        for _sum in range(streams):
+            at += 1 + sums[at + 1]
+        at += 2 + sums[at + 1]
+    return 2 * images * total
