@@ -39,6 +39,7 @@ typedef struct {
     const float *expand, *expand_bias;      /* [branches * channels][width] */
     const float *reduce, *reduce_bias;      /* of the next module, [branches * width][channels] */
     const float *project, *project_bias;    /* of the next module's streams, or NULL */
+    float *expand_blocks, *reduce_blocks;   /* the two in the order in which they are read */
 } Module;
 
 typedef struct {
@@ -60,7 +61,8 @@ static long left(long positions, long p) { return positions - p < TILE ? positio
 /* A row of a stream in the tile that begins at a position. */
 static float *stream(const Memory *memory, long channels, long number, long channel, long p)
 {
-    long block = p * channels + channel / BLOCK * BLOCK * TILE, row = number * BLOCK + channel % BLOCK;
+    long block = p * channels + channel / BLOCK * BLOCK * TILE;
+    long row = number * BLOCK + channel % BLOCK;
     return memory->streams + block * memory->stream_count + row * TILE;
 }
 
@@ -162,8 +164,9 @@ static void expand(const Module *m, const long *stream_of, const float *hidden, 
         for (long r = 0; r < BLOCK; r++)
             for (long t = r * TILE; t < (r + 1) * TILE; t += LANES)
                 *(Floats *)(out + t) = m->identity * *(const Floats *)(own + t) + bias[r];
-        add_product(BLOCK, m->width, m->expand + (k * m->channels + channel) * m->width,
-                    hidden + k * m->width * TILE, m->width, memory->rows, out, TILE);
+        const float *weight = m->expand_blocks + (channel * m->branches + k * BLOCK) * m->width;
+        add_product(BLOCK, m->width, weight, hidden + k * m->width * TILE, m->width, memory->rows,
+                    out, TILE);
     }
 }
 
@@ -217,8 +220,8 @@ static void connect(const Module *m, const long *stream_of, const Memory *memory
                 for (long target = 0; target < next->branches; target++)
                     if (m->sum_of[target] == u)
                         add_product(next->width, BLOCK,
-                                    m->reduce + target * next->width * channels + c, sum, channels,
-                                    memory->rows,
+                                    m->reduce_blocks + c * narrow + target * next->width * BLOCK,
+                                    sum, BLOCK, memory->rows,
                                     memory->reduced + target * next->width * TILE, TILE);
             }
         }
@@ -259,14 +262,32 @@ static float *take(float *piece, long *at, long count)
     return part;
 }
 
+/* Writes what a block of channels reads of the weights in one row of numbers. */
+static void order_weights(const Module *m)
+{
+    long expanded = m->width * BLOCK, narrow = m[1].branches * m[1].width;
+    float *expand_to = m->expand_blocks, *reduce_to = m->reduce_blocks;
+    for (long c = 0; c < m->channels; c += BLOCK) {
+        for (long k = 0; k < m->branches; k++, expand_to += expanded)
+            memcpy(expand_to, m->expand + (k * m->channels + c) * m->width,
+                   expanded * sizeof(float));
+        for (long r = 0; r < narrow; r++, reduce_to += BLOCK)
+            memcpy(reduce_to, m->reduce + r * m->channels + c, BLOCK * sizeof(float));
+    }
+}
+
 /* Divides a piece of memory among all parts. Returns how many floats they take. */
-static long divide(Memory *memory, const Module *modules, long count, float *piece)
+static long divide(Memory *memory, Module *modules, long count, float *piece)
 {
     long padded = 0, flat = 0, narrow = 0, hidden = 0, streams = 0, kept = 0, tile = 0;
     long branches = 0, rows = 0, at = 0;
     memory->stream_count = 1;
-    for (const Module *m = modules; m < modules + count; m++) {
+    for (Module *m = modules; m < modules + count; m++) {
         long high = m->high, wide = m->wide, inner = m->branches * m->width;
+        if (m < modules + count - 1) {
+            m->expand_blocks = take(piece, &at, inner * m->channels);
+            m->reduce_blocks = take(piece, &at, m[1].branches * m[1].width * m->channels);
+        }
         long image = m->stride * m->stride * (high + 2) * (wide + 2);
         padded = larger(padded, m->width * (image + TILE));
         flat = larger(flat, m->width * (high * (wide + 2) + TILE));
@@ -377,6 +398,7 @@ int branch_chain(long images, long count, long height, long columns, const long 
         divide(&memory, modules, count, piece);
         const Module *first = modules, *last = modules + count - 1;
         for (long i = 0; i < memory.row_count; i++) memory.rows[i] = i * TILE;
+        for (const Module *m = first; m < last; m++) order_weights(m);
         long read = first->branches * first->width * first->height * first->columns;
         long begun = first->channels * first->high * first->wide;
         long written = last->high * last->wide;

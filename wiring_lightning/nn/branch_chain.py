@@ -119,7 +119,7 @@ def _run_chain(
     library = c_library(_SOURCE)
     assert library is not None
     outputs = _empty_outputs(narrow, shared, weights, sizes, sums, factors)
-    weights = [weight.contiguous() for weight in weights]
+    weights = [weight.to(narrow.dtype).contiguous() for weight in weights]
     arguments = (
         ctypes.c_long(len(sizes) // 4),
         *map(ctypes.c_long, narrow.shape[2:]),
