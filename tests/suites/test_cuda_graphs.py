@@ -17,14 +17,12 @@ from torch._subclasses import FakeTensorMode
 from tests.graphs import check_graphs, traced_graphs
 from tests.methods import LEARNERS, METHODS, SCORED, Method, digits, over
 from tests.trainers import quiet_trainer
-from wiring_lightning.backbones import DenseNet, ResNet, SparseNet, SparseResNet
+from wiring_lightning.backbones import DenseNet, SparseResNet
 
 # Each network once, whatever learns its wiring, and as shallow as one that has every kind of block:
 # a trace goes through all blocks of a kind in the same way.
 _DEPTHS: dict[Callable[..., nn.Module], int] = {
-    ResNet: 14,
     DenseNet: 10,
-    SparseNet: 16,
     SparseResNet: 11,
 }
 # Fixed wirings as that of resnext-random, real-valued ones as that of resnet-weighted, and plain
