@@ -116,11 +116,11 @@ def _config(make: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, An
 
 _DIGITS: dict[str, Any] = {"in_channels": 1, "image_size": 8}
 _RESNEXT = {"depth": 11, "width": 4, "cardinality": 4, "fan_in": 2} | _DIGITS
-_RESNET = {"depth": 20, "fan_in": 3} | _DIGITS
-_DENSENET = {"depth": 16, "growth": 4, "fan_in": 2} | _DIGITS
+_RESNET = {"depth": 14, "fan_in": 2} | _DIGITS
+_DENSENET = {"depth": 13, "growth": 4, "fan_in": 2} | _DIGITS
 _RESNET_FABRIC = {"width": 1} | _DIGITS
 _CONV_FABRIC = {"columns": 2, "channels": 16, "scales": 3} | _DIGITS
-_SPARSENET = {"depth": 22, "growth": 4, "bottleneck": True} | _DIGITS
+_SPARSENET = {"depth": 16, "growth": 4, "bottleneck": True} | _DIGITS
 _GRAPH = {"nodes": 80, "inputs": 8, "outputs": 24, "depth": 4, "edges": 500,
           "strides": [1, 1]} | _DIGITS  # fmt: skip
 _DISCRETE = {"dynamics": "discrete", "nodes": 40, "inputs": 8, "outputs": 16, "depth": 3,
@@ -315,7 +315,7 @@ METHODS = [
         slow=True,
     ),
     Method("sparsenet", SparseNet, _SPARSENET),
-    Method("sparse-resnet", SparseResNet, {"depth": 29} | _DIGITS),
+    Method("sparse-resnet", SparseResNet, {"depth": 20} | _DIGITS),
     Method(
         "resnet-fabric",
         ResNetFabric,

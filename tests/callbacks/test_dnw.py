@@ -74,7 +74,7 @@ def test_a_group_shares_one_number_of_edges() -> None:
 def test_edges_swap_and_the_network_learns_digits() -> None:
     module = Reader(partial(AdamW, lr=0.03))
     counter = fit(
-        DNW(density=0.5, first_dense=True), module, max_epochs=20, max_steps=-1, limit_val_batches=1
+        DNW(density=0.5, first_dense=True), module, max_epochs=10, max_steps=-1, limit_val_batches=1
     )
     first, last = counter.weights[0] != 0, counter.weights[-1] != 0
     assert int((first & ~last).sum()) > 10

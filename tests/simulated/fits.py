@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
-import sklearn.datasets  # noqa: F401  # of the digits: imported here once, and not in every fork
+# Of the digits and of pictures: imported here once, and not in every fork.
+import sklearn.datasets  # noqa: F401
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
 from tests.methods import METHODS, SCORED, Method, digits
 from tests.simulated_device import RECORD, is_simulated, on_cpu
+from wiring_lightning import plots  # noqa: F401
 
 STEPS = 2  # of an epoch: what a rule does in every second step is in each
 

@@ -25,7 +25,7 @@ _SAME_GRAPH = ("resnext-random", "resnext-full", "resnet-previous", "targeted-dr
 # Their layers are those of neural-graph, and of all the others.
 _SLOW = (
     "mobilenet-dnw", "discrete-graph", "l1-anneal", "sparse-layers", "densenet-learned",
-    "sparse-resnet",
+    "sparsenet", "sparse-resnet",
 )  # fmt: skip
 TRACED = [
     replace(shallow(method), slow=method.slow or method.name in _SLOW)

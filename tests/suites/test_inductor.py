@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.methods import Method, digits, named, over
 from tests.shallow import shallow
 from tests.suites.test_compiles import fixed_fabric
 from tests.trainers import quiet_trainer
+from wiring_lightning.backbones.residual_network import ResidualNetwork
+from wiring_lightning.functional import Space
+from wiring_lightning.nn import Gate, ResidualBlock
 from wiring_lightning.tasks import ClassificationTask
 
 pytestmark = [
@@ -30,11 +33,28 @@ pytestmark = [
 ]
 
 
+def few_blocks() -> ResidualNetwork:
+    """A ResNet of two stages with three blocks, the last of which reads one of the others."""
+    wide, narrow = Space(4, 1), Space(8, 2)
+    spaces = [(wide, wide), (wide, wide), (wide, narrow)]
+    blocks = {f"block{n}": ResidualBlock("basic", *each) for n, each in enumerate(spaces, start=1)}
+    return ResidualNetwork(
+        stem=nn.Sequential(nn.Conv2d(1, wide.channels, 3, padding=1)),
+        blocks=blocks,
+        connection=Gate(2, 2, 1, "learned", torch.ones(2, 2, dtype=torch.bool).tril()),
+        fan_in=1,
+        mean=True,
+        spaces=[wide, narrow],
+        classifier=nn.Linear(narrow.channels, 10),
+        image_size=8,
+    )
+
+
 # One of each kind of wiring, as small as it can be: the time is that of the compiler. For each
 # network inductor gets the same operations of torch, in graphs that `test_compiles` traces.
 SMALL_GRAPH = {"nodes": 30, "inputs": 4, "outputs": 8, "depth": 2, "edges": 60}
 FAMILIES = [
-    shallow(named("resnet-learned")),
+    replace(named("resnet-learned"), backbone=few_blocks, arguments={}),
     replace(named("neural-graph"), arguments=named("neural-graph").arguments | SMALL_GRAPH),
     shallow(named("conv-fabric")),
 ]
