@@ -247,7 +247,7 @@ class WiringCLI(LightningCLI):
         ):
             trainer.callbacks.append(PredictionWriter())
         trainer.callbacks[:0] = [FirstWork(), JobNote()]
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and trainer.checkpoint_callbacks:
             trainer.callbacks.append(KeepSparse())  # after those that save checkpoints
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
