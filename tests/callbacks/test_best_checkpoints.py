@@ -1,4 +1,4 @@
-"""A best checkpoint with more weights than asked for is named, in whichever fit it was written."""
+"""A checkpoint with more weights than asked for is named, in whichever fit it was written."""
 
 import warnings
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from tests.callbacks.reader import Reader, batches
@@ -66,8 +66,10 @@ DENSER: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", DENSER)
 def test_one_of_the_dense_network_is_named_after_a_resume_too(name: str, tmp_path: Path) -> None:
     for resume in (None, 2):
-        _, (said,) = train(tmp_path, DENSER[name](), resume=resume)
-        assert said.startswith(f"{name}: the best checkpoint, {tmp_path / 'best' / 'epoch=0.ckpt'}")
+        trainer, (said,) = train(tmp_path, DENSER[name](), resume=resume)
+        newest = trainer.checkpoint_callbacks[1].best_model_path  # type: ignore[attr-defined]
+        assert said.startswith(f"{name}: the checkpoint {tmp_path / 'best' / 'epoch=0.ckpt'} was ")
+        assert said.endswith(f"use {newest}, which is as sparse as asked for.")
     _, said_of_it = train(tmp_path / "last", DENSER[name](), best=3)
     assert said_of_it == []
 
@@ -75,7 +77,7 @@ def test_one_of_the_dense_network_is_named_after_a_resume_too(name: str, tmp_pat
 def test_so_it_is_if_the_learner_came_later(tmp_path: Path) -> None:
     train(tmp_path, max_epochs=1)
     _, (said,) = train(tmp_path, DNW(density=0.1), resume=0, max_epochs=2)
-    assert said.startswith("DNW: the best checkpoint")
+    assert said.startswith("DNW: the checkpoint")
 
 
 def test_a_sparse_one_is_not_named_in_a_longer_run(tmp_path: Path) -> None:
@@ -98,6 +100,71 @@ def test_a_fit_that_is_not_done_does_not_advise_its_last_checkpoint(tmp_path: Pa
     assert said == []
 
 
+class Own(Checkpoint):
+    """A saver of the user's, with Lightning's names for what it wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.last_model_path = str(folder / "own.ckpt")
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.last_model_path)
+
+
+SAVERS: dict[str, tuple[Callable[[Path], Checkpoint], list[str]]] = {
+    "last of some steps": (
+        lambda folder: ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=5),
+        ["last.ckpt"],
+    ),
+    "last is a copy of the best": (
+        lambda folder: ModelCheckpoint(folder, "{epoch}", monitor="val/loss", save_last=True),
+        ["epoch=0.ckpt", "last.ckpt"],
+    ),
+    "last is a link to the best": (
+        lambda folder: ModelCheckpoint(folder, "{epoch}", monitor="val/loss", save_last="link"),
+        ["epoch=0.ckpt"],
+    ),
+    "own": (Own, ["own.ckpt"]),
+}
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_the_last_one_is_looked_at_too_and_what_to_do_is_said(name: str, tmp_path: Path) -> None:
+    make, files = SAVERS[name]
+    trainer, said = train_with(make(tmp_path), L1Anneal(density=0.1))
+    (text,) = said
+    named = ", ".join(str(tmp_path / file) for file in files)
+    assert f"{named} {'was' if len(files) == 1 else 'were'} saved before" in text
+    assert "call trainer.save_checkpoint(path) now" in text
+    trainer.save_checkpoint(tmp_path / "now.ckpt")
+    assert weights_in(tmp_path / "now.ckpt") == 16
+    for file in files:
+        assert weights_in(tmp_path / file) > 16
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_what_is_advised_for_the_next_fit_works(name: str, tmp_path: Path) -> None:
+    make, _ = SAVERS[name]
+    plain = ModelCheckpoint(tmp_path / "plain")
+    _, (text,) = train_with(make(tmp_path), plain, L1Anneal(density=0.1))
+    assert text.endswith(f"use {plain.best_model_path}, which is as sparse as asked for.")
+    assert weights_in(Path(plain.best_model_path)) == 16
+
+
+def train_with(*callbacks: Callback) -> tuple[Trainer, list[str]]:
+    trainer = quiet_trainer(
+        callbacks=list(callbacks), max_epochs=3, limit_val_batches=1, enable_checkpointing=True
+    )
+    with warnings.catch_warnings(record=True, action="always") as said:
+        trainer.fit(Scored(best=0), DATA, DATA)
+    return trainer, [text for each in said if "larger than" in (text := str(each.message))]
+
+
+def weights_in(path: Path) -> int:
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    return int(saved["head.weight"].count_nonzero())
+
+
 class Unusual(Scored):
     """Saves an argument that is no number."""
 
@@ -113,7 +180,7 @@ def test_names_hyper_parameters_and_missing_files_do_not_matter(tmp_path: Path) 
     saver = {"save_weights_only": True}
     trainer, (said,) = train(tmp_path, learner, module=module, saver=saver, max_epochs=2)
     path = Path(trainer.checkpoint_callbacks[0].best_model_path)  # type: ignore[attr-defined]
-    assert f"{path}, was saved before" in said
+    assert f"{path} was saved before" in said
 
     def says() -> bool:
         with warnings.catch_warnings(record=True, action="always") as messages:

@@ -1,5 +1,6 @@
 """N:M sparse weights: blocks against a sort, SR-STE by hand, and what the callback leaves dense."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,19 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.nn.utils import prune
 from torch.optim import SGD
 
-from tests.callbacks.reader import Masks, Reader, assert_same, batches, by_hand, check_resuming, fit
+from tests.callbacks.reader import (
+    GraphReader,
+    Masks,
+    Reader,
+    assert_same,
+    batches,
+    by_hand,
+    check_resuming,
+    fit,
+)
 from wiring_lightning.callbacks import NMSparsity, WiringError
 from wiring_lightning.functional import mask_n_of_m
 from wiring_lightning.optim import BlockEdgeSet, SparseRefined
@@ -145,6 +156,31 @@ def test_bad_arguments_get_one_clear_sentence(arguments: dict[str, Any], message
         mask_n_of_m(torch.ones(2, 4), 5, 4)
     with pytest.raises(ValueError, match="has no blocks of 4"):
         mask_n_of_m(torch.ones(2, 6), 2, 4)
+
+
+class Pruned(Reader):
+    """Two layers that torch has pruned, and one with a single input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for layer in (self.body[1], self.head):
+            prune.random_unstructured(layer, "weight", 0.5)
+
+
+def test_layers_that_something_else_has_made_sparse_are_named() -> None:
+    told = (
+        "no layer of Pruned can have blocks; body.1, head: pruned by torch.nn.utils.prune "
+        "(call prune.remove first); first: without a multiple of 4 inputs (choose another m)."
+    )
+    with pytest.raises(MisconfigurationException, match=re.escape(told)):
+        fit(NMSparsity(2, 4), Pruned())
+    module = Pruned()
+    prune.remove(module.body[1], "weight")
+    prune.remove(module.head, "weight")
+    fit(NMSparsity(2, 4), module)  # as the sentence says
+    told = "GraphReader can have blocks; body.4: a graph with edges of its own (use DNW)."
+    with pytest.raises(MisconfigurationException, match=re.escape(told)):
+        fit(NMSparsity(2, 4), GraphReader())
 
 
 def test_weights_that_are_no_numbers_are_called_so() -> None:

@@ -133,22 +133,41 @@ class NMSparsity(SparseLayers[SparseRefined]):
             if all(self._has_blocks(member) for member in members)
         }
         if not groups:
-            raise self.mistake(
+            raise self.mistake(self._why_none(module, chosen))
+        left = [name for name in chosen.groups if name not in groups]
+        return Chosen(groups, [*chosen.dense, *left], chosen.frozen)
+
+    def _why_none(self, module: nn.Module, chosen: Chosen) -> str:
+        weights = [weight for own in chosen.groups.values() for weight in own]
+        graphs = [one.layer_name for one in weights if one.graph is not None]
+        pruned = [one.layer_name for one in weights if one.graph is None and _is_taken(one)]
+        others = [one.layer_name for one in weights if not _is_taken(one)]
+        if not graphs and not pruned:
+            return (
                 f"no layer of {type(module).__name__} has a number of inputs that is a multiple of "
                 f"{self.m}: choose other layers, or another m."
             )
-        left = [name for name in chosen.groups if name not in groups]
-        return Chosen(groups, [*chosen.dense, *left], chosen.frozen)
+        reasons = {
+            "pruned by torch.nn.utils.prune (call prune.remove first)": pruned,
+            "a graph with edges of its own (use DNW)": graphs,
+            f"without a multiple of {self.m} inputs (choose another m)": others,
+        }
+        told = [f"{listed(names)}: {reason}" for reason, names in reasons.items() if names]
+        return f"no layer of {type(module).__name__} can have blocks; {'; '.join(told)}."
 
     def _has_n_of_m(self, value: Tensor, axis: int) -> bool:
         return not (value.ne(0) & ~mask_n_of_m(value, self.n, self.m, axis)).any()
 
     def _has_blocks(self, weight: SparseWeight) -> bool:
-        any_inputs = weight.graph is None and weight.usable is None
         inputs = weight.parameter.shape[_axis(weight)]
         if weight.inputs_first:  # those of all groups, one after the other
             inputs //= weight.groups
-        return any_inputs and inputs % self.m == 0
+        return not _is_taken(weight) and inputs % self.m == 0
+
+
+def _is_taken(weight: SparseWeight) -> bool:
+    """Whether something else decides which inputs a weight may have."""
+    return weight.graph is not None or weight.usable is not None
 
 
 def _axis(weight: SparseWeight) -> int:

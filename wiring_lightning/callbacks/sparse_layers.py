@@ -327,10 +327,11 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     def state_dict(self) -> dict[str, Any]:
         if self._rules:
             numbers = {group.name: group.k for group in self._groups}
+            weights = {group.name: [one.name for one in group.members] for group in self._groups}
             seen = {"seen": self._report.memory.state_dict()} if self.log_density else {}
             rules = [rule.state_dict() for rule in self._rules]
             kept = plain_values(self.kept_arguments)
-            return {"rules": rules, "edges": numbers, "kept": kept, **seen}
+            return {"rules": rules, "edges": numbers, "weights": weights, "kept": kept, **seen}
         return self._restored or {}
 
     @override

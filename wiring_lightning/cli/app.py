@@ -32,6 +32,7 @@ from wiring_lightning.cli.first_work import FirstWork, check_worked, discard_beg
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
+from wiring_lightning.cli.keep_sparse import KeepSparse
 from wiring_lightning.cli.launchers import check_launcher
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
 from wiring_lightning.cli.messages import note
@@ -246,6 +247,8 @@ class WiringCLI(LightningCLI):
         ):
             trainer.callbacks.append(PredictionWriter())
         trainer.callbacks[:0] = [FirstWork(), JobNote()]
+        if self.subcommand == "fit" and trainer.checkpoint_callbacks:
+            trainer.callbacks.append(KeepSparse())  # after those that save checkpoints
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from wiring_lightning import tasks
 from wiring_lightning.checkpoints import CheckpointError, load_weights, read_weights
 from wiring_lightning.cli.config_parts import CONFIG
+from wiring_lightning.cli.denser_file import say_if_denser
 from wiring_lightning.cli.run_names import last_shared
 from wiring_lightning.cli.runs import Run, RunError, find_run
 from wiring_lightning.nn.checks import check_word
@@ -70,8 +71,11 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
     if path.is_dir():
         run = find_run(path, trust)
         checkpoint = checkpoint_of(run, which)
-        return Trained(_with_weights(run, checkpoint), checkpoint, run)
+        trained = Trained(_with_weights(run, checkpoint), checkpoint, run)
+        say_if_denser(checkpoint, read_weights(checkpoint))
+        return trained
     content = _read(path)
+    say_if_denser(path, content)
     near = [folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()]
     run_of = find_run(near[0], trust) if near else None
     described = saved_description(content)

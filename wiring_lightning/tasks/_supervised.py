@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_finite, check_number
@@ -171,8 +171,17 @@ class SupervisedTask(LoadedTask, ABC):
         every = None if self._trainer is None else self._trainer.check_val_every_n_epoch
         return self.schedule.configure(optimizer, every or 1)  # None: counted in steps
 
+    @property
+    def own_metrics(self) -> list[Metric | MetricCollection]:
+        """The metrics of this class, which begin anew with every call of a trainer."""
+        return [self.val_loss, self.test_loss]
+
     @override
     def setup(self, stage: str) -> None:
+        # An evaluation that was interrupted leaves counts, and one in inference mode leaves tensors
+        # that nothing can be added to in a fit. Here the inference mode has not begun.
+        for metric in self.own_metrics:
+            metric.reset()
         datamodule = getattr(self.trainer, "datamodule", None)
         check_image_size(self.backbone, datamodule)
         classes = getattr(datamodule, "num_classes", None)  # None: images without labels

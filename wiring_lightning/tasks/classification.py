@@ -104,6 +104,12 @@ class ClassificationTask(SupervisedTask):
         self.val_metrics = _accuracy(self.num_classes, top5, ignore_index)
         self.test_metrics = _accuracy(self.num_classes, top5, ignore_index)
 
+    @property
+    @override
+    def own_metrics(self) -> list[Metric | MetricCollection]:
+        own = (self.train_metrics, self.val_metrics, self.test_metrics)
+        return [*super().own_metrics, *own]
+
     @override
     def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
         if self.decay_norms:

@@ -1,11 +1,12 @@
 """A network that learns its wiring beside twins with a random wiring and with the right one."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
 from typing_extensions import override
 
 from wiring_lightning.tasks._compiling import Compile
@@ -77,6 +78,13 @@ class WiringComparison(SupervisedTask):
         self.val_metrics = nn.ModuleDict({name: LabelAccuracy(None) for name in names})
         self.test_metrics = nn.ModuleDict({name: LabelAccuracy(None) for name in names})
         self.test_metrics["acc_constant"] = MostFrequent(self.num_classes)
+
+    @property
+    @override
+    def own_metrics(self) -> list[Metric | MetricCollection]:
+        stages = (self.train_metrics, self.val_metrics, self.test_metrics)
+        own = (cast(Metric, metric) for metrics in stages for metric in metrics.values())
+        return [*super().own_metrics, *own]
 
     @override
     def setup(self, stage: str) -> None:

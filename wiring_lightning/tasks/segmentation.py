@@ -7,6 +7,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
@@ -122,6 +123,12 @@ class SegmentationTask(SupervisedTask):
         )
         self._checked: set[Stage] = set()  # stages of which a batch was checked on a GPU
         self._draws = False  # whether the next validation batch is drawn
+
+    @property
+    @override
+    def own_metrics(self) -> list[Metric | MetricCollection]:
+        own = (self.train_accuracy, self.val_confusion, self.test_confusion)
+        return [*super().own_metrics, *own]
 
     @override
     def setup(self, stage: str) -> None:
