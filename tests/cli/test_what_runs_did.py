@@ -170,3 +170,22 @@ def test_the_command_line_logs_how_long_it_trained(tmp_path: Path) -> None:
         found = find_run(root)
         assert ended_early(found)
         assert lengths([found, run(root / "other")])[0] == {"epochs": "2 of 2 batches"}
+
+
+def test_a_run_that_was_refused_leaves_no_last_config(tmp_path: Path) -> None:
+    logger = {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": "logs", "name": "", "version": "one"},
+    }
+    config = changed(BASE, limit_train_batches=2, limit_test_batches=1, logger=logger)
+    config["trainer"]["enable_progress_bar"] = False
+    Path("base.yaml").write_text(yaml.safe_dump(config))
+    succeed("fit", "--config", "base.yaml")
+    (checkpoint,) = Path("logs").rglob("*.ckpt")
+    again = ("fit", "--config", "base.yaml", "--ckpt_path", str(checkpoint))
+    unknown = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/acc2")
+    refused(*again, *unknown, "--trainer.num_sanity_val_steps=1", "--trainer.max_epochs=9")
+    assert find_run("logs").file.name == "config.yaml"
+    succeed(*again, "--trainer.max_epochs=2")
+    assert find_run("logs").file.name == "config_1.yaml"
+    assert not ended_early(find_run("logs"))
