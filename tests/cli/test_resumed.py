@@ -55,7 +55,7 @@ def break_off(patch: pytest.MonkeyPatch, batch: int) -> None:
 
 @pytest.mark.parametrize(
     ("learner", "every", "breaks"),
-    [(True, 2, [8, 8]), (False, 3, [11, 12, 15]), (False, 1, [5, 8])],
+    [(True, 2, [8, 8]), (False, 4, [12, 12]), (False, 1, [5, 5, 8, 8])],
 )
 def test_a_run_that_is_broken_off_again_and_again_ends_as_one_that_was_not(
     learner: bool, every: int, breaks: list[int], tmp_path: Path

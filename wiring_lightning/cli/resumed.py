@@ -9,7 +9,7 @@ from wiring_lightning.callbacks.wiring_callback import find_learners
 
 
 class Resumed(Callback):
-    """Lets a fit that goes on save what it would have saved without a break.
+    """Lets a fit that goes on save no step a second time.
 
     `ModelCheckpoint` remembers the step that it saved last, and saves it once. Its state in a
     checkpoint has no such step. So after a break it would save again, at the next batch, and with
