@@ -240,7 +240,7 @@ def test_a_network_without_a_wiring_is_refused(copy: Path) -> None:
         ("width: 2", "width: 4", "differ in model.backbone.width (2 and 4)"),
         ("data.Digits", "data.FashionMNIST", "differ in data (Digits and FashionMNIST)"),
         ("backbones.ResNeXt", "backbones.Other", "in model.backbone (ResNeXt and Other)"),
-        ("max_epochs: 1\n", "max_epochs: 300\n", "epochs (1 of 3 batches and 300 of 3 batches)"),
+        ("train_batches: 3\n", "train_batches: 2\n", "(1 of 3 batches and 1 of 2 batches)"),
         ("batch_size: 64", "batch_size: 8", "differ in data.batch_size (64 and 8)"),
         ("smoothing: 0.0", "smoothing: 0.1", "differ in model.label_smoothing (0.0 and 0.1)"),
     ],

@@ -47,10 +47,8 @@ class Begin:
     def before(self, trainer: Trainer) -> int:
         """How many steps that is if every step counts as `steps_in` counts."""
         in_epoch = steps_in(trainer, self.epochs + 1) - steps_in(trainer, self.epochs)
-        begun = [start for start in _accumulation(trainer) if start <= self.epochs]
-        in_one = _accumulation(trainer)[max(begun)]
         ended = self.batches >= trainer.num_training_batches
-        inside = in_epoch if ended else self.batches // in_one
+        inside = in_epoch if ended else self.batches // accumulated_in(trainer, self.epochs)
         return steps_in(trainer, self.epochs) + inside
 
 
@@ -225,6 +223,12 @@ def _most_epochs(trainer: Trainer, callback: object = None) -> int | None:
         isinstance(other, StochasticWeightAveraging) and other._model_contains_batch_norm is True
         for other in before
     )
+
+
+def accumulated_in(trainer: Trainer, epoch: int) -> int:
+    """How many batches are one step in an epoch, from 0."""
+    scheduled = _accumulation(trainer)
+    return scheduled[max(start for start in scheduled if start <= epoch)]
 
 
 def _accumulation(trainer: Trainer) -> dict[int, int]:

@@ -21,6 +21,7 @@ from wiring_lightning.callbacks._checked_wiring import CheckedWiring
 from wiring_lightning.callbacks._copies import Group, copies_inside, versions
 from wiring_lightning.callbacks._fit_parts import FitParts
 from wiring_lightning.callbacks._last_of_all import LastOfAll
+from wiring_lightning.callbacks._open_step import warn_of_open_step
 from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
 
@@ -194,6 +195,8 @@ class WiringCallback(CheckedWiring, ABC):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_averages()
+        if find_learners(trainer)[0] is self:  # one says it for all
+            warn_of_open_step(trainer)
         self._say_if_frozen_before(trainer)
         self._freeze_if_due(trainer)
         epochs = learning_epochs(trainer)

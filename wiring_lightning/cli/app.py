@@ -36,6 +36,7 @@ from wiring_lightning.cli.keep_sparse import KeepSparse
 from wiring_lightning.cli.launchers import check_launcher
 from wiring_lightning.cli.matmul import HELP, Precision, matmul_precision, precision_for
 from wiring_lightning.cli.messages import note
+from wiring_lightning.cli.monitors import explain_monitor
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.picture import draw_network
 from wiring_lightning.cli.report import format_table, network_rows
@@ -47,6 +48,7 @@ from wiring_lightning.cli.resume import (
     is_word,
     left_by_exception,
 )
+from wiring_lightning.cli.resumed import Resumed
 from wiring_lightning.cli.run_folder import (
     SaveConfig,
     begins,
@@ -246,7 +248,7 @@ class WiringCLI(LightningCLI):
             issubclass(kind, BasePredictionWriter) for kind in callbacks
         ):
             trainer.callbacks.append(PredictionWriter())
-        trainer.callbacks[:0] = [FirstWork(), JobNote()]
+        trainer.callbacks[:0] = [FirstWork(), JobNote(), Resumed()]
         if self.subcommand == "fit" and trainer.checkpoint_callbacks:
             trainer.callbacks.append(KeepSparse())  # after those that save checkpoints
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
@@ -268,6 +270,7 @@ class WiringCLI(LightningCLI):
             check_worked(self.trainer, subcommand)
         except Exception as error:
             discard_beginning(self.trainer)
+            explain_monitor(error, self.trainer)
             explain(error, self.config_init[subcommand].get("ckpt_path"))
         except SIGTERMException:  # it would end the process as if all had been done
             note("interrupted")

@@ -1,17 +1,17 @@
 """What runs should have in common to be compared, and what is said if they do not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wiring_lightning.cli.code_version import version_in
-from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.messages import note
-from wiring_lightning.cli.run_keys import differing, epochs_of, flat, in_words, setting
+from wiring_lightning.cli.run_keys import differing, in_words, setting
+from wiring_lightning.cli.run_length import LENGTHS, lengths, share_of
 from wiring_lightning.cli.runs import CONNECTION, Run, RunError
 
 # Keys of the data that change neither the images nor how many there are.
 _NOT_DATA = ("data.batch_size", "data.seed", "data.drop_last")
-_LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches")
+_MEASURED = ("val", "test")  # what scores are of, by their names
 
 
 def refuse_different(found: str | None, mix: bool) -> None:
@@ -37,9 +37,14 @@ def check_alike(found: str | None, mix: bool) -> None:
         note(f"the runs differ in {found}")
 
 
-def different_data(runs: Sequence[Run]) -> str | None:
-    """What the data of runs differ in, in words; `None` if they are the same."""
-    return _words([data_facts(run.config) for run in runs])
+def different_data(runs: Sequence[Run], splits: Sequence[str] = ("test",)) -> str | None:
+    """What the data of runs differ in, in words; `None` if they are the same.
+
+    Args:
+        runs: at least one.
+        splits: those whose accuracy counts, of `val` and `test`: as many of their images count.
+    """
+    return _words([data_facts(run.config) | _measured(run.config, splits) for run in runs])
 
 
 def different_curves(runs: Sequence[Run]) -> str | None:
@@ -47,23 +52,32 @@ def different_curves(runs: Sequence[Run]) -> str | None:
 
     A learner may have a schedule of its own, so only the length of the training is compared.
     """
-    return _words([_without_connections(run.config) | _epochs(run.config) for run in runs])
+    return _words(
+        [
+            _without_connections(run.config) | _measured(run.config, ["test"]) | length
+            for run, length in zip(runs, lengths(runs), strict=True)
+        ]
+    )
 
 
-def different_tables(runs: Sequence[Run], keys: Sequence[str]) -> str | None:
+def different_tables(runs: Sequence[Run], keys: Sequence[str], score: str) -> str | None:
     """Whether runs differ in data, epochs or code version, in words; `None` if they agree.
 
     Args:
         runs: at least one.
         keys: of the rows; runs may differ in these.
+        score: the number that counts, such as `test/acc`.
     """
     short = [key.replace(".init_args.", ".") for key in keys]
+    split = score.partition("/")[0]
     facts = []
-    for run in runs:
-        known = {k: v for k, v in data_facts(run.config).items() if k not in short}
-        if not any(key in _LENGTHS for key in short):
-            known |= _epochs(run.config)
-        text = (run.folder / CONFIG).read_text(encoding="utf-8")
+    for run, length in zip(runs, lengths(runs), strict=True):
+        known = data_facts(run.config)
+        known |= _measured(run.config, [split] if split in _MEASURED else [])
+        known = {key: value for key, value in known.items() if key not in short}
+        if not any(key in LENGTHS for key in short):
+            known |= length
+        text = run.file.read_text(encoding="utf-8")
         facts.append({**known, "code version": version_in(text) or "not recorded"})
     return _words(facts)
 
@@ -90,15 +104,12 @@ def _without_connections(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _epochs(config: Mapping[str, Any]) -> dict[str, str]:
-    """How long a config trains."""
-    values, text = flat(config), str(epochs_of(config))
-    _, steps, batches = _LENGTHS
-    if (limit := values.get(steps)) not in (None, -1):
-        text += f" or {limit} steps"
-    if (limit := values.get(batches)) not in (None, 1.0):
-        text += f" of {limit} batches"
-    return {"epochs": text}
+def _measured(config: Mapping[str, Any], splits: Iterable[str]) -> dict[str, str]:
+    """On how many batches of some splits a config measures; nothing for all of them."""
+    trainer = config.get("trainer") or {}
+    shares = {f"limit_{split}_batches": share_of(trainer.get(f"limit_{split}_batches"))
+              for split in splits}  # fmt: skip
+    return {f"trainer.{key}": share for key, share in shares.items()}
 
 
 def _words(facts: Sequence[Mapping[str, Any]]) -> str | None:

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wiring_lightning.checkpoints import read_weights
-from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.runs import Run, RunError, build_part
 from wiring_lightning.cli.trust import data_config
 from wiring_lightning.data._resumable import ResumableDataModule
@@ -67,7 +66,7 @@ def run_images(run: Run, count: int = COUNT) -> Tensor:
         RunError: if the config names none, or there is no checkpoint.
         UntrustedError: if it is not of this package, and not trusted.
     """
-    file = run.folder / CONFIG
+    file = run.file
     if not run.config.get("data"):
         raise RunError(f"{file} names no data: leave --data out.")
     spec = data_config(run.config["data"], run.trust, str(file))

@@ -85,13 +85,16 @@ def discard_beginning(trainer: WiringTrainer) -> None:
     """Empty the folders that were made for a run, if it ended before it did anything.
 
     Lightning's loggers write before the callbacks have checked what they were given. If a folder
-    holds more than the beginning of this run, all of it stays.
+    holds more than the beginning of this run, all of it stays, but for the config of a run that was
+    to go on there: whoever reads the folder takes the last one for what was trained.
 
     Args:
         trainer: of the run that failed. Rank 0 alone has claimed folders.
     """
     if trainer.worked:
         return
+    if trainer.went_on is not None:
+        trainer.went_on.unlink(missing_ok=True)
     for folder in trainer.claimed:
         found = sorted(folder.rglob("*"), reverse=True)  # what is in a folder comes before it
         if all(path.is_dir() or _is_beginning(path) for path in found):

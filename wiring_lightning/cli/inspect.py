@@ -124,12 +124,14 @@ class WiringTrainer(Trainer):
     Attributes:
         folder: where a run writes whose loggers have no folder for every run.
         claimed: folders that were made for this run and nobody else.
+        went_on: the config that a run saved which goes on in its folder, beside that of the first.
         worked: whether the run has trained, measured or predicted something.
         data: what the config says about the data, for `inspect`.
     """
 
     folder: Path | None = None
     claimed: tuple[Path, ...] = ()
+    went_on: Path | None = None
     worked: bool = False
     data: Any = None
 

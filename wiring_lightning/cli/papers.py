@@ -21,6 +21,7 @@ from lightning.pytorch import Trainer
 from wiring_lightning import backbones, callbacks, data, tasks
 from wiring_lightning.cli.config_parts import callbacks_in, class_name
 from wiring_lightning.cli.run_keys import epochs_of
+from wiring_lightning.cli.run_length import share_of
 from wiring_lightning.cli.run_rows import learners
 from wiring_lightning.cli.yaml_text import read_yaml
 
@@ -29,8 +30,10 @@ _PAGES = "docs/methods/*_tables.md"
 # What does not change what is trained, or is checked in another way.
 _FREE = ("seed_everything", "seed", "root", "download", "num_workers", "compile", "checkpointing",
          "log_density")  # fmt: skip
-_OF_TRAINER = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches",
-               "gradient_clip_val")  # fmt: skip
+_OF_TRAINER = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")
+# How many batches there are: 1 is one of them, and 1.0 is all.
+_SHARES = ("limit_train_batches", "limit_test_batches")
+_DEFAULT_PRECISION = (None, "32", "32-true")
 _SCHEDULE = "PhaseSchedule"
 
 
@@ -129,7 +132,21 @@ def _same(row: Any, run: Any) -> bool:
         and _images_per_step(row) == _images_per_step(run)
         and all(_alike(theirs.get(key, _default(Trainer, key)),
                        ours.get(key, _default(Trainer, key))) for key in checked)
+        and all(share_of(theirs.get(key)) == share_of(ours.get(key)) for key in _SHARES)
+        and _computes(theirs) == _computes(ours)
     )  # fmt: skip
+
+
+def _computes(trainer: Mapping[str, Any]) -> tuple[Any, ...]:
+    """How steps are computed, and on the same few batches or not, with defaults by one name."""
+    precision = trainer.get("precision")
+    precision = None if precision is None else str(precision)
+    clips = trainer.get("gradient_clip_val") is not None
+    return (
+        "32-true" if precision in _DEFAULT_PRECISION else precision,
+        (trainer.get("gradient_clip_algorithm") or "norm") if clips else None,
+        share_of(trainer["overfit_batches"]) if trainer.get("overfit_batches") else None,
+    )
 
 
 def _equal(row: Any, run: Any) -> bool:

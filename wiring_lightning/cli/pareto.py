@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> None:
     runs = find_runs(given.runs, given.trust)
     val, test = (lambda run: run.accuracy("val")), (lambda run: run.accuracy("test"))
     runs = finished(runs, Run.checkpoint, val, test)
-    check_alike(different_data(runs), given.mix)
+    check_alike(different_data(runs, ["val", "test"]), given.mix)
     price = named_cost(given.cost, given.machines)
     names = distinct_names([run.folder for run in runs])
     candidates = [

@@ -193,7 +193,9 @@ class SaveConfig(SaveConfigCallback):
             if not taken:
                 write_file(path, text)
             elif path.read_bytes() != text:
-                write_new_file(path, text)
+                written = write_new_file(path, text)
+                if isinstance(trainer, WiringTrainer):
+                    trainer.went_on = written
 
 
 def _expanded(folder: Any) -> str:

@@ -21,8 +21,8 @@ def costs_apart(runs: Sequence[Run], tag: str) -> str | None:
     others = "" if len(found) == 1 else f", as in {len(found)} runs"
     return (
         f"The costs of {run.folder} are those of its last checkpoint, of step {saved}, but its "
-        f"{tag} is that of step {scored}{others}: keep the last checkpoint, too (the "
-        "ModelCheckpoint's save_last)."
+        f"{tag} is that of step {scored}{others}: keep the end of each epoch, too (a second "
+        "ModelCheckpoint, without a monitor)."
     )
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
-from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in
+from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in, configs_in, is_of_fit
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
@@ -59,13 +59,21 @@ class Run:
 
     Args:
         folder: the folder that holds `config.yaml`, logged numbers and checkpoints.
-        config: content of `config.yaml`.
+        config: content of its last config, see `file`.
         trust: whether a network that is not of this package is built.
     """
 
     folder: Path
     config: Mapping[str, Any]
     trust: bool = False
+
+    @cached_property
+    def file(self) -> Path:
+        """The config of the last fit in the folder, where a run may go on; without one, the last.
+
+        Its network, data and length are what the checkpoints and the last numbers are from.
+        """
+        return _find_config(self.folder)[0]
 
     @cached_property
     def network(self) -> Wired:
@@ -128,9 +136,8 @@ class Run:
             RunError: if the config does not describe one.
             UntrustedError: if the network is not of this package, and not trusted.
         """
-        file = self.folder / CONFIG
-        model = network_config(self.config["model"], self.trust, str(file))
-        return build_part(LightningModule, "model", model, f"{file} describes no network")
+        model = network_config(self.config["model"], self.trust, str(self.file))
+        return build_part(LightningModule, "model", model, f"{self.file} describes no network")
 
     def checkpoint(self) -> Path:
         """The checkpoint after the most training steps.
@@ -179,7 +186,7 @@ class Run:
                 )
             raise UnfinishedError(
                 f"The run {self.folder} has no test accuracy ({missing}): run `wiring test "
-                f"--config {self.folder / CONFIG} --ckpt_path FILE` and give the folder that it "
+                f"--config {self.file} --ckpt_path FILE` and give the folder that it "
                 "writes."
             )
         if not isfinite(accuracy):
@@ -286,7 +293,7 @@ def find_run(path: str | Path, trust: bool = False) -> Run:
         names = [str(folder.relative_to(path)) for folder in folders]
         listed = ", ".join(names[:3] + ["..."] * (len(names) > 3))
         raise RunError(f"{path} holds {len(names)} runs ({listed}): give one of them.")
-    return Run(folders[0], _read_config(folders[0] / CONFIG), trust)
+    return Run(folders[0], _find_config(folders[0])[1], trust)
 
 
 def find_runs(folders: Sequence[Path], trust: bool = False) -> list[Run]:
@@ -357,6 +364,18 @@ def tested_once(runs: Sequence[Run]) -> list[Run]:
         else:
             kept.append(run)
     return [run for run in runs if run in kept]
+
+
+def _find_config(folder: Path) -> tuple[Path, Mapping[str, Any]]:
+    """The last config of a fit in the folder of a run, or else the last one, and its content."""
+    newest = None
+    for path in reversed(configs_in(folder)):
+        read = path, _read_config(path)
+        if is_of_fit(read[1]):
+            return read
+        newest = newest or read
+    assert newest is not None
+    return newest
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
     for key in keys:
         if key != METHOD:
             check_known([one.run.config for one in scored], key)
-    mix = different_tables([one.run for one in scored], keys)
+    mix = different_tables([one.run for one in scored], keys, given.score)
     refuse_different(mix, given.mix)
     rows = make_rows(scored, keys)
     table = Table(keys, rows, given.score, _against(rows, given.against))

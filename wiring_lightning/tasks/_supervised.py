@@ -27,6 +27,7 @@ from wiring_lightning.tasks._backbones import check_connected, check_image_size,
 from wiring_lightning.tasks._compiling import Compile, compile_network
 from wiring_lightning.tasks._loading import LoadedTask
 from wiring_lightning.tasks._metrics import ExampleMean
+from wiring_lightning.tasks._monitors import check_validation_monitors
 from wiring_lightning.tasks._refused_images import explained
 from wiring_lightning.tasks._saved import ARGUMENTS, KEY, by_name, describe_task, kept_arguments
 from wiring_lightning.tasks._schedules import Schedule, check_monitored, check_validated
@@ -224,6 +225,13 @@ class SupervisedTask(LoadedTask, ABC):
     def on_train_epoch_end(self) -> None:
         self._read_loss()
         check_monitored(self.trainer)
+
+    @override
+    def on_validation_end(self) -> None:
+        # Of a class of one's own nobody knows what it logs later.
+        own = type(self).__module__.startswith("wiring_lightning.")
+        if own and self.trainer.sanity_checking:
+            check_validation_monitors(self.trainer)
 
     @override
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
