@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from lightning.fabric.utilities.throughput import measure_flops
 from torch import Tensor, nn
 
-from tests.methods import NETWORKS, Method
+from tests.methods import NETWORKS, Method, over
 from wiring_lightning.nn import Adjacency, BernoulliGate, Gate, GraphStage
 from wiring_lightning.tasks._losses import LabelLosses
 
 EARLIER = torch.ones(4, 4, dtype=torch.bool).tril()
+# The first draw edges, the last chooses the steps of its solver.
+_READ_VALUES = "resnet-fabric", "conv-fabric", "continuous-graph"
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "Gate": lambda: Gate(3, 4, fan_in=2),
     "Gate of earlier ones": lambda: Gate(4, 4, fan_in=2, usable=EARLIER),
@@ -87,6 +90,15 @@ def test_networks_are_what_they_were_built_as(
         assert found.unlisted == own.unlisted
         assert torch.equal(found.source, own.source)
         assert torch.equal(found.target, own.target)
+
+
+@over([method for method in NETWORKS if method.name not in _READ_VALUES])
+def test_networks_run_without_values(method: Method) -> None:
+    """As Lightning's `ThroughputMonitor` counts their work."""
+    with torch.device("meta"):
+        network, images = method.backbone(**method.arguments), torch.rand(4, 1, 8, 8)
+    assert network.eval()(images).shape == (4, 10)
+    assert measure_flops(network, lambda: network.train()(images), torch.sum) > 0
 
 
 @WAYS
