@@ -143,7 +143,7 @@ def is_simulated(value: object) -> bool:
 
 def on_cpu(tensor: Tensor) -> Tensor:
     """The memory of a tensor on the device as a tensor on the CPU; nothing waits."""
-    memory, empty = Tensor.untyped_storage(tensor), torch.empty(0, dtype=tensor.dtype)
+    memory, empty = Tensor.untyped_storage(tensor), torch.empty(0, dtype=tensor.dtype, device=CPU)
     return empty.set_(memory, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
 
 
@@ -313,7 +313,7 @@ _LIBRARIES: list[torch.library.Library] = []  # the operations go with the objec
 def _empty_strided(
     size: Sequence[int], stride: Sequence[int], dtype: torch.dtype | None = None, **_: Any
 ) -> Tensor:
-    return SimulatedTensor(torch.empty_strided(size, stride, dtype=dtype))
+    return SimulatedTensor(torch.empty_strided(size, stride, dtype=dtype, device=CPU))
 
 
 def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

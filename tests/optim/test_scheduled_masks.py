@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
 
+from tests.simulated.process import in_own_process
+from tests.simulated_device import RECORD, simulated
 from wiring_lightning.functional import MaskTimes, change_masks
 from wiring_lightning.functional.mask_times import AlternatingTimes
 from wiring_lightning.optim import EdgeSet, ScheduledMasks
@@ -353,3 +355,17 @@ def test_the_default_device_does_not_matter_for_random_numbers(grow: str) -> Non
                 sgd.step()
         both.append(weight.detach())
     assert torch.equal(*both)
+
+
+@in_own_process
+def test_sensitivity_waits_once_for_all_parameters() -> None:
+    with simulated() as device:
+        weights = [nn.Parameter(torch.randn(6, 7, device=device)) for _ in range(5)]
+        for weight in weights:
+            weight.grad = torch.randn(6, 7, device=device)
+        sets = [EdgeSet([weight], k=9) for weight in weights]
+        rule = ScheduledMasks(SGD(weights, lr=0.1), sets, RIGL, first="sensitivity")
+        with RECORD.recording():
+            rule.mask_gradients()
+        assert sum(RECORD.waits.values()) == 1, RECORD.waits
+        assert [int(weight.detach().cpu().count_nonzero()) for weight in weights] == [9] * 5

@@ -18,7 +18,8 @@ from wiring_lightning import plots  # noqa: F401
 STEPS = 2  # of an epoch: what a rule does in every second step is in each
 
 # Waits of the host in an epoch, by file. In the first step the task reads its loss, a learner of
-# scores copies to the device what it knows of the gates, and SNIP counts the weights that it keeps.
+# scores copies to the device what it knows of the gates, and SNIP asks whether all gradients are
+# finite.
 _FIRST = {"tasks/_supervised.py": 1}
 _GATES = {"optim/_gate_rows.py": 3} | _FIRST
 # A search reads its logits in each step to choose the modules to run.

@@ -145,7 +145,7 @@ class ChannelNetwork(Described):
         norm = _NORM if self.stem.bias is None else 1  # if it is folded, only the shift is left
         image = graph.add_node("image", steps=0)
         side = -(-self.image_size // self.stem.stride[0])
-        inputs = 1 + torch.arange(self.stem.out_channels)
+        inputs = 1 + torch.arange(self.stem.out_channels, device="cpu")
         per_input = self.stem.weight.shape[1:].numel()
         graph.connect(image, inputs, parameters=per_input, multiply_adds=per_input * side**2)
         fed = [inputs]
@@ -163,7 +163,7 @@ class ChannelNetwork(Described):
             fed.append(first + edges.target[edges.usable])
         features = graph.add_group("features.node", self.numbers, norm, steps=0)
         # A node without an input still sends a constant: batch norm shifts zero.
-        constant = torch.ones(len(graph), dtype=torch.bool)
+        constant = torch.ones(len(graph), dtype=torch.bool, device="cpu")
         constant[image] = False
         constant[torch.cat(fed)] = False
         graph.connect(image, constant.nonzero().flatten())

@@ -106,7 +106,7 @@ class DenseNet(Described):
         self.connections = nn.ModuleDict()
         if wiring != "dense":
             # After all weights, so that a seed gives the same weights with every wiring.
-            earlier = torch.ones(count, count, dtype=torch.bool).tril()
+            earlier = torch.ones(count, count, dtype=torch.bool, device="cpu").tril()
             for name in self.stages:
                 self.connections[name] = Gate(count, count, fan_in, wiring, earlier, weighted)
 

@@ -78,8 +78,10 @@ class FabricNetwork(Described):
         """
         candidates, _ = _candidates(self)  # counted anew: a head may have been replaced
         fabric, drawn = self.fabric, self._edge_of >= 0
-        learnable = torch.tensor([edge.learnable for edge in fabric.edges()], dtype=torch.bool)
-        scores = torch.ones(len(fabric.names))
+        learnable = torch.tensor(
+            [edge.learnable for edge in fabric.edges()], dtype=torch.bool, device="cpu"
+        )
+        scores = torch.ones(len(fabric.names), device="cpu")
         if fabric.gate is not None:
             scores = fabric.gate.probabilities.float().cpu()
         return replace(

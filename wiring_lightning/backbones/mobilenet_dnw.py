@@ -86,7 +86,7 @@ class MobileNetV1DNW(ChannelNetwork):
         channels = _GRAPHS[-1][1] * stem_channels
         classifier: nn.Linear | Adjacency = nn.Linear(channels, num_classes)
         if small:
-            usable = torch.ones(num_classes, channels, dtype=torch.bool)
+            usable = torch.ones(num_classes, channels, dtype=torch.bool, device="cpu")
             classifier = Adjacency(usable, math.ceil(share * usable.numel()), wiring)
         super().__init__(
             stem=nn.Conv2d(in_channels, stem_channels, 3, plan.stride, padding=1, bias=False),

@@ -228,7 +228,7 @@ class NeuralGraph(Described):
             graph.connect(outputs, sums)
             outputs = sums
         graph.connect(outputs, classifier)
-        inputs = torch.arange(len(nodes)) < self.sizes[0]
+        inputs = torch.arange(len(nodes), device="cpu") < self.sizes[0]
         alone = ~reach(inputs.clone(), senders[inside], receivers[inside])
         graph.connect(stem, nodes[inputs | alone])
         return graph.wiring(unlisted=int(slots.sum() - usable.sum()))
@@ -280,8 +280,9 @@ class NeuralGraph(Described):
         """`[receivers, senders]` which weights can be an edge."""
         nodes = sum(self.sizes)
         if self.dynamics != "static":
-            return torch.ones(nodes, nodes, dtype=torch.bool)
-        block = torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
+            return torch.ones(nodes, nodes, dtype=torch.bool, device="cpu")
+        counts = torch.tensor(self.sizes, device="cpu")
+        block = torch.arange(len(self.sizes), device="cpu").repeat_interleave(counts)
         usable = block[:, None] > block
         usable[-self.outputs :, block == len(self.sizes) - 1] = True
         return usable

@@ -103,7 +103,7 @@ class ResNet(ResidualNetwork):
         connection = None
         if wiring != "previous":
             # After all weights, so that a seed gives the same weights with every wiring.
-            earlier = torch.ones(total - 1, total - 1, dtype=torch.bool).tril()
+            earlier = torch.ones(total - 1, total - 1, dtype=torch.bool, device="cpu").tril()
             connection = Gate(total - 1, total - 1, fan_in, wiring, earlier, weighted)
         super().__init__(
             stem=stem_layers,

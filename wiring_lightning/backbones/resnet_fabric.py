@@ -85,7 +85,8 @@ class ResNetFabric(FabricNetwork):
 
     def resnet(self) -> Tensor:
         """`[edges]` the edges of the ResNet with 6 N + 2 layers, such as for `active_edges`."""
-        return torch.tensor(self.fabric.source) + 1 == torch.tensor(self.fabric.target)
+        ends = torch.tensor([self.fabric.source, self.fabric.target], device="cpu")
+        return ends[0] + 1 == ends[1]
 
 
 def _block_and_shortcut(

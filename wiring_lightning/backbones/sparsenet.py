@@ -196,7 +196,7 @@ class SparseNet(Described):
                 weights.append(self.transitions[name].get_parameter("conv.weight"))
             else:
                 weights.append(self.classifier.weight)
-            matrix = torch.full((len(plan.reads), len(widths)), torch.nan)
+            matrix = torch.full((len(plan.reads), len(widths)), torch.nan, device="cpu")
             for row, weight, reads in zip(matrix, weights, plan.reads, strict=True):
                 by_channel = weight.abs().transpose(0, 1).flatten(1).mean(1)
                 parts = by_channel.split([widths[source] for source in reads])

@@ -68,7 +68,7 @@ def _known_example(trainer: Trainer, module: LightningModule) -> Any:
     if module.example_input_array is not None:
         return first_example(module.example_input_array)
     shape = getattr(getattr(trainer, "datamodule", None), "image_shape", None)
-    return None if shape is None else torch.zeros(1, *shape)
+    return None if shape is None else torch.zeros(1, *shape, device="cpu")
 
 
 def _fitting(example: Any, module: LightningModule) -> Any:

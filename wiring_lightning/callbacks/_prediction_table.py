@@ -28,7 +28,10 @@ def merge_ranks(shares: Sequence[Tensor]) -> tuple[list[int], Tensor]:
         ([0, 1, 2, 3, 4], tensor([0, 1, 2, 3, 4]))
     """
     places = torch.cat(
-        [torch.arange(len(share)) * len(shares) + rank for rank, share in enumerate(shares)]
+        [
+            torch.arange(len(share), device="cpu") * len(shares) + rank
+            for rank, share in enumerate(shares)
+        ]
     )
     order = places.argsort()
     return places[order].tolist(), torch.cat(list(shares))[order]

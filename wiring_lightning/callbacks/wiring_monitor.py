@@ -173,7 +173,7 @@ class WiringMonitor(Callback):
         if trainer.loggers:
             for name, rate in learning_rates(trainer).items():
                 # As in `PhaseSchedule`: a tensor of the CPU is not copied to the device and back.
-                value = torch.as_tensor(rate, dtype=torch.float32)
+                value = torch.as_tensor(rate, dtype=torch.float32, device="cpu")
                 pl_module.log(name, value, on_step=True, on_epoch=False, batch_size=1)
 
     @override

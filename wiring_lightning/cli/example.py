@@ -48,7 +48,7 @@ def example_image(
         raise MisconfigurationException(f"image_size must be at least 1, got {min(size)}.")
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     channels = convolutions[0].in_channels if convolutions else 1
-    return torch.zeros(1, channels, *size)
+    return torch.zeros(1, channels, *size, device="cpu")
 
 
 def costs_with(model: LightningModule, example: Any, asked: bool) -> list[LayerCost]:

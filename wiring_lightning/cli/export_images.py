@@ -48,11 +48,11 @@ def digit_images(shape: Shape, count: int = COUNT) -> Tensor:
     """
     from sklearn.datasets import load_digits
 
-    digits = torch.as_tensor(load_digits().images, dtype=torch.float32)
+    digits = torch.as_tensor(load_digits().images, dtype=torch.float32, device="cpu")
     digits = ((digits - digits.mean()) / digits.std()).unsqueeze(1)
     channels, height, width = shape
     each = 1 if channels in (1, 3) else channels
-    numbers = torch.arange(count * each) % len(digits)
+    numbers = torch.arange(count * each, device="cpu") % len(digits)
     images = functional.interpolate(digits[numbers], (height, width), mode="bilinear")
     return images.view(count, each, height, width).expand(count, channels, height, width)
 

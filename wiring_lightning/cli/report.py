@@ -108,7 +108,7 @@ def recovered_rows(wiring: Wiring, planted: Wiring) -> list[tuple[str, str]]:
 
     def count(edges: Tensor) -> Tensor:
         """`[nodes]` how many of these edges lead to each node."""
-        counts = torch.zeros(len(wiring.nodes))
+        counts = torch.zeros(len(wiring.nodes), device="cpu")
         return counts.index_add(0, wiring.target, edges.float())
 
     candidates = count(torch.ones_like(planted.active))

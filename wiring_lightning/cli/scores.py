@@ -110,6 +110,7 @@ def _of_noise(n: int, k: int) -> tuple[float, float]:
     """Mean and standard deviation of the separation of n independent normal numbers."""
     if n < 3:
         return 0.0, 0.0
-    noise = torch.randn(_DRAWS, n, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(_DRAWS, n, dtype=torch.double, generator=generator, device="cpu")
     separation = _separation(noise, k)
     return float(separation.mean()), float(separation.std())

@@ -119,7 +119,7 @@ class Latency(ConfiguredCost):
             if key not in self._known:
                 self._known[key] = self._measure(edges) if connected else 0.0
             prices.append(self._known[key])
-        return torch.tensor(prices).reshape(wiring.active.shape[:-1])
+        return torch.tensor(prices, device="cpu").reshape(wiring.active.shape[:-1])
 
     def __repr__(self) -> str:
         return f"Latency(image_shape={self.image_shape}, batch_size={self.batch_size})"

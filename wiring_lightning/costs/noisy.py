@@ -60,7 +60,7 @@ class NoisyCost(ConfiguredCost):
     def __call__(self, wiring: Wiring) -> Tensor:
         """The cost of one architecture, or of each in a batch."""
         price = as_prices(self.cost(wiring), wiring, name_of_cost(self.cost)).float()
-        noise = torch.randn(price.shape, generator=self._generator)
+        noise = torch.randn(price.shape, generator=self._generator, device="cpu")
         return (price + self.std * noise).clamp_min(0)
 
     def __repr__(self) -> str:

@@ -49,7 +49,7 @@ def as_prices(
         ValueError: the cost size gave nan; a cost must be a finite number for every architecture.
     """
     try:
-        prices = torch.as_tensor(given).detach().cpu()
+        prices = torch.as_tensor(given, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):  # torch raises each of them for some kinds
         raise error(
             f"the cost {name} gave a {type(given).__name__}; it must give a number for an "

@@ -102,7 +102,8 @@ class SequentialSteps(ConfiguredCost):
                 graph = _LiveGraph(own_alive, source[own_edges], target[own_edges], steps)
                 self._known[key] = graph.schedule(self.machines, _RANKS[self.order](graph))
             prices.append(self._known[key])
-        return torch.tensor(prices, dtype=torch.long).reshape(wiring.active.shape[:-1])
+        steps_of_all = torch.tensor(prices, dtype=torch.long, device="cpu")
+        return steps_of_all.reshape(wiring.active.shape[:-1])
 
     def __repr__(self) -> str:
         return f"SequentialSteps(machines={self.machines}, order={self.order!r})"

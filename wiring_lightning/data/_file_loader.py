@@ -58,7 +58,7 @@ class FileLoader(BatchLoader):
         **options: Any,
     ) -> None:
         # `BatchLoader` needs the number of images, but not their pixels.
-        no_pixels = torch.empty(len(paths), 0, 0, 0, dtype=torch.uint8)
+        no_pixels = torch.empty(len(paths), 0, 0, 0, dtype=torch.uint8, device="cpu")
         super().__init__(no_pixels, labels, batch_size, normalizer=Tensor.byte, **options)
         self.files = _Files(paths, labels, transform)
         self.num_workers = num_workers
@@ -103,7 +103,7 @@ class FileLoader(BatchLoader):
 
     @override
     def _draw_noise(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return (torch.randint(2**32, (len(self.labels),), generator=generator),)
+        return (torch.randint(2**32, (len(self.labels),), generator=generator, device="cpu"),)
 
 
 class _Workers:
@@ -125,7 +125,9 @@ class _Workers:
         """Yield the batches of these samples; batches that were not fetched before are dropped."""
         self._epoch.samples = samples
         try:
-            yield from self._loader
+            with torch.device("cpu"):  # torch draws a seed with the generator, which is there
+                batches = iter(self._loader)
+            yield from batches
         finally:
             # The samples refer to the `FileLoader`, and would keep it alive with its processes.
             self._epoch.samples = iter(())
@@ -166,6 +168,6 @@ class _Files(Dataset[Batch | ImageFileError]):
     def _pixels(self, index: int, seed: int) -> Tensor:
         image = read_image(self.paths[index])
         # `torch.manual_seed` would also seed the generators of the GPUs, which are not restored.
-        with torch.random.fork_rng(devices=()):
+        with torch.random.fork_rng(devices=()), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)
             return self.transform(image)

@@ -80,8 +80,8 @@ def classes_of_colors(
     """
     channels = np.array(image).astype(np.int32)
     colors = torch.from_numpy(channels @ np.array(_PLACES, dtype=np.int32))
-    classes = torch.full(colors.shape, IGNORED, dtype=torch.uint8)
-    unknown = torch.ones(colors.shape, dtype=torch.bool)
+    classes = torch.full(colors.shape, IGNORED, dtype=torch.uint8, device="cpu")
+    unknown = torch.ones(colors.shape, dtype=torch.bool, device="cpu")
     named = [*enumerate(palette), *([] if ignored is None else [(IGNORED, ignored)])]
     for number, color in named:
         here = colors == sum(value * place for value, place in zip(color, _PLACES, strict=True))

@@ -91,7 +91,8 @@ def split_by_chance(
             f"{max(0, size - val_size - test_size)} for training and {test_size} for testing; "
             "change the shares or add images."
         )
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(size, generator=generator, device="cpu").tolist()
     drawn = [names[position] for position in order]
     train_size = size - val_size - test_size
     return [drawn[:train_size], drawn[train_size:-test_size], drawn[-test_size:]]

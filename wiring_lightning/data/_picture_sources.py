@@ -151,7 +151,7 @@ def tensors(found: Found, root: Path) -> tuple[tuple[list[str], Tensor], ...]:
     return tuple(
         (
             paths_below(root, (name for name, _ in pictures)),
-            torch.tensor([number[label] for _, label in pictures], dtype=torch.int64),
+            torch.tensor([number[label] for _, label in pictures], dtype=torch.int64, device="cpu"),
         )
         for pictures in found.splits.values()
     )

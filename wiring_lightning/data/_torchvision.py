@@ -81,8 +81,8 @@ class TorchvisionDataModule(ImageDataModule):
             )
         try:
             dataset = dataset_class(self.root, train=train)
-            images = torch.as_tensor(dataset.data)
-            labels = torch.as_tensor(dataset.targets, dtype=torch.int64)
+            images = torch.as_tensor(dataset.data, device="cpu")
+            labels = torch.as_tensor(dataset.targets, dtype=torch.int64, device="cpu")
             if len(images) != len(labels):
                 raise ValueError(f"{len(images)} images but {len(labels)} labels")
         except _DAMAGE as error:

@@ -53,8 +53,8 @@ class MaskDataModule(InMemoryDataModule):
 
     def _read_all(self, pairs: list[Pair]) -> Split:
         channels, height, width = self.image_shape
-        images = torch.empty(len(pairs), channels, height, width, dtype=torch.uint8)
-        masks = torch.empty(len(pairs), height, width, dtype=torch.uint8)
+        images = torch.empty(len(pairs), channels, height, width, dtype=torch.uint8, device="cpu")
+        masks = torch.empty(len(pairs), height, width, dtype=torch.uint8, device="cpu")
         for index, pair in enumerate(pairs):
             images[index], masks[index] = self.read_pair(*pair)
         return images, masks

@@ -102,5 +102,5 @@ class DigitSums(InMemoryDataModule):
     def _draw(self, images: Tensor, labels: Tensor, size: int, seed: int) -> Split:
         """Examples of one split: images [size, digits, 8, 8], labels [size, sums]."""
         generator = torch.Generator().manual_seed(derived_seed(seed))
-        drawn = torch.randint(len(images), (size, self.digits), generator=generator)
+        drawn = torch.randint(len(images), (size, self.digits), generator=generator, device="cpu")
         return images[drawn].squeeze(2), labels[drawn][:, self.planted].sum(-1)

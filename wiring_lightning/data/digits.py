@@ -34,11 +34,11 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
         tensor([0, 1, 0, 0, 1, 0])
     """
     generator = torch.Generator().manual_seed(seed)
-    position = torch.empty(len(labels), dtype=torch.float64)
+    position = torch.empty(len(labels), dtype=torch.float64, device="cpu")
     for label in range(int(labels.max()) + 1):
         members = (labels == label).nonzero().flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
-        position[members] = (torch.arange(len(members)).double() + 0.5) / len(members)
+        members = members[torch.randperm(len(members), generator=generator, device="cpu")]
+        position[members] = (torch.arange(len(members), device="cpu").double() + 0.5) / len(members)
     return position.argsort(stable=True)
 
 
@@ -92,6 +92,6 @@ def _all_digits() -> Split:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    levels = torch.as_tensor(digits.images, dtype=torch.float64)
+    levels = torch.as_tensor(digits.images, dtype=torch.float64, device="cpu")
     images = (levels * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
-    return images, torch.as_tensor(digits.target, dtype=torch.int64)
+    return images, torch.as_tensor(digits.target, dtype=torch.int64, device="cpu")

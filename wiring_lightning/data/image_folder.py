@@ -130,7 +130,10 @@ class ImageFolder(FileDataModule):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (_GREY if grey else _COLOR))
+        mean, std = (
+            torch.tensor(values, device="cpu").view(-1, 1, 1)
+            for values in (_GREY if grey else _COLOR)
+        )
         super().__init__(batch_size, num_workers, Normalizer(mean, std), seed, drop_last)
         check_counts(image_size=image_size)
         self.resize = round(image_size * 8 / 7) if resize is None else resize
@@ -221,7 +224,7 @@ class ImageFolder(FileDataModule):
                     f"The folder '{folder}' holds no image; name the folder of the pictures "
                     "(--data.predict_root)."
                 )
-            self._predicted = paths, torch.full((len(paths),), -1)
+            self._predicted = paths, torch.full((len(paths),), -1, device="cpu")
 
     @override
     def read_splits(self) -> tuple[tuple[list[str], Tensor], ...]:

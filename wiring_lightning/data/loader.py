@@ -210,9 +210,10 @@ class BatchLoader:
         size, device = len(self.images), self.images.device
         generator = torch.Generator().manual_seed(seed_of_epoch(self.seed, self._epoch))
         if self.shuffle:
-            order = torch.randperm(size, generator=generator)[: size - size % self.world_size]
+            order = torch.randperm(size, generator=generator, device="cpu")
+            order = order[: size - size % self.world_size]
         else:
-            order = torch.arange(size)
+            order = torch.arange(size, device="cpu")
         # Drawn on the CPU, so that all devices train on the same batches. All copies of an epoch
         # are made before its first batch; then the host never waits for the device.
         noise = [send(values, device) for values in self._draw_noise(generator)]

@@ -116,11 +116,13 @@ class MiniImageNet(ImageDataModule):
         files = train_files if train else test_files
         per_class = self.train_per_class if train else self.test_per_class
         paths = self._in_turns(files, per_class)
-        images = torch.empty(len(paths), 3, _STORED_SIZE, _STORED_SIZE, dtype=torch.uint8)
+        images = torch.empty(
+            len(paths), 3, _STORED_SIZE, _STORED_SIZE, dtype=torch.uint8, device="cpu"
+        )
         for index, path in enumerate(paths):
             image = read_image(path).resize((_STORED_SIZE, _STORED_SIZE), Resampling.BILINEAR)
             images[index] = pixels(image)
-        return images, torch.arange(len(files)).repeat(per_class)
+        return images, torch.arange(len(files), device="cpu").repeat(per_class)
 
     @override
     def _augmentation(self, train: bool) -> CropFlip:

@@ -45,7 +45,7 @@ def channel_mean_std(images: Tensor) -> tuple[Tensor, Tensor]:
         >>> mean.item(), std.item()
         (0.5, 0.5)
     """
-    levels = torch.arange(256, dtype=torch.float64) / 255
+    levels = torch.arange(256, dtype=torch.float64, device="cpu") / 255
     # From histograms, which need no float copy of the whole set.
     counts = torch.stack(
         [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]

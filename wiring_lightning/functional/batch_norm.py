@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from wiring_lightning.functional.autocast import without_autocast
+
 
 def fold_batch_norm(weight: Tensor, inputs: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Fold the batch norm that follows a grouped 1 x 1 convolution into its weight and a bias.
@@ -30,7 +32,7 @@ def fold_batch_norm(weight: Tensor, inputs: Tensor, norm: nn.BatchNorm2d) -> tup
     groups, out, _ = weight.shape
     use_batch = norm.training or norm.running_mean is None or norm.running_var is None
     # Statistics in full precision: autocast would compute the products in half precision.
-    with torch.autocast(inputs.device.type, enabled=False):
+    with without_autocast(inputs.device):
         weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
         if use_batch:
             mean, variance = _output_statistics(weight, inputs.to(weight.dtype))

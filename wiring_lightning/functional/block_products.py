@@ -10,6 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning.functional.autocast import autocast_type
+
 
 def rows_of_blocks(
     weight: Tensor, inputs: int, width: int, only_edges: bool = False
@@ -50,11 +52,9 @@ def pointwise_product(sources: Sequence[Tensor], matrix: Tensor) -> Tensor:
         >>> pointwise_product(sources, torch.tensor([[1.0, 2.0, 4.0]])).flatten()
         tensor([7.])
     """
-    device = matrix.device.type
-    if torch.is_autocast_enabled(device):
-        matrix = matrix.to(torch.get_autocast_dtype(device))
-        sources = [source.to(matrix.dtype) for source in sources]
-    if device != "cpu" or torch.compiler.is_compiling():
+    if (number := autocast_type(matrix.device)) is not None:
+        matrix, sources = matrix.to(number), [source.to(number) for source in sources]
+    if matrix.device.type != "cpu" or torch.compiler.is_compiling():
         return functional.conv2d(joined(sources), matrix[:, :, None, None])
     return _PointwiseProduct.apply(matrix, *sources)
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from wiring_lightning.functional._running_sums import RunningGradient, RunningSum, add_lowered
 from wiring_lightning.functional._stage_sums import StageSums
+from wiring_lightning.functional.autocast import without_autocast
 from wiring_lightning.functional.block_inputs import BlockInputs
 from wiring_lightning.functional.spaces import lift
 
@@ -236,7 +237,7 @@ class _Enter(Function):
     ) -> tuple[None, Tensor | None, Tensor | None]:
         sums: BlockSums = ctx.sums
         to_gates = None  # also if all inputs read all earlier blocks: there is nothing to learn
-        with _full_precision(sums.gates):
+        with without_autocast(sums.gates.device):
             if gradient is not None:
                 gradient = sums.gradient_of_input(0, gradient)
             if ctx.needs_input_grad[1] and sums.stage_sums:
@@ -265,7 +266,7 @@ class _Store(Function):
     @override
     def backward(ctx: Any, _: Tensor | None) -> tuple[None, Tensor, Tensor | None, None]:
         sums: BlockSums = ctx.sums
-        with _full_precision(sums.gates):
+        with without_autocast(sums.gates.device):
             gradient = sums.gradient_of_residual(ctx.block, ctx.shape)
         if not ctx.needs_input_grad[1]:
             sums.close()  # nothing before it has a gradient, so this is the last call
@@ -281,7 +282,8 @@ class _Gather(Function):
     def forward(ctx: Any, sums: BlockSums, token: Tensor, block: int) -> tuple[Tensor, Tensor]:
         ctx.sums, ctx.block = sums, block
         ctx.set_materialize_grads(False)
-        with _full_precision(sums.gates):
+        # Autocast would convert the whole stack for every product.
+        with without_autocast(sums.gates.device):
             rectified = sums.rectified(block)
         stacks = {}
         if sums.inputs.gated(block):
@@ -306,7 +308,7 @@ class _Gather(Function):
         if gradient is None:
             gradient = torch.zeros_like(rectified)
         gated, space = inputs.gated(block), inputs.origins[block]
-        with _full_precision(sums.gates):
+        with without_autocast(sums.gates.device):
             gradient = sums.gradient_of_input(block, gradient).to(rectified.dtype)
             if gated:
                 own = sums.stage_sums[inputs.input_stage(block)]
@@ -321,8 +323,3 @@ class _Gather(Function):
             if share := inputs.share(block):
                 sums.to_identities.add(slot, space, share)
         return None, sums.gates.new_empty(0), None
-
-
-def _full_precision(tensor: Tensor) -> torch.autocast:
-    """Disable autocast, which would convert the whole stack for every product."""
-    return torch.autocast(tensor.device.type, enabled=False)

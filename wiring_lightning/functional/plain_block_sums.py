@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from wiring_lightning.functional._running_sums import RunningSum
 from wiring_lightning.functional._stage_sums import group_size
+from wiring_lightning.functional.autocast import without_autocast
 from wiring_lightning.functional.block_inputs import BlockInputs
 from wiring_lightning.functional.spaces import Space, lift
 
@@ -80,7 +81,7 @@ class PlainBlockSums:
         """The input of a block, after its ReLU."""
         inputs, origin = self.inputs, self.inputs.origins[block]
         if inputs.gated(block):
-            with torch.autocast(self.gates.device.type, enabled=False):
+            with without_autocast(self.gates.device):
                 total = self._weighted(block)
         else:
             total = self.residuals.within(origin)

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning.functional.autocast import autocast_type, without_autocast
 from wiring_lightning.functional.block_products import joined
 
 # Bytes of a concatenation per chunk on a CPU: a chunk stays in the cache from step to step.
@@ -92,9 +93,8 @@ def rectified_convolution(
         ... ).flatten()
         tensor([0., 1.])
     """
-    device = sources[0].device.type
-    if torch.is_autocast_enabled(device):
-        kernel = kernel.to(torch.get_autocast_dtype(device))
+    if (number := autocast_type(sources[0].device)) is not None:
+        kernel = kernel.to(number)
     dtype = statistics.mean.dtype
     return _RectifiedConvolution.apply(
         (eps, stride, padding, recompute),
@@ -143,7 +143,7 @@ class _RectifiedConvolution(Function):
         *sources: Tensor,
     ) -> Tensor:
         eps, stride, padding, recompute = ctx.settings = settings
-        with torch.autocast(kernel.device.type, enabled=False):
+        with without_autocast(kernel.device):
             active = _activate(sources, (mean, variance, scale, shift, eps), kernel.dtype)
             outputs = functional.conv2d(active, kernel, None, stride, padding)
         saved = None if recompute else active

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 with warnings.catch_warnings():  # torch warns once per process that sparse CSR tensors are in beta
     warnings.simplefilter("ignore")
-    torch.eye(1).to_sparse_csr()
+    torch.eye(1, device="cpu").to_sparse_csr()
 
 # Number of entries that the gradient of the values gathers at a time.
 _CHUNK = 2**22
@@ -106,4 +106,6 @@ def _matrix(values: Tensor, row: Tensor, column: Tensor, rows: int, columns: int
     """The sparse matrix in CSR format; `row` is sorted."""
     counts = torch.bincount(row, minlength=rows)
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return torch.sparse_csr_tensor(starts, column, values, (rows, columns), check_invariants=False)
+    return torch.sparse_csr_tensor(
+        starts, column, values, (rows, columns), device=values.device, check_invariants=False
+    )

@@ -13,11 +13,12 @@ from wiring_lightning.functional import mask_largest
 from wiring_lightning.nn.checks import check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
+from wiring_lightning.nn.structured import Structured
 
 AdjacencyMode = Literal["learned", "random"]
 
 
-class Adjacency(Described):
+class Adjacency(Structured, Described):
     """Connects nodes by the k largest usable weights (DNW, Section 2.2).
 
     A node is a channel and an edge is one weight: node v receives the sum of w_uv times the output
@@ -60,6 +61,10 @@ class Adjacency(Described):
     ) -> None:
         super().__init__()
         check_word("mode", mode, AdjacencyMode)
+        if usable.is_meta:
+            raise ValueError(
+                'usable is on the device meta, which holds no values: make it with device="cpu".'
+            )
         candidates = usable.numel() if rank_all else int(usable.count_nonzero())
         if not 1 <= edges <= candidates:
             raise ValueError(
@@ -74,13 +79,14 @@ class Adjacency(Described):
         self.rank_all = rank_all
         bound = 1 / math.sqrt(self.senders)  # as a 1x1 convolution from all senders
         weight = torch.empty(usable.shape).uniform_(-bound, bound)
+        known, usable = usable, usable.to(weight.device)
         if not rank_all:
             weight = weight * usable
         magnitude = weight if self.learned else torch.rand(usable.shape)
         (kept,) = mask_largest([magnitude], edges, [None if rank_all else usable])
         self.weight = nn.Parameter(weight * kept)
         self.absent = weight * ~kept if self.learned else None
-        self.register_buffer("usable", usable, persistent=False)
+        self.keep("usable", known)
         self.register_buffer("frozen", torch.tensor(not self.learned))
         self._fixed = not self.learned  # as `frozen`, but read without waiting for the device
         self.register_load_state_dict_post_hook(_follow_state)
@@ -111,7 +117,7 @@ class Adjacency(Described):
         if "weight" not in values:
             return None
         edges = values["weight"].cpu() != 0
-        if not self.rank_all and (edges & ~self.usable.cpu()).any():
+        if not self.rank_all and (edges & ~self._kept.get("usable", self.usable).cpu()).any():
             return "has an edge there where none can be here"
         # Callbacks such as PruneAndRetrain have more edges for a while.
         count, own = int(edges.sum()), int(self.weight.count_nonzero())

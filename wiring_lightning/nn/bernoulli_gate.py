@@ -11,10 +11,11 @@ from wiring_lightning.functional.budgeted_search import Topology, draw_edges, mo
 from wiring_lightning.functional.transfer import send
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
+from wiring_lightning.nn.structured import Structured
 from wiring_lightning.wiring import Choice
 
 
-class BernoulliGate(Described):
+class BernoulliGate(Structured, Described):
     """Samples the active edges of a graph for each example (BSN, Section 3.2).
 
     Edges are sampled in order, from the input to the output. If the source of an edge is connected
@@ -89,7 +90,7 @@ class BernoulliGate(Described):
         self._best: Tensor | None = None  # `best` on the CPU, once frozen
         self._learnable = torch.tensor(learnable, dtype=torch.bool, device="cpu")
         self.logits = nn.Parameter(torch.full((self.topology.edges,), float(initial)))
-        self.register_buffer("learnable_edges", self._learnable.clone(), persistent=False)
+        self.keep("learnable_edges", self._learnable)
         self.register_buffer("frozen", torch.tensor(False))
         self._is_frozen = False  # as `frozen`, but read without waiting for the device
         self._has_choice = any(learnable)

@@ -175,7 +175,7 @@ def _noise_in(
 
 def _dead_channels(group: Any, tied: set[nn.Module]) -> Tensor | None:
     """`[channels]` which channels of a group nobody reads; `None` if that cannot be said."""
-    unread = torch.ones(len(group[0].idxs), dtype=torch.bool)
+    unread = torch.ones(len(group[0].idxs), dtype=torch.bool, device="cpu")
     readers = 0
     for module, reads, channels, in_group in _parts(group):
         if module in tied or isinstance(module, nn.Parameter):  # one that is in no layer
@@ -201,8 +201,8 @@ def _parts(group: Any) -> Iterator[_Part]:
         yield _Part(
             module=item.dep.target.module,
             reads="in_channels" in item.dep.handler.__name__,
-            channels=torch.tensor(item.idxs),
-            in_group=torch.tensor(item.root_idxs),
+            channels=torch.tensor(item.idxs, device="cpu"),
+            in_group=torch.tensor(item.root_idxs, device="cpu"),
         )
 
 

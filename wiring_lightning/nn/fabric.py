@@ -131,7 +131,7 @@ class Fabric(Described):
         """All edges, with their present modules."""
         learnable = [False] * len(self.names)
         if self.gate is not None:
-            learnable = self.gate.learnable_edges.tolist()
+            learnable = self.gate._learnable.tolist()  # known also if the gate is on `meta`
         columns = zip(self.names, self.source, self.target, learnable, strict=True)
         return [
             FabricEdge(name, source, target, self.module_of(number), choice)

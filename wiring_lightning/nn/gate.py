@@ -22,6 +22,7 @@ from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.learnable import find_modules
 from wiring_lightning.nn.selection import Selection
+from wiring_lightning.nn.structured import Structured
 from wiring_lightning.wiring import Choice
 
 GateMode = Literal["learned", "random", "covered", "real"]
@@ -34,7 +35,7 @@ _NO_LEARNER = (
 )
 
 
-class Gate(Described):
+class Gate(Structured, Described):
     """Connect every target to `fan_in` of its candidates (Equation 2 of GateConnect).
 
     In training mode a learned gate uses the wiring that was drawn last. In evaluation mode it uses
@@ -97,16 +98,14 @@ class Gate(Described):
         self.fan_in = fan_in
         self.mode = mode
         scores = torch.ones(targets, candidates)
-        if usable is not None:
-            if not usable.is_meta and not usable.any(-1).all():
-                raise ValueError("every target needs at least one candidate that is usable.")
-            scores = scores.masked_fill(~usable, -1.0)
-        # Which slots are candidates, whatever an optimizer makes of the scores; unknown on `meta`.
-        known = None if scores.is_meta else scores >= 0
-        self.register_buffer("_usable", known, persistent=False)
-        # A second time on the CPU, for a gate that goes through `meta`, where values are lost.
-        self._candidates = None if known is None else known.cpu()
-        scores = normalize_scores(scores)
+        known = torch.ones(targets, candidates, dtype=torch.bool, device="cpu")
+        if usable is not None and not usable.is_meta:
+            known &= usable.cpu()
+        if not known.any(-1).all():
+            raise ValueError("every target needs at least one candidate that is usable.")
+        # Whatever an optimizer makes of the scores. A mask on `meta` is known once they are loaded.
+        self.keep("_usable", None if usable is not None and usable.is_meta else known)
+        scores = normalize_scores(scores.masked_fill(~known.to(scores.device), -1.0))
         if mode == "covered":
             drawn = sample_covering(scores >= 0, fan_in)
         else:
@@ -221,9 +220,8 @@ class Gate(Described):
         if not {"scores", "active"} <= values.keys():
             return None
         scores, active = values["scores"].cpu(), values["active"].cpu().bool()
-        usable = getattr(self, "_candidates", None)  # a gate that was pickled earlier has none
-        if usable is None:
-            usable = self.scores.detach().cpu() >= 0
+        # Unknown if a mask was on `meta`, or the gate was pickled earlier.
+        usable = self._kept.get("_usable", scores >= 0)
         if not torch.equal(scores >= 0, usable):
             return "has scores below 0, as if trained without MaskConnect, or for other candidates"
         if (active & ~usable).any():
@@ -251,18 +249,6 @@ class Gate(Described):
             below = self.usable & (self.scores < 0)
             if below.any():
                 warnings.warn(_NO_LEARNER, UserWarning, stacklevel=2)
-
-    @override
-    def _apply(self, fn: Any, recurse: bool = True) -> "Gate":
-        super()._apply(fn, recurse)
-        self._follow_device()
-        return self
-
-    def _follow_device(self) -> None:
-        """Keep what is usable where the scores are by now."""
-        known: Tensor | None = getattr(self, "_candidates", None)  # none if pickled earlier
-        if known is not None:
-            self._usable = known.to(self.scores.device)
 
     @override
     def forward(self, sources: Tensor) -> Tensor:
@@ -296,7 +282,8 @@ def _follow_frozen_mark(gate: nn.Module, _incompatible: Any) -> None:
     """After loading: freeze or thaw, if the saved gate was the other."""
     assert isinstance(gate, Gate)
     before = gate._is_frozen
-    gate._follow_device()  # a state may bring tensors of another device
+    if "_usable" not in gate._kept and not gate.usable.is_meta:
+        gate.keep("_usable", gate.usable)
     gate.follow_frozen_mark()
     if gate._is_frozen != before:
         gate.scores.requires_grad_(before)

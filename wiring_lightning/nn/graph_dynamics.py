@@ -81,7 +81,8 @@ def run_continuously(
     start at zero. See `backbones.NeuralGraph` for `tolerance`, `adjoint` and `rectify_states`.
 
     Raises:
-        ValueError: if the inputs are not finite: the solver would not end.
+        ValueError: if the inputs are not finite: the solver would not end. Also if the numbers are
+            too coarse for the tolerance.
     """
     exporting = torch.compiler.is_exporting()
     if not exporting and not inputs.isfinite().all():
@@ -102,7 +103,16 @@ def run_continuously(
     if adjoint:
         settings["adjoint_params"] = derivative.tensors
     integrate = odeint_adjoint if adjoint else odeint
-    states: Tensor = integrate(derivative, start, times, **settings)[-1]
+    try:
+        states: Tensor = integrate(derivative, start, times, **settings)[-1]
+    except AssertionError as error:
+        if "underflow in dt" not in str(error):
+            raise
+        number = str(inputs.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"a graph in continuous time found no step with an error below its tolerance of "
+            f"{tolerance:g} in {number}: compute in bfloat16 or float32, or raise the tolerance."
+        ) from error
     return states[-outputs:]
 
 

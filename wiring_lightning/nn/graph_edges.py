@@ -46,7 +46,7 @@ def edges_of(layer: Adjacency | SparseEdges, first_receiver: int) -> GraphEdges:
     unlisted = 0
     if isinstance(layer, SparseEdges):
         row, column, weight = (t.detach().cpu() for t in (layer.row, layer.column, layer.values))
-        usable = torch.ones(len(row), dtype=torch.bool)
+        usable = torch.ones(len(row), dtype=torch.bool, device="cpu")
     else:
         weight, usable = layer.weight.detach().cpu(), layer.usable.cpu()
         row, column = weight.nonzero(as_tuple=True)

@@ -131,9 +131,9 @@ class GraphStage(_Stage):
         first = RectifiedFilter(inputs, stride)
         super().__init__(sizes, [first, *(RectifiedFilter(width) for _ in range(blocks - 1))])
         self.numbers = torch.arange(sum(sizes[:-1]), device="cpu")
-        block_of_sender = torch.arange(blocks).repeat_interleave(torch.tensor(self.sizes[:-1]))
-        block_of_receiver = torch.arange(1, blocks + 1).repeat_interleave(width)
-        usable = block_of_sender < block_of_receiver[:, None]
+        counts = torch.tensor(sizes, device="cpu")
+        block = torch.arange(len(sizes), device="cpu").repeat_interleave(counts)
+        usable = block[:-width] < block[inputs:, None]
         self.adjacency = Adjacency(usable, edges, mode, rank_all)
 
     @override

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
+from wiring_lightning.functional.autocast import autocast_type, without_autocast
 from wiring_lightning.nn.csr import as_csr, copy_with_csr, learns
 from wiring_lightning.wiring import StoredLayer
 
@@ -72,9 +73,8 @@ class SparseConv2d(StoredLayer):
 
         An image alone, `[in_channels, height, width]`, gives `[out_channels, height', width']`.
         """
-        device = input.device.type
-        if torch.is_autocast_enabled(device):  # torch has no CSR product in bfloat16 on a CPU
-            with torch.autocast(device, enabled=False):
+        if autocast_type(input.device) is not None:  # torch has no CSR product in bfloat16 on a CPU
+            with without_autocast(input.device):
                 return self.forward(input.to(self.weight.dtype))
         if input.dim() == 3:
             return self.forward(input[None])[0]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.functional import sparse_product
+from wiring_lightning.functional.autocast import autocast_type
 from wiring_lightning.nn.folding import scale_and_shift
 
 
@@ -89,9 +90,8 @@ class SparseEdges(nn.Module):
         received = sparse_product(self.values, self.row, self.column, maps, self.receivers)
         if self.bias is not None:
             received = received + self.bias[:, None]
-        device = sent.device.type
-        if torch.is_autocast_enabled(device):  # as a convolution gives it
-            received = received.to(torch.get_autocast_dtype(device))
+        if (number := autocast_type(sent.device)) is not None:  # as a convolution gives it
+            received = received.to(number)
         return received.view(self.receivers, batch, height, width).transpose(0, 1)
 
     @override

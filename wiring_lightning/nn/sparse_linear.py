@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from wiring_lightning.functional.autocast import autocast_type, without_autocast
 from wiring_lightning.nn.csr import as_csr, copy_with_csr, learns
 from wiring_lightning.wiring import StoredLayer
 
@@ -40,9 +40,8 @@ class SparseLinear(StoredLayer):
     @override
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in_features]` -> `[..., out_features]`."""
-        device = input.device.type
-        if torch.is_autocast_enabled(device):  # torch has no CSR product in bfloat16 on a CPU
-            with torch.autocast(device, enabled=False):
+        if autocast_type(input.device) is not None:  # torch has no CSR product in bfloat16 on a CPU
+            with without_autocast(input.device):
                 return self.forward(input.to(self.weight.dtype))
         rows = input.reshape(-1, input.shape[-1])
         outputs = (self.weight @ rows.T).T.reshape(*input.shape[:-1], len(self.weight))

@@ -300,7 +300,9 @@ class ScheduledMasks(MaskedWeights):
         gradients = [own for own in self._gradients() if own is not None]
         if len(gradients) < len(self.weights):
             return
-        if not all(bool(own.isfinite().all()) for own in gradients):
+        device = gradients[0].device
+        finite = [own.isfinite().all().to(device) for own in gradients]
+        if not bool(torch.stack(finite).all()):  # asked once, as the host waits for the answer
             return  # a gradient scaler will skip this step
         # The number may have fallen while this rule was waiting.
         self.present = [edges.k for edges in self.edge_sets] if self.frozen else self._wanted()

@@ -109,7 +109,7 @@ def channel_columns(wiring: Wiring) -> Tensor:
     group, active = wiring.nodes.group, wiring.active
     inside = active & (group[wiring.source] == group[wiring.target])
     source, target = wiring.source[inside], wiring.target[inside]
-    depth = torch.zeros(len(group), dtype=torch.long)
+    depth = torch.zeros(len(group), dtype=torch.long, device="cpu")
     while True:
         deeper = depth.scatter_reduce(0, target, depth[source] + 1, "amax")
         if torch.equal(deeper, depth):
@@ -182,10 +182,10 @@ def strongest_edges(wiring: Wiring, column: Tensor) -> tuple[Tensor, Tensor]:
     edges = edges[rank_in_group(column[wiring.target[edges]]) < _MAX_PER_COLUMN]
     ink = _ink(wiring, edges)
     into = column[wiring.target[edges]]
-    total = torch.zeros(int(column.max()) + 1).scatter_add(0, into, ink)
+    total = torch.zeros(int(column.max()) + 1, device="cpu").scatter_add(0, into, ink)
     opacity = (ink * (_INK / total[into]).clamp_max(_MAX_ALPHA)).clamp_min(_MIN_ALPHA)
     edges = torch.cat([given, edges])
-    opacity = torch.cat([torch.full([len(given)], _FAINT), opacity])
+    opacity = torch.cat([torch.full([len(given)], _FAINT, device="cpu"), opacity])
     order = opacity.argsort(stable=True)
     return edges[order], opacity[order]
 

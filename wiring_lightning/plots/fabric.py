@@ -149,8 +149,8 @@ def lay_out(wiring: Wiring) -> FabricLayout | None:
 
 def _last_of_each(state: Tensor) -> Tensor:
     """`[states]` the last node of each state."""
-    nodes = torch.arange(len(state))
-    return torch.zeros(int(state.max()) + 1, dtype=torch.long).scatter_reduce(
+    nodes = torch.arange(len(state), device="cpu")
+    return torch.zeros(int(state.max()) + 1, dtype=torch.long, device="cpu").scatter_reduce(
         0, state, nodes, "amax"
     )
 
@@ -164,7 +164,7 @@ def _only_sums_are_read(wiring: Wiring, state: Tensor, sums: Tensor) -> bool:
     between = state[source] != state[target]
     ends = torch.where(between, sums[state[source]] == source, sums[state[target]] == target)
     reads = target[between].bincount(minlength=len(state))
-    modules = torch.ones(len(state), dtype=torch.bool).index_fill(0, sums, False)
+    modules = torch.ones(len(state), dtype=torch.bool, device="cpu").index_fill(0, sums, False)
     return bool(ends.all()) and bool((reads[modules] == 1).all())
 
 

@@ -147,7 +147,7 @@ def fixed_wiring(wiring: Wiring) -> Wiring:
         [True, False, True, True]
     """
     row = wiring.nodes.group[wiring.source]
-    nearest = torch.full((len(wiring.nodes),), -1)
+    nearest = torch.full((len(wiring.nodes),), -1, device="cpu")
     nearest = nearest.scatter_reduce(0, wiring.target, row, "amax")
     return replace(
         wiring,
@@ -241,7 +241,7 @@ def _relative_score(wiring: Wiring) -> Tensor:
     """`[edges]` score relative to the highest one among the active edges into the same row."""
     score = torch.where(wiring.active, wiring.score, 0).clamp_min(0)
     row = wiring.nodes.group[wiring.target]
-    top = torch.zeros(len(wiring.nodes.group_parameters))
+    top = torch.zeros(len(wiring.nodes.group_parameters), device="cpu")
     top = top.scatter_reduce(0, row, score, "amax")[row]
     return torch.where(top > 0, score / top, 1.0)
 

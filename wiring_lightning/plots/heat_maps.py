@@ -85,7 +85,7 @@ def _draw_scores(
     """
     sources, column = wiring.source[edges].unique(return_inverse=True)
     targets, row = wiring.target[edges].unique(return_inverse=True)
-    score = torch.full((len(targets), len(sources)), torch.nan)
+    score = torch.full((len(targets), len(sources)), torch.nan, device="cpu")
     score[row, column] = wiring.score[edges]
     image = _draw_matrix(axes, score, "Blues", style.GRID, vmax=top)
     dots, room = wiring.active[edges], 72 * 0.8 * side / max(score.shape)

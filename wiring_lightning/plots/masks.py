@@ -86,4 +86,4 @@ def _class_colors(count: int) -> Tensor:
     """`[count, 3]` distinct colours; after the first few, hues by the golden ratio."""
     colors = [to_rgb(color) for color in _COLORS[:count]]
     colors += [hsv_to_rgb(0.618 * rank % 1, 0.65, 0.85) for rank in range(count - len(colors))]
-    return torch.tensor(colors)
+    return torch.tensor(colors, device="cpu")

@@ -62,13 +62,13 @@ def live_of_random_wirings(wiring: Wiring, seed: int = 0) -> RandomLive | None:
     order = targets.argsort(stable=True)
     for edges in learned[order].split(candidates[candidates > 0].tolist()):
         count = int(chosen[wiring.target[edges[0]]])
-        keys = torch.rand(draws, len(edges), generator=generator)
-        drawn = torch.zeros(draws, len(edges), dtype=torch.bool)
+        keys = torch.rand(draws, len(edges), generator=generator, device="cpu")
+        drawn = torch.zeros(draws, len(edges), dtype=torch.bool, device="cpu")
         active[:, edges] = drawn.scatter_(1, keys.topk(count).indices, True)
     inner = inner_nodes(wiring)
     live = wiring.with_active(active).live_nodes[:, inner].double()
     groups = wiring.nodes.group[inner]
-    rows = torch.zeros(draws, len(wiring.nodes.group_parameters), dtype=torch.double)
+    rows = torch.zeros(draws, len(wiring.nodes.group_parameters), dtype=torch.double, device="cpu")
     counts = rows.index_add_(1, groups, live)[:, groups.unique()]
     return RandomLive(counts.mean(0), counts.std(0), draws)
 
@@ -79,7 +79,7 @@ def _same_in_modules(wiring: Wiring, candidates: Tensor, chosen: Tensor) -> bool
     Only targets that learn count.
     """
     learns = candidates > 0
-    most = torch.zeros(len(wiring.nodes.group_parameters), dtype=torch.long)
+    most = torch.zeros(len(wiring.nodes.group_parameters), dtype=torch.long, device="cpu")
     most.scatter_reduce_(0, wiring.nodes.group[learns], chosen[learns], "amax")
     wanted = most[wiring.nodes.group].minimum(candidates)
     return bool(((chosen == wanted) & (chosen > 0))[learns].all())

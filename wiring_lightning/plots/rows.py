@@ -33,7 +33,7 @@ def check_one(wiring: Wiring) -> None:
 
 def inner_nodes(wiring: Wiring) -> Tensor:
     """`[nodes]` mask of the nodes that are neither the input nor the output."""
-    inner = torch.ones(len(wiring.nodes), dtype=torch.bool)
+    inner = torch.ones(len(wiring.nodes), dtype=torch.bool, device="cpu")
     inner[[0, -1]] = False
     return inner
 
@@ -64,7 +64,7 @@ def rank_in_group(group: Tensor) -> Tensor:
     sizes = group.bincount()
     starts = sizes.cumsum(0) - sizes
     rank = torch.empty_like(group)
-    rank[order] = torch.arange(len(group)) - starts[group[order]]
+    rank[order] = torch.arange(len(group), device="cpu") - starts[group[order]]
     return rank
 
 

@@ -104,7 +104,7 @@ def _draw_proportion(axes: Axes, depths: Sequence[int]) -> None:
 def _furthest(wiring: Wiring) -> int:
     """Largest distance of a node from the output in edges, by breadth-first search."""
     source, target = wiring.source[wiring.active], wiring.target[wiring.active]
-    reached = torch.zeros(len(wiring.nodes), dtype=torch.bool)
+    reached = torch.zeros(len(wiring.nodes), dtype=torch.bool, device="cpu")
     reached[-1], steps = True, 0
     while True:
         further = reached.clone()

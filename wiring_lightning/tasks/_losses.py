@@ -5,10 +5,11 @@ from typing import Literal, get_args
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning._checks import check_number
+from wiring_lightning.nn.structured import Structured
 from wiring_lightning.tasks._metrics import NO_LABEL
 from wiring_lightning.tasks._pixel_losses import pixel_losses
 
@@ -16,7 +17,7 @@ LabelLossName = Literal["cross_entropy", "focal"]
 PixelLossName = Literal["cross_entropy", "focal", "dice", "dice_cross_entropy"]
 
 
-class LabelLosses(nn.Module):
+class LabelLosses(Structured):
     """The loss of every label: cross-entropy, or the focal loss `(1 - p)^gamma * cross-entropy`.
 
     Here p is the probability of the right class (Lin et al., Focal Loss for Dense Object
@@ -66,8 +67,8 @@ class LabelLosses(nn.Module):
         weights = None
         if class_weights is not None:
             _check_class_weights(class_weights, num_classes)
-            weights = torch.tensor(class_weights).float()
-        self.register_buffer("weights", weights, persistent=False)
+            weights = torch.tensor(class_weights, device="cpu").float()
+        self.keep("weights", weights)
         self.gamma = 0.0  # the cross-entropy
         if loss == "focal":
             self.gamma = 2.0 if focal_gamma is None else focal_gamma

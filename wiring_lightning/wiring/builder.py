@@ -209,7 +209,7 @@ class WiringBuilder:
         `sources` are `[candidates]` numbers of nodes, and `targets` are `[targets]`. Costs are
         broadcast to `[targets, candidates]`.
         """
-        rows = torch.as_tensor(targets)[:, None]
+        rows = torch.as_tensor(targets, device="cpu")[:, None]
         self.connect(sources, rows, *choice, parameters=parameters, multiply_adds=multiply_adds)
 
     def draw(

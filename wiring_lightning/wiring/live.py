@@ -33,7 +33,7 @@ def live_in_one(nodes: int, source: Tensor, target: Tensor, active: Tensor) -> T
     It is fast for one graph with many edges, `live_in_many` for many samples of a small graph.
     """
     source, target = source[active[0]], target[active[0]]
-    ends = torch.zeros(2, nodes, dtype=torch.bool)
+    ends = torch.zeros(2, nodes, dtype=torch.bool, device="cpu")
     ends[0, 0] = ends[1, -1] = True
     return reach(ends[0], source, target) & reach(ends[1], target, source)
 

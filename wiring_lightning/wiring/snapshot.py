@@ -127,7 +127,8 @@ class Wiring:
     def live_groups(self) -> Tensor:
         """`[..., groups]` groups with at least one live node."""
         live = self.live_nodes
-        counts = torch.zeros(*live.shape[:-1], len(self.nodes.group_parameters), dtype=torch.long)
+        shape = *live.shape[:-1], len(self.nodes.group_parameters)
+        counts = torch.zeros(shape, dtype=torch.long, device="cpu")
         group = self.nodes.group.expand_as(live)
         return counts.scatter_add(-1, group, live.long()) > 0
 
