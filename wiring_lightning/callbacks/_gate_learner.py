@@ -63,6 +63,12 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def frozen(self) -> bool:
         return self.optimizer is not None and self.optimizer.frozen
 
+    @property
+    @override
+    def was_frozen(self) -> bool:
+        # A random wiring was never to learn.
+        return self.frozen and not all(isinstance(one, Gate) and one.fixed for one in self._gates)
+
     @override
     def set_lr(self, lr: float) -> None:
         if self.optimizer is None:

@@ -171,6 +171,7 @@ class PhaseSchedule(Callback):
             if phase.freeze:
                 for learner in find_learners(trainer):
                     learner.check_freeze(begin)
+                    learner.phase_epoch = begin
                 break
             begin += phase.epochs
 
