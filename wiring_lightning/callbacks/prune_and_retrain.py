@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, counted
+from wiring_lightning._checks import check_counts, counted, plain_number
 from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._kept_arguments import refuse_changed
 from wiring_lightning.callbacks._run_length import Begin
@@ -72,7 +72,7 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
             raise self.mistake(f"lr must be above 0, got {lr}.")
         self.dense_epochs = dense_epochs
         self.rewind = rewind
-        self.lr = lr
+        self.lr = plain_number(lr)
         self._pruned = False
         self._initial: dict[str, Any] | None = None  # state of the network before the fit
 

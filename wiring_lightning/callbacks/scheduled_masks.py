@@ -201,7 +201,10 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
 
     @override
     def broken(self) -> str | None:
-        wrong = [found for rule in self._rules for found in rule.excess()]
+        wrong = []
+        for rule in self._rules:
+            groups = [group for own, group, _ in self._ruled_groups if own is rule]
+            wrong += rule.excess([group.weights for group in groups])
         return listed(wrong) if wrong else None
 
     @override

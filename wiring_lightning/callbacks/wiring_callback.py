@@ -295,12 +295,9 @@ class WiringCallback(CheckedWiring, ABC):
             warn_of_other_states(self, trainer, checkpoint)
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.check_parts()
-
-    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._parts = None  # the network may be back on the CPU, where some have new parameters
+        self.check_parts(moved=True)  # such as back to the CPU
+        self._parts = None
         if self._averages is not None:
             self._averages.finish()
         self._warn_if_unfinished(trainer, trainer.current_epoch, over=True)
