@@ -8,7 +8,7 @@ from wiring_lightning._checks.numbers import (
     check_finite,
     check_number,
 )
-from wiring_lightning._checks.plain import is_plain
+from wiring_lightning._checks.plain import is_plain, plain_number
 from wiring_lightning._checks.words import counted, listed
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "has_foreign_code",
     "is_plain",
     "listed",
+    "plain_number",
 ]

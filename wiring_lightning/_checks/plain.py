@@ -1,4 +1,4 @@
-"""Whether a value from a file is one that can hold no code."""
+"""Values that a file can hold without code."""
 
 from typing import Any
 
@@ -13,3 +13,15 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy as one of Python, which a checkpoint can hold; other values as they are.
+
+    Example:
+        >>> import numpy
+        >>> plain_number(numpy.float64(0.5)), plain_number("cosine"), plain_number(None)
+        (0.5, 'cosine', None)
+    """
+    is_scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0
+    return value.item() if is_scalar else value

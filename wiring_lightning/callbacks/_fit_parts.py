@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wiring_lightning._checks import listed
@@ -21,15 +22,24 @@ class FitParts:
     def __init__(
         self, network: nn.Module, places: Iterable[Place], optimizers: Sequence[Optimizer]
     ) -> None:
-        own = {id(getattr(place.owner, place.key)) for place in places}
+        own = {id(getattr(place.owner, place.key)): place for place in places}
         self._network = network
-        self._learned = {n: p for n, p in network.named_parameters() if id(p) in own}
+        self._learned = {n: (p, own[id(p)]) for n, p in network.named_parameters() if id(p) in own}
         self.optimizers = list(optimizers)
 
-    def replaced(self) -> str | None:
-        """Which learned parameters are no longer in the network, in words; `None` if all are."""
+    def replaced(self, moved: bool = False) -> str | None:
+        """Which learned parameters are no longer in the network, in words; `None` if all are.
+
+        Args:
+            moved: whether the network may have left its device, where some get new parameters of
+                the same values in the same modules.
+        """
         now = dict(self._network.named_parameters(remove_duplicate=False))
-        gone = [name for name, own in self._learned.items() if now.get(name) is not own]
+        gone = [
+            name
+            for name, (own, place) in self._learned.items()
+            if now.get(name) is not own and not (moved and _was_moved(place, own, now.get(name)))
+        ]
         if not gone:
             return None
         return (
@@ -47,3 +57,12 @@ class FitParts:
             "of others are not seen; change the groups of an optimizer in place, or begin a new "
             "fit."
         )
+
+
+def _was_moved(place: Place, own: Tensor, now: Tensor | None) -> bool:
+    """Whether a parameter is another one only because its module was moved to another device."""
+    held: object = getattr(place.owner, place.key, None)
+    if now is None or held is not now or now.shape != own.shape:
+        return False
+    # A loss that diverged leaves weights that are no numbers.
+    return torch.allclose(own.to(now.device), now, rtol=0, atol=0, equal_nan=True)

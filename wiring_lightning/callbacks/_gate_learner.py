@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import check_number, listed
+from wiring_lightning._checks import check_number, listed, plain_number
 from wiring_lightning.callbacks._at_start import refuse_a_second
 from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.callbacks._kept_arguments import as_words, changed, plain_values
@@ -46,7 +46,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def __init__(self, lr: float, freeze_epoch: int | None) -> None:
         super().__init__(freeze_epoch)
         check_number("lr", lr, error=self.mistake)
-        self.lr = lr
+        self.lr = plain_number(lr)
         self.optimizer: SomeOptimizer | None = None
         self._restored: dict[str, Any] | None = None
         self._latest: list[list[Tensor]] = []  # values of `places()` after the last update
@@ -63,12 +63,18 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def frozen(self) -> bool:
         return self.optimizer is not None and self.optimizer.frozen
 
+    @property
+    @override
+    def was_frozen(self) -> bool:
+        # A random wiring was never to learn.
+        return self.frozen and not all(isinstance(one, Gate) and one.fixed for one in self._gates)
+
     @override
     def set_lr(self, lr: float) -> None:
         if self.optimizer is None:
-            self.lr = lr
+            self.lr = plain_number(lr)
         else:
-            self.optimizer.group["lr"] = lr
+            self.optimizer.group["lr"] = plain_number(lr)
 
     @override
     def freeze(self) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, takewhile
@@ -44,12 +44,13 @@ class Begin:
         inside = epoch["current"]["ready"] > done
         return cls(steps, done, batch["current"]["processed"] if inside else 0)
 
-    def before(self, trainer: Trainer) -> int:
+    def before(self, trainer: Trainer, batches: float) -> int:
         """How many steps that is if every step counts as `steps_in` counts."""
-        in_epoch = steps_in(trainer, self.epochs + 1) - steps_in(trainer, self.epochs)
-        ended = self.batches >= trainer.num_training_batches
+        whole = steps_in(trainer, self.epochs, batches)
+        in_epoch = steps_in(trainer, self.epochs + 1, batches) - whole
+        ended = self.batches >= batches
         inside = in_epoch if ended else self.batches // accumulated_in(trainer, self.epochs)
-        return steps_in(trainer, self.epochs) + inside
+        return whole + inside
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ class RunLength:
         total: number of optimizer steps in all, as the user or the trainer says.
         epoch: number of optimizer steps of every epoch; 0 if it is not known, or not the same.
         trained: number of steps after which the trainer stops.
-        batches: number of batches of an epoch, if that decides any of the above that is used.
+        by_batches: whether the number of batches of an epoch decides any of the above that is used.
     """
 
     total: int
     epoch: int
     trained: float = math.inf
-    batches: float | None = None
+    by_batches: bool = False
 
     @classmethod
     def of(
@@ -76,6 +77,7 @@ class RunLength:
         total_steps: int | None,
         in_epochs: bool,
         begin: Begin,
+        batches: float,
     ) -> "RunLength":
         """The length of a fit that has started.
 
@@ -85,17 +87,18 @@ class RunLength:
             total_steps: what the user says about the length, if anything.
             in_epochs: whether the length of an epoch must be known.
             begin: what was over when the callback began, perhaps in an earlier fit.
+            batches: number of batches of every epoch.
 
         Raises:
             MisconfigurationException: if the length is not known, or zero.
         """
-        epoch = steps_in(trainer, 1)
+        epoch = steps_in(trainer, 1, batches)
         same = len(set(_accumulation(trainer).values())) == 1
-        epochs = _most_epochs(trainer, callback)
+        epochs = most_epochs(trainer, callback)
         in_steps = trainer.max_steps - begin.steps if trainer.max_steps >= 0 else math.inf
         by_epochs = math.inf
         if epoch and epochs is not None:
-            by_epochs = steps_in(trainer, epochs) - begin.before(trainer)
+            by_epochs = steps_in(trainer, epochs, batches) - begin.before(trainer, batches)
         trained = min(in_steps, by_epochs)
         total = trained if total_steps is None else total_steps
         # Lightning takes the length of data that it does not load for unknown.
@@ -115,19 +118,16 @@ class RunLength:
         _tell_guess(trainer, callback, total_steps, total, epoch if in_epochs else 0)
         if total_steps is not None and not trainer.lightning_module.automatic_optimization:
             trained = math.inf  # nobody but the user knows how many steps an optimizer takes
-        counts = in_epochs or (total_steps is None and by_epochs <= in_steps)
-        batches = trainer.num_training_batches if counts else None
-        return cls(int(total), epoch if same else 0, trained, batches)
+        by_batches = in_epochs or (total_steps is None and by_epochs <= in_steps)
+        return cls(int(total), epoch if same else 0, trained, by_batches)
 
     def step_at(self, share: float) -> int:
         """The number of steps after a share of the training."""
         return round(share * self.total)
 
 
-def steps_in(trainer: Trainer, epochs: int) -> int:
-    """How many optimizer steps so many epochs of a fit have in all; 0 if it is not known."""
-    _load_data(trainer)
-    batches = trainer.num_training_batches
+def steps_in(trainer: Trainer, epochs: int, batches: float) -> int:
+    """How many optimizer steps so many epochs of so many batches have; 0 if it is not known."""
     if not math.isfinite(batches):
         return 0
     accumulated = _accumulation(trainer)
@@ -187,29 +187,43 @@ def _tell_guess(
 
 
 def has_other_batches(trainer: Trainer, counted: float) -> bool:
-    """Whether an epoch of training that begins has another number of batches than was counted."""
-    epochs = _most_epochs(trainer)
+    """Whether the present epoch of training has another number of batches than was counted."""
+    epochs = most_epochs(trainer)
     # `StochasticWeightAveraging` counts one more in the epoch that it adds.
     trains = epochs is None or trainer.current_epoch < epochs
     return trains and trainer.num_training_batches != counted
 
 
-def learning_epochs(trainer: Trainer) -> int | None:
+def batches_of_epoch(trainer: Trainer) -> float:
+    """How many batches an epoch of a fit has now; infinity if it is not known."""
+    _load_data(trainer)
+    return trainer.num_training_batches
+
+
+def learning_epochs(
+    trainer: Trainer, batches: Callable[[Trainer], float] = batches_of_epoch
+) -> int | None:
     """The number of epochs after which a fit stops, in `on_train_start`; `None` if never.
 
     With manual optimization `max_steps` says nothing about epochs: a batch can have any number of
     steps.
+
+    Args:
+        trainer: the trainer.
+        batches: gives the number of batches of every epoch, if it matters.
     """
-    epochs = _most_epochs(trainer)
-    steps = trainer.max_steps
-    # No step is left out, so there are at most as many epochs as steps.
-    if steps < 0 or not steps_in(trainer, 1) or not trainer.lightning_module.automatic_optimization:
+    epochs, steps = most_epochs(trainer), trainer.max_steps
+    if steps < 0 or not trainer.lightning_module.automatic_optimization:
         return epochs
-    needed = bisect_left(range(steps), steps, key=partial(steps_in, trainer))
+    count = partial(steps_in, trainer, batches=batches(trainer))
+    if not count(1):
+        return epochs
+    # No step is left out, so there are at most as many epochs as steps.
+    needed = bisect_left(range(steps), steps, key=count)
     return needed if epochs is None else min(epochs, needed)
 
 
-def _most_epochs(trainer: Trainer, callback: object = None) -> int | None:
+def most_epochs(trainer: Trainer, callback: object = None) -> int | None:
     """The `max_epochs` of a trainer; `None` if there is no limit.
 
     `StochasticWeightAveraging` adds an epoch in which only statistics of batch norms change. It is

@@ -1,6 +1,5 @@
 """The base of callbacks whose sparse layers change at given steps of a training."""
 
-from dataclasses import astuple
 from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,7 +8,7 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._begins import Begins
-from wiring_lightning.callbacks._run_length import Begin, RunLength
+from wiring_lightning.callbacks._run_length import RunLength
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional.mask_times import DECAYS, Decay, MaskTimes
 from wiring_lightning.optim import StraightThrough, count_usable
@@ -54,7 +53,6 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
         self.total_steps = total_steps
         self._check_times()
         self._length = RunLength(0, 0)
-        self._begin = Begin()  # where this learner began
 
     @property
     def has_times(self) -> bool:
@@ -109,9 +107,8 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
         return all(rule.due for rule in self._rules)
 
     @override
-    def unfinished(self, epochs: int) -> str | None:
-        late = self._length.trained < self._final_step
-        return (self._not_due() if late else None) or super().unfinished(epochs)
+    def too_late(self, epochs: int) -> str | None:
+        return self._not_due() if self._length.trained < self._final_step else None
 
     @override
     def missed(self) -> str | None:
@@ -124,30 +121,26 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
         return f"the layers have their final density only after step {max(self._final_step, 1)}"
 
     @property
+    @override
+    def still_counts(self) -> bool:
+        return not self.due
+
+    @property
     def _final_step(self) -> int:
         """The step after which the layers have their final density."""
         return max((rule.times.final_step for rule in self._rules if rule.times), default=0)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        saved = self._restored
-        if saved is None:
-            self._begin = self.fit_begin(trainer)
-        else:
-            self._begin = Begin(*saved.get("begin", ()))
+        self.find_begin(trainer)
         if self.has_times:
+            batches = self.epoch_batches(trainer)
             self._length = RunLength.of(
-                trainer, self, self.total_steps, self.in_epochs, self._begin
+                trainer, self, self.total_steps, self.in_epochs, self._begin, batches
             )
-            if self._length.batches is not None:
-                instead = "total_steps and unit=step" if self.in_epochs else "total_steps"
-                self.count_on(self._length.batches, instead)
+            if self._length.by_batches:
+                self.count_on("total_steps and unit=step" if self.in_epochs else "total_steps")
         super().on_fit_start(trainer, pl_module)
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        return {**state, "begin": list(astuple(self._begin))} if self._rules else state
 
     def _check_times(self) -> None:
         """Raise an error if an argument of the times is out of range."""

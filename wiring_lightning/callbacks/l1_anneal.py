@@ -7,13 +7,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning.callbacks._run_length import learning_epochs
+from wiring_lightning.callbacks._begins import Begins
+from wiring_lightning.callbacks._run_length import most_epochs
 from wiring_lightning.callbacks._scaled import gradient_scale
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import PrunedWeights
 
 
-class L1Anneal(SparseLayers[PrunedWeights]):
+class L1Anneal(Begins, SparseLayers[PrunedWeights]):
     """Start dense and remove edges by magnitude until k are left (L1 + Anneal of DNW, Table 2).
 
     The paper gives neither schedule nor strength. Here edges are removed, for good, at the start
@@ -39,6 +40,7 @@ class L1Anneal(SparseLayers[PrunedWeights]):
     """
 
     masks_gradients = True
+    freezes_itself = True
 
     def __init__(
         self, penalty: float = 1e-5, freeze_epoch: int | None = None, **choice: Any
@@ -68,6 +70,7 @@ class L1Anneal(SparseLayers[PrunedWeights]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.find_begin(trainer)
         last = (trainer.max_epochs or 1) - 1  # unless `max_steps` ends the fit earlier
         self._last_epoch = last if self.freeze_epoch is None else self.freeze_epoch
         super().on_fit_start(trainer, pl_module)
@@ -75,13 +78,15 @@ class L1Anneal(SparseLayers[PrunedWeights]):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.freeze_epoch is None:
-            epochs = learning_epochs(trainer)
+            epochs = self.epochs_until_end(trainer)
             if epochs is None:
                 raise self.mistake(
                     "the number of edges falls until the last epoch, which is not known: give the "
                     "trainer `max_epochs`, or this callback `freeze_epoch`."
                 )
             self._last_epoch = epochs - 1
+            if epochs != most_epochs(trainer):  # then max_steps, and so the batches, decide
+                self.count_on("freeze_epoch")
         super().on_train_start(trainer, pl_module)
         # A resumed run does not call `on_train_epoch_start` for its first epoch.
         self._anneal(trainer)

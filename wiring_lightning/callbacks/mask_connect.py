@@ -149,6 +149,7 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.find_begin(trainer)
         self.check_start(trainer, pl_module)
         self.gate_names(pl_module)  # an error if there is none
         copies = self.find_copies(trainer, pl_module)  # such as a moving average
@@ -174,14 +175,15 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
         """The options of the optimizer; swaps end at the freeze if nothing else is said."""
         if self.explore != "swap" or self.anneal_steps is not None or not self.freeze_epoch:
             return self.options
-        steps = steps_in(trainer, self.freeze_epoch)
+        batches = self.epoch_batches(trainer)
+        steps = steps_in(trainer, self.freeze_epoch, batches)
         if not steps:
             raise self.mistake(
                 "how many steps there are until the freeze is not known: give anneal_steps."
             )
-        self.count_on(trainer.num_training_batches, "anneal_steps")
+        self.count_on("anneal_steps")
         # What is over counts if this learner begins late; one that goes on has its own number.
-        over = self.fit_begin(trainer).before(trainer)
+        over = self._begin.before(trainer, batches)
         return {**self.options, "anneal_steps": max(steps - over, 1)}
 
     @override

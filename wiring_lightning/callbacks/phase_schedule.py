@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from wiring_lightning._checks import counted
+from wiring_lightning._checks import counted, plain_number
 from wiring_lightning.callbacks._at_start import refuse_a_second, refuse_untaught_in
 from wiring_lightning.callbacks.wiring_callback import find_learners
 
@@ -38,6 +38,11 @@ class Phase:
     lr: float | None = None
     gate_lr: float | None = None
     freeze: bool = False
+
+    def __post_init__(self) -> None:
+        # Optimizers hold the rates, and so do checkpoints; Lightning takes plain epochs only.
+        self.epochs = plain_number(self.epochs)
+        self.lr, self.gate_lr = plain_number(self.lr), plain_number(self.gate_lr)
 
 
 class PhaseSchedule(Callback):
@@ -171,6 +176,7 @@ class PhaseSchedule(Callback):
             if phase.freeze:
                 for learner in find_learners(trainer):
                     learner.check_freeze(begin)
+                    learner.phase_epoch = begin
                 break
             begin += phase.epochs
 

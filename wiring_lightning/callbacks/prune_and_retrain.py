@@ -13,16 +13,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, counted
+from wiring_lightning._checks import check_counts, counted, plain_number
+from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._kept_arguments import refuse_changed
-from wiring_lightning.callbacks._run_length import learning_epochs
+from wiring_lightning.callbacks._run_length import Begin
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.callbacks.wiring_callback import find_learners
 from wiring_lightning.optim import PrunedWeights
 
 
-class PruneAndRetrain(SparseLayers[PrunedWeights]):
+class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
     """Train the dense network, prune it once, and train what is left again (DNW, Table 2).
 
     After `dense_epochs` the k weights of largest magnitude stay, and a second training begins.
@@ -60,6 +61,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
     """
 
     masks_gradients = True
+    freezes_itself = True
 
     def __init__(
         self, dense_epochs: int, rewind: bool = False, lr: float | None = None, **choice: Any
@@ -70,7 +72,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
             raise self.mistake(f"lr must be above 0, got {lr}.")
         self.dense_epochs = dense_epochs
         self.rewind = rewind
-        self.lr = lr
+        self.lr = plain_number(lr)
         self._pruned = False
         self._initial: dict[str, Any] | None = None  # state of the network before the fit
 
@@ -128,6 +130,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
                 f"{type(others[0]).__name__} holds on to an optimizer that this callback replaces; "
                 "use one of the two."
             )
+        self.find_begin(trainer)
         if self._restored is not None:
             self._pruned, self._initial = self._restored["pruned"], self._restored.get("first")
             if not self._pruned:
@@ -137,7 +140,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
             self._scale_rates(trainer)  # of the new optimizers with which the fit goes on
         super().on_fit_start(trainer, pl_module)
         if self.rewind and not self._pruned and self._initial is None:
-            if trainer.ckpt_path or trainer.global_step:
+            if self.fit_begin(trainer) != Begin():  # a finder's checkpoint is no beginning
                 rank_zero_warn(
                     f"{type(self).__name__}: this callback is new in a training that has begun, so "
                     "the second training starts from the weights of this moment, not from the "
@@ -151,7 +154,7 @@ class PruneAndRetrain(SparseLayers[PrunedWeights]):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        last = None if trainer.fast_dev_run else learning_epochs(trainer)
+        last = None if trainer.fast_dev_run else self.epochs_until_end(trainer)
         if last is not None and last <= self.dense_epochs:
             raise self.mistake(
                 f"the trainer stops after {counted(last, 'epoch')}, but the second training begins "

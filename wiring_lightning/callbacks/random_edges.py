@@ -35,6 +35,7 @@ class RandomEdges(SparseLayers[MaskedWeights]):
     """
 
     masks_gradients = True
+    freezes_itself = True
 
     def __init__(self, seed: int = 0, **choice: Any) -> None:
         super().__init__(freeze_epoch=None, **choice)

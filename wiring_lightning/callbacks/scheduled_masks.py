@@ -1,5 +1,6 @@
 """The base of callbacks that change the masks of sparse weights by rule."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -153,8 +154,10 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         self._told = False
         super().on_fit_start(trainer, pl_module)
         last = self._length.total
-        if self.freeze_epoch is not None and steps_in(trainer, 1):
-            last = min(last, steps_in(trainer, self.freeze_epoch) - self._begin.before(trainer))
+        if self.freeze_epoch is not None and math.isfinite(self.epoch_batches(trainer)):
+            batches = self.epoch_batches(trainer)
+            frozen_at = steps_in(trainer, self.freeze_epoch, batches)
+            last = min(last, frozen_at - self._begin.before(trainer, batches))
         wanted = self.fraction > 0 and not trainer.fast_dev_run
         if wanted and not any(rule.moves_any(last) for rule in self._rules):
             rank_zero_warn(
@@ -190,9 +193,18 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
                 return f"masks change until step {end}, of which there were {rule.steps}"
         return None
 
+    @property
+    @override
+    def still_counts(self) -> bool:
+        moves = any(rule.moves_any(rule.times.end, since=rule.steps) for rule in self._rules)
+        return super().still_counts or (moves and not self.frozen)
+
     @override
     def broken(self) -> str | None:
-        wrong = [found for rule in self._rules for found in rule.excess()]
+        wrong = []
+        for rule in self._rules:
+            groups = [group for own, group, _ in self._ruled_groups if own is rule]
+            wrong += rule.excess([group.weights for group in groups])
         return listed(wrong) if wrong else None
 
     @override

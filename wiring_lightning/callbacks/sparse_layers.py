@@ -326,7 +326,7 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
     @override
     def state_dict(self) -> dict[str, Any]:
         if self._rules:
-            numbers = {group.name: group.k for group in self._groups}
+            numbers = plain_values({group.name: group.k for group in self._groups})
             weights = {group.name: [one.name for one in group.members] for group in self._groups}
             seen = {"seen": self._report.memory.state_dict()} if self.log_density else {}
             rules = [rule.state_dict() for rule in self._rules]

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, counted
+from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks._at_start import refuse_untaught_in, refuse_without_hooks
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._checked_wiring import CheckedWiring
@@ -24,6 +24,7 @@ from wiring_lightning.callbacks._last_of_all import LastOfAll
 from wiring_lightning.callbacks._open_step import warn_of_open_step
 from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
+from wiring_lightning.callbacks._unreached import warn_of_unreached, without_effect
 
 
 class WiringCallback(CheckedWiring, ABC):
@@ -54,15 +55,17 @@ class WiringCallback(CheckedWiring, ABC):
 
     learns_gates: ClassVar[bool] = True  # or else it chooses among weights
     has_rate: ClassVar[bool] = True  # whether there is a learning rate for `set_lr` to set
+    freezes_itself: ClassVar[bool] = False  # whether it fixes its wiring without being asked to
     # Defaults for subclasses that do not call `__init__`.
     freeze_epoch: int | None = None
+    phase_epoch: int | None = None  # from the start of this epoch a phase of this fit freezes
     _averages: Averages | None = None
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
     _copied: Sequence[nn.Module] = ()  # copies inside of the module, found at the start of the fit
     _versions_at_end: Sequence[int] = ()  # of the last fit; none after one with an average
     _continues = False  # whether this fit goes on where the last one ended
     _changed = False  # whether something wrote to the wiring in between
-    _warned = False
+    _said = frozenset[str]()  # what this fit does not reach, as far as it was said
 
     def __init__(self, freeze_epoch: int | None = None) -> None:
         if freeze_epoch is not None:
@@ -73,6 +76,11 @@ class WiringCallback(CheckedWiring, ABC):
     def frozen(self) -> bool:
         """Whether the wiring of this fit is fixed by now."""
         return False
+
+    @property
+    def was_frozen(self) -> bool:
+        """Whether something has fixed a wiring that could learn."""
+        return self.frozen and not self.freezes_itself
 
     @abstractmethod
     def set_lr(self, lr: float) -> None:
@@ -110,9 +118,17 @@ class WiringCallback(CheckedWiring, ABC):
             return None
         return f"the wiring is to be frozen when epoch {self.freeze_epoch} (from 0) starts"
 
+    def too_late(self, epochs: int) -> str | None:
+        """What else comes after the last step of a fit of so many epochs; `None` if nothing."""
+        return None
+
     def missed(self) -> str | None:
         """What else this fit, which is over, did not reach, such as a step; `None` if nothing."""
         return None
+
+    def epochs_until_end(self, trainer: Trainer) -> int | None:
+        """The number of epochs after which the fit stops, in `on_train_start`; `None` if never."""
+        return learning_epochs(trainer)
 
     def check_freeze(self, epoch: int | None) -> None:
         """Raise an error if the wiring must not be frozen at the start of this epoch."""
@@ -137,7 +153,7 @@ class WiringCallback(CheckedWiring, ABC):
                 f"{type(trainer.strategy).__name__} gives each process a part of the weights, but "
                 "a wiring is learned from whole ones: use strategy=ddp."
             )
-        self._loaded = False
+        self._loaded, self.phase_epoch = False, None
         state = self.state_dict() if self._goes_on(trainer, pl_module) else {}
         self._continues = bool(state)
         self._changed = self._continues and self._versions() != self._versions_at_end
@@ -185,7 +201,7 @@ class WiringCallback(CheckedWiring, ABC):
         self._parts = FitParts(pl_module, places, trainer.optimizers)
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
-        self._warned = False
+        self._said = frozenset()
 
     def follow(self, trainer: Trainer) -> None:
         """Remember the optimizers of the trainer, whose steps the learner sees from now on."""
@@ -199,7 +215,7 @@ class WiringCallback(CheckedWiring, ABC):
             warn_of_open_step(trainer)
         self._say_if_frozen_before(trainer)
         self._freeze_if_due(trainer)
-        epochs = learning_epochs(trainer)
+        epochs = self.epochs_until_end(trainer)
         if epochs is not None:
             self._warn_if_unfinished(trainer, epochs)
 
@@ -282,12 +298,9 @@ class WiringCallback(CheckedWiring, ABC):
             warn_of_other_states(self, trainer, checkpoint)
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.check_parts()
-
-    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._parts = None  # the network may be back on the CPU, where some have new parameters
+        self.check_parts(moved=True)  # such as back to the CPU
+        self._parts = None
         if self._averages is not None:
             self._averages.finish()
         self._warn_if_unfinished(trainer, trainer.current_epoch, over=True)
@@ -343,15 +356,12 @@ class WiringCallback(CheckedWiring, ABC):
 
     def _warn_if_unfinished(self, trainer: Trainer, epochs: int, over: bool = False) -> None:
         """Say, once, what a fit of so many epochs does not reach, or did not if it is over."""
-        if trainer.fast_dev_run or self._warned:
+        if trainer.fast_dev_run:
             return
-        missed = self.unfinished(epochs) or (self.missed() if over else None)
-        if missed is not None:
-            self._warned = True
-            end = "training ended" if over else "the trainer stops"
-            rank_zero_warn(
-                f"{type(self).__name__}: {missed}, but {end} after {counted(epochs, 'epoch')}."
-            )
+        found = [self.unfinished(epochs), self.missed() if over else self.too_late(epochs)]
+        new = [reason for reason in found if reason is not None and reason not in self._said]
+        self._said |= {*new}
+        warn_of_unreached(type(self).__name__, new, epochs, over)
 
     def _refuse_two_learners(self, trainer: Trainer) -> None:
         own = {place.tensor.data_ptr() for group in self.places() for place in group}
@@ -367,16 +377,12 @@ class WiringCallback(CheckedWiring, ABC):
                 )
 
     def _say_if_frozen_before(self, trainer: Trainer) -> None:
-        """Warn if a freeze that is to come has no effect, as in a run that resumes after one."""
-        if (
-            self.freeze_epoch is not None
-            and self.frozen
-            and trainer.current_epoch < self.freeze_epoch
-        ):
-            rank_zero_warn(
-                f"{type(self).__name__}: the wiring is frozen already and stays so, so "
-                f"freeze_epoch={self.freeze_epoch} has no effect."
-            )
+        """Warn of a freeze that this fit did not ask for, as in a run that resumes after one."""
+        own = f"freeze_epoch={self.freeze_epoch}"
+        asked = {own: self.freeze_epoch, "the phase with freeze": self.phase_epoch}
+        said = without_effect(asked, trainer.current_epoch, trainer.global_step)
+        if self.was_frozen and said is not None:
+            rank_zero_warn(f"{type(self).__name__}: {said}")
 
     def _freeze_if_due(self, trainer: Trainer) -> None:
         if self.freeze_epoch is not None and trainer.current_epoch >= self.freeze_epoch:

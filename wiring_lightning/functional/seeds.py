@@ -11,7 +11,7 @@ def seed_of_step(seed: int, step: int) -> int:
         >>> seed_of_step(0, 7), seed_of_step(1, 0) == seed_of_step(2, 0)
         (7, False)
     """
-    return (seed * _MIX_64 + step) % 2**63
+    return (int(seed) * _MIX_64 + step) % 2**63
 
 
 def seed_of_epoch(seed: int, epoch: int) -> int:
@@ -23,7 +23,7 @@ def seed_of_epoch(seed: int, epoch: int) -> int:
         >>> seed_of_epoch(0, 7), seed_of_epoch(1, 0) == seed_of_epoch(2, 0)
         (7, False)
     """
-    return (seed * _MIX_32 + epoch) % 2**32
+    return (int(seed) * _MIX_32 + epoch) % 2**32
 
 
 def derived_seed(*numbers: int) -> int:
@@ -37,6 +37,6 @@ def derived_seed(*numbers: int) -> int:
     """
     mixed = len(numbers)
     for number in numbers:
-        mixed = ((mixed ^ number) * _MIX_64) % 2**64
+        mixed = ((mixed ^ int(number)) * _MIX_64) % 2**64
         mixed ^= mixed >> 32
     return mixed >> 1

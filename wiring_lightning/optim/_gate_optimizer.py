@@ -8,6 +8,8 @@ import torch
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import plain_number
+
 
 class _Freezable(Protocol):
     @property
@@ -37,7 +39,8 @@ class GateOptimizer(Optimizer, Generic[SomeGate]):
             raise ValueError(f"{type(self).__name__} got no gate to learn.")
         if not settings["lr"] >= 0:
             raise ValueError(f"lr must not be negative, got {settings['lr']}.")
-        super().__init__([getattr(gate, parameter) for gate in self.gates], settings)
+        plain = {name: plain_number(value) for name, value in settings.items()}
+        super().__init__([getattr(gate, parameter) for gate in self.gates], plain)
 
     @override
     def __getstate__(self) -> dict[str, Any]:

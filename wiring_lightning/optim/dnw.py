@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from wiring_lightning._checks import plain_number
 from wiring_lightning.functional import LargestMagnitudes, mask_largest
 from wiring_lightning.functional._largest_of_sets import keep_largest_of_sets
 from wiring_lightning.functional.mask_times import MaskTimes
@@ -52,6 +53,7 @@ class EdgeSet:
     largest: LargestMagnitudes = field(init=False)
 
     def __post_init__(self) -> None:
+        self.k = plain_number(self.k)
         self.usable = self.usable or [None] * len(self.weights)
         self.absent = self.absent or [None] * len(self.weights)
         for weight, mask in zip(self.weights, self.usable, strict=True):

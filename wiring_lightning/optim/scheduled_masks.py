@@ -105,14 +105,21 @@ class ScheduledMasks(MaskedWeights):
         pairs = zip(self.edge_sets, self.counts, strict=True)
         return any(self.times.moves_any(edges.k, count, until, since) for edges, count in pairs)
 
-    def excess(self) -> list[str]:
-        """Sets that have more weights than their masks should leave, in words."""
+    def excess(self, weights: Sequence[Sequence[Tensor]] = ()) -> list[str]:
+        """Sets that have more weights than their masks should leave, in words.
+
+        Args:
+            weights: what the network has in the place of the weights of every set, as after it was
+                moved; by default these weights.
+        """
         wrong = []
-        for edges, name, present in zip(self.edge_sets, self.names, self.present, strict=True):
-            kept = count_present(edges.weights)
+        found = weights or [edges.weights for edges in self.edge_sets]
+        sets = zip(self.edge_sets, self.names, self.present, found, strict=True)
+        for edges, name, present, own in sets:
+            kept = count_present(own)
             most = edges.k if self.due else present
             if kept > most and not self.waiting:
-                total = sum(weight.numel() for weight in edges.weights)
+                total = sum(weight.numel() for weight in own)
                 wrong.append(f"{name} has {kept:,} of {total:,} weights, not {most:,}")
         return wrong
 

@@ -7,6 +7,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from wiring_lightning._checks import plain_number
+
 
 class WarmupCosine(LRScheduler):
     """Linear warm-up, then half a cosine (the schedule behind DNW, Table 4).
@@ -43,8 +45,8 @@ class WarmupCosine(LRScheduler):
                 f"the warm-up must last from 0 to {epochs - 1} of the {epochs} epochs, got "
                 f"{warmup_epochs}."
             )
-        self.epochs = epochs
-        self.warmup_epochs = warmup_epochs
+        self.epochs = plain_number(epochs)
+        self.warmup_epochs = plain_number(warmup_epochs)
         super().__init__(optimizer, last_epoch)
 
     @override
