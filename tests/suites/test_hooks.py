@@ -47,12 +47,15 @@ def _answer(network: nn.Module, images: Tensor, grad: bool) -> Tensor:
 
 
 @over(NETWORKS, "network")
-@pytest.mark.parametrize("form", ["training", "evaluation", "compact", "folded"])
+@pytest.mark.parametrize(
+    "form", ["training", "compiled training", "evaluation", "compact", "folded", "compiled folded"]
+)
 def test_every_layer_whose_call_matters_is_called(
     method: Method, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Branches would be computed image by image, without calls of their layers, if that were right.
     monkeypatch.setattr("wiring_lightning.backbones.multi_branch._LARGE_STATE", 0)
+    compiling, form = form.startswith("compiled"), form.removeprefix("compiled ")
     network = method.task().backbone.double().train(form == "training")
     if form in ("compact", "folded"):
         if not hasattr(network, "compact"):
@@ -63,6 +66,8 @@ def test_every_layer_whose_call_matters_is_called(
             pytest.skip(f"{method.name}: its norms cannot be folded")
     images = torch.rand(4, 1, 8, 8).double()
     expected = _answer(deepcopy(network), images, grad=True)
+    if compiling:  # the same code as torch.compile and export read, without their work
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     usual = form == "training"  # whether gradients are wanted
     for way, grad in [*product(["hook", "subclass", "forward"], [usual]), ("hook", not usual)]:
         hooked = deepcopy(network)
