@@ -102,6 +102,27 @@ def claim_version(folder: str | Path) -> int:
     raise AssertionError("numbers do not end")
 
 
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Paths from the newest to the oldest, without those that are gone.
+
+    Links to nothing are left out, and files that others removed after they were found.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     write_file(folder / "last.ckpt", b"")
+        ...     (folder / "lost.ckpt").symlink_to(folder / "nowhere.ckpt")
+        ...     [path.name for path in newest_first(folder.glob("*.ckpt"))]
+        ['last.ckpt']
+    """
+    dated = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            dated.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(dated, reverse=True)]
+
+
 def check_outputs(paths: Iterable[str | Path], option: str, overwrite: bool = False) -> None:
     """Refuse places for files before the work, not after it.
 

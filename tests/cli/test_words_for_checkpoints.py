@@ -17,6 +17,8 @@ from wiring_lightning.checkpoints import load_checkpoint
 from wiring_lightning.cli.inspect import WiringTrainer
 from wiring_lightning.cli.last_run import find_last_run
 from wiring_lightning.cli.run_folder import go_on_in
+from wiring_lightning.cli.runs import RunError, find_run
+from wiring_lightning.cli.sweep_state import Planned
 
 SCRATCH = "wiring: there is no last checkpoint yet, so training starts from scratch"
 
@@ -210,6 +212,24 @@ def test_a_run_of_another_training_is_named(
     found, others = find_last_run(trainer, plain())
     assert found == folder
     assert others == f"{last} is of a run with another config, {named}"
+
+
+def test_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
+    folder, broken = keep(tmp_path, 0, plain()), keep(tmp_path, 1, plain())
+    last = broken / "checkpoints/last.ckpt"
+    last.unlink()
+    last.symlink_to(broken / "checkpoints/removed.ckpt")
+    trainer = WiringTrainer(logger=CSVLogger(tmp_path, name=""))
+    assert find_last_run(trainer, plain()) == (folder, None)
+    for number in (0, 1):
+        run = find_run(tmp_path / f"version_{number}")
+        planned = Planned(f"version_{number}", tmp_path)
+        if number:
+            assert planned.checkpoint() is None
+            with pytest.raises(RunError, match="has no checkpoint"):
+                run.checkpoint()
+        else:
+            assert run.checkpoint() == planned.checkpoint() == folder / "checkpoints/last.ckpt"
 
 
 def test_the_newest_of_several_runs_is_the_last(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import wiring_lightning.export.writing as writing
 from tests.cli.commands import ROOT
 from tests.outside import TwoLayers
-from wiring_lightning.backbones import ResNeXt
+from wiring_lightning.backbones import NeuralGraph, ResNeXt
 from wiring_lightning.export import (
     DescribedNetwork,
     ExportError,
@@ -123,6 +123,16 @@ def test_a_compact_form_that_is_another_function_is_refused(tmp_path: Path) -> N
     with pytest.raises(ExportError, match=r"compact\(\) is not the same function"):
         export_network(Wrong(), tmp_path / "net.pt2", torch.randn(6, 1, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+def test_states_that_are_rectified_depend_on_the_steps_of_the_solver(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    kinds = {"nodes": 30, "inputs": 4, "outputs": 6, "edges": 30, "strides": (1, 1)}
+    network = NeuralGraph("continuous", image_size=8, rectify_states=True, **kinds).eval()
+    small, images = network.compact(), torch.randn(3, 3, 8, 8)
+    answers = small(images), network(images), tmp_path / "net.pt2", 1e-4
+    with pytest.raises(ExportError, match=r"with rectify_states they depend on the steps .*\.$"):
+        writing._check_source(network, *answers)
 
 
 def test_a_network_inside_another_one_becomes_compact_and_stays_as_it_was() -> None:

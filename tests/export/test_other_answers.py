@@ -56,6 +56,21 @@ def test_an_answer_without_logits_is_one_sentence(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda logits: logits.mean((1, 2, 3)),
+        lambda logits: logits.mean(),
+        lambda logits: logits[:, :, :0],
+        lambda logits: logits.flatten(1)[:, :0],
+    ],
+)
+def test_an_answer_without_classes_is_one_sentence(how: Any, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"^Answering gives an answer of shape \[.*\]: .*\.$"):
+        export_network(Answering(how), tmp_path / "net.safetensors", IMAGES)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_of_torchvision_for_pixels(tmp_path: Path) -> None:
     classes, features = 3, nn.Sequential(OrderedDict(out=nn.Conv2d(3, 8, 3, stride=2)))
     network = FCN(IntermediateLayerGetter(features, {"out": "out"}), FCNHead(8, classes)).eval()

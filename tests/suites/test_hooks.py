@@ -47,8 +47,13 @@ def _answer(network: nn.Module, images: Tensor, grad: bool) -> Tensor:
 
 
 @over(NETWORKS, "network")
-@pytest.mark.parametrize("form", ["training", "evaluation", "compact", "folded"])
-def test_every_layer_whose_call_matters_is_called(method: Method, form: str) -> None:
+@pytest.mark.parametrize(
+    "form", ["training", "compiled training", "evaluation", "compact", "folded", "compiled folded"]
+)
+def test_every_layer_whose_call_matters_is_called(
+    method: Method, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling, form = form.startswith("compiled"), form.removeprefix("compiled ")
     # Branches would be computed in C, without calls of their layers, if that were right. That is in
     # float32.
     compact = form in ("compact", "folded")
@@ -63,6 +68,8 @@ def test_every_layer_whose_call_matters_is_called(method: Method, form: str) -> 
             pytest.skip(f"{method.name}: its norms cannot be folded")
     images = torch.rand(4, 1, 8, 8).to(dtype)
     expected = _answer(deepcopy(network), images, grad=True)
+    if compiling:  # the same code as torch.compile and export read, without their work
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     usual = form == "training"  # whether gradients are wanted
     for way, grad in [*product(["hook", "subclass", "forward"], [usual]), ("hook", not usual)]:
         hooked = deepcopy(network)

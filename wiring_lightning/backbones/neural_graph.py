@@ -72,8 +72,10 @@ class NeuralGraph(Described):
         strides: of the two convolutions before the graph; `[1, 1]` suits images of 8 x 8.
         image_size: height and width of the images, used only to count multiply-adds.
         rectify_states: in continuous time, rectify the states of the solver wherever it computes a
-            derivative, as a ReLU in place does in the authors' code. The result is another
-            function. Not with `adjoint`.
+            derivative, as a ReLU in place does in the authors' code; the paper does not ask for it.
+            The result is another function, and depends on the solver's steps: on the other images
+            of the batch, and on what `compact()` removes. `tolerance` does not bound by how much.
+            Not with `adjoint`.
 
     Raises:
         ValueError: if the nodes are too few for the inputs, outputs and blocks, or an argument is
@@ -239,7 +241,7 @@ class NeuralGraph(Described):
         """The network in evaluation mode, without dead nodes and edges.
 
         In continuous time all states decide the steps of the solver, so fewer nodes change the
-        result by about its tolerance.
+        result by about its tolerance; with `rectify_states` by more.
 
         Args:
             fold_batch_norm: fold the batch norms of the stem into its convolutions, for inference

@@ -10,6 +10,7 @@ from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.inspect import WiringTrainer
 from wiring_lightning.cli.run_folder import folder_of_runs, savers_without_folder
 from wiring_lightning.cli.run_keys import differing, in_words, training
+from wiring_lightning.files import newest_first
 
 
 def find_last_run(
@@ -31,9 +32,8 @@ def find_last_run(
     runs = folder_of_runs(trainer)
     if runs is None or not savers_without_folder(trainer):
         return None, None
-    found = [(path.stat().st_mtime, path) for path in runs.glob("version_*/checkpoints/last*.ckpt")]
     others = None
-    for _, path in sorted(found, reverse=True):
+    for path in newest_first(runs.glob("version_*/checkpoints/last*.ckpt")):
         apart = _apart(path.parents[1], config)
         if apart is None:
             return path.parents[1], others

@@ -13,6 +13,7 @@ from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.denser_file import say_if_denser
 from wiring_lightning.cli.run_names import last_shared
 from wiring_lightning.cli.runs import Run, RunError, find_run
+from wiring_lightning.files import newest_first
 from wiring_lightning.nn.checks import check_word
 from wiring_lightning.tasks._saved import saved_description
 
@@ -118,7 +119,7 @@ def checkpoint_of(run: Run, which: Which) -> Path:
         return last
     callbacks = read_weights(last).get("callbacks")
     states = list(callbacks.values()) if isinstance(callbacks, Mapping) else []
-    there = sorted(run.folder.rglob("*.ckpt"))
+    there = sorted(newest_first(run.folder.rglob("*.ckpt")))
     best = [state for state in states if _says_best(state)]
     monitor_of = {
         path: state["monitor"]

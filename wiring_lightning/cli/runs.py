@@ -22,6 +22,7 @@ from wiring_lightning.cli.run_scalars import Scalar, read_scalars
 from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.cli.trust import network_config, only_known_kinds
 from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
+from wiring_lightning.files import newest_first
 from wiring_lightning.nn import Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Wired, Wiring, find_wired
 
@@ -146,7 +147,7 @@ class Run:
             RunError: if there is none below the folder.
             CheckpointError: if there are several, and one cannot be read.
         """
-        paths = sorted(self.folder.rglob("*.ckpt"))
+        paths = sorted(newest_first(self.folder.rglob("*.ckpt")))
         if not paths:
             raise UnfinishedError(
                 f"The run {self.folder} has no checkpoint: train with checkpoints (the trainer's "

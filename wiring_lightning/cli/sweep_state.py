@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wiring_lightning.files import free_path, write_file
+from wiring_lightning.files import free_path, newest_first, write_file
 
 STATE = ".sweep"
 
@@ -51,8 +51,7 @@ class Planned:
 
     def checkpoint(self) -> Path | None:
         """The last checkpoint of a run that was interrupted."""
-        found = self.folder.rglob("*.ckpt")
-        return max(found, key=lambda path: path.stat().st_mtime, default=None)
+        return next(iter(newest_first(self.folder.rglob("*.ckpt"))), None)
 
     def command(self) -> list[str]:
         """The arguments of `wiring` that begin the run, or go on with it.

@@ -72,6 +72,11 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
                 f"{type(model).__name__} returns a {type(wanted).__name__}, but answers can only "
                 "be compared if they are one tensor: wrap the network in a module that returns one."
             )
+        if wanted.numel() == 0:
+            raise ValueError(
+                f"{type(model).__name__} gives a tensor of shape {list(wanted.shape)} for the "
+                "example, which has nothing to compare: give an example for which it has entries."
+            )
         reason = None
         try:
             _prune_all(torch_pruning.DependencyGraph(), small, inputs)

@@ -123,7 +123,9 @@ class Derivative(nn.Module):
         weights: `[receivers, senders]` of the edges.
         operations: of the nodes.
         maps: any maps of the height and width of the states, for which filters are prepared.
-        rectify_states: whether `forward` also rectifies the states that it is given, in place.
+        rectify_states: whether `forward` also rectifies the states that it is given, in place. The
+            result then depends on where a solver asks for a derivative, and its tolerance does not
+            bound by how much.
     """
 
     def __init__(

@@ -1,6 +1,5 @@
 """Whether a module may be computed without calling it."""
 
-import torch
 from torch import nn
 
 
@@ -9,8 +8,7 @@ def computes_as(kind: type[nn.Module], *modules: nn.Module) -> bool:
 
     Otherwise a faster way that does not call them would be wrong: a subclass may compute something
     else, a hook may record or change what goes in and out, and the older functions of
-    `torch.nn.utils`, such as `prune` and `spectral_norm`, compute the weight in one. While
-    compiling, hooks are not looked at.
+    `torch.nn.utils`, such as `prune` and `spectral_norm`, compute the weight in one.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -22,9 +20,7 @@ def computes_as(kind: type[nn.Module], *modules: nn.Module) -> bool:
     """
     if not all(isinstance(module, kind) for module in modules):
         return False
-    return torch.compiler.is_compiling() or all(
-        not _changes(kind, module) and not has_hooks(module) for module in modules
-    )
+    return all(not _changes(kind, module) and not has_hooks(module) for module in modules)
 
 
 def has_hooks(module: nn.Module) -> bool:

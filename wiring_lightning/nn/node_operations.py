@@ -80,6 +80,8 @@ def filter_maps(maps: Tensor, filters: Tensor) -> Tensor:
     """
     if maps.shape[2] * maps.shape[3] <= _SMALL:
         return torch.bmm(maps.flatten(2), filters).view(maps.shape)
+    if len(filters) == 0:  # torch needs a group
+        return maps
     images = functional.conv2d(
         maps.transpose(0, 1), filters[:, None], padding=FILTER_SIDE // 2, groups=len(filters)
     )

@@ -1,8 +1,10 @@
-"""Weights that a layer computes of other tensors, made plain parameters."""
+"""Copies of networks in which nothing is computed of other tensors: plain parameters."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import wraps
+from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -14,15 +16,19 @@ from torch.nn.utils.weight_norm import WeightNorm
 T = TypeVar("T", bound=nn.Module)
 P = ParamSpec("P")
 R = TypeVar("R")
+_CONTAINERS = Mapping, list, tuple, set, frozenset, deque
 
 
 def with_plain_weights(network: T) -> T:
-    """The network, or a copy with plain weights if some are computed of others.
+    """The network, or a copy if it holds what is computed of other tensors.
 
     Weights are computed by parametrizations, such as the spectral norm and weight norm of
     `torch.nn.utils.parametrizations`, by the older functions of that name in `torch.nn.utils`, and
     by `torch.nn.utils.prune`. In the copy they are parameters with the values that evaluation mode
     computes now; so channels can be selected, scaled and written like any others.
+
+    A network may also keep a tensor of its last training step, such as an activation that a loss
+    reads. In the copy it is detached: torch's `deepcopy` refuses it as it is.
 
     Example:
         >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))
@@ -32,9 +38,10 @@ def with_plain_weights(network: T) -> T:
         >>> with_plain_weights(plain) is plain
         True
     """
-    if not any(_computes_weights(part) for part in network.modules()):
+    computed = dict(_computed_tensors(network))
+    if not computed and not any(_computes_weights(part) for part in network.modules()):
         return network
-    return make_weights_plain(deepcopy(network, dict(_computed_tensors(network))))
+    return make_weights_plain(deepcopy(network, computed))
 
 
 @torch.no_grad()
@@ -73,11 +80,17 @@ def _hooks(part: nn.Module) -> list[Any]:
 
 
 def _computed_tensors(network: nn.Module) -> Iterator[tuple[int, Tensor]]:
-    """A memo for `deepcopy`, which refuses tensors that a hook has computed with gradients."""
-    for part in network.modules():
-        for value in vars(part).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
+    """A memo for `deepcopy`, which refuses tensors that were computed with gradients."""
+    left: list[Any] = [vars(part) for part in network.modules()]
+    seen = set[int]()
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            if not value.is_leaf:
                 yield id(value), value.detach().clone()
+        elif isinstance(value, _CONTAINERS) and id(value) not in seen:
+            seen.add(id(value))  # a list may hold itself
+            left += chain(*value.items()) if isinstance(value, Mapping) else value
 
 
 def _remove_parametrizations(part: Any) -> None:

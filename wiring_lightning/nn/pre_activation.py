@@ -110,9 +110,11 @@ class RectifiedConv2d(nn.Module):
         folded. And on an accelerator, where it takes a third of the kernels, unless the backward
         pass is to compute the layer again: torch's norm would count a batch twice.
         """
+        if torch.compiler.is_compiling():
+            return True
         conv, norm = self.conv, self.norm
         own = computes_as(nn.Conv2d, conv) and computes_as(nn.BatchNorm2d, norm)
-        if torch.compiler.is_compiling() or not own or not _is_as_made(conv):
+        if not own or not _is_as_made(conv):
             return True
         again = self.recompute or self.checkpointed
         return conv.weight.device.type != "cpu" and not again
