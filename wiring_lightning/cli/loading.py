@@ -35,7 +35,8 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Lightn
     A folder that `wiring fit` wrote has a config, and a checkpoint of this package says what it is
     of. Nothing but the task and its backbone is built, and only classes of this package. The task
     has the default optimizer: it is for using and testing the network; `wiring fit --ckpt_path`
-    goes on with the training.
+    goes on with the training. A warning says if the file is from before a learner had removed all
+    the weights that it was to remove.
 
     Args:
         path: the folder of a run, such as `lightning_logs/version_0`, or a checkpoint.
