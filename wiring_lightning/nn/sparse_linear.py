@@ -19,6 +19,7 @@ class SparseLinear(StoredLayer):
         layer: the layer whose weight and bias are taken.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(8, 4)
         >>> _ = layer.weight.data[:, 1:].zero_()
         >>> sparse, inputs = SparseLinear(layer), torch.randn(2, 3, 8)

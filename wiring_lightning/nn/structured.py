@@ -30,7 +30,7 @@ class Structured(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_load_state_dict_post_hook(_bring_back)
+        self.register_load_state_dict_post_hook(_follow_parameters)
 
     def keep(self, name: str, values: Tensor | None) -> None:
         """Register a buffer with these values, beside the module's own parameters, if it has any.
@@ -51,13 +51,21 @@ class Structured(nn.Module):
         return self
 
 
-def _bring_back(module: nn.Module, _incompatible: Any = None) -> None:
+def _bring_back(module: Structured) -> None:
     """Put the values where the module is; the buffers' types of numbers stay."""
-    assert isinstance(module, Structured)
     own = next(module.parameters(recurse=False), None)
     for name, values in module._kept.items():
-        buffer = module._buffers[name]
+        buffer = getattr(module, name)
         beside = buffer if own is None else own
         device = torch.empty(0).device if beside is None else beside.device
         number = values.dtype if buffer is None else buffer.dtype
-        module._buffers[name] = values.to(device, number, copy=True)
+        setattr(module, name, values.to(device, number, copy=True))
+
+
+def _follow_parameters(module: nn.Module, _incompatible: Any) -> None:
+    """After loading: a `state_dict` may have brought parameters of another device."""
+    assert isinstance(module, Structured)
+    own = next(module.parameters(recurse=False), None)
+    kept = [module.get_buffer(name) for name in module._kept]
+    if own is not None and any(buffer.device != own.device for buffer in kept):
+        _bring_back(module)
