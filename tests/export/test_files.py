@@ -130,7 +130,8 @@ def test_states_that_are_rectified_depend_on_the_steps_of_the_solver(tmp_path: P
     kinds = {"nodes": 30, "inputs": 4, "outputs": 6, "edges": 30, "strides": (1, 1)}
     network = NeuralGraph("continuous", image_size=8, rectify_states=True, **kinds).eval()
     small, images = network.compact(), torch.randn(3, 3, 8, 8)
-    answers = small(images), network(images), tmp_path / "net.pt2", 1e-4
+    with torch.no_grad():
+        answers = small(images), network(images), tmp_path / "net.pt2", 1e-4
     with pytest.raises(ExportError, match=r"with rectify_states they depend on the steps .*\.$"):
         writing._check_source(network, *answers)
 

@@ -316,3 +316,9 @@ def test_a_network_that_cannot_be_compared_or_made_smaller_is_refused() -> None:
         remove_dead_channels(Named(*layers), IMAGES)
     with pytest.raises(ValueError, match="Reshapes does not give the same tensor"):
         remove_dead_channels(Reshapes(*layers), IMAGES)
+
+
+def test_an_answer_without_entries_cannot_be_compared() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with pytest.raises(ValueError, match=r"^Sequential gives a tensor of shape \[0, .* entries.$"):
+        remove_dead_channels(network, IMAGES[:0])
