@@ -113,7 +113,7 @@ class MultiBranchNetwork(Described):
     def wiring(self) -> Wiring:
         """Branches as nodes and possible connections as edges, active as in evaluation mode."""
         graph, side = WiringBuilder(), self.image_size
-        previous = torch.tensor([graph.add_layers("stem", self.stem, side=side)])
+        previous = torch.tensor([graph.add_layers("stem", self.stem, side=side)], device="cpu")
         side = -(-side // self.reduction)  # padded layers round up
         for name, block in self._blocks():
             work, shared_work = block.multiply_adds(side)
@@ -131,7 +131,8 @@ class MultiBranchNetwork(Described):
                 choice = connection.choice()
                 # Scores also learn with K = C, where there is no choice.
                 learns = isinstance(connection, Gate) and not connection.fixed
-                graph.choose(previous, current, choice._replace(learnable=torch.tensor(learns)))
+                learnable = torch.tensor(learns, device="cpu")
+                graph.choose(previous, current, choice._replace(learnable=learnable))
             else:
                 graph.connect(previous, current[:, None])
             previous = current

@@ -133,7 +133,7 @@ class Branches(nn.Module):
             smaller.identity_scale *= self.branches / len(kept)
         for name, layer in layers.items():
             size = self.out_channels if name.startswith("expand") else self.width
-            channels = torch.arange(self.branches * size).view(self.branches, size)
+            channels = torch.arange(self.branches * size, device="cpu").view(self.branches, size)
             fewer = select_channels(layer, channels[list(kept)].flatten())
             if isinstance(fewer, nn.Conv2d) and fewer.groups > 1:
                 fewer.groups = len(kept)

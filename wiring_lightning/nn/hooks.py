@@ -40,10 +40,11 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _changes(kind: type[nn.Module], module: nn.Module) -> bool:
     """Whether a subclass, or the module itself, has another computation than the class."""
-    return any(
-        getattr(type(module), name, None) is not getattr(kind, name, None) or name in vars(module)
-        for name in _COMPUTATIONS
-    )
+    if type(module) is not kind and any(
+        getattr(type(module), name, None) is not getattr(kind, name, None) for name in _COMPUTATIONS
+    ):
+        return True
+    return any(name in vars(module) for name in _COMPUTATIONS)
 
 
 _COMPUTATIONS = "__call__", "forward", "_conv_forward"  # the last is what torch's convolutions call

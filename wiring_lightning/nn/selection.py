@@ -47,7 +47,8 @@ class Selection(nn.Module):
 
     def choice(self) -> Choice:
         """The edges, for a `WiringBuilder`; none is learnable."""
-        return Choice(self.matrix != 0, self.score, torch.tensor(False), self.score >= 0)
+        learnable = torch.tensor(False, device="cpu")
+        return Choice(self.matrix != 0, self.score, learnable, self.score >= 0)
 
     @override
     def forward(self, sources: Tensor) -> Tensor:
