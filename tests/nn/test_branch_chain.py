@@ -178,10 +178,11 @@ def test_what_is_counted_is_what_is_multiplied() -> None:
         (lambda block: block.spatial_norm.train(), False),
         (lambda block: block.expand.register_forward_hook(lambda *_: None), False),
         (lambda block: setattr(block, "spatial_norm", nn.GroupNorm(1, 6)), False),
+        (lambda block: setattr(block.reduce_norm, "running_mean", None), False),
         (lambda block: setattr(block.reduce, "bias", nn.Parameter(torch.ones(6))), False),
         (lambda block: block.requires_grad_(False), True),
     ],
-    ids=["double", "training", "hook", "another norm", "bias and norm", "frozen"],
+    ids=["double", "training", "hook", "another norm", "no statistics", "bias and norm", "frozen"],
 )
 def test_what_is_not_as_it_was_made_is_not_computed_in_c(
     change: Callable[[Branches], object], expected: bool

@@ -194,7 +194,7 @@ class Branches(nn.Module):
             return projected.unflatten(0, inputs.shape[:2])
         # Taking every n-th position first is faster than a convolution that strides.
         images = images[..., :: self.stride, :: self.stride]
-        weight, bias = self.projection_weights()
+        weight, bias = self.projection_weights(images)
         weight = weight.flatten(1).to(images.dtype).expand(images.shape[0], -1, -1)
         projected = torch.bmm(weight, images.flatten(2)).unflatten(2, images.shape[2:])
         projected += bias.view(-1, 1, 1)
@@ -236,14 +236,18 @@ class Branches(nn.Module):
         """Weight and bias of the 1 x 1 convolutions that expand, with their norm folded."""
         return _with_norm(self.expand, self.expand_norm)
 
-    def projection_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the projection, with its norm folded; empty without one."""
+    def projection_weights(self, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the projection, with its norm folded; empty without one.
+
+        Args:
+            images: what is projected, for a norm without running statistics.
+        """
         if self.projection is None:
             nothing = self.reduce.weight.new_empty(0)
             return nothing, nothing
         conv, *norms = _layers_of(self.projection)
         assert isinstance(conv, nn.Conv2d)
-        return _with_norm(conv, norms[0] if norms else nn.Identity())
+        return _with_norm(conv, norms[0] if norms else nn.Identity(), images)
 
     @property
     def can_fold_expansion(self) -> bool:
@@ -314,20 +318,24 @@ class Branches(nn.Module):
         return self.expand.matrices, self.expand.bias.view(self.branches, -1)
 
 
-def _with_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _with_norm(
+    conv: nn.Conv2d, norm: nn.Module, images: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution and the norm after it, in evaluation, as one convolution."""
     if not isinstance(norm, nn.BatchNorm2d):
         bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
         return conv.weight, bias
-    # In evaluation the inputs of the norm do not matter.
-    weight, bias = fold_batch_norm(conv.weight.flatten(1)[None], conv.weight, norm)
+    # Inputs only matter to a norm without running statistics.
+    inputs = conv.weight if images is None else images.flatten(2)[:, None]
+    weight, bias = fold_batch_norm(conv.weight.flatten(1)[None], inputs, norm)
     return weight.view_as(conv.weight), bias.flatten()
 
 
 def _is_plain_norm(norm: nn.Module, conv: nn.Conv2d) -> bool:
     """Whether a norm is torch's batch norm in evaluation, or in the convolution before it."""
     if computes_as(nn.BatchNorm2d, norm):
-        return not norm.training and conv.bias is None
+        assert isinstance(norm, nn.BatchNorm2d)
+        return not norm.training and norm.running_mean is not None and conv.bias is None
     return computes_as(nn.Identity, norm)
 
 
