@@ -5,6 +5,7 @@ Networks are built on it; what is about their structure, and the data, stays on 
 
 from pathlib import Path
 
+import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -54,6 +55,7 @@ def _facts(wiring: Wiring) -> list[Tensor]:
     return columns + prices
 
 
+@pytest.mark.slow
 @in_own_process
 def test_data_are_the_same_under_it(tmp_path: Path) -> None:
     for part in ("train", "val"):
