@@ -30,11 +30,12 @@ def has_hooks(module: nn.Module) -> bool:
         >>> has_hooks(nn.Linear(2, 2))
         False
     """
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+    # `len`, since the compiler of torch 2.11 cannot ask whether these are empty.
+    return (
+        len(module._forward_hooks) > 0
+        or len(module._forward_pre_hooks) > 0
+        or len(module._backward_hooks) > 0
+        or len(module._backward_pre_hooks) > 0
     )
 
 
