@@ -196,16 +196,20 @@ def test_what_is_computed_in_c(
     assert seen == ["_logits"] * 2
 
 
-@pytest.mark.parametrize("name", ["stem", "blocks.module1", "blocks.module3", "classifier"])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(
+    "name", ["stem", "blocks.module1", "blocks.module2", "blocks.module2.spatial", "classifier"]
+)
 def test_hooks_of_modules_are_called_once_with_the_whole_batch(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: torch.dtype, error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wiring_lightning.functional.batch_parts._PART_BYTES", 1)
-    network, (images, _) = small(2).eval().compact(), batch()
+    network, (images, _) = small(2).to(dtype).eval().compact(), batch()
+    images = images.to(dtype)
     expected, seen = network(images), list[int]()
     network.get_submodule(name).register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
     with torch.no_grad():
-        assert_near(network(images), expected, 1e-10)
+        assert_near(network(images), expected, error)
     assert seen == [len(images)]
 
 

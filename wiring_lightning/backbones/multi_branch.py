@@ -54,14 +54,14 @@ class MultiBranchNetwork(Described):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> logits `[batch, classes]`."""
-        if self.bytes_per_pixel is None or _needs_whole_batch(self):
-            return self._logits(images)
         way = self._logits_by_chain if self._may_chain(images) else self._logits
-        if not may_split(images):
+        if self.bytes_per_pixel is None or not may_split(images):
             return way(images)
         pixels = images.shape[2] * images.shape[3] // self.reduction**2
-        size = examples_per_part(self.bytes_per_pixel * pixels)
-        return apply_in_parts(way, images, size * torch.get_num_threads())
+        size = examples_per_part(self.bytes_per_pixel * pixels) * torch.get_num_threads()
+        if len(images) > size and _needs_whole_batch(self):
+            return way(images)
+        return apply_in_parts(way, images, size)
 
     def _logits(self, images: Tensor) -> Tensor:
         """The logits of some images at once, module by module."""
@@ -199,11 +199,14 @@ class MultiBranchNetwork(Described):
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_plain_chains(network: MultiBranchNetwork) -> bool:
     """Whether all that a chain computes without calling it is as it was made."""
-    connections = network.connections.values()
-    return computes_as(Selection, *connections) and can_chain([b for _, b in network._blocks()])
+    connections, blocks = network.connections.values(), network.blocks.values()
+    return (
+        computes_as(Selection, *connections)
+        and computes_as(Branches, *blocks)
+        and can_chain([block for _, block in network._blocks()])
+    )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _needs_whole_batch(network: MultiBranchNetwork) -> bool:
     """Whether a large batch must not be computed in parts.
 

@@ -20,7 +20,7 @@ def c_library(source: Path) -> ctypes.CDLL | None:
     or `cc`. Compiling takes about a second. Nothing is kept on disk.
 
     Args:
-        source: the file; it includes nothing but C's own headers.
+        source: the file; it includes C's own headers and files beside it.
 
     Returns:
         The library, or `None` where there is no compiler, or where it fails, which a warning says.

@@ -1,62 +1,54 @@
 /* The separate branches of a compact ResNeXt, image by image, on one thread.
  *
- * A chain begins with what the 3 x 3 convolutions of a module read, and ends with what the 1 x 1
- * convolutions of a later module expand. In between, every branch has a state of its own, a stream.
+ * A chain begins with what the 3 x 3 convolutions of a module read, and ends with the sum over the
+ * branches of a later module. In between, every branch has a state of its own, a stream.
  * A few positions of all streams, a tile, are expanded, summed, rectified and reduced before the
  * next tile, so they stay in the nearest cache. Streams are stored as [tile][channels / BLOCK]
- * [stream][BLOCK][TILE], in the order in which they are read, and are written over. What is behind
- * the last position of a tile is computed, too, and read by nobody.
- *
- * GCC and Clang compile this for any processor: their vectors of floats need no intrinsics.
+ * [stream][BLOCK][TILE], in the order in which they are read, and are written over. Rows of images
+ * are filled up to whole vectors, and the last tile, too; what comes out there is read by nobody.
  */
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-#define TILE (2 * LANES) /* positions */
-#define BLOCK 8          /* channels; the number of channels of a stream is a multiple of it */
-#define UNROLL 4
+#include "tiles.h"
 
-typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int Ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define BLOCK 8 /* channels; the number of channels of a stream is a multiple of it */
 
 typedef struct {
     long branches, width, channels, stride;
     long height, columns;                   /* of what its 3 x 3 convolutions read */
-    long high, wide;                        /* of what they give */
+    long row, plane;                        /* floats from its row to row, and channel to channel */
+    long high, wide, pitch;                 /* of what they give, and floats from row to row */
     long sums;                              /* how many different sums the next module reads */
     const long *sources;                    /* of each sum: how many branches, and which */
     const float *factors;                   /* of these branches */
     const long *sum_of;                     /* for each branch of the next module */
     float identity;                         /* the factor of the streams in its outputs */
     const float *spatial, *spatial_bias;    /* [branches * width][width][3][3] */
-    const float *expand, *expand_bias;      /* [branches * channels][width] */
+    const float *expand, *expand_bias;      /* [branches * channels][width]; the last one's sum
+                                               is [channels][branches * width] */
     const float *reduce, *reduce_bias;      /* of the next module, [branches * width][channels] */
     const float *project, *project_bias;    /* of the next module's streams, or NULL */
-    float *expand_blocks, *reduce_blocks;   /* the two in the order in which they are read */
+    float *reduce_blocks;                   /* [channels / BLOCK][branches * width][BLOCK] */
 } Module;
 
 typedef struct {
-    float *padded, *flat;    /* of one branch, for the 3 x 3 convolution */
+    float *padded;           /* of one branch, for the 3 x 3 convolution */
     float *narrow, *hidden;  /* what these convolutions read; what they give, [tile][row][TILE] */
-    float *streams, *kept;   /* kept: the positions that a projection reads */
-    float *tile, *expanded, *reduced;
-    long *taps, *rows;       /* where a product finds its inputs */
-    long stream_count, row_count;
+    float *streams, *kept;   /* kept: the positions that a projection reads, [tile][row][TILE] */
+    float *expanded, *reduced;
+    long *taps;              /* where a 3 x 3 convolution finds its inputs */
+    long stream_count;
 } Memory;
 
 static long larger(long a, long b) { return a > b ? a : b; }
 
-static long tiles(long positions) { return (positions + TILE - 1) / TILE; }
+static long smaller(long a, long b) { return a < b ? a : b; }
 
-/* How many positions a tile has. */
-static long left(long positions, long p) { return positions - p < TILE ? positions - p : TILE; }
+static long rounded(long number, long step) { return (number + step - 1) / step * step; }
+
+/* Positions of a module's outputs, with what fills up the rows and the last tile. */
+static long positions(const Module *m) { return rounded(m->high * m->pitch, TILE); }
 
 /* A row of a stream in the tile that begins at a position. */
 static float *stream(const Memory *memory, long channels, long number, long channel, long p)
@@ -66,65 +58,33 @@ static float *stream(const Memory *memory, long channels, long number, long chan
     return memory->streams + block * memory->stream_count + row * TILE;
 }
 
-/* NaN stays NaN. */
-static inline Floats rectified(Floats x) { return (Floats)((Ints)x & ~(Ints)(x < (Floats){0})); }
-
-/* out[r] += sum over i of weight[r][i] * in[offset[i]], for rows of TILE numbers. */
-static inline __attribute__((always_inline)) void
-add_rows(int rows, long count, const float *weight, long step, const float *in, const long *offset,
-         float *out, long out_step)
+/* The images that one branch's 3 x 3 convolution reads, padded. With a stride each is split into
+ * one for each remainder of a position. */
+static void pad(const Module *m, const float *in, long size, float *padded)
 {
-    Floats sum[UNROLL][2];
-    for (int r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++)
-            sum[r][half] = *(const Floats *)(out + r * out_step + half * LANES);
-    for (long i = 0; i < count; i++) {
-        Floats left = *(const Floats *)(in + offset[i]);
-        Floats right = *(const Floats *)(in + offset[i] + LANES);
-        for (int r = 0; r < rows; r++) {
-            sum[r][0] += weight[r * step + i] * left;
-            sum[r][1] += weight[r * step + i] * right;
+    long stride = m->stride, step = m->wide + 2, plane = (m->high + 2) * step;
+    for (long i = 0; i < m->width; i++, in += m->plane, padded += size)
+        for (long y = 1; y <= m->height; y++) {
+            const float *from = in + (y - 1) * m->row;
+            float *to = padded + y / stride * step + y % stride * stride * plane;
+            if (stride == 1)
+                memcpy(to + 1, from, m->columns * sizeof(float));
+            else
+                for (long s = 0; s < stride; s++) {
+                    float *part = to + s * plane + (s == 0);
+                    for (long x = s ? s : stride; x <= m->columns; x += stride)
+                        *part++ = from[x - 1];
+                }
         }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++)
-            *(Floats *)(out + r * out_step + half * LANES) = sum[r][half];
 }
 
-static void add_product(long rows, long count, const float *weight, const float *in, long step,
-                        const long *offset, float *out, long out_step)
-{
-    for (; rows >= UNROLL; rows -= UNROLL, weight += UNROLL * step, out += UNROLL * out_step)
-        add_rows(UNROLL, count, weight, step, in, offset, out, out_step);
-    for (; rows > 0; rows--, weight += step, out += out_step)
-        add_rows(1, count, weight, step, in, offset, out, out_step);
-}
-
-static void fill(float *out, long rows, long step, const float *values)
-{
-    for (long r = 0; r < rows; r++)
-        for (int t = 0; t < TILE; t++) out[r * step + t] = values[r];
-}
-
-/* One row of an image into rows of TILE numbers that are `step` apart, rectified. */
-static void rectify_into_tiles(const float *row, long count, long position, float *out, long step)
-{
-    while (count > 0) {
-        long start = position % TILE, part = count < TILE - start ? count : TILE - start;
-        float *to = out + position / TILE * step + start;
-        for (long i = 0; i < part; i++) to[i] = row[i] < 0 ? 0 : row[i];
-        row += part, position += part, count -= part;
-    }
-}
-
-/* 3 x 3 convolutions with padding, bias and ReLU: from [row][height * columns] to memory->hidden.
+/* 3 x 3 convolutions with padding, bias and ReLU, to memory->hidden.
  *
- * A padded image is a row of numbers, and a tap of the kernel is a place in it. With a stride the
- * image is split first, into one for each remainder of a position. */
+ * A padded image is a row of numbers, and a tap of the kernel is a place in it. */
 static void convolve(const Module *m, const float *in, const Memory *memory)
 {
     long stride = m->stride, width = m->width, step = m->wide + 2, plane = (m->high + 2) * step;
-    long size = stride * stride * plane + TILE, length = m->high * step, flat = length + TILE;
+    long size = stride * stride * plane + TILE;
     for (long i = 0; i < width; i++)
         for (long y = 0; y < 3; y++)
             for (long x = 0; x < 3; x++)
@@ -132,42 +92,34 @@ static void convolve(const Module *m, const float *in, const Memory *memory)
                                                     (y % stride * stride + x % stride) * plane;
     memset(memory->padded, 0, width * size * sizeof(float));
     for (long b = 0; b < m->branches; b++) {
-        for (long i = 0; i < width; i++)
-            for (long y = 1; y <= m->height; y++, in += m->columns) {
-                float *to = memory->padded + i * size;
-                to += y / stride * step + y % stride * stride * plane;
-                for (long x = 1; x <= m->columns; x++)
-                    to[x % stride * plane + x / stride] = in[x - 1];
-            }
-        const float *weight = m->spatial + b * width * width * 9;
-        for (long f = 0; f < length; f += TILE) {
-            fill(memory->flat + f, width, flat, m->spatial_bias + b * width);
-            add_product(width, width * 9, weight, memory->padded + f, width * 9, memory->taps,
-                        memory->flat + f, flat);
+        pad(m, in + b * width * m->plane, size, memory->padded);
+        for (long p = 0; p < m->high * m->pitch; p += TILE) {
+            long second = p + LANES < m->high * m->pitch ? p + LANES : p;
+            multiply((Product){
+                .rows = width, .count = width * 9, .step = width * 9,
+                .weight = m->spatial + b * width * width * 9, .bias = m->spatial_bias + b * width,
+                .left = memory->padded + p / m->pitch * step + p % m->pitch,
+                .right = memory->padded + second / m->pitch * step + second % m->pitch,
+                .taps = memory->taps, .rectify = 1,
+                .out = memory->hidden + (p * m->branches + b * TILE) * width});
         }
-        for (long o = 0; o < width; o++)
-            for (long y = 0; y < m->high; y++)
-                rectify_into_tiles(memory->flat + o * flat + y * step, m->wide, y * m->wide,
-                                   memory->hidden + (b * width + o) * TILE,
-                                   m->branches * width * TILE);
     }
 }
 
-/* BLOCK channels of all branches' outputs in a tile: the expansion plus the scaled stream. */
-static void expand(const Module *m, const long *stream_of, const float *hidden, long p,
-                   long channel, const Memory *memory)
+/* One block of channels of all branches' outputs at a tile, to memory->expanded,
+ * [branch][BLOCK][TILE]. */
+static void expand(const Module *m, const long *stream_of, long p, long channel,
+                   const Memory *memory)
 {
-    for (long k = 0; k < m->branches; k++) {
-        float *out = memory->expanded + k * BLOCK * TILE;
-        const float *own = stream(memory, m->channels, stream_of ? stream_of[k] : 0, channel, p);
-        const float *bias = m->expand_bias + k * m->channels + channel;
-        for (long r = 0; r < BLOCK; r++)
-            for (long t = r * TILE; t < (r + 1) * TILE; t += LANES)
-                *(Floats *)(out + t) = m->identity * *(const Floats *)(own + t) + bias[r];
-        const float *weight = m->expand_blocks + (channel * m->branches + k * BLOCK) * m->width;
-        add_product(BLOCK, m->width, weight, hidden + k * m->width * TILE, m->width, memory->rows,
-                    out, TILE);
-    }
+    const float *hidden = memory->hidden + p * m->branches * m->width;
+    for (long k = 0; k < m->branches; k++, hidden += m->width * TILE)
+        multiply((Product){
+            .rows = BLOCK, .count = m->width, .step = m->width,
+            .weight = m->expand + (k * m->channels + channel) * m->width,
+            .bias = m->expand_bias + k * m->channels + channel,
+            .left = hidden, .right = hidden + LANES,
+            .own = stream(memory, m->channels, stream_of ? stream_of[k] : 0, channel, p),
+            .identity = m->identity, .out = memory->expanded + k * BLOCK * TILE});
 }
 
 /* The ReLU of a weighted sum of branches' outputs. */
@@ -190,21 +142,21 @@ static void add_up(long count, const long *source, const float *factor, const fl
 static void connect(const Module *m, const long *stream_of, const Memory *memory)
 {
     const Module *next = m + 1;
-    long positions = m->high * m->wide, channels = m->channels;
-    long narrow = next->branches * next->width;
+    long channels = m->channels, narrow = next->branches * next->width, size = positions(m);
     float sum[BLOCK * TILE] __attribute__((aligned(64)));
-    for (long p = 0; p < positions; p += TILE) {
-        const float *hidden = memory->hidden + p * m->branches * m->width;
-        long kept = 0, at = 0, places[TILE];
-        for (long t = p; m->project && t < p + TILE && t < positions; t++)
-            if (t / m->wide % next->stride == 0 && t % m->wide % next->stride == 0) {
-                if (!kept)
-                    at = t / m->wide / next->stride * next->wide + t % m->wide / next->stride;
-                places[kept++] = t - p;
-            }
-        fill(memory->reduced, narrow, TILE, m->reduce_bias);
+    for (long p = 0; p < size; p += TILE) {
+        long kept = 0, from[TILE], to[TILE];
+        for (long t = 0; m->project && t < TILE; t++) {
+            long y = (p + t) / m->pitch, x = (p + t) % m->pitch;
+            if (y >= m->high || x >= m->wide || y % next->stride || x % next->stride) continue;
+            long place = y / next->stride * next->pitch + x / next->stride;
+            from[kept] = t;
+            to[kept++] = place / TILE * TILE * m->sums * channels + place % TILE;
+        }
+        for (long r = 0; r < narrow; r++)
+            for (int t = 0; t < TILE; t++) memory->reduced[r * TILE + t] = m->reduce_bias[r];
         for (long c = 0; c < channels; c += BLOCK) {
-            expand(m, stream_of, hidden, p, c, memory);
+            expand(m, stream_of, p, c, memory);
             const long *sources = m->sources;
             const float *factors = m->factors;
             for (long u = 0; u < m->sums; u++) {
@@ -213,23 +165,24 @@ static void connect(const Module *m, const long *stream_of, const Memory *memory
                 sources += count, factors += count;
                 if (!m->project)
                     memcpy(stream(memory, channels, u, c, p), sum, sizeof(sum));
-                for (long r = 0; kept && r < BLOCK; r++)
-                    for (long i = 0; i < kept; i++)
-                        memory->kept[(u * channels + c + r) * next->high * next->wide + at + i] =
-                            sum[r * TILE + places[i]];
-                for (long target = 0; target < next->branches; target++)
-                    if (m->sum_of[target] == u)
-                        add_product(next->width, BLOCK,
-                                    m->reduce_blocks + c * narrow + target * next->width * BLOCK,
-                                    sum, BLOCK, memory->rows,
-                                    memory->reduced + target * next->width * TILE, TILE);
+                float *rows = memory->kept + (u * channels + c) * TILE;
+                for (long i = 0; i < kept; i++)
+                    for (long r = 0; r < BLOCK; r++)
+                        rows[to[i] + r * TILE] = sum[from[i] + r * TILE];
+                for (long k = 0; k < next->branches; k++) {
+                    if (m->sum_of[k] != u) continue;
+                    float *out = memory->reduced + k * next->width * TILE;
+                    multiply((Product){
+                        .rows = next->width, .count = BLOCK, .step = BLOCK,
+                        .weight = m->reduce_blocks + c * narrow + k * next->width * BLOCK,
+                        .left = sum, .right = sum + LANES, .own = out, .identity = 1, .out = out});
+                }
             }
         }
         for (long r = 0; r < narrow; r++)
-            for (long t = 0; t < TILE && p + t < positions; t++) {
-                float x = memory->reduced[r * TILE + t];
-                memory->narrow[r * positions + p + t] = x < 0 ? 0 : x;
-            }
+            for (long t = 0; t < TILE; t += LANES)
+                *(Floats *)(memory->narrow + r * size + p + t) =
+                    rectified(*(const Floats *)(memory->reduced + r * TILE + t));
     }
 }
 
@@ -237,21 +190,16 @@ static void connect(const Module *m, const long *stream_of, const Memory *memory
 static void project(const Module *m, const Memory *memory)
 {
     const Module *next = m + 1;
-    long positions = next->high * next->wide;
-    for (long p = 0; p < positions; p += TILE) {
-        size_t bytes = left(positions, p) * sizeof(float);
+    for (long p = 0; p < positions(next); p += TILE)
         for (long u = 0; u < m->sums; u++) {
-            for (long c = 0; c < m->channels; c++)
-                memcpy(memory->tile + c * TILE,
-                       memory->kept + (u * m->channels + c) * positions + p, bytes);
-            for (long c = 0; c < next->channels; c += BLOCK) {
-                float *out = stream(memory, next->channels, u, c, p);
-                fill(out, BLOCK, TILE, m->project_bias + c);
-                add_product(BLOCK, m->channels, m->project + c * m->channels, memory->tile,
-                            m->channels, memory->rows, out, TILE);
-            }
+            const float *in = memory->kept + (p * m->sums + u * TILE) * m->channels;
+            for (long c = 0; c < next->channels; c += BLOCK)
+                multiply((Product){
+                    .rows = BLOCK, .count = m->channels, .step = m->channels,
+                    .weight = m->project + c * m->channels, .bias = m->project_bias + c,
+                    .left = in, .right = in + LANES,
+                    .out = stream(memory, next->channels, u, c, p)});
         }
-    }
 }
 
 /* The next part of a piece of memory, which is NULL while it is only measured. */
@@ -262,56 +210,46 @@ static float *take(float *piece, long *at, long count)
     return part;
 }
 
-/* Writes what a block of channels reads of the weights in one row of numbers. */
+/* Writes what a block of channels reads of the next module's weights in one row of numbers. */
 static void order_weights(const Module *m)
 {
-    long expanded = m->width * BLOCK, narrow = m[1].branches * m[1].width;
-    float *expand_to = m->expand_blocks, *reduce_to = m->reduce_blocks;
-    for (long c = 0; c < m->channels; c += BLOCK) {
-        for (long k = 0; k < m->branches; k++, expand_to += expanded)
-            memcpy(expand_to, m->expand + (k * m->channels + c) * m->width,
-                   expanded * sizeof(float));
-        for (long r = 0; r < narrow; r++, reduce_to += BLOCK)
-            memcpy(reduce_to, m->reduce + r * m->channels + c, BLOCK * sizeof(float));
-    }
+    long narrow = m[1].branches * m[1].width;
+    float *to = m->reduce_blocks;
+    for (long c = 0; c < m->channels; c += BLOCK)
+        for (long r = 0; r < narrow; r++, to += BLOCK)
+            memcpy(to, m->reduce + r * m->channels + c, BLOCK * sizeof(float));
 }
 
 /* Divides a piece of memory among all parts. Returns how many floats they take. */
 static long divide(Memory *memory, Module *modules, long count, float *piece)
 {
-    long padded = 0, flat = 0, narrow = 0, hidden = 0, streams = 0, kept = 0, tile = 0;
-    long branches = 0, rows = 0, at = 0;
+    long padded = 0, narrow = 0, hidden = 0, streams = 0, kept = 0, reduced = 0;
+    long branches = 0, width = 0, at = 0;
     memory->stream_count = 1;
     for (Module *m = modules; m < modules + count; m++) {
-        long high = m->high, wide = m->wide, inner = m->branches * m->width;
+        long inner = m->branches * m->width;
         if (m < modules + count - 1) {
-            m->expand_blocks = take(piece, &at, inner * m->channels);
             m->reduce_blocks = take(piece, &at, m[1].branches * m[1].width * m->channels);
+            narrow = larger(narrow, m[1].branches * m[1].width * positions(m));
+            kept = larger(kept, m->sums * m->channels * positions(m + 1));
         }
-        long image = m->stride * m->stride * (high + 2) * (wide + 2);
+        long image = m->stride * m->stride * (m->high + 2) * (m->wide + 2);
         padded = larger(padded, m->width * (image + TILE));
-        flat = larger(flat, m->width * (high * (wide + 2) + TILE));
-        narrow = larger(narrow, inner * m->height * m->columns);
-        hidden = larger(hidden, inner * tiles(high * wide) * TILE);
-        streams = larger(streams, m->channels * tiles(high * wide) * TILE);
-        kept = larger(kept, m->sums * m->channels * high * wide);
-        tile = larger(tile, larger(m->channels, inner) * TILE);
+        hidden = larger(hidden, inner * positions(m));
+        streams = larger(streams, m->channels * positions(m));
+        reduced = larger(reduced, inner * TILE);
         branches = larger(branches, m->branches);
+        width = larger(width, m->width);
         memory->stream_count = larger(memory->stream_count, m->sums);
-        rows = larger(rows, larger(m->channels, 9 * m->width));
     }
-    memory->padded = take(piece, &at, padded + TILE);
-    memory->flat = take(piece, &at, flat);
+    memory->padded = take(piece, &at, padded);
     memory->narrow = take(piece, &at, narrow);
     memory->hidden = take(piece, &at, hidden);
     memory->streams = take(piece, &at, streams * memory->stream_count);
     memory->kept = take(piece, &at, kept);
-    memory->tile = take(piece, &at, tile);
     memory->expanded = take(piece, &at, branches * BLOCK * TILE);
-    memory->reduced = take(piece, &at, tile);
-    memory->taps = (long *)take(piece, &at, 2 * rows);
-    memory->rows = (long *)take(piece, &at, 2 * rows);
-    memory->row_count = rows;
+    memory->reduced = take(piece, &at, reduced);
+    memory->taps = (long *)take(piece, &at, 2 * 9 * width);
     return at;
 }
 
@@ -322,25 +260,60 @@ static void read_module(Module *m, int last, const long *sizes, const long **sum
     memset(m, 0, sizeof(*m));
     m->branches = sizes[0], m->width = sizes[1], m->channels = sizes[2], m->stride = sizes[3];
     m->spatial = *(*weights)++, m->spatial_bias = *(*weights)++;
-    if (last) return;
+    m->expand = *(*weights)++, m->expand_bias = *(*weights)++;
     m->identity = *(*factors)++, m->factors = *factors;
+    if (last) return;
     m->sums = *(*sums)++, m->sources = *sums;
     for (long u = 0; u < m->sums; u++) *factors += **sums, *sums += 1 + **sums;
     long targets = *(*sums)++;
     m->sum_of = *sums, *sums += targets;
-    m->expand = *(*weights)++, m->expand_bias = *(*weights)++;
     m->reduce = *(*weights)++, m->reduce_bias = *(*weights)++;
     m->project = *(*weights)++, m->project_bias = *(*weights)++;
 }
 
-static void run_image(const Module *first, const Module *last, const float *narrow,
-                      const float *shared, float *hidden, float *streams, const Memory *memory)
+/* The state that all branches of the first module share becomes the only stream. */
+static void begin(const Module *m, const float *shared, const Memory *memory)
 {
-    long positions = first->high * first->wide;
-    for (long p = 0; p < positions; p += TILE)
-        for (long c = 0; c < first->channels; c++)
-            memcpy(stream(memory, first->channels, 0, c, p), shared + c * positions + p,
-                   left(positions, p) * sizeof(float));
+    for (long y = 0; y < m->high; y++)
+        for (long c = 0; c < m->channels; c++)
+            for (long x = 0; x < m->wide; x += LANES) {
+                long p = y * m->pitch + x, half = p % TILE;
+                copy(stream(memory, m->channels, 0, c, p - half) + half,
+                     shared + (c * m->high + y) * m->wide + x, smaller(LANES, m->wide - x));
+            }
+}
+
+/* The sum over the branches of the last module. */
+static void merge(const Module *m, const long *stream_of, const Memory *memory, float *out)
+{
+    long inner = m->branches * m->width, plane = m->high * m->wide;
+    float sum[BLOCK * TILE];
+    for (long p = 0; p < positions(m); p += TILE)
+        for (long c = 0; c < m->channels; c += BLOCK) {
+            memset(sum, 0, sizeof(sum));
+            for (long k = 0; k < m->branches; k++) {
+                const float *own = stream(memory, m->channels, stream_of[k], c, p);
+                for (long i = 0; i < BLOCK * TILE; i++) sum[i] += own[i];
+            }
+            const float *hidden = memory->hidden + p * inner;
+            multiply((Product){
+                .rows = BLOCK, .count = inner, .step = inner,
+                .weight = m->expand + c * inner, .bias = m->expand_bias + c,
+                .left = hidden, .right = hidden + LANES, .own = sum, .identity = m->identity,
+                .out = sum});
+            for (long half = 0; half < TILE && p + half < m->high * m->pitch; half += LANES) {
+                long y = (p + half) / m->pitch, x = (p + half) % m->pitch;
+                for (long r = 0; r < BLOCK; r++)
+                    copy(out + (c + r) * plane + y * m->wide + x, sum + r * TILE + half,
+                         smaller(LANES, m->wide - x));
+            }
+        }
+}
+
+static void run_image(const Module *first, const Module *last, const float *narrow,
+                      const float *shared, float *out, const Memory *memory)
+{
+    begin(first, shared, memory);
     const long *stream_of = NULL; /* all branches of the first module read the same one */
     for (const Module *m = first; m < last; m++) {
         convolve(m, m == first ? narrow : memory->narrow, memory);
@@ -349,21 +322,7 @@ static void run_image(const Module *first, const Module *last, const float *narr
         stream_of = m->sum_of;
     }
     convolve(last, memory->narrow, memory);
-    positions = last->high * last->wide;
-    long rows = last->branches * last->width;
-    for (long p = 0; p < positions; p += TILE) {
-        size_t bytes = left(positions, p) * sizeof(float);
-        for (long r = 0; r < rows; r++)
-            memcpy(hidden + r * positions + p, memory->hidden + p * rows + r * TILE, bytes);
-        for (long c = 0; c < last->channels; c++) {
-            float sum[TILE] = {0};
-            for (long k = 0; k < last->branches; k++) {
-                const float *own = stream(memory, last->channels, stream_of[k], c, p);
-                for (int t = 0; t < TILE; t++) sum[t] += own[t];
-            }
-            memcpy(streams + c * positions + p, sum, bytes);
-        }
-    }
+    merge(last, stream_of, memory, out);
 }
 
 /* Some images through a chain of at least two modules. Returns 1 if there is no memory, else 0.
@@ -373,39 +332,45 @@ static void run_image(const Module *first, const Module *last, const float *narr
  * sums: for each module but the last the number of sums that the next one reads; for each sum the
  *     number of its branches and which; the next module's number of branches, and which sum each
  *     of them reads.
- * factors: for each module but the last the factor of its streams, and those of its sums' branches.
- * weights: for each module spatial, spatial_bias; and, but for the last one, the other six.
+ * factors: for each module the factor of its streams, and those of its sums' branches.
+ * weights: for each module spatial, spatial_bias, expand and expand_bias; and, but for the last
+ *     one, the other four.
  * narrow: [image][branches * width][height * columns], what the first 3 x 3 convolutions read.
  * shared: [image][channels][positions], the stream that the first module's branches share.
- * hidden, streams: of the last module, what its branches expand and the sum of its streams.
+ * out: [image][channels][positions], the sum over the branches of the last module.
  */
 int branch_chain(long images, long count, long height, long columns, const long *sizes,
                  const long *sums, const float *factors, const float *const *weights,
-                 const float *narrow, const float *shared, float *hidden, float *streams)
+                 const float *narrow, const float *shared, float *out)
 {
     Module *modules = malloc(count * sizeof(Module));
     if (!modules) return 1;
+    int filled_up = 0;
     for (Module *m = modules; m < modules + count; m++) {
         read_module(m, m == modules + count - 1, sizes, &sums, &factors, &weights);
         sizes += 4;
         m->height = height, m->columns = columns;
+        m->row = m == modules ? columns : m[-1].pitch;
+        m->plane = m == modules ? height * columns : positions(m - 1);
         m->high = height = (height - 1) / m->stride + 1;
         m->wide = columns = (columns - 1) / m->stride + 1;
+        m->pitch = rounded(m->wide, LANES);
+        filled_up |= positions(m) > m->high * m->wide;
     }
     Memory memory;
-    float *piece = malloc(divide(&memory, modules, count, NULL) * sizeof(float));
+    size_t bytes = divide(&memory, modules, count, NULL) * sizeof(float);
+    float *piece = malloc(bytes);
     if (piece) {
+        if (filled_up) memset(piece, 0, bytes); /* some processors are slow with denormal numbers */
         divide(&memory, modules, count, piece);
         const Module *first = modules, *last = modules + count - 1;
-        for (long i = 0; i < memory.row_count; i++) memory.rows[i] = i * TILE;
         for (const Module *m = first; m < last; m++) order_weights(m);
         long read = first->branches * first->width * first->height * first->columns;
         long begun = first->channels * first->high * first->wide;
-        long written = last->high * last->wide;
+        long written = last->channels * last->high * last->wide;
         for (long n = 0; n < images; n++)
-            run_image(first, last, narrow + n * read, shared + n * begun,
-                      hidden + n * last->branches * last->width * written,
-                      streams + n * last->channels * written, &memory);
+            run_image(first, last, narrow + n * read, shared + n * begun, out + n * written,
+                      &memory);
     }
     free(piece);
     free(modules);

@@ -54,6 +54,7 @@ def branch_chain(
     for block, following in pairwise(blocks):
         weights += [*block.expansion_weights(), *following.reduction_weights()]
         weights += [*following.projection_weights(), *following.spatial_weights()]
+    weights += last.merged_weights()
     sizes = [
         number
         for block in blocks
@@ -61,10 +62,10 @@ def branch_chain(
     ]
     sums, factors = _connections(blocks, selections)
     narrow, shared = first.reduced(state.squeeze(1)), first.identity(state).squeeze(1)
-    hidden, streams = torch.ops.wiring_lightning.branch_chain(
+    merged: Tensor = torch.ops.wiring_lightning.branch_chain(
         narrow, shared, weights, sizes, sums, factors
     )
-    return last.merged(hidden, streams.unsqueeze(1))
+    return merged.unsqueeze(1)
 
 
 def _connections(
@@ -80,14 +81,14 @@ def _connections(
             numbers += [len(terms), *terms]
             factors += terms.values()
         numbers += [selection.targets, *selection.sum_of_target]
-    return numbers, factors
+    return numbers, [*factors, blocks[-1].identity_scale]
 
 
 # One operator of torch, so that it can be compiled, and profilers and counters see it.
 torch.library.define(
     "wiring_lightning::branch_chain",
     "(Tensor narrow, Tensor shared, Tensor[] weights, int[] sizes, int[] sums, float[] factors) "
-    "-> (Tensor, Tensor)",
+    "-> Tensor",
 )
 
 
@@ -99,7 +100,7 @@ def _run_chain(
     sizes: Sequence[int],
     sums: Sequence[int],
     factors: Sequence[float],
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """All that lies between two shared states.
 
     Args:
@@ -110,15 +111,14 @@ def _run_chain(
             that is not there is empty.
         sizes: branches, width, channels and stride of each module.
         sums: for each connection which sums the next module reads.
-        factors: for each connection the factor of the streams, and those of the sums' terms.
+        factors: for each module the factor of its streams, and those of the terms of its sums.
 
     Returns:
-        What the last module's branches expand, `[batch, branches * width, height, width]`, and the
-        sum of its streams, `[batch, channels, height, width]`.
+        The sum over the last module's branches, `[batch, channels, height, width]`.
     """
     library = c_library(_SOURCE)
     assert library is not None
-    outputs = _empty_outputs(narrow, shared, weights, sizes, sums, factors)
+    output = _empty_output(narrow, shared, weights, sizes, sums, factors)
     weights = [weight.to(narrow.dtype).contiguous() for weight in weights]
     arguments = (
         ctypes.c_long(len(sizes) // 4),
@@ -136,7 +136,7 @@ def _run_chain(
 
     # Each thread takes some of the images.
     size = max(1, -(-len(narrow) // torch.get_num_threads()))
-    tensors = narrow.contiguous(), shared.contiguous(), *outputs
+    tensors = narrow.contiguous(), shared.contiguous(), output
     parts = list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
     if len(parts) == 1:
         failed = run(parts[0]) != 0
@@ -145,22 +145,18 @@ def _run_chain(
             failed = any(pool.map(run, parts))
     if failed:
         raise MemoryError("The branches of a compact network do not fit into the memory.")
-    return outputs
+    return output
 
 
 @torch.library.register_fake("wiring_lightning::branch_chain")  # type: ignore[untyped-decorator]
-def _empty_outputs(
+def _empty_output(
     narrow: Tensor, _shared: Tensor, _weights: Sequence[Tensor], sizes: Sequence[int], *_: Any
-) -> tuple[Tensor, Tensor]:
-    """Tensors for the results."""
+) -> Tensor:
+    """A tensor for the result."""
     sides = list(narrow.shape[2:])
     for stride in sizes[3::4]:
         sides = [(side - 1) // stride + 1 for side in sides]
-    branches, width, channels, _stride = sizes[-4:]
-    return (
-        narrow.new_empty(len(narrow), branches * width, *sides),
-        narrow.new_empty(len(narrow), channels, *sides),
-    )
+    return narrow.new_empty(len(narrow), sizes[-2], *sides)
 
 
 @register_flop_formula(torch.ops.wiring_lightning.branch_chain)
@@ -180,7 +176,7 @@ def _count_flops(
     for stride in sizes[3::4]:
         sides = [(side - 1) // stride + 1 for side in sides]
         positions.append(math.prod(sides))
-    total, at = spatial * positions[0], 0
+    total, at = spatial * positions[0] + others[-1] * positions[-1], 0
     for index, here, after in zip(range(0, len(others), 4), positions, positions[1:], strict=False):
         expand, reduce, project, spatial = others[index : index + 4]
         streams = sums[at]

@@ -215,13 +215,15 @@ class Branches(nn.Module):
     @property
     def has_plain_layers(self) -> bool:
         """Whether all layers are as they were made, and nobody waits for their calls."""
+        layers = dict(self.named_children())  # faster than attributes
+        reduce, spatial, expand = layers["reduce"], layers["spatial"], layers["expand"]
         return (
-            computes_as(PointwiseConv2d, self.reduce, self.expand)
-            and computes_as(nn.Conv2d, self.spatial)
-            and _is_plain_norm(self.reduce_norm, self.reduce)
-            and _is_plain_norm(self.spatial_norm, self.spatial)
-            and _is_plain_norm(self.expand_norm, self.expand)
-            and (self.projection is None or _is_plain(self.projection))
+            computes_as(PointwiseConv2d, reduce, expand)
+            and computes_as(nn.Conv2d, spatial)
+            and _is_plain_norm(layers["reduce_norm"], reduce)
+            and _is_plain_norm(layers["spatial_norm"], spatial)
+            and _is_plain_norm(layers["expand_norm"], expand)
+            and ("projection" not in layers or _is_plain(layers["projection"]))
         )
 
     def reduction_weights(self) -> tuple[Tensor, Tensor]:
@@ -235,6 +237,14 @@ class Branches(nn.Module):
     def expansion_weights(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the 1 x 1 convolutions that expand, with their norm folded."""
         return _with_norm(self.expand, self.expand_norm)
+
+    def merged_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the expansions and the sum of all branches, as one convolution."""
+        weight, bias = self.expansion_weights()
+        if self.expand.groups == 1:  # merged for inference, or one branch
+            return weight, bias
+        matrices = weight.view(self.branches, -1, self.width)
+        return _summed(matrices), bias.view(self.branches, -1).sum(0)
 
     def projection_weights(self, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weight and bias of the projection, with its norm folded; empty without one.
@@ -331,7 +341,7 @@ def _with_norm(
     return weight.view_as(conv.weight), bias.flatten()
 
 
-def _is_plain_norm(norm: nn.Module, conv: nn.Conv2d) -> bool:
+def _is_plain_norm(norm: nn.Module, conv: nn.Module) -> bool:
     """Whether a norm is torch's batch norm in evaluation, or in the convolution before it."""
     if computes_as(nn.BatchNorm2d, norm):
         assert isinstance(norm, nn.BatchNorm2d)

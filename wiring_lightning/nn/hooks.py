@@ -18,9 +18,11 @@ def computes_as(kind: type[nn.Module], *modules: nn.Module) -> bool:
         >>> computes_as(nn.Linear, layer)
         False
     """
-    if not all(isinstance(module, kind) for module in modules):
-        return False
-    return all(not _changes(kind, module) and not has_hooks(module) for module in modules)
+    # Plain loops, since a small network is asked at each of its calls.
+    for module in modules:
+        if not isinstance(module, kind) or has_hooks(module) or _changes(kind, module):
+            return False
+    return True
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -45,7 +47,8 @@ def _changes(kind: type[nn.Module], module: nn.Module) -> bool:
         getattr(type(module), name, None) is not getattr(kind, name, None) for name in _COMPUTATIONS
     ):
         return True
-    return any(name in vars(module) for name in _COMPUTATIONS)
+    own = vars(module)
+    return "forward" in own or "__call__" in own or "_conv_forward" in own
 
 
 _COMPUTATIONS = "__call__", "forward", "_conv_forward"  # the last is what torch's convolutions call
