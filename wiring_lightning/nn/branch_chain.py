@@ -60,28 +60,15 @@ def branch_chain(
         for block in blocks
         for number in (block.branches, block.width, block.out_channels, block.stride)
     ]
-    sums, factors = _connections(blocks, selections)
+    sums = [number for selection in selections for number in selection.sums]
+    factors = [first.identity_scale]
+    for selection, block in zip(selections, blocks[1:], strict=True):
+        factors += [*selection.factors, block.identity_scale]
     narrow, shared = first.reduced(state.squeeze(1)), first.identity(state).squeeze(1)
     merged: Tensor = torch.ops.wiring_lightning.branch_chain(
         narrow, shared, weights, sizes, sums, factors
     )
     return merged.unsqueeze(1)
-
-
-def _connections(
-    blocks: Sequence[Branches], selections: Sequence[Selection]
-) -> tuple[list[int], list[float]]:
-    """Which sums the modules read, and with which factors, as `branch_chain.c` takes them."""
-    numbers: list[int] = []
-    factors: list[float] = []
-    for block, selection in zip(blocks, selections, strict=False):
-        numbers.append(len(selection.sums))
-        factors.append(block.identity_scale)
-        for terms in selection.sums:
-            numbers += [len(terms), *terms]
-            factors += terms.values()
-        numbers += [selection.targets, *selection.sum_of_target]
-    return numbers, [*factors, blocks[-1].identity_scale]
 
 
 # One operator of torch, so that it can be compiled, and profilers and counters see it.
@@ -110,7 +97,7 @@ def _run_chain(
         weights: of the first module, and of each connection, as `branch_chain.c` lists them; one
             that is not there is empty.
         sizes: branches, width, channels and stride of each module.
-        sums: for each connection which sums the next module reads.
+        sums: of each connection, as `Selection` has them.
         factors: for each module the factor of its streams, and those of the terms of its sums.
 
     Returns:

@@ -25,8 +25,10 @@ class Selection(nn.Module):
     score: Tensor
     only_source: Tensor | None
     binary: bool
-    sums: list[dict[int, float]]
-    sum_of_target: list[int]
+    # The different sums that targets read, as `branch_chain.c` takes them: how many there are, of
+    # each how many sources it has and which; the number of targets, and which sum each one reads.
+    sums: tuple[int, ...]
+    factors: tuple[float, ...]  # of the sources of all sums
 
     def __init__(self, weights: Tensor, score: Tensor) -> None:
         super().__init__()
@@ -65,11 +67,6 @@ class Selection(nn.Module):
         return summed.unflatten(2, sources.shape[2:])
 
     @property
-    def targets(self) -> int:
-        """Number of targets."""
-        return self.matrix.shape[0]
-
-    @property
     def reads_everything(self) -> bool:
         """Whether every target reads every source, with weight 1."""
         return bool((self.matrix == 1).all())
@@ -90,7 +87,9 @@ def _look_at_matrix(selection: nn.Module, _incompatible: Any = None) -> None:
     selection.binary = bool(((weights == 0) | (weights == 1)).all())
     single = selection.binary and bool((weights.sum(1) == 1).all())
     selection.only_source = weights.argmax(1) if single else None
-    # The different sums, each with the factors of its sources, and which one a target reads.
     rows = [{i: factor for i, factor in enumerate(row) if factor} for row in weights.tolist()]
-    selection.sums = [row for index, row in enumerate(rows) if row not in rows[:index]]
-    selection.sum_of_target = [selection.sums.index(row) for row in rows]
+    sums = [row for index, row in enumerate(rows) if row not in rows[:index]]
+    sources = [number for terms in sums for number in (len(terms), *terms)]
+    # Tuples, since a compiled graph looks at each number of a list at every call.
+    selection.sums = (len(sums), *sources, len(rows), *(sums.index(row) for row in rows))
+    selection.factors = tuple(factor for terms in sums for factor in terms.values())
