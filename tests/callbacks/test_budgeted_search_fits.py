@@ -1,5 +1,6 @@
 """What BudgetedSearch remembers from fit to fit, and what it logs."""
 
+import warnings
 from itertools import product
 from math import log2, prod
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from tests.callbacks.tiny_super_network import (
     BUDGET,
     STEPS,
+    OneLossIsNot,
     Searching,
     Watches,
     fit,
@@ -78,6 +80,89 @@ def test_the_same_callback_serves_two_fits() -> None:
         assert search.state_dict()["batches"] == STEPS
         assert not torch.equal(before, module.net.gate.logits)
         assert not trainer.optimizers[0]._optimizer_step_post_hooks
+
+
+# What it says at the end, which a run that resumes after a last batch says, too
+
+
+def said_by(module: Searching, *callbacks: Callback, **settings: Any) -> list[str]:
+    """Train, and return what the search warned of."""
+    with warnings.catch_warnings(record=True, action="always") as said:
+        fit(module, *callbacks, limit_train_batches=3, **settings)
+    return [text for one in said if (text := str(one.message)).startswith("BudgetedSearch")]
+
+
+def every_step(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+
+
+COSTS: dict[str, Any] = {
+    "parameters": lambda: "parameters",
+    "noise": lambda: costs.NoisyCost("parameters", std=30.0),
+    "of one's own": lambda: lambda wiring: 2 * costs.parameters(wiring),
+}
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 2}, {"max_epochs": 9, "max_steps": 6}])
+@pytest.mark.parametrize("cost", COSTS)
+def test_a_resumed_run_says_what_is_more_than_the_budget(
+    cost: str, limit: dict[str, int], tmp_path: Path
+) -> None:
+    def run(**settings: Any) -> list[str]:
+        module = new_module()
+        said = said_by(
+            module, new_search(cost=COSTS[cost](), budget=50, lr=0.01), **limit, **settings
+        )
+        times = 2 if cost == "of one's own" else 1
+        price = times * int(costs.parameters(module.net.wiring()))
+        return [text for text in said if f"architecture costs {price:,} " in text]
+
+    module, saver = new_module(), every_step(tmp_path)
+    search = new_search(cost=COSTS[cost](), budget=50, lr=0.01)
+    assert said_by(module, search, saver, enable_checkpointing=True, **limit)
+    for step in (5, 6):
+        assert len(run(ckpt_path=str(tmp_path / f"step={step}.ckpt"))) == 1
+
+
+def test_a_resumed_run_says_so_without_an_image_to_time(tmp_path: Path) -> None:
+    for path in (None, str(tmp_path / "step=3.ckpt")):
+        cost = costs.Latency(repeats=1, warmup=0)
+        callbacks = [
+            new_search(cost=cost, budget=1e-9, lr=0.0),
+            *([] if path else [every_step(tmp_path)]),
+        ]
+        said = said_by(new_module(), *callbacks, ckpt_path=path, enable_checkpointing=not path)
+        assert len([text for text in said if "more than the budget" in text]) == 1
+
+
+def test_a_second_fit_does_not_tell_the_price_of_the_first(tmp_path: Path) -> None:
+    small, saver = new_module(), every_step(tmp_path)
+    for layer in (0, 1, 2, 4):  # leaves one module out of the input, and one out of the second
+        small.net.gate.logits.data[layer] = -3.0
+    small.net.gate.logits.data[3] = 3.0
+    assert said_by(small, new_search(lr=0.0), saver, enable_checkpointing=True) == []
+    search = new_search(lr=0.0)
+    assert "more than the budget" in said_by(new_module(), search)[0]
+    assert said_by(new_module(), search, ckpt_path=str(tmp_path / "step=3.ckpt")) == []
+    other = new_search(lr=0.0, cost=costs.multiply_adds, budget=1.0)  # knows no price
+    said_by(new_module(), other, ckpt_path=str(tmp_path / "step=3.ckpt"))
+
+
+@pytest.mark.parametrize(("epochs", "step"), [(3, 4), (3, 5), (3, 6), (2, 4), (2, 6)])
+def test_a_resumed_run_counts_the_steps_before_that_were_not_finite(
+    epochs: int, step: int, tmp_path: Path
+) -> None:
+    whole = said_by(
+        OneLossIsNot(), new_search(), every_step(tmp_path), max_epochs=epochs,
+        enable_checkpointing=True,
+    )  # fmt: skip
+    path = str(tmp_path / f"step={step}.ckpt")
+    resumed = said_by(OneLossIsNot(), new_search(), max_epochs=epochs, ckpt_path=path)
+    for said in (whole, resumed):
+        counted = [text for text in said if "were not finite" in text]
+        assert [text.partition(" the prob")[0] for text in counted] == [
+            "BudgetedSearch: in 2 steps of an epoch"
+        ]
 
 
 # What it logs

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.callbacks.tiny_super_network import (
     BATCH,
+    OneLossIsNot,
     Searching,
     TinySuperNetwork,
     fit,
@@ -207,24 +208,13 @@ def test_a_cost_may_give_arrays_and_numbers() -> None:
     assert torch.equal(priced(lambda wiring: size(wiring).tolist()), expected)
 
 
-class OneLossIsNot(Searching):
-    """Trains on the losses that are finite, but returns all."""
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
-        losses = losses_of(self.net, batch)
-        seen = losses.detach().clone()
-        if self.current_epoch == 1 and batch_idx < 2:
-            seen[batch_idx] = [float("nan"), float("inf")][batch_idx]
-        return {"loss": losses.mean(), "losses": seen}
-
-
 def test_steps_whose_losses_are_not_finite_are_counted(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     fit(OneLossIsNot(), new_search(), max_epochs=3, limit_train_batches=3)
     said = [str(one.message) for one in recwarn if "were not finite" in str(one.message)]
     assert [one.partition(" the prob")[0] for one in said] == [
-        "BudgetedSearch: in 2 steps of this epoch"
+        "BudgetedSearch: in 2 steps of an epoch"
     ]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tests.callbacks.monitored_fit import BATCHES, Module, Noise, backbone, events, fit, numbers
 from tests.trainers import quiet_trainer
 from wiring_lightning import costs
-from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule, WiringMonitor
+from wiring_lightning.callbacks import MaskConnect, Phase, PhaseSchedule, RandomEdges, WiringMonitor
 from wiring_lightning.callbacks.wiring_numbers import short_names
 from wiring_lightning.nn import Gate, find_gates
 
@@ -178,6 +178,26 @@ def test_resuming_changes_no_number(tmp_path, every: int, stop: int):
     for tag, values in second.items():
         assert values == through[tag][-len(values) :]
     assert second["wiring/edges_changed"][0] > 0
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_run_that_resumes_after_its_last_batch_logs_the_last_epoch(
+    tmp_path, every: int, plain: bool
+):
+    def run(name: str, *callbacks: Callback, **arguments: Any) -> dict[str, tuple[int, float]]:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)) if plain else backbone()
+        learner = RandomEdges(density=0.5) if plain else MaskConnect(lr=50.0)
+        monitor = WiringMonitor(every_n_epochs=every, pictures=False)
+        fit(tmp_path / name, network, learner, monitor, *callbacks, epochs=2, **arguments)
+        read = events(tmp_path / name)
+        tags = set(numbers(tmp_path / name)) - {"wiring/lr"}  # which is that of a step
+        return {tag: (read.Scalars(tag)[-1].step, read.Scalars(tag)[-1].value) for tag in tags}
+
+    keep = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2 * BATCHES)
+    through = run("through", keep, enable_checkpointing=True)
+    assert through["wiring/active_edges"][0] == 2 * BATCHES - 1
+    assert run("second", ckpt_path=str(tmp_path / "last.ckpt")) == through
 
 
 def test_pictures_are_drawn_after_every_epoch(tmp_path):

@@ -1,7 +1,6 @@
 """Budgeted Super Networks as a callback for any LightningModule."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_number, counted
 from wiring_lightning.callbacks._gate_learner import GateLearner
+from wiring_lightning.callbacks._returned_losses import returned_losses
 from wiring_lightning.callbacks._searched import Searched, find_searched, some_gates
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
@@ -146,7 +146,8 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._batches = 0
         self._sampled = Sampled()
         self._not_finite: Tensor | None = None  # on a device: steps of the epoch without a gradient
-        self._best_price = 0.0  # at the end of the last epoch
+        self._best_price: float | None = None  # of the most probable architecture
+        self._changed = False  # whether a batch of this fit may have changed that since
 
     @property
     def absolute_penalty(self) -> float:
@@ -203,7 +204,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._refuse_synchronised(searched, trainer)
         self.optimizer = Reinforce([searched.gate], self.lr, self.baseline)
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
-        self._not_finite = None
+        self._not_finite, self._best_price, self._changed = None, None, False
         self.restore()
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
@@ -229,6 +230,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         if batch_idx == 0:
             # Not in `on_train_epoch_end`, which a run that resumes after a last batch has no more.
             self._sampled = Sampled()
+            self._warn_if_not_finite()
         self._batches += 1
         state = (self.seed, self._batches, trainer.global_rank)
         gate.seed(derived_seed(*state, 0), repeat=True)
@@ -246,10 +248,10 @@ class BudgetedSearch(GateLearner[Reinforce]):
     ) -> None:
         assert self.optimizer is not None
         assert self._searched is not None
-        gate = self._searched.gate
+        gate, self._best_price, self._changed = self._searched.gate, None, True
         # With manual optimization, a training step that returns nothing is the usual one.
         by_hand = self._stepped and not pl_module.automatic_optimization
-        losses = _losses(outputs, pl_module, must=by_hand)
+        losses = returned_losses(outputs, pl_module, must=by_hand)
         if losses is None or not gate.learnable or not gate.sampling:
             return
         self._observe(losses)
@@ -263,9 +265,8 @@ class BudgetedSearch(GateLearner[Reinforce]):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._searched is not None
-        best = self._searched.network.wiring()
         numbers = gate_numbers(self._searched.gate)
-        self._best_price = float(self._prices(best, without_noise(self._price)))
+        self._best_price, self._changed = self._price_of_best(self._searched), False
         numbers |= {"cost_best": self._best_price, "budget": self.budget}
         drawn = self._sampled.means()
         shared = trainer.world_size > 1
@@ -281,13 +282,14 @@ class BudgetedSearch(GateLearner[Reinforce]):
         best = self._searched.network.wiring()
         if trainer.fast_dev_run or not self._batches:
             return
+        self._warn_if_not_finite()
         if not best.live_nodes.any():
             rank_zero_warn(
                 "BudgetedSearch: the most probable architecture does not connect the input to the "
                 "output, so its output is the same for every image; use a smaller penalty or "
                 "learning rate, or a larger budget."
             )
-        elif self._best_price > self.budget:
+        elif self._best_price is not None and self._best_price > self.budget:
             rank_zero_warn(
                 f"BudgetedSearch: the most probable architecture costs {self._best_price:,.10g} "
                 f"{self._cost_name}, more than the budget of {self.budget:,.10g}; search longer or "
@@ -296,11 +298,26 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     @override
     def more_state(self) -> dict[str, Any]:
-        return {"batches": self._batches, "sampled": vars(self._sampled).copy()}
+        price = self._best_price
+        if self._changed and self._searched is not None:
+            # A run that resumes after its last batch ends no epoch, and sees no images to time.
+            price = self._price_of_best(self._searched)
+        return {
+            "batches": self._batches,
+            "sampled": vars(self._sampled).copy(),
+            "not_finite": 0 if self._not_finite is None else int(self._not_finite),
+            "best_price": {self._cost_name: price},
+        }
 
     @override
     def load_more_state(self, state: dict[str, Any]) -> None:
+        assert self._searched is not None
         self._batches, self._sampled = state["batches"], Sampled(**state["sampled"])
+        # Earlier versions did not save the other two.
+        device = self._searched.gate.logits.device
+        self._not_finite = torch.tensor(state.get("not_finite", 0), device=device)
+        self._best_price = state.get("best_price", {}).get(self._cost_name)
+        self._changed = False
 
     @override
     def let_go(self) -> None:
@@ -343,13 +360,17 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._not_finite = bad.long() if self._not_finite is None else self._not_finite + bad
 
     def _warn_if_not_finite(self) -> None:
-        """Warn if the logits could not learn in some steps of the epoch that ends."""
+        """Warn if the logits could not learn in some steps of the epoch that is over."""
         counted, self._not_finite = self._not_finite, None
         if counted is not None and (steps := int(counted)):
             rank_zero_warn(
-                f"BudgetedSearch: in {steps:,} steps of this epoch the probabilities learned "
+                f"BudgetedSearch: in {steps:,} steps of an epoch the probabilities learned "
                 "nothing, because losses of examples, or costs times the penalty, were not finite."
             )
+
+    def _price_of_best(self, searched: Searched) -> float:
+        """What the most probable architecture costs, without noise."""
+        return float(self._prices(searched.network.wiring(), without_noise(self._price)))
 
     def _prices(self, wiring: Wiring, cost: Cost) -> Tensor:
         """What a cost gives for a wiring, checked; on the CPU."""
@@ -377,18 +398,3 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._sampled.add(prices, self.budget)
         objective = budgeted_objective(losses, prices, self.budget, self.absolute_penalty)
         self.optimizer.observe(objective)
-
-
-def _losses(outputs: Any, module: LightningModule, must: bool) -> Tensor | None:
-    """The losses that a training step returned; `None` if it may, and did, skip its batch."""
-    skipped = not outputs or (isinstance(outputs, Mapping) and outputs.get("loss", 0) is None)
-    if skipped and not must:
-        return None
-    losses = outputs.get("losses") if isinstance(outputs, Mapping) else None
-    if not isinstance(losses, Tensor):
-        raise MisconfigurationException(
-            f"BudgetedSearch needs the loss of each example: let `training_step` of "
-            f'{type(module).__name__} return {{"loss": losses.mean(), "losses": losses.detach()}}, '
-            "with losses of shape [batch]."
-        )
-    return losses.detach()

@@ -229,14 +229,20 @@ class WiringMonitor(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        edges = {"edges": dict(self._edges)}
+        state: dict[str, Any] = {"edges": dict(self._edges)}
         seen = self._seen if self._layers is None else self._layers.memory.state_dict()
-        return {**edges, "layers": seen} if seen else edges
+        if seen:
+            state["layers"] = seen
+        if self._epoch is not None:
+            # A run that resumes after its last batch has no batch to say so.
+            state["epoch"] = self._epoch
+        return state
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._edges = dict(state_dict["edges"])
         self._seen = state_dict.get("layers", {})
+        self._epoch = state_dict.get("epoch")
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         self._epoch = None
