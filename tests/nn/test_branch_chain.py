@@ -44,6 +44,16 @@ def chain(sizes: Sequence[tuple[int, int]], width: int = 3) -> list[Branches]:
     return blocks
 
 
+NORMS = "reduce_norm", "spatial_norm", "expand_norm"
+
+
+def projection(
+    size: int = 1, bias: bool = False, track_running_stats: bool = True
+) -> nn.Sequential:
+    conv = nn.Conv2d(8, 8, size, padding=size // 2, bias=bias)
+    return nn.Sequential(conv, nn.BatchNorm2d(8, track_running_stats=track_running_stats)).eval()
+
+
 def selections(blocks: Sequence[Branches], kind: str) -> list[Selection]:
     found = []
     for earlier, later in pairwise(blocks):
@@ -178,12 +188,30 @@ def test_what_is_counted_is_what_is_multiplied() -> None:
         (lambda block: block.spatial_norm.train(), False),
         (lambda block: block.expand.register_forward_hook(lambda *_: None), False),
         (lambda block: setattr(block, "spatial_norm", nn.GroupNorm(1, 6)), False),
+        (lambda block: setattr(block.spatial, "padding_mode", "circular"), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 3, 1, 2, 2, 2)), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 5, 1, 2, 1, 2)), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 1, 1, 0, 1, 2)), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 3, 1, 1, 1, 1)), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(4, 4, 3, 1, 1, 1, 2)), False),
+        (lambda block: setattr(block, "projection", projection(track_running_stats=False)), False),
+        (lambda block: setattr(block, "projection", projection().train()), False),
+        (lambda block: setattr(block, "projection", projection(bias=True)), False),
+        (lambda block: setattr(block, "projection", projection(size=3)), False),
+        (lambda block: setattr(block, "projection", projection()), True),
+        (lambda block: [setattr(block, name, nn.Identity()) for name in NORMS], True),
+        (lambda block: setattr(block, NORMS[0], block.spatial_norm), True),
         (lambda block: setattr(block.reduce_norm, "running_mean", None), False),
         (lambda block: setattr(block.reduce, "bias", nn.Parameter(torch.ones(6))), False),
         (lambda block: block.requires_grad_(False), True),
     ],
-    ids=["double", "training", "hook", "another norm", "no statistics", "bias and norm", "frozen"],
-)
+    ids=[
+        "double", "training", "hook", "another norm", "circular", "dilation", "5 x 5", "1 x 1",
+        "no groups", "narrower", "projection without statistics", "projection in training",
+        "projection with bias and norm", "3 x 3 projection", "projection", "no norms",
+        "one norm twice", "no statistics", "bias and norm", "frozen",
+    ],
+)  # fmt: skip
 def test_what_is_not_as_it_was_made_is_not_computed_in_c(
     change: Callable[[Branches], object], expected: bool
 ) -> None:

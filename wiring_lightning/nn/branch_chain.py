@@ -32,8 +32,21 @@ def can_chain(blocks: Sequence[Branches]) -> bool:
         and block.out_channels % _CHANNELS == 0
         and block.reduce.weight.dtype == torch.float32
         and block.reduce.weight.device.type == "cpu"
+        and _has_expected_shapes(block)
         for block in blocks
     )
+
+
+def _has_expected_shapes(block: Branches) -> bool:
+    """Whether the weights are as large as the C code takes them to be: it reads all of them."""
+    inner, expand = block.branches * block.width, block.expand.weight
+    rows = block.out_channels * block.expand.groups
+    shapes = [
+        (block.reduce.weight.shape, (inner, block.in_channels, 1, 1)),
+        (block.spatial.weight.shape, (inner, block.width, 3, 3)),
+        (expand.shape, (rows, inner // block.expand.groups, 1, 1)),
+    ]
+    return all(shape == expected for shape, expected in shapes)
 
 
 def branch_chain(
