@@ -13,6 +13,7 @@ from tests.nn.test_folding import scrambled
 from wiring_lightning.nn import Branches, Selection
 from wiring_lightning.nn.branch_chain import branch_chain, can_chain
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.pointwise import PointwiseConv2d
 
 pytestmark = pytest.mark.skipif(
     not can_chain([]), reason="this machine has no compiler for C, so nothing is computed in C"
@@ -193,7 +194,6 @@ def test_what_is_counted_is_what_is_multiplied() -> None:
         (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 5, 1, 2, 1, 2)), False),
         (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 1, 1, 0, 1, 2)), False),
         (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 3, 1, 1, 1, 1)), False),
-        (lambda block: setattr(block, "spatial", nn.Conv2d(4, 4, 3, 1, 1, 1, 2)), False),
         (lambda block: setattr(block, "projection", projection(track_running_stats=False)), False),
         (lambda block: setattr(block, "projection", projection().train()), False),
         (lambda block: setattr(block, "projection", projection(bias=True)), False),
@@ -207,7 +207,7 @@ def test_what_is_counted_is_what_is_multiplied() -> None:
     ],
     ids=[
         "double", "training", "hook", "another norm", "circular", "dilation", "5 x 5", "1 x 1",
-        "no groups", "narrower", "projection without statistics", "projection in training",
+        "no groups", "projection without statistics", "projection in training",
         "projection with bias and norm", "3 x 3 projection", "projection", "no norms",
         "one norm twice", "no statistics", "bias and norm", "frozen",
     ],
@@ -218,6 +218,26 @@ def test_what_is_not_as_it_was_made_is_not_computed_in_c(
     blocks = chain([(2, 1), (2, 1), (2, 1)])
     change(blocks[1])
     assert can_chain(blocks) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("spatial", nn.Conv2d(4, 4, 3, padding=1, groups=2)),
+        ("expand", PointwiseConv2d(4, 16, groups=2)),
+        ("reduce", PointwiseConv2d(16, 8, groups=2)),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_layers_of_another_width_are_an_error(name: str, layer: nn.Module, number: int) -> None:
+    blocks = chain([(2, 1), (2, 1), (2, 1)], width=3)
+    connections = selections(blocks, "binary")
+    if number == 0 and name == "reduce":
+        layer = PointwiseConv2d(8, 8)
+    setattr(blocks[number], name, layer)
+    setattr(blocks[number], f"{name}_norm", nn.Identity())
+    with torch.no_grad(), pytest.raises((ValueError, RuntimeError), match=r"channels|shape|size"):
+        branch_chain(torch.randn(1, 1, 8, 4, 4), blocks, connections)
 
 
 def test_channels_that_are_no_multiple_of_eight_are_not_computed_in_c() -> None:

@@ -218,9 +218,9 @@ class Branches(nn.Module):
         """Whether all layers are as they were made, and nobody waits for their calls."""
         layers = self._modules  # faster than attributes
         reduce, spatial, expand = layers["reduce"], layers["spatial"], layers["expand"]
-        if reduce is None or spatial is None or expand is None:
+        if reduce is None or spatial is None or not isinstance(expand, nn.Conv2d):
             return False
-        merged = self.merge and self.expand.groups == 1
+        merged = self.merge and expand.groups == 1
         return (
             computes_as(PointwiseConv2d, reduce, expand)
             and computes_as(nn.Conv2d, spatial)
