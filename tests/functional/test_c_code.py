@@ -55,6 +55,36 @@ def test_a_compiler_that_does_not_run_is_said(
         assert c_library(source(tmp_path, "int three(void) { return 3; }")) is None
 
 
+@pytest.mark.parametrize("command", ["gcc'", "no-such-compiler -O2"])
+@needs_compiler
+def test_a_command_that_is_none_is_passed_over(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", command)
+    assert c_library(source(tmp_path, "int three(void) { return 3; }")) is not None
+
+
+@needs_compiler
+def test_the_whole_command_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('#!/bin/sh\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("CC", f"{wrapper} cc -DNUMBER=4")
+    library = c_library(source(tmp_path, "int number(void) { return NUMBER; }"))
+    assert library is not None
+    assert library.number() == 4
+
+
+def test_a_folder_that_is_not_there_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = source(tmp_path, "int three(void) { return 3; }")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
+    monkeypatch.setattr(c_code, "_compiler", lambda: ["cc"])
+    with pytest.warns(UserWarning, match="code.c could not be compiled with 'cc'.*No such file"):
+        assert c_library(path) is None
+
+
 def test_without_a_compiler_nothing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from tests.nn.test_folding import scrambled
 from wiring_lightning.nn import Branches, Selection
 from wiring_lightning.nn.branch_chain import branch_chain, can_chain
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.pointwise import PointwiseConv2d
 
 pytestmark = pytest.mark.skipif(
     not can_chain([]), reason="this machine has no compiler for C, so nothing is computed in C"
@@ -42,6 +43,16 @@ def chain(sizes: Sequence[tuple[int, int]], width: int = 3) -> list[Branches]:
         blocks.append(block.eval())
         channels *= stride
     return blocks
+
+
+NORMS = "reduce_norm", "spatial_norm", "expand_norm"
+
+
+def projection(
+    size: int = 1, bias: bool = False, track_running_stats: bool = True
+) -> nn.Sequential:
+    conv = nn.Conv2d(8, 8, size, padding=size // 2, bias=bias)
+    return nn.Sequential(conv, nn.BatchNorm2d(8, track_running_stats=track_running_stats)).eval()
 
 
 def selections(blocks: Sequence[Branches], kind: str) -> list[Selection]:
@@ -178,18 +189,55 @@ def test_what_is_counted_is_what_is_multiplied() -> None:
         (lambda block: block.spatial_norm.train(), False),
         (lambda block: block.expand.register_forward_hook(lambda *_: None), False),
         (lambda block: setattr(block, "spatial_norm", nn.GroupNorm(1, 6)), False),
+        (lambda block: setattr(block.spatial, "padding_mode", "circular"), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 3, 1, 2, 2, 2)), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 5, 1, 2, 1, 2)), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 1, 1, 0, 1, 2)), False),
+        (lambda block: setattr(block, "spatial", nn.Conv2d(6, 6, 3, 1, 1, 1, 1)), False),
+        (lambda block: setattr(block, "projection", projection(track_running_stats=False)), False),
+        (lambda block: setattr(block, "projection", projection().train()), False),
+        (lambda block: setattr(block, "projection", projection(bias=True)), False),
+        (lambda block: setattr(block, "projection", projection(size=3)), False),
+        (lambda block: setattr(block, "projection", projection()), True),
+        (lambda block: [setattr(block, name, nn.Identity()) for name in NORMS], True),
+        (lambda block: setattr(block, NORMS[0], block.spatial_norm), True),
         (lambda block: setattr(block.reduce_norm, "running_mean", None), False),
         (lambda block: setattr(block.reduce, "bias", nn.Parameter(torch.ones(6))), False),
         (lambda block: block.requires_grad_(False), True),
     ],
-    ids=["double", "training", "hook", "another norm", "no statistics", "bias and norm", "frozen"],
-)
+    ids=[
+        "double", "training", "hook", "another norm", "circular", "dilation", "5 x 5", "1 x 1",
+        "no groups", "projection without statistics", "projection in training",
+        "projection with bias and norm", "3 x 3 projection", "projection", "no norms",
+        "one norm twice", "no statistics", "bias and norm", "frozen",
+    ],
+)  # fmt: skip
 def test_what_is_not_as_it_was_made_is_not_computed_in_c(
     change: Callable[[Branches], object], expected: bool
 ) -> None:
     blocks = chain([(2, 1), (2, 1), (2, 1)])
     change(blocks[1])
     assert can_chain(blocks) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("spatial", nn.Conv2d(4, 4, 3, padding=1, groups=2)),
+        ("expand", PointwiseConv2d(4, 16, groups=2)),
+        ("reduce", PointwiseConv2d(16, 8, groups=2)),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_layers_of_another_width_are_an_error(name: str, layer: nn.Module, number: int) -> None:
+    blocks = chain([(2, 1), (2, 1), (2, 1)], width=3)
+    connections = selections(blocks, "binary")
+    if number == 0 and name == "reduce":
+        layer = PointwiseConv2d(8, 8)
+    setattr(blocks[number], name, layer)
+    setattr(blocks[number], f"{name}_norm", nn.Identity())
+    with torch.no_grad(), pytest.raises((ValueError, RuntimeError), match=r"channels|shape|size"):
+        branch_chain(torch.randn(1, 1, 8, 4, 4), blocks, connections)
 
 
 def test_channels_that_are_no_multiple_of_eight_are_not_computed_in_c() -> None:

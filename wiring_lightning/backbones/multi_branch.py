@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.functional import apply_in_parts, examples_per_part, may_split
+from wiring_lightning.functional.transforms import is_transformed
 from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branch_chain import branch_chain, can_chain
 from wiring_lightning.nn.described import Described
@@ -94,6 +95,7 @@ class MultiBranchNetwork(Described):
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_exporting()
             and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+            and not is_transformed()
             and _has_plain_chains(self)
         )
 
@@ -199,11 +201,12 @@ class MultiBranchNetwork(Described):
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_plain_chains(network: MultiBranchNetwork) -> bool:
     """Whether all that a chain computes without calling it is as it was made."""
-    connections, blocks = network.connections.values(), network.blocks.values()
+    connections, blocks = network.connections.values(), network._blocks()
     return (
-        computes_as(Selection, *connections)
-        and computes_as(Branches, *blocks)
-        and can_chain([block for _, block in network._blocks()])
+        all(type(one) is Selection and one.is_as_seen for one in connections)
+        and all(type(block) is Branches for _, block in blocks)  # a subclass may compute others
+        and not any(map(has_hooks, [*connections, *network.blocks.values()]))
+        and can_chain([block for _, block in blocks])
     )
 
 

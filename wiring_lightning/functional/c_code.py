@@ -36,30 +36,33 @@ def c_library(source: Path) -> ctypes.CDLL | None:
     command = _compiler()
     if command is None:
         return None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        library = Path(folder) / f"{source.stem}.so"
-        options = ["-O3", "-march=native", "-shared", "-fPIC", "-o", str(library), str(source)]
-        try:
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            library = Path(folder) / f"{source.stem}.so"
+            options = ["-O3", "-march=native", "-shared", "-fPIC", "-o", str(library), str(source)]
             done = subprocess.run(
                 [*command, *options], capture_output=True, text=True, check=False, errors="replace"
             )
             if done.returncode == 0:
                 return ctypes.CDLL(str(library))
             reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
-        except OSError as error:
-            reason = str(error)
+    except OSError as error:
+        reason = str(error)
     warnings.warn(
-        f"{source.name} could not be compiled with {command[0]!r}, so the same is computed with "
-        f"torch's operators, which takes longer: {reason}",
+        f"{source.name} could not be compiled with {' '.join(command)!r}, so the same is computed "
+        f"with torch's operators, which takes longer: {reason}",
         stacklevel=2,
     )
     return None
 
 
 def _compiler() -> list[str] | None:
-    """The command of a C compiler that is there."""
+    """The command of a C compiler that is there, such as `["ccache", "gcc"]`."""
     for name in (os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc"):
-        command = shlex.split(name or "")
+        try:
+            command = shlex.split(name or "")
+        except ValueError:  # a quotation mark is missing: no such command is there
+            continue
         if command and shutil.which(command[0]):
-            return command[:1]
+            return command
     return None

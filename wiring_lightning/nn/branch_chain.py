@@ -28,10 +28,9 @@ _CHANNELS = 8  # the streams' channels are a multiple of it, `BLOCK` in the C co
 def can_chain(blocks: Sequence[Branches]) -> bool:
     """Whether modules in a row can be computed by `branch_chain`."""
     return c_library(_SOURCE) is not None and all(
-        block.has_plain_layers
-        and block.out_channels % _CHANNELS == 0
-        and block.reduce.weight.dtype == torch.float32
-        and block.reduce.weight.device.type == "cpu"
+        block.out_channels % _CHANNELS == 0
+        and block.has_plain_layers
+        and block.spatial.weight.dtype == torch.float32
         for block in blocks
     )
 
@@ -107,6 +106,9 @@ def _run_chain(
     assert library is not None
     output = _empty_output(narrow, shared, weights, sizes, sums, factors)
     weights = [weight.to(narrow.dtype).contiguous() for weight in weights]
+    fits = narrow.shape[1] == sizes[0] * sizes[1] and shared.shape[1] == sizes[2]
+    if not fits or [weight.numel() for weight in weights] != _numbers_of_weights(weights, sizes):
+        raise ValueError("The layers of a module with branches do not have its number of channels.")
     arguments = (
         ctypes.c_long(len(sizes) // 4),
         *map(ctypes.c_long, narrow.shape[2:]),
@@ -133,6 +135,24 @@ def _run_chain(
     if failed:
         raise MemoryError("The branches of a compact network do not fit into the memory.")
     return output
+
+
+def _numbers_of_weights(weights: Sequence[Tensor], sizes: Sequence[int]) -> list[int]:
+    """How many numbers each weight has, if it fits the sizes: the C code reads all of them."""
+    numbers: list[int] = []
+    before = 0  # channels
+    for at in range(0, len(sizes), 4):
+        branches, width, channels, _stride = sizes[at : at + 4]
+        inner = branches * width
+        if at:
+            given = weights[len(numbers) + 2].numel()  # of the projection, which may be empty
+            projection = [before * channels, channels] if given else [0, 0]
+            numbers += [inner * before, inner, *projection]
+        numbers += [inner * width * 9, inner]
+        last = at + 4 == len(sizes)
+        numbers += [inner * channels, channels if last else branches * channels]
+        before = channels
+    return numbers
 
 
 @torch.library.register_fake("wiring_lightning::branch_chain")  # type: ignore[untyped-decorator]

@@ -11,6 +11,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.functional import fold_batch_norm
+from wiring_lightning.nn.as_made import convolves
 from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.folding import fold_pair
 from wiring_lightning.nn.hooks import computes_as
@@ -189,12 +190,12 @@ class Branches(nn.Module):
         if self.projection is None:
             return inputs
         images = inputs.flatten(0, 1)
-        if self.training or not _is_plain(self.projection):
+        if self.training or not self._has_plain_projection():
             projected: Tensor = self.projection(images)
             return projected.unflatten(0, inputs.shape[:2])
         # Taking every n-th position first is faster than a convolution that strides.
         images = images[..., :: self.stride, :: self.stride]
-        weight, bias = self.projection_weights(images)
+        weight, bias = self.projection_weights()
         weight = weight.flatten(1).to(images.dtype).expand(images.shape[0], -1, -1)
         projected = torch.bmm(weight, images.flatten(2)).unflatten(2, images.shape[2:])
         projected += bias.view(-1, 1, 1)
@@ -215,15 +216,21 @@ class Branches(nn.Module):
     @property
     def has_plain_layers(self) -> bool:
         """Whether all layers are as they were made, and nobody waits for their calls."""
-        layers = dict(self.named_children())  # faster than attributes
+        layers = self._modules  # faster than attributes
         reduce, spatial, expand = layers["reduce"], layers["spatial"], layers["expand"]
+        if reduce is None or spatial is None or not isinstance(expand, nn.Conv2d):
+            return False
+        merged = self.merge and expand.groups == 1
         return (
             computes_as(PointwiseConv2d, reduce, expand)
             and computes_as(nn.Conv2d, spatial)
+            and convolves(reduce, 1, 1, 1 if self.shared_input else self.branches)
+            and convolves(spatial, 3, self.stride, self.branches)
+            and convolves(expand, 1, 1, 1 if merged else self.branches)
             and _is_plain_norm(layers["reduce_norm"], reduce)
             and _is_plain_norm(layers["spatial_norm"], spatial)
             and _is_plain_norm(layers["expand_norm"], expand)
-            and ("projection" not in layers or _is_plain(layers["projection"]))
+            and self._has_plain_projection()
         )
 
     def reduction_weights(self) -> tuple[Tensor, Tensor]:
@@ -246,18 +253,32 @@ class Branches(nn.Module):
         matrices = weight.view(self.branches, -1, self.width)
         return _summed(matrices), bias.view(self.branches, -1).sum(0)
 
-    def projection_weights(self, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the projection, with its norm folded; empty without one.
-
-        Args:
-            images: what is projected, for a norm without running statistics.
-        """
+    def projection_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the projection, with its norm folded; empty without one."""
         if self.projection is None:
             nothing = self.reduce.weight.new_empty(0)
             return nothing, nothing
         conv, *norms = _layers_of(self.projection)
         assert isinstance(conv, nn.Conv2d)
-        return _with_norm(conv, norms[0] if norms else nn.Identity(), images)
+        return _with_norm(conv, norms[0] if norms else nn.Identity())
+
+    def _has_plain_projection(self) -> bool:
+        """Whether the projection, if there is one, is torch's convolution with its norm or without.
+
+        The norm takes no statistics of what is projected.
+        """
+        if self.projection is None:
+            return True
+        if not computes_as(nn.Sequential, self.projection):
+            return False
+        conv, *norms = _layers_of(self.projection)
+        return (
+            computes_as(nn.Conv2d, conv)
+            and convolves(conv, 1, self.stride)
+            and conv.weight.shape == (self.out_channels, self.in_channels, 1, 1)
+            and len(norms) < 2
+            and all(_is_plain_norm(norm, conv) for norm in norms)
+        )
 
     @property
     def can_fold_expansion(self) -> bool:
@@ -267,8 +288,9 @@ class Branches(nn.Module):
         """
         if not computes_as(PointwiseConv2d, self.expand):
             return False
-        folded = computes_as(nn.Identity, self.expand_norm) and self.expand.bias is not None
-        return folded or computes_as(nn.BatchNorm2d, self.expand_norm)
+        if computes_as(nn.Identity, self.expand_norm):
+            return self.expand.bias is not None
+        return computes_as(nn.BatchNorm2d, self.expand_norm) and self.expand.bias is None
 
     def expansion(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and input of the expansion, in which its norm is folded.
@@ -328,33 +350,24 @@ class Branches(nn.Module):
         return self.expand.matrices, self.expand.bias.view(self.branches, -1)
 
 
-def _with_norm(
-    conv: nn.Conv2d, norm: nn.Module, images: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def _with_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution and the norm after it, in evaluation, as one convolution."""
     if not isinstance(norm, nn.BatchNorm2d):
         bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
         return conv.weight, bias
-    # Inputs only matter to a norm without running statistics.
-    inputs = conv.weight if images is None else images.flatten(2)[:, None]
-    weight, bias = fold_batch_norm(conv.weight.flatten(1)[None], inputs, norm)
+    # The inputs do not matter to a norm with running statistics.
+    weight, bias = fold_batch_norm(conv.weight.flatten(1)[None], conv.weight, norm)
     return weight.view_as(conv.weight), bias.flatten()
 
 
-def _is_plain_norm(norm: nn.Module, conv: nn.Module) -> bool:
+def _is_plain_norm(norm: nn.Module | None, conv: nn.Module) -> bool:
     """Whether a norm is torch's batch norm in evaluation, or in the convolution before it."""
+    if norm is None:
+        return False
     if computes_as(nn.BatchNorm2d, norm):
         assert isinstance(norm, nn.BatchNorm2d)
         return not norm.training and norm.running_mean is not None and conv.bias is None
     return computes_as(nn.Identity, norm)
-
-
-def _is_plain(projection: nn.Module) -> bool:
-    """Whether a projection is torch's convolution, with its norm or without, as it was made."""
-    if not computes_as(nn.Sequential, projection):
-        return False
-    conv, *norms = _layers_of(projection)
-    return computes_as(nn.Conv2d, conv) and len(norms) < 2 and computes_as(nn.BatchNorm2d, *norms)
 
 
 def _layers_of(projection: nn.Module) -> list[nn.Module]:

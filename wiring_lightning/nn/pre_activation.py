@@ -15,6 +15,7 @@ from wiring_lightning.functional import (
     rectified_convolution,
     update_running_statistics,
 )
+from wiring_lightning.nn.as_made import convolves
 from wiring_lightning.nn.folding import fold_pair
 from wiring_lightning.nn.hooks import computes_as
 
@@ -149,10 +150,7 @@ def _is_as_made(conv: nn.Conv2d) -> bool:
 
     It has no bias either: with one, the next norm is folded into it.
     """
-    size, stride = conv.kernel_size[0], conv.stride[0]
-    shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-    own = ((size, size), (stride, stride), (size // 2, size // 2), (1, 1))
-    return shape == own and conv.groups == 1 and conv.padding_mode == "zeros" and conv.bias is None
+    return convolves(conv, conv.kernel_size[0], conv.stride[0]) and conv.bias is None
 
 
 class RectifiedChain(nn.Module):

@@ -1,7 +1,7 @@
 """The connections of a gate whose wiring is fixed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,12 @@ class Selection(nn.Module):
     matrix: Tensor
     score: Tensor
     only_source: Tensor | None
-    binary: bool
     # The different sums that targets read, as `branch_chain.c` takes them: how many there are, of
     # each how many sources it has and which; the number of targets, and which sum each one reads.
     sums: tuple[int, ...]
     factors: tuple[float, ...]  # of the sources of all sums
+    _binary: bool
+    _seen: tuple[Tensor, int]  # the weights that all these are from, and their version
 
     def __init__(self, weights: Tensor, score: Tensor) -> None:
         super().__init__()
@@ -55,16 +56,32 @@ class Selection(nn.Module):
     @override
     def forward(self, sources: Tensor) -> Tensor:
         """`[batch, sources, *features]` -> `[batch, targets, *features]`."""
-        if self.only_source is not None:
+        if self.only_source is not None and self.is_as_seen:
             return sources.index_select(1, self.only_source)
         return gated_sum(self.weights(), sources)
 
     def rectified(self, sources: Tensor) -> Tensor:
         """The ReLU of the sums, `[batch, sources, *features]` -> `[batch, targets, *features]`."""
-        if self.only_source is not None:
+        if self.only_source is not None and self.is_as_seen:
             return self(sources).relu_()
         summed = rectified_gated_sum(self.weights(), sources.flatten(2))
         return summed.unflatten(2, sources.shape[2:])
+
+    @property
+    def binary(self) -> bool:
+        """Whether every weight is known to be 0 or 1."""
+        return self._binary and self.is_as_seen
+
+    @property
+    def is_as_seen(self) -> bool:
+        """Whether the weights are those from which `only_source` and `sums` were made.
+
+        They are others after a change in place, and inside of `torch.func.functional_call`.
+        """
+        seen, version = self._seen
+        return torch.compiler.is_compiling() or (
+            seen is self.matrix and version == _version_of(self.matrix)
+        )
 
     @property
     def reads_everything(self) -> bool:
@@ -79,13 +96,34 @@ class Selection(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.matrix.shape[0]} x {self.matrix.shape[1]}"
 
+    @override
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        known, dtype = self.is_as_seen, self.matrix.dtype
+        super()._apply(fn, recurse)
+        if self.matrix.dtype != dtype and self.matrix.device.type != "meta":
+            _look_at_matrix(self)  # the weights may be rounded
+        elif known:
+            self._seen = self.matrix, _version_of(self.matrix)
+        return self
+
+    @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.matrix.device.type != "meta":
+            _look_at_matrix(self)  # the matrix of a copy has a version of its own
+
+
+def _version_of(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
 
 def _look_at_matrix(selection: nn.Module, _incompatible: Any = None) -> None:
     """What the weights allow: at first, and after others are loaded."""
     assert isinstance(selection, Selection)
     weights = selection.matrix
-    selection.binary = bool(((weights == 0) | (weights == 1)).all())
-    single = selection.binary and bool((weights.sum(1) == 1).all())
+    selection._seen = weights, _version_of(weights)
+    selection._binary = bool(((weights == 0) | (weights == 1)).all())
+    single = selection._binary and bool((weights.sum(1) == 1).all())
     selection.only_source = weights.argmax(1) if single else None
     rows = [{i: factor for i, factor in enumerate(row) if factor} for row in weights.tolist()]
     sums = [row for index, row in enumerate(rows) if row not in rows[:index]]
