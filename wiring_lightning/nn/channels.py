@@ -118,7 +118,11 @@ def _keep_groups(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, numbers: Tensor) -> N
     whole = len(numbers) % size == 0
     if whole:
         groups = numbers.view(-1, size)
-        whole = bool((groups == groups[:, :1] // size * size + torch.arange(size).to(groups)).all())
+        whole = bool(
+            (
+                groups == groups[:, :1] // size * size + torch.arange(size, device=groups.device)
+            ).all()
+        )
     if not whole:
         raise ValueError(
             f"a convolution with {layer.groups} groups of {size} channels keeps whole groups only: "
