@@ -1,5 +1,6 @@
 """Multiply-adds by weight: against sums by hand, and against what was published for ResNet-50."""
 
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization import quantize_dynamic
 from torch.nn.utils import parametrizations, weight_norm
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import mobilenet_v3_small, resnet50
@@ -301,3 +303,26 @@ def test_layers_that_are_stored_as_csr_cost_what_they_did_before() -> None:
     assert sparse_multiply_adds(packed, image) == (16 * (216 + 32) + 320, sum(by_hand))
     assert layer_costs(packed, image) == layer_costs(network, image)
     assert [row.kept_multiply_adds for row in layer_costs(packed, image)] == by_hand
+
+
+class Recurrent(nn.Sequential):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self[0](inputs)[0]
+
+
+@pytest.mark.parametrize("number", [torch.qint8, torch.float16])
+def test_products_with_packed_weights_are_not_known(number: torch.dtype) -> None:
+    for network, example in (
+        (nn.Sequential(nn.Conv1d(3, 3, 1), nn.Linear(4, 2)), torch.zeros(1, 3, 4)),
+        (Recurrent(nn.LSTM(4, 2)), torch.zeros(3, 1, 4)),
+    ):
+        with warnings.catch_warnings(action="ignore"):
+            packed = quantize_dynamic(network, {nn.Linear, nn.LSTM}, number)
+        with pytest.raises(ValueError, match=r"of \w+::\S+ are not known.*before its layers are"):
+            sparse_multiply_adds(packed, example)
+
+
+def test_a_network_without_weights_is_refused() -> None:
+    for network in (nn.LazyLinear(4), nn.Linear(3, 4, device="meta")):
+        with pytest.raises(ValueError, match="has no weights"):
+            sparse_multiply_adds(network, torch.zeros(1, 3))

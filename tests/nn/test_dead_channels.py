@@ -3,6 +3,7 @@
 import copy
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -322,3 +323,78 @@ def test_an_answer_without_entries_cannot_be_compared() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     with pytest.raises(ValueError, match=r"^Sequential gives a tensor of shape \[0, .* entries.$"):
         remove_dead_channels(network, IMAGES[:0])
+
+
+class Auxiliary(nn.Module):
+    """A head that reads the features in training only, and layers that are reached uncalled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.aux = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+        self.attention, self.uncalled = nn.MultiheadAttention(4, 2), nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images).relu()
+        answer = self.last(features).mean((2, 3))[None]
+        if self.training:
+            answer = answer + self.aux(features).mean((2, 3))
+        answer = self.attention(answer, answer, answer)[0]
+        return functional.linear(answer, self.uncalled.weight)
+
+
+class Inner(nn.Sequential):
+    """Two auxiliary networks inside of another one."""
+
+    def __init__(self) -> None:
+        super().__init__(Auxiliary(), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(("kind", "first"), [(Auxiliary, "aux"), (Inner, "0.aux")])
+def test_layers_that_the_example_does_not_reach_are_named(kind: Any, first: str) -> None:
+    network = kind().eval()
+    with warnings.catch_warnings(action="error"):  # nothing is removed
+        assert sizes(remove_dead_channels(network, IMAGES)) == sizes(network)
+    unread(network.get_submodule(first.replace("aux", "last")), [1, 2])
+    with pytest.warns(UserWarning, match=rf"such as {first}: they stay as they are") as said:
+        small = remove_dead_channels(network, IMAGES)
+    assert len(said) == 1
+    torch.testing.assert_close(small(IMAGES), network(IMAGES))
+    assert small.get_submodule(first).in_channels == 8
+    assert not any(module._forward_pre_hooks for module in small.modules())
+
+
+def test_networks_that_are_reached_as_a_whole_give_no_warning() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 4, stride=4)
+            self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            unread(self.last, [3])
+
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.no_grad():
+                images = self.first(images).relu()
+            return self.layer(self.last(images).flatten(2).transpose(1, 2))
+
+    for network in (Encoder(), ready(Skips())):
+        unread(network.last, [0])
+        with warnings.catch_warnings(action="error"):
+            remove_dead_channels(network, IMAGES)
+
+
+def test_whole_groups_of_a_norm_without_parameters_stay_and_others_are_removed() -> None:
+    for norm in (nn.GroupNorm(2, 8, affine=False), nn.GroupNorm(8, 8, affine=False)):
+        network = Mixed(norm).eval()
+        network.second.weight.data[:, 4:] = 0
+        small = remove_dead_channels(network, IMAGES)
+        assert (small.second.in_channels, small.second.out_channels) == (8, 6)
+        torch.testing.assert_close(small(IMAGES), network(IMAGES))
+
+
+def test_a_network_without_weights_is_refused() -> None:
+    for network in (
+        nn.Sequential(nn.LazyConv2d(4, 1)),
+        nn.Sequential(nn.Conv2d(3, 4, 1)).to("meta"),
+    ):
+        with pytest.raises(ValueError, match="Sequential has no weights"):
+            remove_dead_channels(network, IMAGES)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from tests.nn.sparse_layers import clock, sparse_conv, sparse_is_faster, sparse_linear
+from wiring_lightning.costs import layer_costs, sparse_multiply_adds
 from wiring_lightning.nn import (
     PointwiseConv2d,
     SparseConv2d,
@@ -16,6 +17,7 @@ from wiring_lightning.nn import (
     store_dense,
     store_sparse,
 )
+from wiring_lightning.wiring import count_parameters
 
 
 class Two(nn.Module):
@@ -233,3 +235,46 @@ def test_weights_that_torch_prunes_are_stored_as_plain_ones() -> None:
     assert kinds(packed[0], network[0]) == ["SparseLinear", "Linear"]
     torch.testing.assert_close(packed(example), network(example))
     assert prune.is_pruned(network)
+
+
+class Tied(nn.Module):
+    """Layers that share a weight or a bias, also with layers of other classes and with itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.own = nn.Embedding(6, 4), sparse_linear(6, 6)
+        self.convs = nn.Sequential(sparse_conv(4, 4, 1), sparse_conv(4, 4, 1))
+        self.inner, self.words = sparse_linear(4, 4), sparse_linear(4, 6, bias=False)
+        self.convs[1].weight = self.convs[0].weight
+        self.words.weight, self.inner.bias = self.embedding.weight, self.convs[0].bias
+        self.embedding.weight.data[:, 1:3] = 0
+
+    def forward(self, words: Tensor) -> Tensor:
+        maps = self.convs(self.embedding(words).transpose(1, 2)[..., None])
+        return self.own(self.words(self.inner(maps.flatten(2).transpose(1, 2))))
+
+
+def test_shared_parameters_stay_shared() -> None:
+    network, example = Tied(), torch.randint(6, (2, 5))
+    packed = store_sparse(network, example, sparse_is_faster())
+    assert type(packed.own) is SparseLinear
+    assert kinds(packed.words, packed.inner, *packed.convs) == ["Linear"] * 2 + ["Conv2d"] * 2
+    torch.testing.assert_close(packed(example), network(example))
+    again = store_dense(packed)
+    names = [sorted(n for n, v in network.named_parameters(remove_duplicate=False) if v is w)
+             for w in network.parameters()]  # fmt: skip
+    assert names == [
+        sorted(n for n, v in again.named_parameters(remove_duplicate=False) if v is w)
+        for w in again.parameters()
+    ]
+    sizes = [sum(w.numel() for w in one.parameters()) for one in (network, again)]
+    assert sizes == [24 + 42 + 16 + 4 + 4 + 16] * 2
+    assert count_parameters(packed) == sizes[0]
+    assert sparse_multiply_adds(packed, example) == sparse_multiply_adds(network, example)
+    assert len(layer_costs(packed)) == len(layer_costs(network))
+
+
+@pytest.mark.parametrize("layer", [nn.LazyLinear(4), nn.Linear(3, 4, device="meta")])
+def test_a_network_without_weights_is_refused(layer: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"^Sequential has no weights.* load its weights\.$"):
+        store_sparse(nn.Sequential(layer), torch.randn(2, 3))

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning.nn import store_dense
+from wiring_lightning.nn.checks import check_weights_exist
 from wiring_lightning.nn.evaluating import evaluating
 from wiring_lightning.nn.own_tensors import with_own_tensors
 from wiring_lightning.nn.weights import SparseWeight, find_weights
@@ -48,7 +49,8 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
         example: its input, a batch of one; a tuple of several, or a mapping of them by name.
 
     Raises:
-        ValueError: if it calls a convolution or linear layer whose products cannot be counted.
+        ValueError: if it has no weights yet, or calls a convolution or linear layer whose products
+            cannot be counted, such as those of quantised layers.
         Exception: of the network, if it does not take the example.
 
     Example:
@@ -57,8 +59,14 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
         >>> sparse_multiply_adds(network, torch.zeros(1, 3, 6, 6))  # 16 * 216 + 1280
         SparseCost(dense=4736, sparse=2144)
     """
+    check_weights_exist(network)
     network = with_parameters(network)
-    counts, unknown = count_weights(network, example)
+    counts, unknown, hidden = count_weights(network, example)
+    if hidden:
+        raise ValueError(
+            f"the multiply-adds of {min(hidden)} are not known, because its weight is packed into "
+            "a form of its own: count the network before its layers are quantised."
+        )
     if unknown:
         names = [name for name, weight in network.named_parameters() if weight in unknown]
         raise ValueError(
@@ -90,13 +98,14 @@ def multiply_adds_by_weight(network: nn.Module, example: Any) -> dict[nn.Paramet
 
 def count_weights(
     network: nn.Module, example: Any
-) -> tuple[dict[nn.Parameter, int], set[nn.Parameter]]:
+) -> tuple[dict[nn.Parameter, int], set[nn.Parameter], set[str]]:
     """Count as `multiply_adds_by_weight`, and find what cannot be counted.
 
     Arguments and errors of the network are those of `sparse_multiply_adds`.
 
     Returns:
-        The multiply-adds by weight, and the weights of called layers whose products are not known.
+        The multiply-adds by weight, the weights of called layers whose products are not known, and
+        the names of operators that multiply with weights that are no parameters.
     """
     weights = [weight for weight in find_weights(network) if not weight.is_vector]
     counter = _Counter()
@@ -121,7 +130,7 @@ def count_weights(
                 stack.callback(hook.remove)
         stack.enter_context(counter)
         network(*inputs, **by_name)
-    return dict(counter.counts), counter.called - counter.counts.keys()
+    return dict(counter.counts), counter.called - counter.counts.keys(), counter.hidden
 
 
 def _tell_of_calls(counter: "_Counter", weight: SparseWeight) -> list[RemovableHandle]:
@@ -164,6 +173,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.counts: Counter[nn.Parameter] = Counter()
         self.called: set[nn.Parameter] = set()  # weights of convolutions and linear layers
+        self.hidden: set[str] = set()  # operators that multiply with packed weights
         self._running: list[SparseWeight] = []
         # By the address of a memory: what lies there, and of which weight it was computed; `None`
         # for other parameters and buffers. The tensors are kept, so that nothing else gets their
@@ -200,6 +210,8 @@ class _Counter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         formula = flop_registry.get(func.overloadpacket)
+        if _packs_weight(func):
+            self.hidden.add(func.name())
         if formula is None:
             with self:
                 parts = func.decompose(*args, **kwargs)
@@ -248,6 +260,13 @@ class _Counter(TorchDispatchMode):
         if not self._running or not (convolution or isinstance(self._running[-1].layer, _PLAIN)):
             return None
         return self._running[-1].parameter
+
+
+def _packs_weight(func: Any) -> bool:
+    """Whether an operator multiplies with a weight in a form of its own, as quantised ones do."""
+    space, _, name = func.name().partition("::")
+    own = space in ("quantized", "onednn") or name.startswith("quantized_")
+    return own and any(kind in name for kind in ("linear", "conv", "lstm", "gru", "rnn", "matmul"))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

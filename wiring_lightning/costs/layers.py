@@ -95,7 +95,7 @@ def known_multiply_adds(network: nn.Module, example: Any) -> dict[nn.Parameter, 
     wired = find_wired(network) is not None
     if wired and find_adjacencies(network):
         return None
-    found, unknown = count_weights(network, example)
+    found, unknown, _ = count_weights(network, example)
     counts = {**found, **dict.fromkeys(unknown)}
     all_known = all(counts.get(weight.parameter) for weight in find_matrices(network))
     return counts if all_known or not wired else None

@@ -1,38 +1,9 @@
-"""Whether a network can be written at all: it has weights, and one answer for an image."""
+"""Whether a network can be written at all: it has one answer for an image."""
 
-from itertools import chain
-
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
 from wiring_lightning.export.errors import ExportError
 from wiring_lightning.nn.differences import largest_difference, largest_size
-
-
-def check_weights_exist(network: nn.Module) -> None:
-    """Refuse a network whose weights have no values yet.
-
-    Raises:
-        ExportError: if it has lazy layers that have never run, or is on `meta`.
-
-    Example:
-        >>> check_weights_exist(nn.Sequential(nn.LazyLinear(10)))
-        Traceback (most recent call last):
-        ...
-        wiring_lightning.export.errors.ExportError: Sequential has no weights yet: ...
-    """
-    kind = type(network).__name__
-    for name, value in chain(network.named_parameters(), network.named_buffers()):
-        if is_lazy(value):
-            raise ExportError(
-                f"{kind} has no weights yet: the lazy layer of {name} gets them when it first "
-                "runs, so train the network or load its weights."
-            )
-        if value.is_meta:
-            raise ExportError(
-                f"{kind} has no weights: {name} is on the device meta, which holds no values; "
-                "build the network on the CPU and load its weights."
-            )
 
 
 def check_answers(first: Tensor, again: Tensor, name: str, allowed: float) -> None:

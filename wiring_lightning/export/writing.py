@@ -14,9 +14,10 @@ from wiring_lightning.backbones import NeuralGraph
 from wiring_lightning.export.errors import ExportError, first_line
 from wiring_lightning.export.formats import onnx_bytes, pt2_bytes, safetensors_bytes
 from wiring_lightning.export.reading import load_exported
-from wiring_lightning.export.source_check import check_answers, check_weights_exist
+from wiring_lightning.export.source_check import check_answers
 from wiring_lightning.export.tracing import plain_network, trace
 from wiring_lightning.files import check_writable, write_file
+from wiring_lightning.nn.checks import check_weights_exist
 from wiring_lightning.nn.differences import largest_difference, largest_size
 from wiring_lightning.nn.evaluating import evaluating
 from wiring_lightning.nn.outputs import find_outputs
@@ -99,7 +100,10 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
             f"images must be [batch, channels, height, width], got {list(images.shape)}."
         )
     check_writable(path)
-    check_weights_exist(network)
+    try:
+        check_weights_exist(network)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
     images = images.detach().cpu()
     plain = plain_network(network)
     name = type(network).__name__

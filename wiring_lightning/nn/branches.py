@@ -135,11 +135,7 @@ class Branches(nn.Module):
         for name, layer in layers.items():
             size = self.out_channels if name.startswith("expand") else self.width
             channels = torch.arange(self.branches * size, device="cpu").view(self.branches, size)
-            fewer = select_channels(layer, channels[list(kept)].flatten())
-            if isinstance(fewer, nn.Conv2d) and fewer.groups > 1:
-                fewer.groups = len(kept)
-                fewer.in_channels = fewer.in_channels // self.branches * len(kept)
-            setattr(smaller, name, fewer)
+            setattr(smaller, name, select_channels(layer, channels[list(kept)].flatten()))
         return smaller
 
     @property

@@ -1,5 +1,6 @@
 """Removing channels that nobody reads from a plain network with sparse weights."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import deepcopy
@@ -8,9 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wiring_lightning.nn.channels import MIXING_NORMS
+from wiring_lightning.nn.checks import check_weights_exist
 from wiring_lightning.nn.differences import largest_difference, largest_size
 from wiring_lightning.nn.own_tensors import with_own_tensors
 from wiring_lightning.nn.plain_weights import with_plain_weights
+from wiring_lightning.nn.reached import called_modules, unreached_layers
+from wiring_lightning.nn.tied_layers import tied_layers
 
 _CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU)
 _TOLERANCE = 1e-4  # between float32 sums of fewer and of more terms, as a share of the largest
@@ -29,6 +34,10 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
     on them. So do those on which the answer depends in any other way, such as by a local response
     norm or a softmax over channels: numbers are written into them, and the answer must not change.
 
+    Only what the example reaches is looked at. A layer that runs in training alone, such as an
+    auxiliary head, stays as it is, and may read a channel that is removed; a warning names the
+    first one. Then the smaller network is for inference: it may not run in training mode.
+
     Args:
         model: convolutions and linear layers, such as a network of torchvision or timm.
         example: `[batch, ...]` an input of the network, or a tuple of several ones.
@@ -38,8 +47,8 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
 
     Raises:
         ImportError: if torch-pruning is not installed.
-        ValueError: if the network does not return one tensor, torch-pruning cannot follow it, or
-            the smaller one does not give the same answer for the example.
+        ValueError: if the network has no weights yet or does not return one tensor, torch-pruning
+            cannot follow it, or the smaller one does not give the same answer for the example.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -54,6 +63,7 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
         raise ImportError(
             "torch-pruning is not installed: pip install 'wiring_lightning[pruning]'"
         ) from error
+    check_weights_exist(model)
     # torch-pruning follows the graph of the backward pass, so there must be one. What is compiled
     # would be compiled again for every size.
     with (
@@ -66,7 +76,8 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
         for weight in small.parameters():
             weight.requires_grad_(weight.is_floating_point() or weight.is_complex())
         inputs = example if isinstance(example, tuple) else (example,)
-        wanted = small(*with_own_tensors(inputs))
+        with called_modules(small) as called:
+            wanted = small(*with_own_tensors(inputs))
         if not isinstance(wanted, Tensor):
             raise ValueError(
                 f"{type(model).__name__} returns a {type(wanted).__name__}, but answers can only "
@@ -77,9 +88,9 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
                 f"{type(model).__name__} gives a tensor of shape {list(wanted.shape)} for the "
                 "example, which has nothing to compare: give an example for which it has entries."
             )
-        reason = None
+        unreached, smaller, reason = unreached_layers(small, called, wanted), False, None
         try:
-            _prune_all(torch_pruning.DependencyGraph(), small, inputs)
+            smaller = _prune_all(torch_pruning.DependencyGraph(), small, inputs)
             same = _are_close(wanted.detach(), small(*with_own_tensors(inputs)).detach())
         except Exception as error:  # such as a reshape to the old number of channels
             same, reason = False, error
@@ -89,6 +100,13 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
                 "for the example, so they are not removed: its layers depend on each other in a "
                 "way that is not seen."
             ) from reason
+        if smaller and unreached:
+            warnings.warn(
+                f"{type(model).__name__} has layers that the example does not reach, such as "
+                f"{unreached[0]}: they stay as they are and may read channels that were removed, "
+                "so use the smaller network for inference only.",
+                stacklevel=2,
+            )
         for name, weight in small.named_parameters():
             weight.requires_grad_(learning[name])
             weight.grad = None
@@ -111,24 +129,17 @@ class _Part(NamedTuple):
     in_group: Tensor
 
 
-def _prune_all(graph: Any, small: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Remove dead channels, in place, until there are none."""
-    tied = _tied_layers(small)
+def _prune_all(graph: Any, small: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Remove dead channels, in place, until there are none; whether there were any."""
+    tied = tied_layers(small)
     graph.build_dependency(small, example_inputs=with_own_tensors(inputs))
-    changed = True
+    smaller, changed = False, True
     while changed:
         changed = False
         for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
             changed |= _prune(group, tied, lambda: small(*with_own_tensors(inputs)).detach())
-
-
-def _tied_layers(model: nn.Module) -> set[nn.Module]:
-    """The layers that share a parameter with another one."""
-    owners: dict[nn.Parameter, list[nn.Module]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(parameter, []).append(module)
-    return {module for modules in owners.values() if modules[1:] for module in modules}
+        smaller |= changed
+    return smaller
 
 
 def _prune(group: Any, tied: set[nn.Module], answer: Callable[[], Tensor]) -> bool:
@@ -195,6 +206,8 @@ def _dead_channels(group: Any, tied: set[nn.Module]) -> Tensor | None:
                 weights = weights[channels].flatten(1)
                 unread[in_group[weights.cpu().any(1)]] = False
                 readers += 1
+        elif isinstance(module, MIXING_NORMS):
+            return None  # also without parameters: its number of groups may not fit fewer channels
         elif any(True for _ in module.parameters()) and not isinstance(module, _CHANNELWISE):
             return None
     return unread if readers else None  # the network's own answer is read by nobody in it

@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from wiring_lightning.nn.checks import check_weights_exist
 from wiring_lightning.nn.csr import has_csr_product
 from wiring_lightning.nn.hooks import computes_as
 from wiring_lightning.nn.own_tensors import with_own_tensors
@@ -14,6 +15,7 @@ from wiring_lightning.nn.plain_weights import with_plain_weights
 from wiring_lightning.nn.replacing import replace_modules
 from wiring_lightning.nn.sparse_conv import SparseConv2d
 from wiring_lightning.nn.sparse_linear import SparseLinear
+from wiring_lightning.nn.tied_layers import tied_layers
 from wiring_lightning.wiring import StoredLayer
 
 _ROUNDS = 15  # timed calls of each layer, of which the fastest counts
@@ -34,6 +36,7 @@ def store_sparse(
     - layers of a dtype in which torch has no product with CSR, such as bfloat16 on a CPU;
     - layers that are not called, such as those of `nn.TransformerEncoderLayer` in evaluation, which
       gives their weights to one operator;
+    - layers that share a parameter with another one, such as with an embedding: it stays shared;
     - layers of other classes, also of subclasses, and those with hooks or a `forward` of their own.
 
     A file of `export.export_network` has the dense layers, and `store_dense` gives them back. The
@@ -50,8 +53,8 @@ def store_sparse(
         The network in evaluation mode; it cannot be trained.
 
     Raises:
-        ValueError: if the network does not run with CSR, such as where it calls a layer and also
-            computes the norm of its weight.
+        ValueError: if the network has no weights yet, or does not run with CSR, such as where it
+            calls a layer and also computes the norm of its weight.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(8, 64, 1), nn.Flatten(), nn.Linear(64 * 4 * 4, 10))
@@ -60,9 +63,13 @@ def store_sparse(
         >>> type(packed[2]).__name__  # it has no zeros
         'Linear'
     """
+    check_weights_exist(model)
     packed = deepcopy(with_plain_weights(model)).eval()
+    tied = tied_layers(packed)
     sparse = {
-        layer: other for layer in packed.modules() if (other := _stored_sparse(layer)) is not None
+        layer: other
+        for layer in packed.modules()
+        if layer not in tied and (other := _stored_sparse(layer)) is not None
     }
     saved = _saved_seconds(packed, sparse, example, clock)
     packed = replace_modules(packed, {layer: sparse[layer] for layer in saved if saved[layer] > 0})
