@@ -117,8 +117,9 @@ def test_what_code_of_ones_own_logs_later_may_be_looked_at(
         callbacks=[*callbacks, stops], num_sanity_val_steps=1, limit_val_batches=1
     )
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 10))
+    network.num_classes = 10
     data = DataLoader(batches(1, torch.float32), batch_size=None)
-    trainer.fit(task(network, num_classes=10), data, data)
+    trainer.fit(task(network), data, data)
     assert float(stops.best_score) == 1.0
 
 

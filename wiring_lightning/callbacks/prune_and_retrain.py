@@ -54,8 +54,8 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
 
     Raises:
         MisconfigurationException: as for `SparseLayers`; if `dense_epochs` or `lr` is out of range;
-            if the trainer stops before the second training; if `StochasticWeightAveraging` begins
-            before it; if another callback learns a wiring; or if a run resumes with another
+            if the trainer stops before the second training; if `StochasticWeightAveraging` begins,
+            or `BackboneFinetuning` unfreezes, before it; if another callback learns a wiring; or if a run resumes with another
             `rewind`, or after the pruning with another `lr` or `dense_epochs`.
 
     Example:
