@@ -55,8 +55,9 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
     Raises:
         MisconfigurationException: as for `SparseLayers`; if `dense_epochs` or `lr` is out of range;
             if the trainer stops before the second training; if `StochasticWeightAveraging` begins,
-            or `BackboneFinetuning` unfreezes, before it; if another callback learns a wiring; or if a run resumes with another
-            `rewind`, or after the pruning with another `lr` or `dense_epochs`.
+            or `BackboneFinetuning` unfreezes, before it; if another callback learns a wiring; or if
+            a run resumes with another `rewind`, or after the pruning with another `lr` or
+            `dense_epochs`.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -36,7 +36,7 @@ class WiringCallback(CheckedWiring, ABC):
 
     A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
     reports violations. It is checked before validation and testing, again at their first batch,
-    before a checkpoint is saved, and at the end of the fit, last of all callbacks. A violation raises a `WiringError`, and
+    before a checkpoint is saved, and at the end of the fit. A violation raises a `WiringError`, and
     so does a learned parameter or an optimizer that was replaced by another one during the fit.
 
     Averages of the weights, such as those of Lightning's `WeightAveraging`, mix the wirings of many
