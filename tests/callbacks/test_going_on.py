@@ -1,6 +1,7 @@
 """A fit that goes on with the same trainer, and what it must not go on with."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.optim import SGD
 from tests.callbacks.reader import Gated, Reader, batches
 from tests.callbacks.test_combinations import AGAIN, count
 from tests.trainers import quiet_trainer, same_state
-from wiring_lightning.callbacks import DNW, SET, GradualPruning, MaskConnect, RigL
+from wiring_lightning.callbacks import ACDC, DNW, SET, GradualPruning, MaskConnect, RigL
 
 GOES_ON: dict[str, Callable[[], Callback]] = {
     **AGAIN,
@@ -101,3 +102,23 @@ def test_gates_do_not_go_on_with_the_values_of_a_checkpoint(frozen: bool, tmp_pa
     assert same_state(module.state_dict(), before)
     trainer.fit(module, DATA, ckpt_path=earlier, weights_only=True)
     assert learner.frozen == frozen
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GradualPruning(density=0.25, every=1),
+        lambda: ACDC(density=0.25),
+        lambda: DNW(density=0.25, initial_density=0.9),
+    ],
+)
+def test_a_fit_that_goes_on_with_its_final_density_is_not_told_that_it_comes_later(
+    make: Callable[[], Callback], tmp_path: Path
+) -> None:
+    """Its epochs are shorter than those by which it counts."""
+    trainer, module = start(tmp_path, make())
+    short = torch.utils.data.DataLoader(batches(1, torch.float32), batch_size=None)
+    with warnings.catch_warnings(record=True, action="always") as said:
+        trainer.fit(module, short)
+    assert count(module.body[1]) == 288
+    assert not [one for one in said if "final density" in str(one.message)]

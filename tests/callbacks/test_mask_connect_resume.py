@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from tests.callbacks.foreign_module import (
     STEPS,
@@ -19,6 +21,7 @@ from tests.callbacks.foreign_module import (
     fit,
     loader,
 )
+from tests.callbacks.reader import Gated, batches
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.callbacks import MaskConnect
 
@@ -128,3 +131,28 @@ def test_hooks_are_gone_after_an_error() -> None:
     assert not module.made._optimizer_step_post_hooks
     fit(module, learner)
     assert learner.optimizer.group["steps"] == STEPS
+
+
+def test_a_checkpoint_of_a_run_without_the_callback_is_refused_in_words(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, "last")
+    data = DataLoader(batches(1, torch.float32), batch_size=None)
+    quiet_trainer(callbacks=[saver], enable_checkpointing=True).fit(Gated(), data)
+    module, trainer = Gated(), quiet_trainer(callbacks=[MaskConnect()], max_epochs=2)
+    with pytest.raises(MisconfigurationException, match="the scores of the gates are in the"):
+        trainer.fit(module, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    module.load_state_dict(state["state_dict"])  # as the sentence says
+    quiet_trainer(callbacks=[MaskConnect()]).fit(module, data)
+
+
+def test_scores_that_no_optimizer_held_may_be_learned_later(tmp_path: Path) -> None:
+    class Weights(Gated):
+        def configure_optimizers(self) -> Any:
+            return self.make([p for n, p in self.named_parameters() if n != "gate.scores"])
+
+    saver = ModelCheckpoint(tmp_path, "last")
+    data = DataLoader(batches(1, torch.float32), batch_size=None)
+    quiet_trainer(callbacks=[saver], enable_checkpointing=True).fit(Weights(), data)
+    trainer = quiet_trainer(callbacks=[MaskConnect()], max_epochs=2)
+    trainer.fit(Weights(), data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert trainer.global_step == 2

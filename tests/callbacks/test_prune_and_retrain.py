@@ -1,5 +1,6 @@
 """Dense training, pruning and a second training in one run, against two runs by hand."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from torch.optim import SGD
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -18,6 +25,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
     SequentialLR,
 )
+from torch.utils.data import DataLoader
 
 from tests.callbacks.reader import (
     SPARSE,
@@ -216,6 +224,58 @@ def test_an_average_that_would_begin_before_the_pruning_is_refused(
     trainer = quiet_trainer(callbacks=callbacks, max_epochs=6)
     with pytest.raises(MisconfigurationException, match=rf"swa_epoch_start of at least {least}\."):
         trainer.fit(Reader(), batches(1, torch.float32))
+
+
+class Halves(Reader):
+    """A backbone that a finetuning thaws, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = self.first
+
+    def configure_optimizers(self) -> Any:
+        return self.make([p for p in self.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize(
+    ("at", "least", "first"), [(1, 2, False), (1, 3, True), (2, 3, True), (2, 0, False)]
+)
+def test_a_backbone_that_would_be_thawed_before_the_pruning_is_refused(
+    at: int, least: int, first: bool
+) -> None:
+    learner = PruneAndRetrain(2, density=0.5, exclude=["first", "backbone"])
+    tuning = BackboneFinetuning(at, verbose=False)
+    callbacks = [tuning, learner] if first else [learner, tuning]
+    trainer = quiet_trainer(callbacks=callbacks, max_epochs=4)
+    sentence = rf"unfreeze_backbone_at_epoch of at least {least}\."
+    with pytest.raises(MisconfigurationException, match=sentence) if least else nullcontext():
+        trainer.fit(Halves(), DataLoader(batches(1, torch.float32), batch_size=None))
+
+
+class Thawing(BaseFinetuning):
+    """A finetuning of the user's own, which thaws before the pruning."""
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        self.freeze(pl_module.first)
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.first, optimizer)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])  # before the thaw, before the pruning, and after it
+def test_a_run_with_a_finetuning_can_be_resumed(at: int, tmp_path: Path) -> None:
+    def run(resume: Path | None = None) -> Trainer:
+        learner = PruneAndRetrain(2, density=0.5, exclude=["first", "backbone"])
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        callbacks = [Thawing(), learner, saver]
+        trainer = quiet_trainer(callbacks=callbacks, max_epochs=4, enable_checkpointing=True)
+        data = DataLoader(batches(1, torch.float32), batch_size=None)
+        trainer.fit(Halves(), data, ckpt_path=resume, weights_only=True)
+        return trainer
+
+    run()
+    assert run(tmp_path / f"step={at}.ckpt").global_step == 4
 
 
 def test_an_average_of_the_second_training_has_its_own_rate() -> None:

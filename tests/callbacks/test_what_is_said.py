@@ -160,6 +160,40 @@ def test_what_replaces_a_learned_part_at_the_end_is_an_error(make: Any, overwrit
         torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 
+class Late(Callback):
+    """Changes the network in one of the hooks that come last."""
+
+    def __init__(self, hook: str, change: Any) -> None:
+        setattr(self, hook, lambda _, pl_module, *__, **___: change(pl_module))
+
+
+class LateItself(Reader):
+    def on_fit_end(self) -> None:
+        write(self)
+
+
+def write(module: Any) -> None:
+    nn.init.ones_(module.head.weight)
+
+
+def replace(module: Any) -> None:
+    module.head = nn.Linear(16, 10)
+
+
+@pytest.mark.parametrize("make", [RigL, lambda density: PruneAndRetrain(1, density=density)])
+def test_what_the_last_hooks_change_is_seen_in_any_order(make: Any) -> None:
+    for callbacks, module, sentence in (
+        ([make(density=0.2), Late("on_fit_end", write)], Reader(), "head has 160 of 160"),
+        ([Late("teardown", write), make(density=0.2)], Reader(), "head has 160 of 160"),
+        ([make(density=0.2), Late("teardown", replace)], Reader(), r"head\.weight of the network"),
+        ([make(density=0.2)], LateItself(), "head has 160 of 160"),
+    ):
+        trainer = quiet_trainer(callbacks=list(callbacks), max_epochs=2)
+        with pytest.raises(WiringError, match=sentence):
+            trainer.fit(module, DATA)
+        assert trainer.callbacks == callbacks  # nothing is left in the trainer
+
+
 def test_after_it_was_moved_the_present_weights_are_counted() -> None:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback
+from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.callbacks.reader import Reader, batches
@@ -81,6 +82,45 @@ def test_what_there_is_may_be_looked_at(
     kind: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     succeed("fit", "--config", config(tmp_path / "run.yaml", kind, arguments))
+
+
+class Logs(Callback):
+    """Logs a number of its own that the check before a fit does not have."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("val/gap", 1.0)
+
+
+def log_gap(trainer: Trainer, pl_module: LightningModule) -> None:
+    pl_module.log("val/gap", 1.0)
+
+
+class Own(ClassificationTask):
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.log("val/gap", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "task"),
+    [
+        ([Logs()], ClassificationTask),
+        ([LambdaCallback(on_train_epoch_end=log_gap)], ClassificationTask),
+        ([], Own),
+    ],
+)
+def test_what_code_of_ones_own_logs_later_may_be_looked_at(
+    callbacks: list[Callback], task: Any
+) -> None:
+    stops = EarlyStopping("val/gap", check_on_train_epoch_end=True)
+    trainer = quiet_trainer(
+        callbacks=[*callbacks, stops], num_sanity_val_steps=1, limit_val_batches=1
+    )
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 10))
+    network.num_classes = 10
+    data = DataLoader(batches(1, torch.float32), batch_size=None)
+    trainer.fit(task(network), data, data)
+    assert float(stops.best_score) == 1.0
 
 
 def test_an_error_of_another_kind_is_left_alone() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from wiring_lightning._checks import counted
+from wiring_lightning.callbacks._copies import Group
 from wiring_lightning.nn import BernoulliGate, Gate, Learnable, find_learnable
 from wiring_lightning.optim import parameters_of
 from wiring_lightning.optim._gate_optimizer import GateOptimizer
@@ -20,6 +21,10 @@ class Learner(Protocol):
     @property
     def learns_gates(self) -> bool: ...
 
+    def places(self) -> list[Group]: ...
+
+    def mistake(self, text: str) -> MisconfigurationException: ...
+
 
 def refuse_a_second(callback: Callback, trainer: Trainer) -> None:
     """Raise an error if a trainer has two callbacks of this class, of which one suffices."""
@@ -29,6 +34,19 @@ def refuse_a_second(callback: Callback, trainer: Trainer) -> None:
             f"The trainer has more than one {kind.__name__}: leave one, the others would undo or "
             "repeat what it does."
         )
+
+
+def refuse_two_learners(learner: Learner, learners: Sequence[Learner]) -> None:
+    """Raise an error if another one of the learners learns a tensor of this one."""
+    own = {place.tensor.data_ptr() for group in learner.places() for place in group}
+    for other in learners:
+        theirs = [] if other is learner else [place for group in other.places() for place in group]
+        shared = [place for place in theirs if place.tensor.data_ptr() in own]
+        if shared:
+            raise learner.mistake(
+                f"{type(other).__name__} learns the wiring of the same "
+                f"{type(shared[0].owner).__name__}; let each layer have one learner."
+            )
 
 
 def find_untaught(module: nn.Module, learners: Sequence[Learner]) -> list[Learnable]:

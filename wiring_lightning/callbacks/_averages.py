@@ -24,6 +24,7 @@ from wiring_lightning.callbacks._copies import (
     Group,
     Place,
     candidates,
+    holders,
     same,
     tensors_of,
     writes_average,
@@ -105,8 +106,10 @@ class Averages:
         self._before: list[tuple[Tensor, Tensor]] = []
         self._settled: list[Group] = []  # those of copies, until `restore`
         self._hooks: list[RemovableHandle] = []
+        held = holders(module)
         for number, group in enumerate(settler.places()):
-            self._settle_state_dicts(_SettledGroup(settler, number, group, not self.in_network))
+            shared = _SettledGroup(settler, number, group, held, check=not self.in_network)
+            self._settle_state_dicts(shared)
         for callback in trainer.callbacks:
             for value in vars(callback).values():
                 if isinstance(value, AveragedModel):
@@ -243,8 +246,8 @@ class Averages:
 
     def _settle_state_dicts(self, shared: "_SettledGroup") -> None:
         """Register hooks that settle every `state_dict` of the modules that hold a group."""
-        for index, place in enumerate(shared.group):
-            hook = _SettledState(self, shared, index)
+        for number, place in enumerate(shared.entries):
+            hook = _SettledState(self, shared, number)
             self._hooks.append(place.owner.register_state_dict_post_hook(hook))
 
     def _is_equal(self, copy: nn.Module, original: nn.Module) -> bool:
@@ -258,6 +261,7 @@ class Averages:
     def _copied(self, one: Candidate, path: str, is_average: bool, differs: bool) -> _Copy:
         """A copy of the submodule at `path`; groups that are not wholly in it are empty."""
         groups = []
+        held = holders(one.module)
         for number, group in enumerate(self._settler.places()):
             places = []
             for place in group:
@@ -270,7 +274,8 @@ class Averages:
             is_valid = partial(self._settler.valid, number)
             say = partial(self._announce, one.name)
             copied = CopiedGroup(whole, group, is_valid, say, is_average, differs)
-            self._settle_state_dicts(_SettledGroup(self._settler, number, whole, copied=copied))
+            shared = _SettledGroup(self._settler, number, whole, held, copied=copied)
+            self._settle_state_dicts(shared)
             groups.append(copied)
         return _Copy(one.module, groups)
 
@@ -289,7 +294,8 @@ class _SettledGroup:
     """Settles a group once for each `state_dict`, however many modules write into it.
 
     With `check`, values that are no average and break a constraint are an error. A group in a copy
-    is settled if it is an average.
+    is settled if it is an average. `entries` are the places of all names of its tensors: a weight
+    that is tied to another layer has two in a `state_dict`.
     """
 
     def __init__(
@@ -297,19 +303,24 @@ class _SettledGroup:
         settler: Settler,
         number: int,
         group: Group,
+        held: Mapping[int, Group],
         check: bool = False,
         copied: CopiedGroup | None = None,
     ) -> None:
-        self.group = group
+        self._group = group
+        tensors = [getattr(place.owner, place.key) for place in group]
+        names = [held.get(id(one), [own]) for one, own in zip(tensors, group, strict=True)]
+        self._indices = [index for index, places in enumerate(names) for _ in places]
+        self.entries = [place for places in names for place in places]
         self._settler, self._number, self._check = settler, number, check
         self._copied = copied
         self._state: object = None  # the one that is being filled
         self._pending: dict[int, Tensor | None] = {}
 
-    def value(self, state: Any, index: int) -> Tensor | None:
-        """The settled value of one tensor; `None` if the tensor is valid as it is."""
-        if self._state is not state or index not in self._pending:
-            values = [place.tensor for place in self.group]
+    def value(self, state: Any, entry: int) -> Tensor | None:
+        """The settled value of one entry; `None` if its tensor is valid as it is."""
+        if self._state is not state or entry not in self._pending:
+            values = [place.tensor for place in self._group]
             settled = values
             if self._copied is None or self._copied.needs_wiring():
                 settled = self._settler.settled(self._number, values)
@@ -317,8 +328,9 @@ class _SettledGroup:
             changed = [None if new is old else new for new, old in pairs]
             if self._check and any(new is not None for new in changed):
                 self._settler.check()
-            self._state, self._pending = state, dict(enumerate(changed))
-        value = self._pending.pop(index)
+            self._state = state
+            self._pending = {n: changed[index] for n, index in enumerate(self._indices)}
+        value = self._pending.pop(entry)
         if not self._pending:
             self._state = None
         return value
@@ -326,16 +338,16 @@ class _SettledGroup:
 
 @dataclass(eq=False)
 class _SettledState:
-    """A hook that settles one tensor of a group in the `state_dict` of a module."""
+    """A hook that settles one entry of a group in the `state_dict` of a module."""
 
     averages: Averages
     shared: _SettledGroup
-    index: int
+    entry: int
 
     def __call__(self, _owner: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        settled = None if self.averages.over else self.shared.value(state, self.index)
+        settled = None if self.averages.over else self.shared.value(state, self.entry)
         if settled is not None:
-            state[f"{prefix}{self.shared.group[self.index].key}"] = settled.clone()
+            state[f"{prefix}{self.shared.entries[self.entry].key}"] = settled.clone()
 
     def __reduce__(self) -> tuple[type["_NoHook"], tuple[()]]:
         return _NoHook, ()  # a copied or pickled network must not refer to this learner

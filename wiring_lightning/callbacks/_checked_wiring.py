@@ -57,14 +57,10 @@ class CheckedWiring(Callback):
                 "(SAM, schedule-free), or code that writes weights."
             )
 
-    def check_parts(self, moved: bool = False) -> None:
-        """Raise a `WiringError` if parameters that are learned were replaced in this fit.
-
-        Args:
-            moved: as for `FitParts.replaced`.
-        """
+    def check_parts(self) -> None:
+        """Raise a `WiringError` if parameters that are learned were replaced in this fit."""
         if self._parts is not None:
-            self._raise(self._parts.replaced(moved))
+            self._raise(self._parts.replaced())
 
     def check_evaluated(self) -> None:
         """Raise a `WiringError` if hooks have written something else since `check`."""

@@ -49,6 +49,15 @@ class Place:
 Group = Sequence[Place]
 
 
+def holders(network: nn.Module) -> dict[int, list[Place]]:
+    """Where each parameter is in a network, by its `id`: a tied one is in several places."""
+    found: dict[int, list[Place]] = {}
+    for module in network.modules():
+        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            found.setdefault(id(parameter), []).append(Place(module, key))
+    return found
+
+
 class CopiedGroup:
     """A group of the wiring in a copy of the network.
 

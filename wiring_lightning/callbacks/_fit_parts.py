@@ -17,28 +17,33 @@ class FitParts:
         network: the LightningModule that is trained.
         places: where the tensors of the wiring are in it.
         optimizers: those of the trainer.
+
+    Attributes:
+        moved: whether the network may have left its device, as at the end of a fit, where some get
+            new parameters of the same values in the same modules.
     """
 
     def __init__(
         self, network: nn.Module, places: Iterable[Place], optimizers: Sequence[Optimizer]
     ) -> None:
-        own = {id(getattr(place.owner, place.key)): place for place in places}
+        own = {id(getattr(place.owner, place.key)) for place in places}
         self._network = network
-        self._learned = {n: (p, own[id(p)]) for n, p in network.named_parameters() if id(p) in own}
+        self._learned: dict[str, tuple[Tensor, Place]] = {}
+        for name, parameter in network.named_parameters(remove_duplicate=False):  # tied ones, too
+            if id(parameter) in own:
+                path, _, key = name.rpartition(".")
+                self._learned[name] = parameter, Place(network.get_submodule(path), key)
         self.optimizers = list(optimizers)
+        self.moved = False
 
-    def replaced(self, moved: bool = False) -> str | None:
-        """Which learned parameters are no longer in the network, in words; `None` if all are.
-
-        Args:
-            moved: whether the network may have left its device, where some get new parameters of
-                the same values in the same modules.
-        """
+    def replaced(self) -> str | None:
+        """Which learned parameters are no longer in the network, in words; `None` if all are."""
         now = dict(self._network.named_parameters(remove_duplicate=False))
         gone = [
             name
             for name, (own, place) in self._learned.items()
-            if now.get(name) is not own and not (moved and _was_moved(place, own, now.get(name)))
+            if now.get(name) is not own
+            and not (self.moved and _was_moved(place, own, now.get(name)))
         ]
         if not gone:
             return None

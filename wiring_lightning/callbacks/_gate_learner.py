@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from wiring_lightning._checks import check_number, listed, plain_number
@@ -52,6 +54,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         self._latest: list[list[Tensor]] = []  # values of `places()` after the last update
         self._checked: list[list[Tensor]] = []  # those values at the last check
         self._user_parameters = 0  # number of parameters in the optimizers of a running fit
+        self._loads: list[RemovableHandle] = []  # hooks on the states that these optimizers load
 
     @property
     def kept_arguments(self) -> dict[str, Any]:
@@ -192,11 +195,29 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
     def let_go(self) -> None:
         self._restored = None  # a state that was loaded for a test is not for the next fit
         self._user_parameters = 0
+        for hook in self._loads:
+            hook.remove()
+        self._loads = []
 
     def take_over(self, trainer: Trainer) -> list[list[Tensor]]:
         """Take the parameters of the gates out of the user's optimizers; see `take_out`."""
         copy_from_first_rank(self._parameters, trainer)
-        return self._take_out(trainer)
+        before = [_sizes(optimizer.param_groups) for optimizer in trainer.optimizers]
+        followers = self._take_out(trainer)
+        for optimizer, sizes in zip(trainer.optimizers, before, strict=True):
+            refuse = partial(self._refuse_state, sizes)
+            self._loads.append(optimizer.register_load_state_dict_pre_hook(refuse))
+        return followers
+
+    def _refuse_state(self, before: list[int], optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """Raise an error for the state of an optimizer from a run without this callback."""
+        if _sizes(state["param_groups"]) == before != _sizes(optimizer.param_groups):
+            raise self.mistake(
+                f"in the checkpoint the {self.learned} of the gates are in the optimizer, as in a "
+                "run without this callback, so no run with it can resume from there: begin a new "
+                "fit, without ckpt_path, with a network that has loaded the weights of the "
+                "checkpoint."
+            )
 
     def _take_out(self, trainer: Trainer) -> list[list[Tensor]]:
         followers = take_out(trainer.optimizers, self._parameters, type(self).__name__)
@@ -255,5 +276,10 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
             self._restored = None
 
 
+def _sizes(groups: Sequence[dict[str, Any]]) -> list[int]:
+    """The numbers of parameters in the groups of an optimizer, or of its state."""
+    return [len(group["params"]) for group in groups]
+
+
 def _count_parameters(optimizers: Sequence[Optimizer]) -> int:
-    return sum(len(group["params"]) for each in optimizers for group in each.param_groups)
+    return sum(sum(_sizes(each.param_groups)) for each in optimizers)

@@ -112,7 +112,9 @@ class TimedLayers(Begins, SparseLayers[TimedRule]):
 
     @override
     def missed(self) -> str | None:
-        return self._not_due()
+        # A fit that went on with a longer training may have it all the same.
+        denser = any(group.count()[0] > group.k for group in self._groups)
+        return self._not_due() if denser else None
 
     def _not_due(self) -> str | None:
         """What is to come if the layers do not have their final density yet."""

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    EarlyStopping,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -49,9 +54,10 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
 
     Raises:
         MisconfigurationException: as for `SparseLayers`; if `dense_epochs` or `lr` is out of range;
-            if the trainer stops before the second training; if `StochasticWeightAveraging` begins
-            before it; if another callback learns a wiring; or if a run resumes with another
-            `rewind`, or after the pruning with another `lr` or `dense_epochs`.
+            if the trainer stops before the second training; if `StochasticWeightAveraging` begins,
+            or `BackboneFinetuning` unfreezes, before it; if another callback learns a wiring; or if
+            a run resumes with another `rewind`, or after the pruning with another `lr` or
+            `dense_epochs`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -162,13 +168,13 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
                 "trainings."
             )
         if last is not None:
-            self._refuse_earlier_averages(trainer)
+            self._refuse_too_early(trainer)
         super().on_train_start(trainer, pl_module)
         # A resumed run does not call `on_train_epoch_start` for its first epoch.
         self.on_train_epoch_start(trainer, pl_module)
 
-    def _refuse_earlier_averages(self, trainer: Trainer) -> None:
-        """Raise an error for an average whose rates the new optimizers would not have."""
+    def _refuse_too_early(self, trainer: Trainer) -> None:
+        """Raise an error for an average or a finetuning that new optimizers would undo."""
         for number, callback in enumerate(trainer.callbacks):
             # What is called before this callback must not begin in the epoch of the pruning.
             first = self.dense_epochs + (number < trainer.callbacks.index(self))
@@ -177,6 +183,13 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
                     "StochasticWeightAveraging begins before the network is pruned, where its "
                     "average is that of the dense network and new optimizers lose its `swa_lrs`: "
                     f"give it an swa_epoch_start of at least {first + 1}."
+                )
+            thaws = isinstance(callback, BackboneFinetuning)
+            if thaws and callback.unfreeze_backbone_at_epoch < first:
+                raise self.mistake(
+                    "BackboneFinetuning adds the backbone to the optimizer before the network is "
+                    "pruned, where new optimizers lose its groups and rates: give it an "
+                    f"unfreeze_backbone_at_epoch of at least {first}."
                 )
 
     @override
@@ -213,6 +226,8 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
                 _forget_scores(callback)
             elif isinstance(callback, PhaseSchedule):
                 callback.enter(trainer)  # its rates are for the new optimizers, too
+            elif isinstance(callback, BaseFinetuning):
+                _describe_groups(callback, trainer, pl_module)
         what = "the first weights" if self.rewind else "the trained weights"
         rank_zero_info(f"{type(self).__name__}: pruned; trains again from {what}.")
 
@@ -228,6 +243,13 @@ def _forget_scores(stopping: EarlyStopping) -> None:
     worst = float("inf") if stopping.mode == "min" else -float("inf")
     stopping.best_score = torch.full_like(stopping.best_score, worst)
     stopping.wait_count = 0
+
+
+def _describe_groups(tuning: BaseFinetuning, trainer: Trainer, module: LightningModule) -> None:
+    """Let a finetuning keep the groups of the new optimizers, which it makes when a run resumes."""
+    tuning._internal_optimizer_metadata.clear()
+    for number, optimizer in enumerate(trainer.optimizers):
+        tuning._store(module, number, 0, optimizer.param_groups)
 
 
 def _renew_optimizers(trainer: Trainer) -> None:

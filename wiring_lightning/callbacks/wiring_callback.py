@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
-from wiring_lightning.callbacks._at_start import refuse_untaught_in, refuse_without_hooks
+from wiring_lightning.callbacks._at_start import (
+    refuse_two_learners,
+    refuse_untaught_in,
+    refuse_without_hooks,
+)
 from wiring_lightning.callbacks._averages import Averages
 from wiring_lightning.callbacks._checked_wiring import CheckedWiring
 from wiring_lightning.callbacks._copies import Group, copies_inside, versions
@@ -195,7 +199,7 @@ class WiringCallback(CheckedWiring, ABC):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A subclass calls this at the end of its own method, when its wiring is known."""
-        self._refuse_two_learners(trainer)
+        refuse_two_learners(self, find_learners(trainer))
         self._averages = Averages(self, trainer, pl_module)
         places = [place for group in self.places() for place in group]
         self._parts = FitParts(pl_module, places, trainer.optimizers)
@@ -299,8 +303,9 @@ class WiringCallback(CheckedWiring, ABC):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.check_parts(moved=True)  # such as back to the CPU
-        self._parts = None
+        if self._parts is not None:
+            self._parts.moved = True  # such as back to the CPU
+        self.check_parts()
         if self._averages is not None:
             self._averages.finish()
         self._warn_if_unfinished(trainer, trainer.current_epoch, over=True)
@@ -308,7 +313,8 @@ class WiringCallback(CheckedWiring, ABC):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._end()
+        # What other callbacks, or the LightningModule's `on_fit_end`, have written is seen, too.
+        trainer.callbacks.append(LastOfAll(self._finish))
 
     @override
     def on_exception(
@@ -322,7 +328,14 @@ class WiringCallback(CheckedWiring, ABC):
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):  # not what says itself why
             self._warn_if_unfinished(trainer, trainer.current_epoch, over=True)
         self.let_go()
-        trainer.callbacks.append(LastOfAll(self._end))
+        trainer.callbacks.append(LastOfAll(self._finish))
+
+    def _finish(self, failed: bool) -> None:
+        try:
+            if not failed and self._parts is not None and self._parts.moved:  # at the end of a fit
+                self.check()
+        finally:
+            self._end()
 
     def _end(self) -> None:
         if self._averages is not None:
@@ -362,19 +375,6 @@ class WiringCallback(CheckedWiring, ABC):
         new = [reason for reason in found if reason is not None and reason not in self._said]
         self._said |= {*new}
         warn_of_unreached(type(self).__name__, new, epochs, over)
-
-    def _refuse_two_learners(self, trainer: Trainer) -> None:
-        own = {place.tensor.data_ptr() for group in self.places() for place in group}
-        for other in find_learners(trainer):
-            if other is self:
-                continue
-            theirs = [place for group in other.places() for place in group]
-            shared = [place for place in theirs if place.tensor.data_ptr() in own]
-            if shared:
-                raise self.mistake(
-                    f"{type(other).__name__} learns the wiring of the same "
-                    f"{type(shared[0].owner).__name__}; let each layer have one learner."
-                )
 
     def _say_if_frozen_before(self, trainer: Trainer) -> None:
         """Warn of a freeze that this fit did not ask for, as in a run that resumes after one."""
