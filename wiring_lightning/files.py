@@ -103,9 +103,10 @@ def claim_version(folder: str | Path) -> int:
 
 
 def newest_first(paths: Iterable[Path]) -> list[Path]:
-    """Paths from the newest to the oldest, without those that are gone.
+    """Files from the newest to the oldest, without those that are gone.
 
-    Links to nothing are left out, and files that others removed after they were found.
+    Folders are left out, links to nothing or to themselves, and files that others removed after
+    they were found.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -113,13 +114,16 @@ def newest_first(paths: Iterable[Path]) -> list[Path]:
         ...     folder = Path(name)
         ...     write_file(folder / "last.ckpt", b"")
         ...     (folder / "lost.ckpt").symlink_to(folder / "nowhere.ckpt")
+        ...     (folder / "loop.ckpt").symlink_to(folder / "loop.ckpt")
+        ...     (folder / "folder.ckpt").mkdir()
         ...     [path.name for path in newest_first(folder.glob("*.ckpt"))]
         ['last.ckpt']
     """
     dated = []
     for path in paths:
         with suppress(FileNotFoundError):
-            dated.append((path.stat().st_mtime, path))
+            if path.is_file():  # not so a link to itself, which has no time
+                dated.append((path.stat().st_mtime, path))
     return [path for _, path in sorted(dated, reverse=True)]
 
 

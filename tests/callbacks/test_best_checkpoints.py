@@ -151,12 +151,31 @@ def test_what_is_advised_for_the_next_fit_works(name: str, tmp_path: Path) -> No
     assert weights_in(Path(plain.best_model_path)) == 16
 
 
-def train_with(*callbacks: Callback) -> tuple[Trainer, list[str]]:
+@pytest.mark.parametrize("name", ["PruneAndRetrain", "GradualPruning", "DNW"])
+def test_a_fit_that_trains_nothing_names_the_file_that_it_began_with(
+    name: str, tmp_path: Path
+) -> None:
+    def best() -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path, "{epoch}", monitor="val/loss")
+
+    trainer, (said,) = train_with(best(), DENSER[name]())
+    assert "this run has no other one" in said
+    trainer.save_checkpoint(kept := tmp_path / "kept.ckpt")
+    _, (said,) = train_with(best(), DENSER[name](), start=kept)
+    assert f"{tmp_path / 'epoch=0.ckpt'} was saved before" in said
+    assert said.endswith(f"use {kept}, which is as sparse as asked for.")
+    _, (said,) = train_with(best(), DENSER[name](), start=kept, epochs=4)
+    assert "this run has no other one" in said  # `kept` lacks an epoch
+
+
+def train_with(
+    *callbacks: Callback, start: Path | None = None, epochs: int = 3
+) -> tuple[Trainer, list[str]]:
     trainer = quiet_trainer(
-        callbacks=list(callbacks), max_epochs=3, limit_val_batches=1, enable_checkpointing=True
+        callbacks=list(callbacks), max_epochs=epochs, limit_val_batches=1, enable_checkpointing=True
     )
     with warnings.catch_warnings(record=True, action="always") as said:
-        trainer.fit(Scored(best=0), DATA, DATA)
+        trainer.fit(Scored(best=0), DATA, DATA, ckpt_path=start, weights_only=True)
     return trainer, [text for each in said if "larger than" in (text := str(each.message))]
 
 

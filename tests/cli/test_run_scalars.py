@@ -37,6 +37,21 @@ def test_numbers_are_those_that_were_logged(kinds: list[type], tmp_path: Path) -
     assert read.keys() - expected.keys() <= {"hp_metric"}
 
 
+@pytest.mark.parametrize("kinds", [[TensorBoardLogger, CSVLogger], [CSVLogger, TensorBoardLogger]])
+def test_a_fit_that_goes_on_may_have_another_logger(kinds: list[type], tmp_path: Path) -> None:
+    rows = [*ROWS, *(({"val/acc": 0.75}, step) for step in (29, 39)), ({"test/acc": 0.625}, 40)]
+    for kind, part in zip(kinds, (rows[:5], rows[5:]), strict=True):
+        logger = kind(tmp_path, name="", version="run")
+        for metrics, step in part:
+            logger.log_metrics(metrics, step)
+        logger.save()
+        logger.finalize("success")
+    read = read_scalars(tmp_path / "run")
+    assert read["val/acc"] == [(9, 0.25), (19, 0.5), (29, 0.75), (39, 0.75)]
+    assert read["test/acc"] == [(20, 0.375), (40, 0.625)]
+    assert read["val/loss"] == [(9, 1.5), (19, 0.75)]
+
+
 def test_files_of_earlier_commands_come_first(tmp_path: Path) -> None:
     """A command that goes on in a folder gives the file that is there a number."""
     for number, (step, accuracy) in {"_1": (5, 0.1), "_2": (9, 0.2), "_10": (12, 0.3)}.items():

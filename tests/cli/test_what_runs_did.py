@@ -10,7 +10,7 @@ import yaml
 from tests.cli.commands import BASE, ROOT, refused, succeed
 from wiring_lightning.cli.comparable import different_curves, different_data, different_tables
 from wiring_lightning.cli.papers import published
-from wiring_lightning.cli.run_length import ended_early, lengths
+from wiring_lightning.cli.run_length import has_other_length, lengths
 from wiring_lightning.cli.runs import Run, find_run
 
 MOMENT = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 2}}
@@ -51,7 +51,7 @@ def test_the_last_fit_in_a_folder_counts(tmp_path: Path) -> None:
     found = find_run(folder)
     assert found.file.name == "config_10.yaml"
     assert found.config["trainer"]["max_epochs"] == 8
-    assert not ended_early(found)
+    assert not has_other_length(found)
     assert different_curves([found, find_run(tmp_path / "long")]) is None
     (folder / "config_13.yaml").write_text("model: [")
     assert f"{folder / 'config_13.yaml'} cannot be read as YAML" in refused("table", str(folder))
@@ -71,6 +71,9 @@ TRAINED: list[tuple[dict[str, Any], str]] = [
     ({"limit_train_batches": 1}, "epochs (4 and 4 of 1 batch)"),
     ({"limit_train_batches": 0.5}, "epochs (4 and 4 of 0.5 batches)"),
     ({"epoch": 3, "step": 30}, "epochs (4 and 3)"),
+    ({"epoch": 6, "step": 60}, "epochs (4 and 6)"),  # its last fit was to be shorter
+    ({"epoch": 3, "step": 30, "max_epochs": 2}, "epochs (4 and 3)"),
+    ({"epoch": 3, "step": 30, "max_steps": 20}, "epochs (4 and 3)"),
     ({"stoppers": [MOMENT], "epoch": 2}, "epochs (4 and 2)"),
     ({"stoppers": [MOMENT], "epoch": None}, "epochs (4 and 4 or until EarlyStopping)"),
     ({"max_time": "00:01:00:00", "epoch": 2}, "epochs (4 and 2)"),
@@ -144,12 +147,31 @@ def test_a_paper_did_something_else(options: dict[str, Any]) -> None:
     [([], {}, False), ([], {"epoch": None}, False), ([MOMENT], {}, False),
      ([MOMENT], {"epoch": None}, True), ([MOMENT], {"epoch": 3}, True),
      ([], {"max_time": "00:01:00:00", "epoch": 1}, True), ([], {"epoch": 3}, True),
-     ([], {"max_steps": 30, "epoch": 3, "step": 30}, False)],
+     ([], {"max_steps": 30, "epoch": 3, "step": 30}, False), ([], {"epoch": 5}, True),
+     ([], {"max_steps": 30}, True)],
 )  # fmt: skip
 def test_what_ended_early_is_no_papers_network(
     stoppers: list[Any], options: dict[str, Any], early: bool, tmp_path: Path
 ) -> None:
-    assert ended_early(run(tmp_path / "run", *stoppers, **options)) == early
+    assert has_other_length(run(tmp_path / "run", *stoppers, **options)) == early
+
+
+# Epochs and steps that a run had logged as the command line does when a fit went on there with a
+# logger of Lightning's, and what that one logged.
+@pytest.mark.parametrize(
+    ("before", "after", "done"),
+    [((3, 30), (4, 40), 4), ((9, 90), (4, 40), 9), ((4, 40), (4, 40), 4)],
+)
+def test_epochs_are_those_of_the_logger_that_was_there_last(
+    before: tuple[int, int], after: tuple[int, int], done: int, tmp_path: Path
+) -> None:
+    found = run(tmp_path / "run", epoch=after[0], step=after[1])
+    numbers = "wiring/epoch,step,test/acc\n{},{},0.5\n".format(*before)
+    (tmp_path / "run/metrics_1.csv").write_text(numbers)
+    if before > after:  # it is the later one
+        (tmp_path / "run/metrics.csv").rename(tmp_path / "run/metrics_0.csv")
+    assert lengths([found]) == [{"epochs": str(done)}]
+    assert found.last_step("test/acc") == max(before, after)[1]
 
 
 def test_the_command_line_logs_how_long_it_trained(tmp_path: Path) -> None:
@@ -168,7 +190,7 @@ def test_the_command_line_logs_how_long_it_trained(tmp_path: Path) -> None:
             arguments += [f"--trainer.logger.save_dir={root}"]
         succeed("fit", "--config", "base.yaml", f"--trainer.default_root_dir={root}", *arguments)
         found = find_run(root)
-        assert ended_early(found)
+        assert has_other_length(found)
         assert lengths([found, run(root / "other")])[0] == {"epochs": "2 of 2 batches"}
 
 
@@ -188,4 +210,4 @@ def test_a_run_that_was_refused_leaves_no_last_config(tmp_path: Path) -> None:
     assert find_run("logs").file.name == "config.yaml"
     succeed(*again, "--trainer.max_epochs=2")
     assert find_run("logs").file.name == "config_1.yaml"
-    assert not ended_early(find_run("logs"))
+    assert not has_other_length(find_run("logs"))

@@ -214,11 +214,13 @@ def test_a_run_of_another_training_is_named(
     assert others == f"{last} is of a run with another config, {named}"
 
 
-def test_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", [False, True])
+def test_links_to_nothing_are_passed_over(loop: bool, tmp_path: Path) -> None:
     folder, broken = keep(tmp_path, 0, plain()), keep(tmp_path, 1, plain())
     last = broken / "checkpoints/last.ckpt"
     last.unlink()
-    last.symlink_to(broken / "checkpoints/removed.ckpt")
+    last.symlink_to(last if loop else broken / "checkpoints/removed.ckpt")
+    (broken / "checkpoints/folder.ckpt").mkdir()
     trainer = WiringTrainer(logger=CSVLogger(tmp_path, name=""))
     assert find_last_run(trainer, plain()) == (folder, None)
     for number in (0, 1):
@@ -230,6 +232,23 @@ def test_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
                 run.checkpoint()
         else:
             assert run.checkpoint() == planned.checkpoint() == folder / "checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize("saver", [{}, {"dirpath": "kept"}])
+@pytest.mark.parametrize("target", ["removed.ckpt", "last.ckpt"])
+def test_a_link_that_leads_nowhere_is_told(
+    saver: dict[str, Any], target: str, tmp_path: Path
+) -> None:
+    last = tmp_path / saver.get("dirpath", f"{VERSION}/checkpoints") / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.symlink_to(last.with_name(target))
+    shown = last.relative_to(tmp_path) if saver else last
+    file = config(tmp_path / "run.yaml", **saver)
+    said = refused("test", "--config", file, "--ckpt_path=last")
+    assert f"{last.name} is a link that leads nowhere): give the path of a file" in said
+    assert str(shown) in said
+    started = wiring("fit", "--config", file, "--ckpt_path=last", "--trainer.limit_train_batches=0")
+    assert f"{last.name} is a link that leads nowhere, so training starts from" in started.err
 
 
 def test_the_newest_of_several_runs_is_the_last(tmp_path: Path) -> None:

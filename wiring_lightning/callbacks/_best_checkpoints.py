@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -21,7 +22,8 @@ def warn_of_denser(
     """Warn if a best or last checkpoint has more weights than asked for, as from before a pruning.
 
     What decides is in the file, so it does not matter in which fit it was written. A file that is
-    not on this machine, or that cannot be read, is passed over. Also says what to use instead.
+    not on this machine, or that cannot be read, is passed over. Also says what to use instead: if
+    the fit trained nothing, that is the file that it began with.
 
     Args:
         name: name of the learner.
@@ -33,6 +35,7 @@ def warn_of_denser(
         return
     denser, sparse = sort_files(groups, trainer, module)
     if denser:
+        sparse = sparse or _start_as_it_is(groups, trainer, module)
         one = len(denser) == 1
         rank_zero_warn(
             f"{name}: the {'checkpoint' if one else 'checkpoints'} {listed(denser)} "
@@ -61,8 +64,7 @@ def sort_files(
         Paths of best and last checkpoints with more weights, and of all those with as many or less,
         of which the last is the newest.
     """
-    named = module.named_parameters(remove_duplicate=False)
-    names = {id(parameter): plain_name(name) for name, parameter in named}
+    names = _names_in(module)
     results, others = _files_of(trainer)
     is_denser = {path: _is_denser(path, groups, names) for path in [*others, *results]}
     denser = [path for path in results if is_denser[path]]
@@ -92,10 +94,40 @@ def _there(paths: Sequence[Any]) -> Iterator[str]:
             yield path
 
 
+def _start_as_it_is(
+    groups: Sequence[SparseGroup], trainer: Trainer, module: LightningModule
+) -> list[str]:
+    """The file that a fit began with, if it holds the weights as they are: nothing was trained."""
+    paths = list(_there([trainer.ckpt_path]))
+    try:
+        saved = [_saved_in(path) for path in paths]
+    except CheckpointError:
+        return []
+    names = _names_in(module)
+    weights = [(names.get(id(one), ""), one) for group in groups for one in group.weights]
+    same = all(
+        isinstance(value := one.get(name), Tensor) and torch.equal(value, weight.detach().cpu())
+        for one in saved
+        for name, weight in weights
+    )
+    return paths if same else []
+
+
+def _names_in(module: LightningModule) -> dict[int, str]:
+    """The plain name of every parameter by its id, of a shared one any."""
+    named = module.named_parameters(remove_duplicate=False)
+    return {id(parameter): plain_name(name) for name, parameter in named}
+
+
+def _saved_in(path: str) -> dict[str, Any]:
+    """The weights in a file by their plain names; raises as `map_weights`."""
+    return {plain_name(name): value for name, value in map_weights(path).items()}
+
+
 def _is_denser(path: str, groups: Sequence[SparseGroup], names: Mapping[int, str]) -> bool | None:
     """Whether a file has more weights of a group than it has in the end; `None` if unknown."""
     try:
-        saved = {plain_name(name): value for name, value in map_weights(path).items()}
+        saved = _saved_in(path)
     except CheckpointError:
         return None
     whole = True

@@ -28,7 +28,12 @@ from wiring_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, l
 from wiring_lightning.cli.arguments import TRUST, configs_first
 from wiring_lightning.cli.class_changes import told_class_changes
 from wiring_lightning.cli.curves import default_logger
-from wiring_lightning.cli.first_work import FirstWork, check_worked, discard_beginning
+from wiring_lightning.cli.first_work import (
+    FirstWork,
+    check_worked,
+    discard_beginning,
+    discard_config,
+)
 from wiring_lightning.cli.found import write_found
 from wiring_lightning.cli.help import in_order
 from wiring_lightning.cli.inspect import UNUSED, InspectParser, WiringTrainer, without_unused
@@ -306,6 +311,7 @@ class WiringCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the trained network and print the report."""
         trainer = self.trainer
+        discard_config(trainer)
         if trainer.fast_dev_run or trainer.interrupted:
             return
         if trainer.global_step == 0:

@@ -93,13 +93,23 @@ def discard_beginning(trainer: WiringTrainer) -> None:
     """
     if trainer.worked:
         return
-    if trainer.went_on is not None:
-        trainer.went_on.unlink(missing_ok=True)
+    discard_config(trainer)
     for folder in trainer.claimed:
         found = sorted(folder.rglob("*"), reverse=True)  # what is in a folder comes before it
         if all(path.is_dir() or _is_beginning(path) for path in found):
             for path in found:
                 path.rmdir() if path.is_dir() else path.unlink()
+
+
+def discard_config(trainer: WiringTrainer) -> None:
+    """Remove the config of a fit that was to go on in a folder and did nothing there.
+
+    So it is if all was trained before, and the fit ends well. The test after it measures what the
+    earlier fit has trained.
+    """
+    if not trainer.worked and trainer.went_on is not None:
+        trainer.went_on.unlink(missing_ok=True)
+        trainer.went_on = None
 
 
 def _is_beginning(path: Path) -> bool:

@@ -80,11 +80,13 @@ class WiringParser(LightningArgumentParser):
             self.error(f"{file} is no config: a config is a text file of less than 10 MB")
         if file.is_file():
             try:
-                read_yaml(file.read_text(encoding="utf-8"))
+                content = read_yaml(file.read_text(encoding="utf-8"))
             except UnicodeDecodeError as error:
                 self.error(f"{file} is no text in UTF-8 ({error.reason}, byte {error.start})")
             except yaml.YAMLError as error:
                 self.error(f"{file}: Problems parsing config: {where_and_why(error)}")
+            if content is None:
+                self.error(f"{file} is empty: write a config into it, or give another file")
         config: Namespace = super().parse_path(path, *args, **settings)
         return config
 

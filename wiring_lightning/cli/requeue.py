@@ -17,6 +17,7 @@ from typing_extensions import override
 from wiring_lightning.checkpoints import CheckpointError, load_checkpoint
 from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.messages import note
+from wiring_lightning.cli.trained_config import trained_config
 from wiring_lightning.files import is_remote
 
 _KEY = "slurm_run"
@@ -51,7 +52,7 @@ def find_requeued(
 ) -> tuple[str, Path] | None:
     """The checkpoint that this job left before it was queued again, and the folder of its run.
 
-    It is that of this run if the job has the same number, and if the config that the run has saved
+    It is that of this run if the job has the same number, and if the config that its fit has saved
     in its folder equals this one. Other checkpoints of jobs are named and left alone.
 
     Args:
@@ -70,7 +71,7 @@ def find_requeued(
         written = _note_in(path, weights_only)
         if written.get("job") != job:
             continue
-        if _is_saved_in(folder := Path(written["folder"]), read_config()):
+        if _is_of(path, folder := Path(written["folder"]), read_config()):
             rank_zero_only(note)(f"the job was queued again, so training goes on from {path}")
             return str(path), folder
     if found:
@@ -95,9 +96,11 @@ def _note_in(path: Path, weights_only: bool) -> Mapping[str, Any]:
     return written
 
 
-def _is_saved_in(folder: Path, config: Mapping[str, Any]) -> bool:
+def _is_of(checkpoint: Path, folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a fit with a config has written a checkpoint; its folder holds the saved one."""
     try:
-        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        file = trained_config(folder, checkpoint) or folder / CONFIG
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
         return _without_chosen(saved) == _without_chosen(config)
     except (OSError, ValueError, yaml.YAMLError, AttributeError):
         return False  # it is no config of a run

@@ -18,6 +18,7 @@ from wiring_lightning.cli.code_version import header
 from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.inspect import WiringTrainer
 from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.trained_config import note_config
 from wiring_lightning.files import (
     check_writable,
     claim_version,
@@ -178,6 +179,7 @@ class SaveConfig(SaveConfigCallback):
         if self.already_saved:
             return
         self.already_saved = True
+        name = CONFIG
         path = Path(trainer.log_dir or trainer.default_root_dir) / CONFIG
         taken = trainer.strategy.broadcast(trainer.is_global_zero and not make_empty(path))
         if taken and begins(stage, self.config.get("ckpt_path")):
@@ -194,8 +196,17 @@ class SaveConfig(SaveConfigCallback):
                 write_file(path, text)
             elif path.read_bytes() != text:
                 written = write_new_file(path, text)
+                name = written.name
                 if isinstance(trainer, WiringTrainer):
                     trainer.went_on = written
+        self.name = name
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note which config the checkpoint is of."""
+        note_config(checkpoint, self.name)
 
 
 def _expanded(folder: Any) -> str:

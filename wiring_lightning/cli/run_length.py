@@ -29,8 +29,8 @@ def lengths(runs: Sequence[Run]) -> list[dict[str, str]]:
     return [{"epochs": _trained(run)} for run in runs]
 
 
-def ended_early(run: Run) -> bool:
-    """Whether a run has ended before the length of its config, or may have: nothing tells it."""
+def has_other_length(run: Run) -> bool:
+    """Whether a run has another length than its config says, or may have: nothing tells it."""
     if _epochs_done(run) is None:
         return bool(_limits_by_chance(run.config))
     return _ended_after(run) is not None
@@ -50,7 +50,7 @@ def share_of(limit: Any) -> str:
 
 
 def _asked(config: Mapping[str, Any], done: int | None = None) -> str:
-    """How long a config trains, in words; if a run has ended earlier, after so many epochs."""
+    """How long a config trains, in words; if a run has ended elsewhere, after so many epochs."""
     text = str(epochs_of(config) if done is None else done)
     if (steps := _of_trainer(config, "max_steps")) not in (None, -1) and done is None:
         text += f" or {steps} steps"
@@ -69,20 +69,37 @@ def _trained(run: Run) -> str:
 
 
 def _ended_after(run: Run) -> int | None:
-    """The epochs after which a run has ended early; `None` if it has not, or has not told."""
+    """The epochs after which a run has ended, if its config says others; `None` if not told.
+
+    They are more if the config is of a fit that was to be shorter than what was there already.
+    """
     done, asked = _epochs_done(run), epochs_of(run.config)
     steps = _of_trainer(run.config, "max_steps")
-    last = [run.last_step(tag) or 0 for tag in run.tags if tag.startswith("test/")]
-    if done is None or (isinstance(steps, int) and 0 <= steps <= max(last, default=0)):
+    if done is None or (isinstance(steps, int) and 0 <= steps == _tested_at(run)):
         return None
-    whole = isinstance(asked, int) and asked >= 0
-    return done if not whole or done < asked else None
+    return None if done == asked and not _past(steps, run) else done
+
+
+def _past(steps: Any, run: Run) -> bool:
+    """Whether a run has trained more steps than it was to."""
+    return isinstance(steps, int) and 0 <= steps < _tested_at(run)
+
+
+def _tested_at(run: Run) -> int:
+    """The step of the last test; 0 without one."""
+    last = [run.last_step(tag) or 0 for tag in run.tags if tag.startswith("test/")]
+    return max(last, default=0)
 
 
 def _epochs_done(run: Run) -> int | None:
-    """How many epochs a run had begun when it was tested at its end; `None` if it logged none."""
-    numbers = [run.last_number(tag) for tag in _EPOCH]
-    done = next((number for number in numbers if number is not None), None)
+    """How many epochs a run had begun when it was tested at its end; `None` if it logged none.
+
+    Not the last that was logged: a fit that went on there may have been interrupted.
+    """
+    tested = _tested_at(run)
+    numbers = [run.number_at(tag, tested) for tag in _EPOCH] if tested else []
+    numbers = [one for one in numbers if one is not None] or [run.last_number(t) for t in _EPOCH]
+    done = max((number for number in numbers if number is not None), default=0)
     return int(done) if done else None  # 0: `wiring test`, which trains none
 
 

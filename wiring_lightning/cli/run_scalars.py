@@ -20,9 +20,10 @@ def read_scalars(folder: Path) -> dict[str, list[Scalar]]:
     r"""All numbers by name, such as `test/acc`, in the order in which they were logged.
 
     Args:
-        folder: of a run. Event files in it come first; what they lack is read from the
-            `metrics.csv` of Lightning's `CSVLogger`, after those of earlier commands in the same
-            folder: `metrics_1.csv` and so on. Folders below it are not read.
+        folder: of a run. Its event files are read, and the `metrics.csv` of Lightning's
+            `CSVLogger` after those of earlier commands in the same folder: `metrics_1.csv` and so
+            on. Of a number that is in both, those count that reach the later step. Folders below it
+            are not read.
 
     Raises:
         ValueError: if one of these files holds something else than numbers.
@@ -48,7 +49,18 @@ def read_scalars(folder: Path) -> dict[str, list[Scalar]]:
     for file in _tables_in(folder):
         for name, scalars in _read_csv(file).items():
             tables.setdefault(name, []).extend(scalars)
-    return {**tables, **read}
+    return {name: _joined(tables.get(name, []), read.get(name, [])) for name in {**tables, **read}}
+
+
+def _joined(table: list[Scalar], events: list[Scalar]) -> list[Scalar]:
+    """Numbers of two loggers: those that reach further, after what the other has of steps before.
+
+    If a run had both loggers, they reach equally far, and events have all of it.
+    """
+    if not table or not events:
+        return table or events
+    first, then = sorted((table, events), key=lambda scalars: scalars[-1].step)
+    return [scalar for scalar in first if scalar.step < then[0].step] + then
 
 
 def _tables_in(folder: Path) -> list[Path]:

@@ -14,12 +14,13 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
-from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in, configs_in, is_of_fit
+from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.run_scalars import Scalar, read_scalars
 from wiring_lightning.cli.short_names import own_classes_preferred
+from wiring_lightning.cli.trained_config import trained_config
 from wiring_lightning.cli.trust import network_config, only_known_kinds
 from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
 from wiring_lightning.files import newest_first
@@ -60,7 +61,7 @@ class Run:
 
     Args:
         folder: the folder that holds `config.yaml`, logged numbers and checkpoints.
-        config: content of its last config, see `file`.
+        config: content of its config, see `file`.
         trust: whether a network that is not of this package is built.
     """
 
@@ -70,11 +71,11 @@ class Run:
 
     @cached_property
     def file(self) -> Path:
-        """The config of the last fit in the folder, where a run may go on; without one, the last.
+        """The config of the last fit in the folder that has left something.
 
         Its network, data and length are what the checkpoints and the last numbers are from.
         """
-        return _find_config(self.folder)[0]
+        return trained_config(self.folder) or self.folder / CONFIG
 
     @cached_property
     def network(self) -> Wired:
@@ -170,6 +171,11 @@ class Run:
         """The training step of that value."""
         return self._scalars[tag][-1].step if tag in self._scalars else None
 
+    def number_at(self, tag: str, step: int) -> float | None:
+        """The last value of a tag that was logged at a training step; `None` without any."""
+        values = [one.value for one in self._scalars.get(tag, []) if one.step == step]
+        return values[-1] if values else None
+
     def accuracy(self, split: Literal["val", "test"]) -> float:
         """The last accuracy on the validation or the test images that was logged, 0 to 1.
 
@@ -218,7 +224,7 @@ class Run:
         it is looked for, and then its last parts are, in the folders above this run.
         """
         path = self.config.get("ckpt_path")
-        trained = any(self.folder.rglob("*.ckpt")) or any(
+        trained = newest_first(self.folder.rglob("*.ckpt")) or any(
             tag.startswith(_OF_FITS) for tag in self.tags
         )
         if not isinstance(path, str) or trained:
@@ -282,7 +288,7 @@ def find_run(path: str | Path, trust: bool = False) -> Run:
         found = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {found}: give the folder of a run, such as {_EXAMPLE}.")
     below = (path.glob("*/" * depth + CONFIG) for depth in range(1, DEPTH + 1))
-    folders = sorted(file.parent for files in below for file in files)
+    folders = sorted(file.parent for files in below for file in files if file.is_file())
     if (path / CONFIG).is_file():
         folders = [path]
     if not folders:
@@ -294,7 +300,9 @@ def find_run(path: str | Path, trust: bool = False) -> Run:
         names = [str(folder.relative_to(path)) for folder in folders]
         listed = ", ".join(names[:3] + ["..."] * (len(names) > 3))
         raise RunError(f"{path} holds {len(names)} runs ({listed}): give one of them.")
-    return Run(folders[0], _find_config(folders[0])[1], trust)
+    file = trained_config(folders[0])
+    assert file is not None
+    return Run(folders[0], _read_config(file), trust)
 
 
 def find_runs(folders: Sequence[Path], trust: bool = False) -> list[Run]:
@@ -365,18 +373,6 @@ def tested_once(runs: Sequence[Run]) -> list[Run]:
         else:
             kept.append(run)
     return [run for run in runs if run in kept]
-
-
-def _find_config(folder: Path) -> tuple[Path, Mapping[str, Any]]:
-    """The last config of a fit in the folder of a run, or else the last one, and its content."""
-    newest = None
-    for path in reversed(configs_in(folder)):
-        read = path, _read_config(path)
-        if is_of_fit(read[1]):
-            return read
-        newest = newest or read
-    assert newest is not None
-    return newest
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

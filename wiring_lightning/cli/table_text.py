@@ -7,7 +7,7 @@ from io import StringIO
 
 from wiring_lightning.cli.direction import less_is_better
 from wiring_lightning.cli.papers import published
-from wiring_lightning.cli.run_length import ended_early
+from wiring_lightning.cli.run_length import has_other_length
 from wiring_lightning.cli.run_rows import Difference, Row, paired
 
 # Beginnings of a name that say that a score is a share.
@@ -157,7 +157,7 @@ def _size(row: Row, name: str) -> str:
 def _papers(row: Row) -> str:
     """What the papers print for the network of a row; empty if they have no such row."""
     # What ended early did not do what a paper's network did.
-    found = [[] if ended_early(one.run) else published(one.run.config) for one in row.runs]
+    found = [[] if has_other_length(one.run) else published(one.run.config) for one in row.runs]
     if not all(found):
         return ""
     numbers = dict.fromkeys(one.number.rstrip("*") for rows in found for one in rows)
