@@ -15,16 +15,48 @@ from wiring_lightning.nn import Branches, Selection
 from wiring_lightning.nn.branch_chain import can_chain
 
 
-def way_of(network: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which of the two ways computes some images without gradients."""
+def ways(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which of its two ways a network takes from here on, call by call."""
     seen: list[str] = []
     for name in ("_logits", "_logits_by_chain"):
         way = getattr(network, name)
         looked = lambda part, name=name, way=way: seen.append(name) or way(part)  # noqa: E731
         monkeypatch.setattr(network, name, looked)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda network, images: (network, images), True),
+        (lambda network, images: (network.double(), images.double()), False),
+        (lambda network, images: (network.bfloat16(), images.bfloat16()), False),
+        (lambda network, images: (network.train(), images), False),
+    ],
+    ids=["float32", "float64", "bfloat16", "training"],
+)
+@pytest.mark.parametrize("fan_in", [1, 2])
+def test_what_is_computed_in_c(
+    fan_in: int,
+    change: Callable[[nn.Module, Tensor], tuple[nn.Module, Tensor]],
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, (images, _) = small(fan_in).float().eval(), batch()
+    images = images.float()
+    network, images = change(source.compact(), images)
+    seen = ways(network, monkeypatch)
     with torch.no_grad():
+        logits = network(images)
+    in_c = expected and can_chain([])  # if this machine has a compiler
+    assert seen == ["_logits_by_chain" if in_c else "_logits"]
+    if expected:
+        assert_near(logits, source(images), 1e-5)
+    seen.clear()
+    network(images)  # with gradients
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         network(images)
-    return seen[0]
+    assert seen == ["_logits"] * 2
 
 
 @pytest.mark.skipif(not can_chain([]), reason="this machine has no compiler for C")
@@ -35,9 +67,11 @@ def test_copies_are_computed_in_c_too(
 ) -> None:
     network, other = (small(fan_in).float().eval().compact() for _ in range(2))
     network.load_state_dict(network.state_dict())
-    images = batch()[0].float()
-    assert way_of(copy(network), images, monkeypatch) == "_logits_by_chain"
-    assert way_of(other.double().float(), images, monkeypatch) == "_logits_by_chain"
+    for same in (copy(network), other.double().float()):
+        seen = ways(same, monkeypatch)
+        with torch.no_grad():
+            same(batch()[0].float())
+        assert seen == ["_logits_by_chain"]
 
 
 @pytest.mark.parametrize("fan_in", [1, 2])

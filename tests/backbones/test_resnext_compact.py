@@ -1,6 +1,6 @@
 """What is left of the ResNeXt without its dead branches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
 
@@ -14,7 +14,6 @@ from tests.backbones.small_resnext import TOLERANCE, C, batch, gates, own_parame
 from wiring_lightning import costs
 from wiring_lightning.backbones import ResNeXt
 from wiring_lightning.nn import Gate, Selection
-from wiring_lightning.nn.branch_chain import can_chain
 
 
 @pytest.fixture(
@@ -156,44 +155,6 @@ def test_a_large_batch_is_computed_in_parts(
         assert_near(compact(images), expected, 1e-10)
     assert sum(seen) == 2 * len(images)
     assert seen[:2] == [len(images), 2]
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda network, images: (network, images), True),
-        (lambda network, images: (network.double(), images.double()), False),
-        (lambda network, images: (network.bfloat16(), images.bfloat16()), False),
-        (lambda network, images: (network.train(), images), False),
-    ],
-    ids=["float32", "float64", "bfloat16", "training"],
-)
-@pytest.mark.parametrize("fan_in", [1, 2])
-def test_what_is_computed_in_c(
-    fan_in: int,
-    change: Callable[[nn.Module, Tensor], tuple[nn.Module, Tensor]],
-    expected: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    source, (images, _) = small(fan_in).float().eval(), batch()
-    images = images.float()
-    network, images = change(source.compact(), images)
-    seen: list[str] = []
-    for name in ("_logits", "_logits_by_chain"):
-        way = getattr(network, name)
-        looked = lambda part, name=name, way=way: seen.append(name) or way(part)  # noqa: E731
-        monkeypatch.setattr(network, name, looked)
-    with torch.no_grad():
-        logits = network(images)
-    in_c = expected and can_chain([])  # if this machine has a compiler
-    assert seen == ["_logits_by_chain" if in_c else "_logits"]
-    if expected:
-        assert_near(logits, source(images), 1e-5)
-    seen.clear()
-    network(images)  # with gradients
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        network(images)
-    assert seen == ["_logits"] * 2
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
