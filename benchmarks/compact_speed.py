@@ -7,7 +7,8 @@
 A compact ResNeXt is compared with the compact form of the plain ResNeXt of the same shape. Any
 other one, and a ResNeXt for tiny images, is compared with the network that it came from; a fabric
 with all of its edges. Wirings are random: the time depends on them only through what is dead. Per
-round every network answers once, in random order.
+round every network has a turn, in random order, in which it is called again and again for 20 ms:
+after the calls of another one its weights are in no cache.
 
 - compact: `compact()`; where the other network is a plain ResNeXt, it is compacted so, too
 - folded:  `compact(fold_batch_norm=True)`, likewise
@@ -69,7 +70,7 @@ def _row(name: str, pair: Pair, network: nn.Module, batch: int, options: argpars
         steps[kind] = _step(forms[kind], images, options.compile)
         steps[f"whole {kind}"] = _step(others[kind], images, options.compile)
     with torch.no_grad():
-        times = time_steps(steps, options.rounds, "cpu", options.clock)
+        times = time_steps(steps, options.rounds, "cpu", options.clock, options.turn / 1e3)
     cells = [name, str(batch), f"{share:.2f}", f"{most:.2f}"]
     cells += [ratio(times[kind], times[f"whole {kind}"]) for kind in forms]
     cells.append(f"{statistics.median(times['folded']):.1f}")
@@ -121,6 +122,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[""], help="words in the networks' names")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--turn", type=float, default=20.0, help="ms in a round for a network; with 0 one call"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=32, help="height and width of the images")

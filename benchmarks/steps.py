@@ -47,22 +47,26 @@ def time_steps(
     rounds: int,
     device: str,
     clock: Callable[[], float] = time.perf_counter,
+    turn: float = 0.0,
 ) -> dict[str, list[float]]:
     """Milliseconds of every step, `rounds` times each, after two warm-up rounds.
 
-    Per round every network takes one step, so that a machine that slows down slows all; in another
-    order every round, so that what a step leaves in the caches favours no network.
+    Per round every network has one turn, so that a machine that slows down slows all; in another
+    order every round, so that what a step leaves in the caches favours no network. In its turn it
+    takes one step, or as many as begin within `turn` seconds, and their mean counts.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     order = random.Random(0)
     for number in _progress(rounds + 2):
         for name in order.sample(list(steps), len(steps)):
             synchronize(device)
-            start = clock()
-            steps[name]()
-            synchronize(device)
+            start, taken, passed = clock(), 0, 0.0
+            while taken == 0 or passed < turn:
+                steps[name]()
+                synchronize(device)
+                taken, passed = taken + 1, clock() - start
             if number >= 2:
-                times[name].append((clock() - start) * 1e3)
+                times[name].append(passed / taken * 1e3)
     return times
 
 

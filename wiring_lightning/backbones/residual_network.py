@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning.functional import BlockInputs, BlockSums, PlainBlockSums, Space
+from wiring_lightning.functional import BlockInputs, BlockSums, PlainBlockSums, Space, lift
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
@@ -66,8 +66,12 @@ class ResidualNetwork(Described):
 
     def _chain(self, state: Tensor) -> Tensor:
         """The output of the last block, if each block reads the one before."""
-        for block in self._blocks():
+        blocks = self._blocks()
+        space = blocks[0].origin
+        for block in blocks:
+            state = lift(state, space, block.origin)  # a compact network may lack whole stages
             state = (block(state) + block.shortcut(state)).relu_()
+            space = block.space
         return state
 
     def _connected(self, state: Tensor) -> Tensor:
@@ -111,6 +115,8 @@ class ResidualNetwork(Described):
     def compact(self, fold_batch_norm: bool = False) -> "ResidualNetwork":
         """The network in evaluation mode, without gates and unused blocks.
 
+        With K = 1 a chain of blocks is left, which needs no connection.
+
         Args:
             fold_batch_norm: fold the batch norms into the convolutions, for inference only.
         """
@@ -118,11 +124,14 @@ class ResidualNetwork(Described):
         kept = [index for index, alive in enumerate(live) if alive]
         names = list(self.blocks)
         selection = self.connection and self.connection.selection()
+        # The sources of a live block are live, so no block loses a source.
+        selection = selection and selection.keep([j - 1 for j in kept[1:]], kept[:-1])
+        if selection and self.fan_in == 1 and selection.reads_only_the_one_before:
+            selection = None
         compacted = ResidualNetwork(
             stem=deepcopy(self.stem),
             blocks={names[index]: deepcopy(self._blocks()[index]) for index in kept},
-            # The sources of a live block are live, so no block loses a source.
-            connection=selection and selection.keep([j - 1 for j in kept[1:]], kept[:-1]),
+            connection=selection,
             fan_in=self.fan_in,
             mean=self.mean,
             spaces=self.spaces,

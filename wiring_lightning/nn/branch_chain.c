@@ -1,6 +1,6 @@
 /* The separate branches of a compact ResNeXt, image by image, on one thread.
  *
- * A chain begins with what the 3 x 3 convolutions of a module read, and ends with the sum over the
+ * A chain begins with the state that all branches of a module read, and ends with the sum over the
  * branches of a later module. In between, every branch has a state of its own, a stream.
  * A few positions of all streams, a tile, are expanded, summed, rectified and reduced before the
  * next tile, so they stay in the nearest cache. Streams are stored as [tile][channels / BLOCK]
@@ -15,24 +15,26 @@
 #define BLOCK 8 /* channels; the number of channels of a stream is a multiple of it */
 
 typedef struct {
+    long into;                              /* channels of its inputs */
     long branches, width, channels, stride;
-    long height, columns;                   /* of what its 3 x 3 convolutions read */
+    long height, columns;                   /* of its inputs */
     long row, plane;                        /* floats from its row to row, and channel to channel */
-    long high, wide, pitch;                 /* of what they give, and floats from row to row */
+    long high, wide, pitch;                 /* of its outputs, and floats from row to row */
     long sums;                              /* how many different sums the next module reads */
     const long *sources;                    /* of each sum: how many branches, and which */
     const float *factors;                   /* of these branches */
     const long *sum_of;                     /* for each branch of the next module */
     float identity;                         /* the factor of the streams in its outputs */
+    const float *reduce, *reduce_bias;      /* [branches * width][into] */
+    const float *project, *project_bias;    /* of its streams, [channels][into], or NULL */
     const float *spatial, *spatial_bias;    /* [branches * width][width][3][3] */
     const float *expand, *expand_bias;      /* [branches * channels][width]; the last one's sum
                                                is [channels][branches * width] */
-    const float *reduce, *reduce_bias;      /* of the next module, [branches * width][channels] */
-    const float *project, *project_bias;    /* of the next module's streams, or NULL */
-    float *reduce_blocks;                   /* [channels / BLOCK][branches * width][BLOCK] */
+    float *reduce_blocks;                   /* [into / BLOCK][branches * width][BLOCK] */
 } Module;
 
 typedef struct {
+    float *entered;          /* the inputs of the first module at a tile, [into][TILE] */
     float *padded;           /* of one branch, for the 3 x 3 convolution */
     float *narrow, *hidden;  /* what these convolutions read; what they give, [tile][row][TILE] */
     float *streams, *kept;   /* kept: the positions that a projection reads, [tile][row][TILE] */
@@ -40,12 +42,6 @@ typedef struct {
     long *taps;              /* where a 3 x 3 convolution finds its inputs */
     long stream_count;
 } Memory;
-
-static long larger(long a, long b) { return a > b ? a : b; }
-
-static long smaller(long a, long b) { return a < b ? a : b; }
-
-static long rounded(long number, long step) { return (number + step - 1) / step * step; }
 
 /* Positions of a module's outputs, with what fills up the rows and the last tile. */
 static long positions(const Module *m) { return rounded(m->high * m->pitch, TILE); }
@@ -81,7 +77,7 @@ static void pad(const Module *m, const float *in, long size, float *padded)
 /* 3 x 3 convolutions with padding, bias and ReLU, to memory->hidden.
  *
  * A padded image is a row of numbers, and a tap of the kernel is a place in it. */
-static void convolve(const Module *m, const float *in, const Memory *memory)
+static void convolve(const Module *m, const Memory *memory)
 {
     long stride = m->stride, width = m->width, step = m->wide + 2, plane = (m->high + 2) * step;
     long size = stride * stride * plane + TILE;
@@ -92,7 +88,7 @@ static void convolve(const Module *m, const float *in, const Memory *memory)
                                                     (y % stride * stride + x % stride) * plane;
     memset(memory->padded, 0, width * size * sizeof(float));
     for (long b = 0; b < m->branches; b++) {
-        pad(m, in + b * width * m->plane, size, memory->padded);
+        pad(m, memory->narrow + b * width * m->plane, size, memory->padded);
         for (long p = 0; p < m->high * m->pitch; p += TILE) {
             long second = p + LANES < m->high * m->pitch ? p + LANES : p;
             multiply((Product){
@@ -146,7 +142,7 @@ static void connect(const Module *m, const long *stream_of, const Memory *memory
     float sum[BLOCK * TILE] __attribute__((aligned(64)));
     for (long p = 0; p < size; p += TILE) {
         long kept = 0, from[TILE], to[TILE];
-        for (long t = 0; m->project && t < TILE; t++) {
+        for (long t = 0; next->project && t < TILE; t++) {
             long y = (p + t) / m->pitch, x = (p + t) % m->pitch;
             if (y >= m->high || x >= m->wide || y % next->stride || x % next->stride) continue;
             long place = y / next->stride * next->pitch + x / next->stride;
@@ -154,7 +150,7 @@ static void connect(const Module *m, const long *stream_of, const Memory *memory
             to[kept++] = place / TILE * TILE * m->sums * channels + place % TILE;
         }
         for (long r = 0; r < narrow; r++)
-            for (int t = 0; t < TILE; t++) memory->reduced[r * TILE + t] = m->reduce_bias[r];
+            for (int t = 0; t < TILE; t++) memory->reduced[r * TILE + t] = next->reduce_bias[r];
         for (long c = 0; c < channels; c += BLOCK) {
             expand(m, stream_of, p, c, memory);
             const long *sources = m->sources;
@@ -163,7 +159,7 @@ static void connect(const Module *m, const long *stream_of, const Memory *memory
                 long count = *sources++;
                 add_up(count, sources, factors, memory->expanded, sum);
                 sources += count, factors += count;
-                if (!m->project)
+                if (!next->project)
                     memcpy(stream(memory, channels, u, c, p), sum, sizeof(sum));
                 float *rows = memory->kept + (u * channels + c) * TILE;
                 for (long i = 0; i < kept; i++)
@@ -174,7 +170,7 @@ static void connect(const Module *m, const long *stream_of, const Memory *memory
                     float *out = memory->reduced + k * next->width * TILE;
                     multiply((Product){
                         .rows = next->width, .count = BLOCK, .step = BLOCK,
-                        .weight = m->reduce_blocks + c * narrow + k * next->width * BLOCK,
+                        .weight = next->reduce_blocks + c * narrow + k * next->width * BLOCK,
                         .left = sum, .right = sum + LANES, .own = out, .identity = 1, .out = out});
                 }
             }
@@ -196,28 +192,19 @@ static void project(const Module *m, const Memory *memory)
             for (long c = 0; c < next->channels; c += BLOCK)
                 multiply((Product){
                     .rows = BLOCK, .count = m->channels, .step = m->channels,
-                    .weight = m->project + c * m->channels, .bias = m->project_bias + c,
+                    .weight = next->project + c * m->channels, .bias = next->project_bias + c,
                     .left = in, .right = in + LANES,
                     .out = stream(memory, next->channels, u, c, p)});
         }
 }
 
-/* The next part of a piece of memory, which is NULL while it is only measured. */
-static float *take(float *piece, long *at, long count)
-{
-    float *part = piece ? piece + *at : NULL;
-    *at += (count + 15) / 16 * 16;
-    return part;
-}
-
-/* Writes what a block of channels reads of the next module's weights in one row of numbers. */
+/* Writes what reads a block of channels, of a module's weights, in one row of numbers. */
 static void order_weights(const Module *m)
 {
-    long narrow = m[1].branches * m[1].width;
     float *to = m->reduce_blocks;
-    for (long c = 0; c < m->channels; c += BLOCK)
-        for (long r = 0; r < narrow; r++, to += BLOCK)
-            memcpy(to, m->reduce + r * m->channels + c, BLOCK * sizeof(float));
+    for (long c = 0; c < m->into; c += BLOCK)
+        for (long r = 0; r < m->branches * m->width; r++, to += BLOCK)
+            memcpy(to, m->reduce + r * m->into + c, BLOCK * sizeof(float));
 }
 
 /* Divides a piece of memory among all parts. Returns how many floats they take. */
@@ -228,11 +215,11 @@ static long divide(Memory *memory, Module *modules, long count, float *piece)
     memory->stream_count = 1;
     for (Module *m = modules; m < modules + count; m++) {
         long inner = m->branches * m->width;
-        if (m < modules + count - 1) {
-            m->reduce_blocks = take(piece, &at, m[1].branches * m[1].width * m->channels);
-            narrow = larger(narrow, m[1].branches * m[1].width * positions(m));
-            kept = larger(kept, m->sums * m->channels * positions(m + 1));
+        if (m > modules) {
+            m->reduce_blocks = take(piece, &at, inner * m->into);
+            kept = larger(kept, m[-1].sums * m->into * positions(m));
         }
+        narrow = larger(narrow, inner * m->plane);
         long image = m->stride * m->stride * (m->high + 2) * (m->wide + 2);
         padded = larger(padded, m->width * (image + TILE));
         hidden = larger(hidden, inner * positions(m));
@@ -242,6 +229,7 @@ static long divide(Memory *memory, Module *modules, long count, float *piece)
         width = larger(width, m->width);
         memory->stream_count = larger(memory->stream_count, m->sums);
     }
+    memory->entered = take(piece, &at, modules->into * TILE);
     memory->padded = take(piece, &at, padded);
     memory->narrow = take(piece, &at, narrow);
     memory->hidden = take(piece, &at, hidden);
@@ -259,6 +247,8 @@ static void read_module(Module *m, int last, const long *sizes, const long **sum
 {
     memset(m, 0, sizeof(*m));
     m->branches = sizes[0], m->width = sizes[1], m->channels = sizes[2], m->stride = sizes[3];
+    m->reduce = *(*weights)++, m->reduce_bias = *(*weights)++;
+    m->project = *(*weights)++, m->project_bias = *(*weights)++;
     m->spatial = *(*weights)++, m->spatial_bias = *(*weights)++;
     m->expand = *(*weights)++, m->expand_bias = *(*weights)++;
     m->identity = *(*factors)++, m->factors = *factors;
@@ -267,20 +257,52 @@ static void read_module(Module *m, int last, const long *sizes, const long **sum
     for (long u = 0; u < m->sums; u++) *factors += **sums, *sums += 1 + **sums;
     long targets = *(*sums)++;
     m->sum_of = *sums, *sums += targets;
-    m->reduce = *(*weights)++, m->reduce_bias = *(*weights)++;
-    m->project = *(*weights)++, m->project_bias = *(*weights)++;
+}
+
+/* What the 3 x 3 convolutions of the first module read, to memory->narrow. */
+static void enter(const Module *m, const float *state, const Memory *memory)
+{
+    long inner = m->branches * m->width;
+    for (long p = 0; p < m->plane; p += TILE) {
+        long bytes = smaller(TILE, m->plane - p) * sizeof(float);
+        for (long c = 0; c < m->into; c++)
+            memcpy(memory->entered + c * TILE, state + c * m->plane + p, bytes);
+        multiply((Product){
+            .rows = inner, .count = m->into, .step = m->into, .weight = m->reduce,
+            .bias = m->reduce_bias, .left = memory->entered, .right = memory->entered + LANES,
+            .rectify = 1, .out = memory->reduced});
+        for (long r = 0; r < inner; r++)
+            memcpy(memory->narrow + r * m->plane + p, memory->reduced + r * TILE, bytes);
+    }
 }
 
 /* The state that all branches of the first module share becomes the only stream. */
-static void begin(const Module *m, const float *shared, const Memory *memory)
+static void begin(const Module *m, const float *state, const Memory *memory)
 {
-    for (long y = 0; y < m->high; y++)
-        for (long c = 0; c < m->channels; c++)
-            for (long x = 0; x < m->wide; x += LANES) {
-                long p = y * m->pitch + x, half = p % TILE;
-                copy(stream(memory, m->channels, 0, c, p - half) + half,
-                     shared + (c * m->high + y) * m->wide + x, smaller(LANES, m->wide - x));
+    for (long p = 0; p < positions(m); p += TILE) {
+        for (long half = 0; half < TILE && p + half < m->high * m->pitch; half += LANES) {
+            long y = (p + half) / m->pitch, x = (p + half) % m->pitch;
+            long count = smaller(LANES, m->wide - x);
+            const float *from = state + (y * m->columns + x) * m->stride;
+            for (long c = 0; c < m->into; c++, from += m->plane) {
+                float *to = memory->entered + c * TILE + half;
+                if (m->stride == 1)
+                    copy(to, from, count);
+                else
+                    for (long i = 0; i < count; i++) to[i] = from[i * m->stride];
             }
+        }
+        for (long c = 0; c < m->channels; c += BLOCK) {
+            float *out = stream(memory, m->channels, 0, c, p);
+            if (!m->project)
+                memcpy(out, memory->entered + c * TILE, BLOCK * TILE * sizeof(float));
+            else
+                multiply((Product){
+                    .rows = BLOCK, .count = m->into, .step = m->into,
+                    .weight = m->project + c * m->into, .bias = m->project_bias + c,
+                    .left = memory->entered, .right = memory->entered + LANES, .out = out});
+        }
+    }
 }
 
 /* The sum over the branches of the last module. */
@@ -310,45 +332,46 @@ static void merge(const Module *m, const long *stream_of, const Memory *memory, 
         }
 }
 
-static void run_image(const Module *first, const Module *last, const float *narrow,
-                      const float *shared, float *out, const Memory *memory)
+static void run_image(const Module *first, const Module *last, const float *state, float *out,
+                      const Memory *memory)
 {
-    begin(first, shared, memory);
+    enter(first, state, memory);
+    begin(first, state, memory);
     const long *stream_of = NULL; /* all branches of the first module read the same one */
     for (const Module *m = first; m < last; m++) {
-        convolve(m, m == first ? narrow : memory->narrow, memory);
+        convolve(m, memory);
         connect(m, stream_of, memory);
-        if (m->project) project(m, memory);
+        if (m[1].project) project(m, memory);
         stream_of = m->sum_of;
     }
-    convolve(last, memory->narrow, memory);
+    convolve(last, memory);
     merge(last, stream_of, memory, out);
 }
 
 /* Some images through a chain of at least two modules. Returns 1 if there is no memory, else 0.
  *
- * height, columns: of what the first 3 x 3 convolutions read.
+ * channels, height, columns: of the state.
  * sizes: branches, width, channels and stride of each module.
  * sums: for each module but the last the number of sums that the next one reads; for each sum the
  *     number of its branches and which; the next module's number of branches, and which sum each
  *     of them reads.
  * factors: for each module the factor of its streams, and those of its sums' branches.
- * weights: for each module spatial, spatial_bias, expand and expand_bias; and, but for the last
- *     one, the other four.
- * narrow: [image][branches * width][height * columns], what the first 3 x 3 convolutions read.
- * shared: [image][channels][positions], the stream that the first module's branches share.
+ * weights: for each module those of `Module`, in the order in which they are there.
+ * state: [image][channels][height * columns], what all branches of the first module read.
  * out: [image][channels][positions], the sum over the branches of the last module.
  */
-int branch_chain(long images, long count, long height, long columns, const long *sizes,
-                 const long *sums, const float *factors, const float *const *weights,
-                 const float *narrow, const float *shared, float *out)
+int branch_chain(long images, long count, long channels, long height, long columns,
+                 const long *sizes, const long *sums, const float *factors,
+                 const float *const *weights, const float *state, float *out)
 {
     Module *modules = malloc(count * sizeof(Module));
     if (!modules) return 1;
-    int filled_up = 0;
+    long read = channels * height * columns;
+    int filled_up = height * columns % TILE != 0;
     for (Module *m = modules; m < modules + count; m++) {
         read_module(m, m == modules + count - 1, sizes, &sums, &factors, &weights);
         sizes += 4;
+        m->into = m == modules ? channels : m[-1].channels;
         m->height = height, m->columns = columns;
         m->row = m == modules ? columns : m[-1].pitch;
         m->plane = m == modules ? height * columns : positions(m - 1);
@@ -364,13 +387,10 @@ int branch_chain(long images, long count, long height, long columns, const long 
         if (filled_up) memset(piece, 0, bytes); /* some processors are slow with denormal numbers */
         divide(&memory, modules, count, piece);
         const Module *first = modules, *last = modules + count - 1;
-        for (const Module *m = first; m < last; m++) order_weights(m);
-        long read = first->branches * first->width * first->height * first->columns;
-        long begun = first->channels * first->high * first->wide;
+        for (const Module *m = first + 1; m <= last; m++) order_weights(m);
         long written = last->channels * last->high * last->wide;
         for (long n = 0; n < images; n++)
-            run_image(first, last, narrow + n * read, shared + n * begun, out + n * written,
-                      &memory);
+            run_image(first, last, state + n * read, out + n * written, &memory);
     }
     free(piece);
     free(modules);

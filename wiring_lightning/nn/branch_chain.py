@@ -7,9 +7,11 @@ operators pass over all streams for the expansion, the sums, the ReLU and the re
 
 import ctypes
 import math
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from wiring_lightning.nn.branches import Branches
 from wiring_lightning.nn.selection import Selection
 
 _SOURCE = Path(__file__).with_suffix(".c")
+_DTYPE = attrgetter("dtype")
 _CHANNELS = 8  # the streams' channels are a multiple of it, `BLOCK` in the C code
 
 
@@ -48,24 +51,22 @@ def branch_chain(
     Returns:
         The sum over the branches of the last module, `[batch, 1, channels, height, width]`.
     """
-    first, last = blocks[0], blocks[-1]
-    weights = [*first.spatial_weights()]
-    for block, following in pairwise(blocks):
-        weights += [*block.expansion_weights(), *following.reduction_weights()]
-        weights += [*following.projection_weights(), *following.spatial_weights()]
-    weights += last.merged_weights()
+    weights: list[Tensor] = []
+    for block in blocks:
+        weights += [*block.reduction_weights(), *block.projection_weights()]
+        weights += block.spatial_weights()
+        weights += block.merged_weights() if block is blocks[-1] else block.expansion_weights()
     sizes = [
         number
         for block in blocks
         for number in (block.branches, block.width, block.out_channels, block.stride)
     ]
     sums = [number for selection in selections for number in selection.sums]
-    factors = [first.identity_scale]
+    factors = [blocks[0].identity_scale]
     for selection, block in zip(selections, blocks[1:], strict=True):
         factors += [*selection.factors, block.identity_scale]
-    narrow, shared = first.reduced(state.squeeze(1)), first.identity(state).squeeze(1)
     merged: Tensor = torch.ops.wiring_lightning.branch_chain(
-        narrow, shared, weights, sizes, sums, factors
+        state.squeeze(1), weights, sizes, sums, factors
     )
     return merged.unsqueeze(1)
 
@@ -73,15 +74,13 @@ def branch_chain(
 # One operator of torch, so that it can be compiled, and profilers and counters see it.
 torch.library.define(
     "wiring_lightning::branch_chain",
-    "(Tensor narrow, Tensor shared, Tensor[] weights, int[] sizes, int[] sums, float[] factors) "
-    "-> Tensor",
+    "(Tensor state, Tensor[] weights, int[] sizes, int[] sums, float[] factors) -> Tensor",
 )
 
 
 @torch.library.impl("wiring_lightning::branch_chain", "cpu")
 def _run_chain(
-    narrow: Tensor,
-    shared: Tensor,
+    state: Tensor,
     weights: Sequence[Tensor],
     sizes: Sequence[int],
     sums: Sequence[int],
@@ -90,11 +89,9 @@ def _run_chain(
     """All that lies between two shared states.
 
     Args:
-        narrow: `[batch, branches * width, height, width]`, what the first module's 3 x 3
-            convolutions read.
-        shared: `[batch, channels, height, width]`, the stream of all branches of the first module.
-        weights: of the first module, and of each connection, as `branch_chain.c` lists them; one
-            that is not there is empty.
+        state: `[batch, channels, height, width]`, what all branches of the first module read.
+        weights: of each module: reduction, projection, 3 x 3 convolution and expansion, each with
+            its bias; of a projection that is not there they are empty.
         sizes: branches, width, channels and stride of each module.
         sums: of each connection, as `Selection` has them.
         factors: for each module the factor of its streams, and those of the terms of its sums.
@@ -104,18 +101,16 @@ def _run_chain(
     """
     library = c_library(_SOURCE)
     assert library is not None
-    output = _empty_output(narrow, shared, weights, sizes, sums, factors)
-    weights = [weight.to(narrow.dtype).contiguous() for weight in weights]
-    fits = narrow.shape[1] == sizes[0] * sizes[1] and shared.shape[1] == sizes[2]
-    if not fits or [weight.numel() for weight in weights] != _numbers_of_weights(weights, sizes):
+    output = _empty_output(state, weights, sizes, sums, factors)
+    weights = _as_c_reads_them(weights, state.dtype)
+    if not _fit(state.shape[1], tuple(sizes), tuple(map(Tensor.numel, weights))):
         raise ValueError("The layers of a module with branches do not have its number of channels.")
+    addresses = array("Q", map(Tensor.data_ptr, weights))  # 0 for one that is not there
     arguments = (
         ctypes.c_long(len(sizes) // 4),
-        *map(ctypes.c_long, narrow.shape[2:]),
-        (ctypes.c_long * len(sizes))(*sizes),
-        (ctypes.c_long * len(sums))(*sums),
-        (ctypes.c_float * len(factors))(*factors),
-        (ctypes.c_void_p * len(weights))(*(w.data_ptr() if w.numel() else None for w in weights)),
+        *map(ctypes.c_long, state.shape[1:]),
+        *_as_arrays(tuple(sizes), tuple(sums), tuple(factors)),
+        ctypes.c_void_p(addresses.buffer_info()[0]),
     )
 
     def run(part: Sequence[Tensor]) -> int:
@@ -123,53 +118,77 @@ def _run_chain(
         failed: int = library.branch_chain(ctypes.c_long(len(part[0])), *arguments, *pointers)
         return failed
 
-    # Each thread takes some of the images.
-    size = max(1, -(-len(narrow) // torch.get_num_threads()))
-    tensors = narrow.contiguous(), shared.contiguous(), output
-    parts = list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
-    if len(parts) == 1:
-        failed = run(parts[0]) != 0
-    else:
-        with ThreadPoolExecutor(len(parts)) as pool:
+    tensors = state.contiguous(), output
+    threads = min(torch.get_num_threads(), len(state))
+    if threads < 2:
+        failed = run(tensors) != 0
+    else:  # each thread takes some of the images
+        parts = zip(*(tensor.split(-(-len(state) // threads)) for tensor in tensors), strict=True)
+        with ThreadPoolExecutor(threads) as pool:
             failed = any(pool.map(run, parts))
     if failed:
         raise MemoryError("The branches of a compact network do not fit into the memory.")
     return output
 
 
-def _numbers_of_weights(weights: Sequence[Tensor], sizes: Sequence[int]) -> list[int]:
-    """How many numbers each weight has, if it fits the sizes: the C code reads all of them."""
-    numbers: list[int] = []
-    before = 0  # channels
+def _as_c_reads_them(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """Each one's numbers one after another; asking for all of them first takes less time."""
+    if all(map(Tensor.is_contiguous, weights)) and set(map(_DTYPE, weights)) == {dtype}:
+        return weights
+    return [weight.to(dtype).contiguous() for weight in weights]
+
+
+@lru_cache
+def _as_arrays(
+    sizes: tuple[int, ...], sums: tuple[int, ...], factors: tuple[float, ...]
+) -> tuple[Any, Any, Any]:
+    """For C, which does not write into them; the same at every call of a network."""
+    return (
+        (ctypes.c_long * len(sizes))(*sizes),
+        (ctypes.c_long * len(sums))(*sums),
+        (ctypes.c_float * len(factors))(*factors),
+    )
+
+
+@lru_cache
+def _fit(before: int, sizes: tuple[int, ...], given: tuple[int, ...]) -> bool:
+    """Whether weights of these lengths fit the sizes: the C code reads all of each.
+
+    Args:
+        before: the channels of the state.
+        sizes: of all modules.
+        given: how many numbers each weight has.
+    """
+    fitting: list[int] = []
     for at in range(0, len(sizes), 4):
-        branches, width, channels, _stride = sizes[at : at + 4]
+        branches, width, channels, stride = sizes[at : at + 4]
         inner = branches * width
-        if at:
-            given = weights[len(numbers) + 2].numel()  # of the projection, which may be empty
-            projection = [before * channels, channels] if given else [0, 0]
-            numbers += [inner * before, inner, *projection]
-        numbers += [inner * width * 9, inner]
+        fitting += [inner * before, inner]
+        if any(given[len(fitting) : len(fitting) + 1]):
+            fitting += [before * channels, channels]
+        elif (before, 1) == (channels, stride):  # no projection
+            fitting += [0, 0]
         last = at + 4 == len(sizes)
-        numbers += [inner * channels, channels if last else branches * channels]
+        fitting += [inner * width * 9, inner]
+        fitting += [inner * channels, channels if last else branches * channels]
         before = channels
-    return numbers
+    return list(given) == fitting
 
 
 @torch.library.register_fake("wiring_lightning::branch_chain")  # type: ignore[untyped-decorator]
 def _empty_output(
-    narrow: Tensor, _shared: Tensor, _weights: Sequence[Tensor], sizes: Sequence[int], *_: Any
+    state: Tensor, _weights: Sequence[Tensor], sizes: Sequence[int], *_: Any
 ) -> Tensor:
     """A tensor for the result."""
-    sides = list(narrow.shape[2:])
+    sides = list(state.shape[2:])
     for stride in sizes[3::4]:
         sides = [(side - 1) // stride + 1 for side in sides]
-    return narrow.new_empty(len(narrow), sizes[-2], *sides)
+    return state.new_empty(len(state), sizes[-2], *sides)
 
 
 @register_flop_formula(torch.ops.wiring_lightning.branch_chain)
 def _count_flops(
-    narrow: torch.Size,
-    _shared: torch.Size,
+    state: torch.Size,
     weights: Sequence[torch.Size],
     sizes: Sequence[int],
     sums: Sequence[int],
@@ -177,18 +196,17 @@ def _count_flops(
     **__: Any,
 ) -> int:
     """Two for each multiply-add of the convolutions, as torch counts its own."""
-    images, _channels, *sides = narrow
-    spatial, *others = [shape.numel() for shape in weights[::2]]  # the others are biases
-    positions = []
-    for stride in sizes[3::4]:
+    images, _channels, *sides = state
+    lengths = [shape.numel() for shape in weights[::2]]  # the others are biases
+    total, streams, at = 0, 1, 0
+    for index, stride in enumerate(sizes[3::4]):
+        reduce, project, spatial, expand = lengths[4 * index : 4 * index + 4]
+        total += reduce * math.prod(sides)
         sides = [(side - 1) // stride + 1 for side in sides]
-        positions.append(math.prod(sides))
-    total, at = spatial * positions[0] + others[-1] * positions[-1], 0
-    for index, here, after in zip(range(0, len(others), 4), positions, positions[1:], strict=False):
-        expand, reduce, project, spatial = others[index : index + 4]
-        streams = sums[at]
-        total += (expand + reduce) * here + (project * streams + spatial) * after
-        for _sum in range(streams):
-            at += 1 + sums[at + 1]
-        at += 2 + sums[at + 1]
+        total += (project * streams + spatial + expand) * math.prod(sides)
+        if at < len(sums):  # what the next module reads
+            streams = sums[at]
+            for _sum in range(streams):
+                at += 1 + sums[at + 1]
+            at += 2 + sums[at + 1]
     return 2 * images * total

@@ -88,6 +88,11 @@ class Selection(nn.Module):
         """Whether every target reads every source, with weight 1."""
         return bool((self.matrix == 1).all())
 
+    @property
+    def reads_only_the_one_before(self) -> bool:
+        """Whether each target reads the source of its own number, with weight 1."""
+        return torch.equal(self.matrix, torch.eye(*self.matrix.shape).to(self.matrix))
+
     def weights(self) -> Tensor:
         """`[targets, sources]` the factor of each source."""
         return self.matrix

@@ -1,8 +1,9 @@
-/* A matrix times a tile: some positions of many channels, [channel][TILE].
+/* A matrix times a tile: some positions of many channels, [channel][TILE]; and small helpers.
  *
  * GCC and Clang compile this for any processor: their vectors of floats need no intrinsics.
  */
 #pragma once
+#include <stddef.h>
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -16,6 +17,20 @@
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int Ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+static inline long larger(long a, long b) { return a > b ? a : b; }
+
+static inline long smaller(long a, long b) { return a < b ? a : b; }
+
+static inline long rounded(long number, long step) { return (number + step - 1) / step * step; }
+
+/* The next part of a piece of memory, which is NULL while it is only measured. */
+static inline float *take(float *piece, long *at, long count)
+{
+    float *part = piece ? piece + *at : NULL;
+    *at += rounded(count, 16);
+    return part;
+}
 
 /* NaN stays NaN. */
 static inline Floats rectified(Floats x) { return (Floats)((Ints)x & ~(Ints)(x < (Floats){0})); }
