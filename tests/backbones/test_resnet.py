@@ -204,19 +204,36 @@ def test_early_blocks_take_all_and_later_ones_k() -> None:
     assert int(ResNet(DEPTH, fan_in=3).wiring().learnable.sum()) == 4 + 5 + 6 + 7 + 8
 
 
-def test_a_compact_network_forgets_unused_blocks_even_the_first_of_a_stage() -> None:
+@pytest.mark.parametrize(
+    ("last", "live"),
+    [
+        ({6: 1, 7: 5, 8: 7}, ["block1", "block6", "block8", "block9"]),
+        ({6: 0, 7: 0, 8: 7}, ["block1", "block8", "block9"]),  # a stage is left out
+        ({6: 5, 7: 6, 8: 1}, ["block1", "block2", "block9"]),
+    ],
+    ids=["first block of a stage", "whole stage", "two stages"],
+)
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_compact_network_with_one_source_each_is_a_chain(
+    last: dict[int, int], live: list[str], fold: bool
+) -> None:
     network = ResNet(DEPTH, fan_in=1).double()
     scores = torch.zeros(8, 8)
-    listened = {2: 0, 3: 0, 4: 0, 5: 0, 6: 1, 7: 5, 8: 7}  # block 4, index 3, is not listened to
-    for j, k in {1: 0, **listened}.items():
+    for j, k in {1: 0, 2: 0, 3: 0, 4: 0, 5: 0, **last}.items():
         scores[j - 1, k] = 1.0
     with torch.no_grad():
         network.connection.scores.copy_(scores.masked_fill(network.connection.scores < 0, -1.0))
     network.eval()
-    compacted = network.compact()
-    assert list(compacted.blocks) == ["block1", "block6", "block8", "block9"]
+    compacted = network.compact(fold_batch_norm=fold)
+    assert list(compacted.blocks) == live
+    assert compacted.connection is None
     images = torch.randn(3, 3, 16, 16).double()
     torch.testing.assert_close(compacted(images), network(images), atol=1e-12, rtol=1e-12)
+    again = compacted.compact()
+    assert torch.equal(again(images), compacted(images))
+    sizes = [sum(p.numel() for p in form.parameters()) for form in (compacted, again)]
+    assert sizes[0] == sizes[1]
+    assert fold or sizes[0] == costs.parameters(network.wiring())
 
 
 # Scale, memory and errors

@@ -29,13 +29,13 @@ CHAINS = [
 ]
 
 
-def chain(sizes: Sequence[tuple[int, int]], width: int = 3) -> list[Branches]:
+def chain(sizes: Sequence[tuple[int, int]], width: int = 3, in_channels: int = 8) -> list[Branches]:
     """Modules of which the first reads one state and the last merges, with used norms."""
     blocks, channels = [], 8
     for number, (branches, stride) in enumerate(sizes):
         block = Branches(
-            branches, channels, width, channels * stride, stride, shared_input=number == 0,
-            merge=number == len(sizes) - 1, identity_scale=0.4,
+            branches, channels if number else in_channels, width, channels * stride, stride,
+            shared_input=number == 0, merge=number == len(sizes) - 1, identity_scale=0.4,
         )  # fmt: skip
         for norm in block.modules():
             if isinstance(norm, nn.BatchNorm2d):
@@ -120,6 +120,18 @@ def test_images_and_branches_of_any_size(width: int, side: tuple[int, int]) -> N
     assert_same(torch.randn(2, 1, 8, *side), blocks, selections(blocks, "weighted"))
 
 
+@pytest.mark.parametrize("in_channels", [1, 3, 8, 21])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("side", [(4, 8), (7, 11)], ids=str)
+def test_the_state_may_have_any_number_of_channels(
+    in_channels: int, stride: int, side: tuple[int, int]
+) -> None:
+    torch.manual_seed(6)
+    blocks = chain([(3, stride), (2, 1)], in_channels=in_channels)
+    assert (blocks[0].projection is None) == (in_channels == 8 and stride == 1)
+    assert_same(torch.randn(2, 1, in_channels, *side), blocks, selections(blocks, "weighted"))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_threads_share_the_images(threads: int) -> None:
     torch.manual_seed(2)
@@ -164,21 +176,20 @@ def test_a_number_that_is_none_of_one_image_stays_there(value: float) -> None:
 
 def test_what_is_counted_is_what_is_multiplied() -> None:
     torch.manual_seed(5)
-    blocks = chain([(2, 1), (3, 2), (2, 1)])
+    blocks = chain([(2, 1), (3, 2), (2, 1)], in_channels=5)
     connections = selections(blocks, "weighted")  # no two branches read the same sum
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        branch_chain(torch.randn(2, 1, 8, 6, 6), blocks, connections)
-    positions = [36, 9, 9]
-    first, *others = blocks
-    by_hand = first.reduce.weight.numel() * 36  # the projection of the first is the identity
-    for index, block in enumerate(blocks):
-        by_hand += (block.spatial.weight.numel() + block.expand.weight.numel()) * positions[index]
-    for index, block in enumerate(others):
-        by_hand += block.reduce.weight.numel() * positions[index]
+        branch_chain(torch.randn(2, 1, 5, 6, 6), blocks, connections)
+    by_hand, positions = 0, [36, 36, 9, 9]  # of the state, and of each module
+    for block, streams, before, after in zip(
+        blocks, [1, 3, 2], positions[:-1], positions[1:], strict=True
+    ):
+        by_hand += block.reduce.weight.numel() * before
+        by_hand += (block.spatial.weight.numel() + block.expand.weight.numel()) * after
         if block.projection is not None:
             conv = block.projection.get_submodule("0")
             assert isinstance(conv, nn.Conv2d)
-            by_hand += conv.weight.numel() * block.branches * positions[index + 1]
+            by_hand += conv.weight.numel() * streams * after
     assert counter.get_total_flops() == 2 * 2 * by_hand
 
 
@@ -238,6 +249,20 @@ def test_layers_of_another_width_are_an_error(name: str, layer: nn.Module, numbe
     setattr(blocks[number], f"{name}_norm", nn.Identity())
     with torch.no_grad(), pytest.raises((ValueError, RuntimeError), match=r"channels|shape|size"):
         branch_chain(torch.randn(1, 1, 8, 4, 4), blocks, connections)
+
+
+def test_a_state_of_another_width_is_an_error() -> None:
+    blocks = chain([(2, 1), (2, 1)])
+    with torch.no_grad(), pytest.raises(ValueError, match="number of channels"):
+        branch_chain(torch.randn(1, 1, 7, 4, 4), blocks, selections(blocks, "binary"))
+
+
+def test_a_projection_that_is_gone_is_an_error() -> None:
+    for number in (0, 1):
+        blocks = chain([(2, 2), (2, 2)])
+        blocks[number].projection = None
+        with torch.no_grad(), pytest.raises(ValueError, match="number of channels"):
+            branch_chain(torch.randn(1, 1, 8, 6, 6), blocks, selections(blocks, "binary"))
 
 
 def test_channels_that_are_no_multiple_of_eight_are_not_computed_in_c() -> None:
