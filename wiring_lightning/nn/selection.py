@@ -91,7 +91,8 @@ class Selection(nn.Module):
     @property
     def reads_only_the_one_before(self) -> bool:
         """Whether each target reads the source of its own number, with weight 1."""
-        return torch.equal(self.matrix, torch.eye(*self.matrix.shape).to(self.matrix))
+        own = self.matrix
+        return torch.equal(own, torch.eye(*own.shape, dtype=own.dtype, device=own.device))
 
     def weights(self) -> Tensor:
         """`[targets, sources]` the factor of each source."""
