@@ -88,6 +88,22 @@ def test_a_connection_changed_in_place_counts(fan_in: int) -> None:
 
 
 @pytest.mark.parametrize("fan_in", [1, 2])
+def test_numbers_that_are_written_again_change_nothing(fan_in: int) -> None:
+    """As DDP writes all buffers in each forward pass."""
+    network, images = small(fan_in).float().eval().compact(), batch()[0].float()
+    connections = [one for one in network.connections.values() if isinstance(one, Selection)]
+    before = [(one.binary, one.only_source is None) for one in connections]
+    with torch.no_grad():
+        expected = network(images)
+        for connection in connections:
+            connection.matrix.copy_(connection.matrix.clone())
+        assert all(one.is_as_seen for one in connections)
+        assert [(one.binary, one.only_source is None) for one in connections] == before
+        assert network._may_chain(images)
+        assert torch.equal(network(images), expected)
+
+
+@pytest.mark.parametrize("fan_in", [1, 2])
 def test_the_tensors_of_another_network_count(fan_in: int) -> None:
     network, images = small(fan_in).float().eval().compact(), batch()[0].float()
     other = deepcopy(network)

@@ -71,13 +71,24 @@ def learned_graph() -> Path:
     "change",
     ["--model.backbone.rank_all=true", "--data.val_size=100",
      "--model.optimizer.lr=0.2", "--model.label_smoothing=0.1", "--trainer.limit_train_batches=5",
-     "--trainer.callbacks+=L1Anneal", "--trainer.max_epochs=20"],
+     "--trainer.callbacks+=L1Anneal", "--trainer.max_epochs=20",
+     "--trainer.callbacks+=BatchSizeFinder", "--trainer.callbacks+=LearningRateFinder",
+     "--trainer.callbacks+=EMAWeightAveraging"],
 )  # fmt: skip
 def test_a_run_that_does_anything_else_gets_none(
     change: str, learned_graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert published(printed("--config", str(learned_graph), change)) == []
+
+
+def test_a_callback_that_only_watches_changes_nothing(
+    learned_graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    watched = ("--trainer.callbacks+=LearningRateMonitor", "--trainer.callbacks+=EarlyStopping",
+               "--trainer.callbacks.monitor=val/loss")  # fmt: skip
+    assert published(printed("--config", str(learned_graph), *watched))
 
 
 def test_the_table_has_the_number(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from wiring_lightning.cli.papers import published
 from wiring_lightning.cli.run_length import has_other_length, lengths
 from wiring_lightning.cli.runs import Run, find_run
 
+AVERAGE = {"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}
 MOMENT = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 2}}
 LATER = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 9}}
 PATH = "configs/dnw/cifar10_graph_learned.yaml"
@@ -148,7 +149,9 @@ def test_a_paper_did_something_else(options: dict[str, Any]) -> None:
      ([MOMENT], {"epoch": None}, True), ([MOMENT], {"epoch": 3}, True),
      ([], {"max_time": "00:01:00:00", "epoch": 1}, True), ([], {"epoch": 3}, True),
      ([], {"max_steps": 30, "epoch": 3, "step": 30}, False), ([], {"epoch": 5}, True),
-     ([], {"max_steps": 30}, True)],
+     ([], {"max_steps": 30}, True),
+     # It passes over the data once more, for the batch norms.
+     ([AVERAGE], {}, False), ([AVERAGE], {"epoch": 5}, False), ([AVERAGE], {"epoch": 6}, True)],
 )  # fmt: skip
 def test_what_ended_early_is_no_papers_network(
     stoppers: list[Any], options: dict[str, Any], early: bool, tmp_path: Path

@@ -28,11 +28,8 @@ class FitParts:
     ) -> None:
         own = {id(getattr(place.owner, place.key)) for place in places}
         self._network = network
-        self._learned: dict[str, tuple[Tensor, Place]] = {}
-        for name, parameter in network.named_parameters(remove_duplicate=False):  # tied ones, too
-            if id(parameter) in own:
-                path, _, key = name.rpartition(".")
-                self._learned[name] = parameter, Place(network.get_submodule(path), key)
+        named = network.named_parameters(remove_duplicate=False)  # tied ones, too
+        self._learned = {name: parameter for name, parameter in named if id(parameter) in own}
         self.optimizers = list(optimizers)
         self.moved = False
 
@@ -41,9 +38,10 @@ class FitParts:
         now = dict(self._network.named_parameters(remove_duplicate=False))
         gone = [
             name
-            for name, (own, place) in self._learned.items()
+            for name, own in self._learned.items()
             if now.get(name) is not own
-            and not (self.moved and _was_moved(place, own, now.get(name)))
+            # Layers that are packed or quantised at the end of a fit have no such parameter.
+            and not (self.moved and (name not in now or _is_copy(now[name], own)))
         ]
         if not gone:
             return None
@@ -64,10 +62,9 @@ class FitParts:
         )
 
 
-def _was_moved(place: Place, own: Tensor, now: Tensor | None) -> bool:
-    """Whether a parameter is another one only because its module was moved to another device."""
-    held: object = getattr(place.owner, place.key, None)
-    if now is None or held is not now or now.shape != own.shape:
+def _is_copy(now: Tensor, own: Tensor) -> bool:
+    """Whether a parameter has the values of another one, as after a move to another device."""
+    if now.shape != own.shape:
         return False
     # A loss that diverged leaves weights that are no numbers.
     return torch.allclose(own.to(now.device), now, rtol=0, atol=0, equal_nan=True)

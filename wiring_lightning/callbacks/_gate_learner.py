@@ -206,7 +206,9 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
         followers = self._take_out(trainer)
         for optimizer, sizes in zip(trainer.optimizers, before, strict=True):
             refuse = partial(self._refuse_state, sizes)
-            self._loads.append(optimizer.register_load_state_dict_pre_hook(refuse))
+            # Wrappers such as timm's `Lookahead` may have no place for hooks.
+            if hasattr(optimizer, "_optimizer_load_state_dict_pre_hooks"):
+                self._loads.append(optimizer.register_load_state_dict_pre_hook(refuse))
         return followers
 
     def _refuse_state(self, before: list[int], optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer
 
 from wiring_lightning import backbones, callbacks, data, tasks
 from wiring_lightning.cli.config_parts import callbacks_in, class_name
-from wiring_lightning.cli.run_keys import epochs_of
+from wiring_lightning.cli.run_keys import WATCHERS, epochs_of
 from wiring_lightning.cli.run_length import share_of
 from wiring_lightning.cli.run_rows import learners
 from wiring_lightning.cli.yaml_text import read_yaml
@@ -125,6 +125,7 @@ def _same(row: Any, run: Any) -> bool:
         sorted(learners(row)) == sorted(learners(run))
         and bool(_callback(row, _SCHEDULE)) == bool(_callback(run, _SCHEDULE))
         and all(_equal(_callback(row, name), _callback(run, name)) for name in names)
+        and _others(row) == _others(run)
         and (_SCHEDULE not in names or epochs_of(row) == epochs_of(run))
         and _equal(row["model"], run.get("model"))
         and _equal({**row["data"], "init_args": _without_batch(row)},
@@ -135,6 +136,12 @@ def _same(row: Any, run: Any) -> bool:
         and all(share_of(theirs.get(key)) == share_of(ours.get(key)) for key in _SHARES)
         and _computes(theirs) == _computes(ours)
     )  # fmt: skip
+
+
+def _others(config: Any) -> list[Any]:
+    """The callbacks, with their arguments, that may change a training in other ways."""
+    known = (*WATCHERS, *learners(config), _SCHEDULE)
+    return [one for one in callbacks_in(config) if class_name(one) not in known]
 
 
 def _computes(trainer: Mapping[str, Any]) -> tuple[Any, ...]:

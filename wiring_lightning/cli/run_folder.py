@@ -173,6 +173,8 @@ class SaveConfig(SaveConfigCallback):
     saves its own with a number behind the name, unless it is the same.
     """
 
+    name = CONFIG  # of the file that was written
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save the config; all ranks take part."""

@@ -22,7 +22,7 @@ _OF_ANY_PICTURES = ("ImageFolder", "ImageMaskFolder", "MiniImageNet")
 # What a trainer says about a step. How many there are, where, and what is measured may change.
 _STEPS = ("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
 # Callbacks that only watch, save or stop.
-_WATCHERS = ("ModelCheckpoint", "OnExceptionCheckpoint", "PredictionWriter", "WiringMonitor",
+WATCHERS = ("ModelCheckpoint", "OnExceptionCheckpoint", "PredictionWriter", "WiringMonitor",
              "EarlyStopping", "Timer", "LearningRateMonitor", "DeviceStatsMonitor",
              "ThroughputMonitor", "ModelSummary", "RichModelSummary", "TQDMProgressBar",
              "RichProgressBar")  # fmt: skip
@@ -131,7 +131,7 @@ def training(config: Mapping[str, Any]) -> dict[str, Any]:
          'trainer.callbacks.DNW.density': 0.1, 'seed_everything': 1}
     """
     trainer = config.get("trainer") or {}
-    learned = [one for one in callbacks_in(config) if class_name(one) not in _WATCHERS]
+    learned = [one for one in callbacks_in(config) if class_name(one) not in WATCHERS]
     steps = {key: trainer.get(key) for key in _STEPS} | {"callbacks": learned}
     kept = {key: config.get(key) for key in ("model", "data", "seed_everything")}
     kept["trainer"] = steps

@@ -11,6 +11,7 @@ LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batch
            "trainer.overfit_batches", "trainer.max_time")  # fmt: skip
 # Callbacks that end a training before its length is reached, by what they see.
 _STOPPERS = ("EarlyStopping",)
+_AVERAGE = "StochasticWeightAveraging"
 # The number of the epoch as the command line logs it, and as Lightning does.
 _EPOCH = ("wiring/epoch", "epoch")
 
@@ -99,8 +100,10 @@ def _epochs_done(run: Run) -> int | None:
     tested = _tested_at(run)
     numbers = [run.number_at(tag, tested) for tag in _EPOCH] if tested else []
     numbers = [one for one in numbers if one is not None] or [run.last_number(t) for t in _EPOCH]
-    done = max((number for number in numbers if number is not None), default=0)
-    return int(done) if done else None  # 0: `wiring test`, which trains none
+    done = int(max((number for number in numbers if number is not None), default=0))
+    if done - 1 == epochs_of(run.config) and _AVERAGE in map(class_name, callbacks_in(run.config)):
+        done -= 1  # a pass over the data for the batch norms, without training
+    return done or None  # 0: `wiring test`, which trains none
 
 
 def _limits_by_chance(config: Mapping[str, Any]) -> list[str]:

@@ -56,13 +56,13 @@ class Selection(nn.Module):
     @override
     def forward(self, sources: Tensor) -> Tensor:
         """`[batch, sources, *features]` -> `[batch, targets, *features]`."""
-        if self.only_source is not None and self.is_as_seen:
+        if self.is_as_seen and self.only_source is not None:
             return sources.index_select(1, self.only_source)
         return gated_sum(self.weights(), sources)
 
     def rectified(self, sources: Tensor) -> Tensor:
         """The ReLU of the sums, `[batch, sources, *features]` -> `[batch, targets, *features]`."""
-        if self.only_source is not None and self.is_as_seen:
+        if self.is_as_seen and self.only_source is not None:
             return self(sources).relu_()
         summed = rectified_gated_sum(self.weights(), sources.flatten(2))
         return summed.unflatten(2, sources.shape[2:])
@@ -70,18 +70,23 @@ class Selection(nn.Module):
     @property
     def binary(self) -> bool:
         """Whether every weight is known to be 0 or 1."""
-        return self._binary and self.is_as_seen
+        return self.is_as_seen and self._binary
 
     @property
     def is_as_seen(self) -> bool:
         """Whether the weights are those from which `only_source` and `sums` were made.
 
-        They are others after a change in place, and inside of `torch.func.functional_call`.
+        They are others inside of `torch.func.functional_call`, and after a change in place. Then a
+        CPU looks at them again; DDP writes the same numbers in place. Elsewhere that would wait for
+        the device.
         """
         seen, version = self._seen
-        return torch.compiler.is_compiling() or (
-            seen is self.matrix and version == _version_of(self.matrix)
-        )
+        if torch.compiler.is_compiling() or seen is not self.matrix:
+            return torch.compiler.is_compiling()
+        if version != _version_of(self.matrix) and self.matrix.device.type == "cpu":
+            _look_at_matrix(self)
+            return True
+        return version == _version_of(self.matrix)
 
     @property
     def reads_everything(self) -> bool:
