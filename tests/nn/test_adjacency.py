@@ -101,6 +101,21 @@ def test_a_checkpoint_of_weights_is_the_graph(tmp_path: Path) -> None:
     assert other.absent is None  # the values of another graph would be wrong
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_its_own_first_weights_leave_the_absent_ones(dtype: torch.dtype) -> None:
+    """As a search for a batch size loads them after its trials."""
+    torch.manual_seed(0)
+    graph = Adjacency(FORWARD, edges=20).to(dtype)
+    absent, saved = graph.absent, copy.deepcopy(graph.state_dict())
+    assert absent is not None
+    nn.init.ones_(graph.weight)
+    graph.load_state_dict(saved)
+    assert graph.absent is absent
+    saved["weight"][saved["weight"] != 0] *= 1.01
+    graph.load_state_dict(saved)
+    assert graph.absent is None  # the same edges with other weights
+
+
 def test_graphs_are_found_by_name() -> None:
     model = nn.ModuleDict({
         "learned": Adjacency(FORWARD, edges=3),

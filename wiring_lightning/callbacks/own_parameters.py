@@ -28,8 +28,16 @@ def from_first_rank(own: Tensor, trainer: Trainer) -> Tensor:
     A tensor that is sent as an object arrives on the device that it was sent from, which is the
     first GPU. So it is sent from the CPU.
     """
-    received: Tensor = trainer.strategy.broadcast(own.detach().cpu())
-    return received.to(own.device)
+    received = held_by_first_rank(own, trainer, own.device)
+    assert received is not None
+    return received
+
+
+def held_by_first_rank(own: Tensor | None, trainer: Trainer, device: torch.device) -> Tensor | None:
+    """As `from_first_rank`, of what a rank may have or not have."""
+    sent = None if own is None else own.detach().cpu()
+    received: Tensor | None = trainer.strategy.broadcast(sent)
+    return None if received is None else received.to(device)
 
 
 @torch.no_grad()

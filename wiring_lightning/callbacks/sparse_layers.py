@@ -27,7 +27,7 @@ from wiring_lightning.callbacks._weight_choice import (
     say_emptied,
     zero_norms,
 )
-from wiring_lightning.callbacks.own_parameters import from_first_rank
+from wiring_lightning.callbacks.own_parameters import held_by_first_rank
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.costs import LayerCost
 from wiring_lightning.functional.densities import Distribution
@@ -177,9 +177,9 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
         groups = self._edge_counts.group(chosen.groups)
         for group in groups:
             for graph in group.graphs:
-                if graph.absent is not None:
-                    # DDP copies only parameters and buffers from rank 0.
-                    graph.absent = from_first_rank(graph.absent, trainer)
+                # DDP copies only parameters and buffers from rank 0.
+                own = graph.weight if graph.absent is None else graph.absent
+                graph.absent = held_by_first_rank(graph.absent, trainer, own.device)
         return groups
 
     def present_edges(self) -> dict[nn.Parameter, Tensor]:

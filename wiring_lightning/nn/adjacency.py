@@ -86,6 +86,8 @@ class Adjacency(Structured, Described):
         (kept,) = mask_largest([magnitude], edges, [None if rank_all else usable])
         self.weight = nn.Parameter(weight * kept)
         self.absent = weight * ~kept if self.learned else None
+        # The first weights of the edges: what `absent` belongs to.
+        self._first = self.weight.detach().clone() if self.learned else None
         self.keep("usable", known)
         self.register_buffer("frozen", torch.tensor(not self.learned))
         self._fixed = not self.learned  # as `frozen`, but read without waiting for the device
@@ -103,13 +105,13 @@ class Adjacency(Structured, Described):
     @torch.no_grad()
     def freeze(self) -> None:
         """Fix the edges; from now on only their weights learn."""
-        self.absent = None
+        self.take_absent()
         self.frozen.fill_(True)
         self._fixed = True
 
     def take_absent(self) -> Tensor | None:
         """Return the initial values of the absent weights, once; afterwards `None`."""
-        absent, self.absent = self.absent, None
+        absent, self.absent, self._first = self.absent, None, None
         return absent
 
     @override
@@ -138,6 +140,8 @@ class Adjacency(Structured, Described):
     def _apply(self, fn: Any, recurse: bool = True) -> "Adjacency":
         if self.absent is not None:
             self.absent = fn(self.absent)
+        if self._first is not None:
+            self._first = fn(self._first)
         super()._apply(fn, recurse)
         return self
 
@@ -155,9 +159,14 @@ def find_adjacencies(module: nn.Module) -> dict[str, Adjacency]:
 
 
 def _follow_state(layer: nn.Module, _incompatible: Any) -> None:
-    """After loading: forget the initial absent weights, and stay frozen if the state was."""
+    """After loading: stay frozen if the state was, and forget the absent weights of other edges.
+
+    The edges may be the first ones, as after Lightning's search for a batch size.
+    """
     assert isinstance(layer, Adjacency)
-    layer.absent = None
+    weight, first = layer.weight.detach(), layer._first
+    if first is None or weight.is_meta or not torch.equal(weight, first):
+        layer.take_absent()
     if not layer.learned:
         layer.frozen.fill_(True)
     layer._fixed = bool(layer.frozen)
