@@ -164,9 +164,14 @@ def _follow_state(layer: nn.Module, _incompatible: Any) -> None:
     The edges may be the first ones, as after Lightning's search for a batch size.
     """
     assert isinstance(layer, Adjacency)
-    weight, first = layer.weight.detach(), layer._first
-    if first is None or weight.is_meta or not torch.equal(weight, first):
+    if layer._first is None or not _are_equal(layer.weight.detach(), layer._first):
         layer.take_absent()
     if not layer.learned:
         layer.frozen.fill_(True)
     layer._fixed = bool(layer.frozen)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Also of tensors without values, or in different places, which are not."""
+    known = not one.is_meta and (one.device, one.dtype) == (other.device, other.dtype)
+    return known and torch.equal(one, other)
