@@ -76,17 +76,18 @@ class Selection(nn.Module):
     def is_as_seen(self) -> bool:
         """Whether the weights are those from which `only_source` and `sums` were made.
 
-        They are others inside of `torch.func.functional_call`, and after a change in place. Then a
-        CPU looks at them again; DDP writes the same numbers in place. Elsewhere that would wait for
-        the device.
+        They are others inside of `torch.func.functional_call`. After a change in place, as by DDP,
+        which writes the same numbers, they are looked at again on a CPU. Elsewhere that would wait
+        for the device.
         """
+        if torch.compiler.is_compiling():
+            return True
         seen, version = self._seen
-        if torch.compiler.is_compiling() or seen is not self.matrix:
-            return torch.compiler.is_compiling()
-        if version != _version_of(self.matrix) and self.matrix.device.type == "cpu":
+        changed = seen is self.matrix and version != _version_of(self.matrix)
+        if changed and self.matrix.device.type == "cpu":
             _look_at_matrix(self)
             return True
-        return version == _version_of(self.matrix)
+        return seen is self.matrix and not changed
 
     @property
     def reads_everything(self) -> bool:
