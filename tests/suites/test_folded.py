@@ -114,6 +114,23 @@ def test_networks_are_folded_in_any_precision(method: Method) -> None:
     )
 
 
+@over([method for method in _OWN if method.name.startswith(("resnet", "conv-fabric"))])
+def test_a_folded_network_computes_in_channels_last(method: Method) -> None:
+    folded = _network(method, 5).compact(fold_batch_norm=True)
+    convolutions = [m for m in folded.modules() if isinstance(m, nn.Conv2d)]
+    seen: list[bool] = []
+    for layer in convolutions:
+        layer.register_forward_hook(
+            lambda _, inputs, output: seen.append(
+                output.is_contiguous(memory_format=torch.channels_last)
+            )
+        )
+    images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    assert _logits(folded, images).is_contiguous()
+    assert len(seen) >= len(convolutions) > 2
+    assert all(seen)
+
+
 def test_a_network_that_trains_is_not_folded() -> None:
     with pytest.raises(ValueError, match="call `eval\\(\\)` first"):
         fold_batch_norms(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))

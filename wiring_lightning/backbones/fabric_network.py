@@ -108,7 +108,8 @@ class FabricNetwork(Described):
         """The most probable architecture, without gate and unused modules.
 
         Args:
-            fold_batch_norm: fold the batch norms into the convolutions, for inference only.
+            fold_batch_norm: fold the batch norms into the convolutions, for inference only, and
+                store them in `torch.channels_last`, in which they are faster on a CPU.
 
         Raises:
             ValueError: if that architecture does not connect input and output.
@@ -127,7 +128,7 @@ class FabricNetwork(Described):
         compacted = FabricNetwork(*parts, self.image_size).eval()
         compacted._pools = self._pools
         if fold_batch_norm:
-            fold_batch_norms(compacted)
+            fold_batch_norms(compacted).to(memory_format=torch.channels_last)
         return compacted
 
     def _live_edges(self) -> list[FabricEdge]:

@@ -118,7 +118,8 @@ class ResidualNetwork(Described):
         With K = 1 a chain of blocks is left, which needs no connection.
 
         Args:
-            fold_batch_norm: fold the batch norms into the convolutions, for inference only.
+            fold_batch_norm: fold the batch norms into the convolutions, for inference only, and
+                store them in `torch.channels_last`, in which they are faster on a CPU.
         """
         live = self.wiring().live_nodes[1:-1].tolist()
         kept = [index for index, alive in enumerate(live) if alive]
@@ -138,7 +139,9 @@ class ResidualNetwork(Described):
             classifier=deepcopy(self.classifier),
             image_size=self.image_size,
         ).eval()
-        return fold_batch_norms(compacted) if fold_batch_norm else compacted
+        if fold_batch_norm:
+            fold_batch_norms(compacted).to(memory_format=torch.channels_last)
+        return compacted
 
     def _blocks(self) -> list[ResidualBlock]:
         return [block for block in self.blocks.values() if isinstance(block, ResidualBlock)]
