@@ -51,6 +51,24 @@ class Shows(Keeps):
         self.tables[key] = columns, data
 
 
+class Means(Keeps):
+    """Has methods of these names that mean something else."""
+
+    def log_image(self, tag: str, image: Any, global_step: int) -> None:
+        raise AssertionError("called with other arguments")
+
+    def log_table(self, rows: Any) -> None:
+        raise AssertionError("called with other arguments")
+
+
+def test_a_method_with_other_arguments_is_another_one(tmp_path: Path) -> None:
+    assert not takes_pictures(Means())
+    assert not takes_tables(Means())
+    logger = Means()
+    fit(tmp_path, backbone(), MaskConnect(lr=0.5), WiringMonitor(), logger=logger)
+    assert logger.settings["learner/lr"] == 0.5
+
+
 def test_a_logger_with_the_methods_of_wandb_gets_everything(tmp_path: Path) -> None:
     logger = Shows()
     module = fit(tmp_path, backbone(), MaskConnect(lr=0.5), WiringMonitor(), logger=logger)

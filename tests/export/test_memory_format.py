@@ -1,4 +1,4 @@
-"""Networks whose convolutions are stored in channels_last, as folded ones are, become files, too."""
+"""Networks whose convolutions are stored in channels_last, as folded ones are, become files."""
 
 from pathlib import Path
 
@@ -20,7 +20,9 @@ SLOW = pytest.mark.slow
     [".safetensors", pytest.param(".pt2", marks=SLOW), pytest.param(".onnx", marks=SLOW)],
 )
 def test_a_folded_network_is_exported(name: str, suffix: str, tmp_path: Path) -> None:
-    pytest.importorskip({".onnx": "onnxruntime", ".safetensors": "safetensors"}.get(suffix, "torch"))
+    pytest.importorskip(
+        {".onnx": "onnxruntime", ".safetensors": "safetensors"}.get(suffix, "torch")
+    )
     method = named(name)
     folded = made(method).eval().compact(fold_batch_norm=True)
     assert any(not weight.is_contiguous() for weight in folded.parameters())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch import nn
@@ -21,6 +22,7 @@ from torch.optim.lr_scheduler import (
     LambdaLR,
     LinearLR,
     MultiplicativeLR,
+    MultiStepLR,
     OneCycleLR,
     PolynomialLR,
     ReduceLROnPlateau,
@@ -75,6 +77,25 @@ def test_a_cosine_after_a_warm_up(warmup: int, interval: Any) -> None:
     seen = rates(lr_scheduler=cosine(total), lr_interval=interval, lr_warmup=warmup)
     steps = [batch if interval == "step" else batch // 3 for batch in range(12)]
     assert seen == pytest.approx([expected(step) for step in steps])
+
+
+def test_the_rates_of_rigls_resnet50_are_those_of_its_paper() -> None:
+    """RigL, Section 4.1: up to 1.6 in five epochs, and a tenth after epochs 30, 70 and 90."""
+    path = Path(__file__).parents[2] / "configs/sparse/imagenet_resnet50_rigl.yaml"
+    given = yaml.safe_load(path.read_text())["model"]["init_args"]
+    optimizer = SGD([nn.Parameter(torch.ones(1))], **given["optimizer"]["init_args"])
+    schedule = Schedule(
+        lambda one: MultiStepLR(one, **given["lr_scheduler"]["init_args"]),
+        warmup=given["lr_warmup"],
+    ).configure(optimizer)["lr_scheduler"]
+    seen = []
+    for _ in range(100):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert seen[:5] == sorted(seen[:5])
+    assert 0 < seen[0] < seen[4] < 1.6
+    assert seen[5:] == pytest.approx([1.6] * 25 + [0.16] * 40 + [0.016] * 20 + [0.0016] * 10)
 
 
 def test_steps_of_a_schedule_are_steps_of_the_optimizer() -> None:

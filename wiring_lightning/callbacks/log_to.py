@@ -4,6 +4,7 @@ Numbers need no help: every logger of Lightning's has `log_metrics`.
 """
 
 import csv
+import inspect
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,19 @@ _DPI = 100  # loggers show pictures pixel by pixel
 
 
 def takes_pictures(logger: Logger) -> bool:
-    """Whether a logger can show pictures: TensorBoard, MLflow, and those with a `log_image`.
+    """Whether a logger can show pictures: TensorBoard, MLflow, and those with W&B's `log_image`.
 
     Example:
         >>> from lightning.pytorch.loggers import CSVLogger
         >>> takes_pictures(TensorBoardLogger("logs")), takes_pictures(CSVLogger("logs"))
         (True, False)
     """
-    return _knows(logger, "log_image")
+    return _knows(logger, "log_image", "key", "images", "step")
 
 
 def takes_tables(logger: Logger) -> bool:
-    """Whether a logger can show tables: TensorBoard, MLflow, and those with a `log_table`."""
-    return _knows(logger, "log_table")
+    """Whether a logger can show tables: TensorBoard, MLflow, and those with W&B's `log_table`."""
+    return _knows(logger, "log_table", "key", "columns", "data")
 
 
 def send_picture(logger: Logger, name: str, figure: "Figure", step: int) -> None:
@@ -103,11 +104,19 @@ def send_hyperparameters(logger: Logger, values: Mapping[str, Any]) -> None:
     logger.log_hyperparams(dict(values))
 
 
-def _knows(logger: Logger, method: str) -> bool:
+def _knows(logger: Logger, method: str, *arguments: str) -> bool:
     if isinstance(logger, DummyLogger):  # of a fast_dev_run; it accepts everything
         return False
-    own = isinstance(logger, TensorBoardLogger | MLFlowLogger)
-    return own or callable(getattr(logger, method, None))
+    if isinstance(logger, TensorBoardLogger | MLFlowLogger):
+        return True
+    found = getattr(logger, method, None)
+    if not callable(found):
+        return False
+    try:  # another library may mean something else by this name
+        inspect.signature(found).bind(**dict.fromkeys(arguments))
+    except TypeError:
+        return False
+    return True
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

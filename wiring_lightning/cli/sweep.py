@@ -20,7 +20,7 @@ On a cluster, give the same command --address, and a folder that all machines sh
 """
 _EXAMPLES = """\
 examples:
-  wiring sweep --config configs/quickstart.yaml --seeds 5 --set model.backbone.fan_in=[1,2,4]
+  wiring sweep --config configs/digits_resnext.yaml --seeds 5 --set model.backbone.fan_in=[1,2,4]
   wiring sweep --config FILE --seeds 3 --gpus 1 --address auto --out /shared/sweep
   wiring table sweep/* --by model.backbone.fan_in
 """
