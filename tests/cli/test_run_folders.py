@@ -106,6 +106,21 @@ def test_a_run_without_a_logger_can_be_drawn(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "loggers",
+    [
+        [tensorboard(name="mine")],
+        [csv(), tensorboard(name="mine")],
+        [LOGGERS["one without a folder"], tensorboard(name="mine", sub_dir="inside")],
+    ],
+    ids=["alone", "second", "in a folder of its own"],
+)
+def test_the_report_says_where_the_curves_are(loggers: list[Any], tmp_path: Path) -> None:
+    report = succeed("fit", "--config", write(short(loggers), tmp_path / "mine.yaml"))
+    folder = Path(Trained(tmp_path, "", "", report).reported("curves").split("--logdir ")[1])
+    assert {path.parent.resolve() for path in tmp_path.rglob("events.*")} == {folder.resolve()}
+
+
 NAMED = {
     "this folder": tensorboard(name="", version=""),
     "this folder, with tables": csv(name="", version=""),

@@ -343,8 +343,8 @@ class WiringCLI(LightningCLI):
         learners = find_sparse_learners(self.trainer)
         layers = learners[-1].layer_costs(self.trainer, self.model, saved=True) if learners else []
         rows += [*network_rows(self.model, layers), *score_rows(self.model)]
-        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
-            rows.append(("curves", f"tensorboard --logdir {folder}"))
+        curves = [one.log_dir for one in self.trainer.loggers if isinstance(one, TensorBoardLogger)]
+        rows += [("curves", f"tensorboard --logdir {Path(where)}") for where in curves]
         width = max(len(label) for label, _ in rows)
         print(f"\n{format_table(rows)}", flush=True)
         if (network := find_wired(self.model)) is not None:
