@@ -257,6 +257,14 @@ def test_a_state_of_another_width_is_an_error() -> None:
         branch_chain(torch.randn(1, 1, 7, 4, 4), blocks, selections(blocks, "binary"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int32])
+def test_a_state_in_another_precision_is_an_error(dtype: torch.dtype) -> None:
+    blocks = chain([(2, 1), (2, 1)])
+    state = torch.ones(1, 1, 8, 4, 4, dtype=dtype)
+    with torch.no_grad(), pytest.raises(TypeError, match="compute in float32"):
+        branch_chain(state, blocks, selections(blocks, "binary"))
+
+
 def test_a_projection_that_is_gone_is_an_error() -> None:
     for number in (0, 1):
         blocks = chain([(2, 2), (2, 2)])

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 _WARNINGS = (
     # Lightning 2.6 uses a name of torch's that is deprecated.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # So it does when it gathers what several processes predicted.
+    r"torch\.distributed\.nn\.functional\.all_gather is deprecated",
     # Every command has a folder of its own, also one that goes on from a checkpoint.
     r"The dirpath has changed from ",
     # Data without validation images has an empty list of loaders for them.

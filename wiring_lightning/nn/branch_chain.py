@@ -98,11 +98,19 @@ def _run_chain(
 
     Returns:
         The sum over the last module's branches, `[batch, channels, height, width]`.
+
+    Raises:
+        TypeError: if the state is not in float32.
     """
     library = c_library(_SOURCE)
     assert library is not None
+    if state.dtype != torch.float32:
+        raise TypeError(
+            f"The modules with branches compute in float32, but the layers before them give "
+            f"{state.dtype}: convert what they give, or the whole network."
+        )
     output = _empty_output(state, weights, sizes, sums, factors)
-    weights = _as_c_reads_them(weights, state.dtype)
+    weights = _as_c_reads_them(weights)
     if not _fit(state.shape[1], tuple(sizes), tuple(map(Tensor.numel, weights))):
         raise ValueError("The layers of a module with branches do not have its number of channels.")
     addresses = array("Q", map(Tensor.data_ptr, weights))  # 0 for one that is not there
@@ -131,11 +139,11 @@ def _run_chain(
     return output
 
 
-def _as_c_reads_them(weights: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+def _as_c_reads_them(weights: Sequence[Tensor]) -> Sequence[Tensor]:
     """Each one's numbers one after another; asking for all of them first takes less time."""
-    if all(map(Tensor.is_contiguous, weights)) and set(map(_DTYPE, weights)) == {dtype}:
+    if all(map(Tensor.is_contiguous, weights)) and set(map(_DTYPE, weights)) == {torch.float32}:
         return weights
-    return [weight.to(dtype).contiguous() for weight in weights]
+    return [weight.float().contiguous() for weight in weights]
 
 
 @lru_cache

@@ -78,7 +78,8 @@ class Selection(nn.Module):
 
         They are others inside of `torch.func.functional_call`. After a change in place, as by DDP,
         which writes the same numbers, they are looked at again on a CPU. Elsewhere that would wait
-        for the device.
+        for the device. A compiled network takes a change in place for no change: load other weights
+        with `load_state_dict`.
         """
         if torch.compiler.is_compiling():
             return True
