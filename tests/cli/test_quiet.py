@@ -3,8 +3,11 @@
 import logging
 import re
 import warnings
+from contextlib import nullcontext
 
 import pytest
+import torch
+from lightning.fabric.utilities.distributed import _all_gather_ddp_if_available
 
 from tests.cli.commands import process
 from wiring_lightning.cli import commands
@@ -96,6 +99,27 @@ def test_other_warnings_are_shown_and_nothing_stays_silent_afterwards() -> None:
             warnings.warn("Total length of `DataLoader` across ranks is zero.", stacklevel=1)
         warnings.warn(noise, stacklevel=1)
     assert [str(one.message)[:9] for one in caught] == ["I say: Th", "Total len", "The dirpa"]
+
+
+def test_gathering_what_processes_predicted_is_quiet() -> None:
+    def gathered() -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with quiet() if silent else nullcontext():
+                (alone,) = _all_gather_ddp_if_available(torch.ones(2))
+        assert torch.equal(alone, torch.ones(2))
+        return [str(one.message) for one in caught if "all_gather" in str(one.message)]
+
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        for silent in (True, False):
+            said = gathered()
+            assert not (silent and said)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert said or torch.__version__ < "2.14"  # older releases do not warn of it
 
 
 @pytest.mark.parametrize("name", ["lightning.pytorch", "lightning.fabric"])
