@@ -42,7 +42,8 @@ class ClassificationTask(SupervisedTask):
         label_smoothing: share of the target spread evenly over all classes, from 0 up and below 1.
         compile: whether to compile the backbone with `torch.compile`; or a mapping of its
             arguments, such as `{"mode": "reduce-overhead"}`; or the name of a mode.
-        decay_norms: whether weight decay applies to scales and shifts of norms.
+        decay_norms: whether weight decay applies to scales and shifts of norms: those of torch and
+            of their subclasses, not those of classes of timm's own such as its `RmsNorm`.
         auxiliary_weight: weight of the loss of each further output that a backbone has in training,
             such as the two of GoogLeNet (0.3 in its paper; torchvision's scripts take 0.4 for
             Inception); 0 leaves them out.
