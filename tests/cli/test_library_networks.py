@@ -110,6 +110,57 @@ def test_other_classes_say_what_they_keep(tmp_path: Path) -> None:
     assert shown_after("--model.optimizer", "torch.optim.SGD", file=file)[1] == []
 
 
+@pytest.mark.parametrize(
+    ("given", "second", "said"),
+    [
+        (("--model.optimizer", "AdamW", "--model.optimizer.lr=0.2"), {}, "weight_decay=0.01"),
+        (("--model.optimizer=AdamW", "--model.optimizer.lr=0.3"), {}, "weight_decay=0.01"),
+        (("--model.optimizer.lr=0.2", "--model.optimizer=AdamW"), {}, "lr=0.2, weight_decay=0.01"),
+        ((), {"optimizer": {"class_path": "AdamW", "init_args": {"weight_decay": 0.5}}}, "lr=0.3"),
+        ((), {"optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.3}}}, "weight_decay=0.01"),
+        (
+            ("--model.optimizer.lr=0.7",),
+            {"optimizer": {"class_path": "AdamW", "init_args": {"weight_decay": 0.5}}},
+            "",
+        ),
+    ],
+)
+def test_what_is_given_anew_is_not_kept(
+    given: tuple[str, ...], second: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    changed = config(TORCHVISION)
+    sgd = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.01}
+    changed["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": sgd}
+    file = write(changed, tmp_path / "c.yaml")
+    if second:
+        task = {"class_path": "ClassificationTask", "init_args": second}
+        given = ("--config", write({"model": task}, tmp_path / "second.yaml"), *given)
+    lines = shown_after(*given, file=file)[1]
+    kept = f"wiring: AdamW keeps from SGD what is not given anew: {said}"
+    assert lines == ([kept] if said else [])
+
+
+def test_a_class_between_two_others_keeps_nothing(tmp_path: Path) -> None:
+    changed = config(TORCHVISION)
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.3}}
+    changed["model"]["init_args"]["optimizer"] = sgd
+    file = write(changed, tmp_path / "c.yaml")
+    given = ("--model.optimizer=Adam", "--model.optimizer.betas=[0.5,0.9]",
+             "--model.optimizer=AdamW", "--model.optimizer.eps=0.1")  # fmt: skip
+    (line,) = shown_after(*given, file=file)[1]
+    assert line.startswith("wiring: AdamW keeps from Adam what is not given anew: ")
+    assert "lr=0.3" in line
+    assert "betas=" in line
+
+
+def test_data_that_change_say_what_they_keep(tmp_path: Path) -> None:
+    file = write(config(TORCHVISION), tmp_path / "c.yaml")
+    given = ("--data=CIFAR10", "--data.root=there")
+    (line,) = shown_after(*given, file=file)[1]
+    assert line == "wiring: CIFAR10 keeps from Digits what is not given anew: batch_size=8"
+    assert shown_after(*given, "--data.batch_size=4", file=file)[1] == []
+
+
 def test_other_parsers_of_the_process_are_as_before() -> None:
     assert "--nothing" in refused("fit", "--model=ClassificationTask", "--nothing")
     owners = {getattr(value, "__module__", None) or "" for value in vars(_typehints).values()}

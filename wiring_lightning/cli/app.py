@@ -90,7 +90,7 @@ class WiringCLI(LightningCLI):
             # The parser of each takes a while to make, so only that of the first word is made.
             self.subcommands = lambda: {given[0]: known[given[0]]}  # type: ignore[method-assign]
         # The optimizer is built while the command runs.
-        with own_classes_preferred(), told_class_changes(), only_known_kinds():
+        with own_classes_preferred(), only_known_kinds():
             super().__init__(
                 model_class=LightningModule,
                 datamodule_class=LightningDataModule,
@@ -151,7 +151,8 @@ class WiringCLI(LightningCLI):
             inspect_parser = self._parser("inspect")
             assert isinstance(inspect_parser, InspectParser)
             inspect_parser.trust = "--trust" in given
-        self.config = parser.parse_args(given)
+        with told_class_changes():
+            self.config = parser.parse_args(given)
 
     @override
     def _set_seed(self) -> None:

@@ -1,6 +1,8 @@
 """What stays of the arguments of a class when a command line or a second config names another."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from jsonargparse import Namespace, _typehints
@@ -13,39 +15,84 @@ from wiring_lightning.cli.typehints import replaced
 # Arguments that mean the same in every library; others only share a name, such as `depth`.
 _COMMON = ("num_classes", "in_chans")
 
-_said: set[str] = set()  # a command line is parsed several times
 _discard = _typehints.discard_init_args_on_class_path_change
 
 
-def told_class_changes() -> AbstractContextManager[None]:
+@contextmanager
+def told_class_changes() -> Iterator[None]:
     """Say which arguments a class takes over from the one that was named before it.
 
     jsonargparse keeps those that the new class takes, too, and says nothing. A network of another
-    library keeps no more than `num_classes` and `in_chans`.
+    library keeps no more than `num_classes` and `in_chans`. It is said when all is parsed, since
+    what comes later may give an argument anew.
     """
-    _said.clear()
-    return replaced(discard_init_args_on_class_path_change=_discard_and_tell)
+    changes = _Changes()
+    with replaced(discard_init_args_on_class_path_change=changes.discard):
+        try:
+            yield
+        except SystemExit as end:
+            if not end.code:  # the config was printed
+                changes.tell()
+            raise
+    changes.tell()
 
 
-def _discard_and_tell(parser_or_action: Any, before: Any, now: Any) -> None:
-    """As jsonargparse's function: drop arguments that the new class does not take, in place."""
-    changed = before and "init_args" in before and before["class_path"] != now["class_path"]
-    given = dict(before["init_args"]) if changed else {}
-    _discard(parser_or_action, before, now)
-    if not given:
-        return
-    old, new = before["class_path"], now["class_path"]
-    kept: Namespace = before["init_args"]
-    if library_of(old) != library_of(new):
-        for name in [name for name in vars(kept) if name not in _COMMON]:
-            kept.pop(name)
-    named = [_named(name, value) for name, value in vars(kept).items() if value is not None]
-    if named:
-        new_name, old_name = (path.rpartition(".")[2] for path in (new, old))
-        text = f"{new_name} keeps from {old_name} what is not given anew: {', '.join(named)}"
-        if text not in _said:
-            _said.add(text)
-            note(text)
+@dataclass
+class _Changes:
+    """The classes that were replaced, and what their successors still have of their arguments.
+
+    Attributes:
+        kept: names and values, by the paths of the old and the new class.
+    """
+
+    kept: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def discard(self, parser_or_action: Any, before: Any, now: Any) -> None:
+        """As jsonargparse's function: drop arguments that the new class does not take, in place."""
+        old = before["class_path"] if before and before.get("init_args") else None
+        new = now["class_path"]
+        _discard(parser_or_action, before, now)
+        if old is None:
+            return
+        given = _arguments(now)
+        if old == new:
+            self._forget(new, _arguments(before), given)
+            return
+        if library_of(old) != library_of(new):
+            for name in [name for name in _arguments(before) if name not in _COMMON]:
+                before["init_args"].pop(name)
+        if (old, new) in self.kept:
+            return  # told again, merged with what was there
+        self.kept = {change: kept for change, kept in self.kept.items() if change[1] != old}
+        self.kept[old, new] = {
+            name: value
+            for name, value in _arguments(before).items()
+            if value is not None and name not in given
+        }
+
+    def _forget(self, path: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Leave out what was kept and has another value from now on, as it was given anew."""
+        for (_, new), kept in self.kept.items():
+            for name in [*kept] if new == path else []:
+                value = kept[name]
+                if name in now and before.get(name) == value and now[name] != value:
+                    del kept[name]
+
+    def tell(self) -> None:
+        """Say it, a line for each class that keeps something."""
+        for (old, new), kept in self.kept.items():
+            if kept:
+                new_name, old_name = (path.rpartition(".")[2] for path in (new, old))
+                named = ", ".join(_named(name, value) for name, value in kept.items())
+                note(f"{new_name} keeps from {old_name} what is not given anew: {named}")
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    """The arguments that a part of a config says; only the one of an option that is being read."""
+    given = part.get("init_args") or {}
+    if isinstance(given, _typehints.NestedArg):
+        return {given.key: given.val}
+    return dict(vars(given) if isinstance(given, Namespace) else given)
 
 
 def _named(name: str, value: Any) -> str:
