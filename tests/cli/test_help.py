@@ -17,7 +17,7 @@ import wiring_lightning.callbacks
 import wiring_lightning.cli
 import wiring_lightning.data
 import wiring_lightning.tasks
-from tests.cli.commands import process, succeed
+from tests.cli.commands import process, refused, succeed
 from tests.source import imported_names
 from wiring_lightning.callbacks import BudgetedSearch, MaskConnect, Phase, PhaseSchedule
 from wiring_lightning.cli.commands import FILES, LIGHTNING, SUBCOMMANDS
@@ -175,3 +175,25 @@ def test_a_value_on_the_command_line_wins_over_the_config(base: str) -> None:
     config = yaml.safe_load(out)
     assert config["model"]["init_args"]["backbone"]["init_args"]["fan_in"] == 2
     assert config["data"]["init_args"]["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "said"),
+    [
+        ("--data", "CIFAR", "data: there is no class 'CIFAR'; did you mean CIFAR10?"),
+        ("--data", "ResNeXt", "data: there is no class 'ResNeXt'; there are CIFAR10, CIFAR100,"),
+        ("--data", "", "data: there is no class ''; there are CIFAR10, CIFAR100,"),
+        ("--trainer.callbacks", "RigLL", "trainer.callbacks: there is no class 'RigLL'; did you"),
+        ("--trainer.logger", "CSVLoger", "trainer.logger: there is no class 'CSVLoger'; did you"),
+        ("--model", "classificationTask", "model: there is no class 'classificationTask'; did you"),
+        ("--model.backbone", "ResNext", "model.backbone: there is no class 'ResNext'; did you mean"),
+        ("--model.backbone", "Digits", "model.backbone: there is no class 'Digits'; there are Conv"),
+        ("--model.backbone", "torch.optim.SGD", "model.backbone: torch.optim.SGD is no Module"),
+        ("--model.optimizer", "SGDD", "model.optimizer: there is no class 'SGDD'; give its import"),
+        ("--model.backbone", "torchvision:resnet", "model.backbone: torchvision has no network"),
+    ],
+)
+def test_help_for_a_class_that_is_not_there_says_so(
+    option: str, name: str, said: str, base: str
+) -> None:
+    assert refused("fit", f"--config={base}", f"{option}.help={name}").startswith(said)

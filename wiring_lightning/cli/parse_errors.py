@@ -79,8 +79,8 @@ class _Findings:
 
     def read(self, text: str, indent: int) -> None:
         """Take in a line."""
-        if key := re.match(r'Parser key "(.+?)": *', text):
-            self.keys.append(key[1])
+        if key := re.match(r'Parser key "(.+?)": *|--([\w.]+)\.help: *', text):
+            self.keys.append(key[1] or key[2])
             self.indent = indent
             self.wanted, self.reasons, self.unknown = [], [], None
             text = text[key.end() :]
@@ -97,7 +97,7 @@ class _Findings:
             if value := re.search(r"\.{0,2} ?G(?:ot|iven) value: ((?:(?!Got value).)*)$", text):
                 self._read_value(value[1])
                 text = text[: value.start()]
-        if name := re.search(r"Expected a dot import path string: (.+)", text):
+        if name := re.search(r"Expected a dot import path string: *(.*)", text):
             self.unknown = name[1]
         elif kind := re.match(
             r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*)\])$", text
@@ -155,6 +155,7 @@ class _Findings:
         for pattern in (
             r"Import path (\S+) does not correspond to a subclass of (.+)",
             r"Expected '(.+?)' to be (?:a subclass of|a function that returns) (.+)",
+            r'"(.+?)" is not a subclass of (.+)',
         ):
             if other := re.match(pattern, text):
                 kinds = re.sub(r"<class '|'>|Union\[|\]|\.$", "", other[2]).split(", ")
