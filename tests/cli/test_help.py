@@ -186,8 +186,16 @@ def test_a_value_on_the_command_line_wins_over_the_config(base: str) -> None:
         ("--trainer.callbacks", "RigLL", "trainer.callbacks: there is no class 'RigLL'; did you"),
         ("--trainer.logger", "CSVLoger", "trainer.logger: there is no class 'CSVLoger'; did you"),
         ("--model", "classificationTask", "model: there is no class 'classificationTask'; did you"),
-        ("--model.backbone", "ResNext", "model.backbone: there is no class 'ResNext'; did you mean"),
-        ("--model.backbone", "Digits", "model.backbone: there is no class 'Digits'; there are Conv"),
+        (
+            "--model.backbone",
+            "ResNext",
+            "model.backbone: there is no class 'ResNext'; did you mean",
+        ),
+        (
+            "--model.backbone",
+            "Digits",
+            "model.backbone: there is no class 'Digits'; there are Conv",
+        ),
         ("--model.backbone", "torch.optim.SGD", "model.backbone: torch.optim.SGD is no Module"),
         ("--model.optimizer", "SGDD", "model.optimizer: there is no class 'SGDD'; give its import"),
         ("--model.backbone", "torchvision:resnet", "model.backbone: torchvision has no network"),

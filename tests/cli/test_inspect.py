@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cli.commands import BASE, ROOT, Trained, network_of, process, succeed, wiring, write
+from tests.cli.commands import (
+    BASE,
+    ROOT,
+    Trained,
+    network_of,
+    process,
+    refused,
+    succeed,
+    wiring,
+    write,
+)
 from wiring_lightning.backbones import GatedHeads
 from wiring_lightning.cli.example import costs_with
 from wiring_lightning.nn import find_gates
@@ -113,3 +123,84 @@ def test_a_network_with_a_wiring_is_not_sent_to_an_option_that_it_refuses(
     said = capsys.readouterr().err
     assert "multiply-adds cannot be counted with an input [1, 1, 8, 8]" in said
     assert "--image_size" not in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--trainer.max_epochs", "-1"),
+        ("--trainer.max_steps", "-1", "--trainer.gradient_clip_val", "-.5"),
+        ("--model.lr_interval=step",),
+        ("--model.lr_interval", "step", "--model.lr_warmup", "3", "--model.lr_monitor=val/loss"),
+        ("--model.compile=true",),
+        ("--model.init_args.optimizer=SGD", "--model.init_args.optimizer.lr", "0.1"),
+    ],
+)
+def test_options_of_a_training_are_accepted(options: tuple[str, ...], base: str) -> None:
+    assert inspected("--config", base, *options) == inspected("--config", base)
+
+
+OTHER = "model: {init_args: {backbone: {class_path: ResNet, init_args: {depth: 14}}}}"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "model: {init_args: {backbone: {init_args: {fan_in: 3}}}}",
+        "model: {init_args: {backbone: {init_args: {width: 3}}, lr_warmup: 2}}",
+        "model: {init_args: {loss: cross_entropy}}",
+        "model: {class_path: ClassificationTask}",
+        "model: ClassificationTask",
+        "model: {init_args: {backbone: {class_path: ResNeXt, init_args: {cardinality: 4}}}}",
+        OTHER,
+        "trainer: {max_epochs: 2}",
+    ],
+)
+def test_a_second_config_may_say_a_part(second: str, base: str, tmp_path: Path) -> None:
+    (tmp_path / "second.yaml").write_text(second)
+    configs = ("--config", base, "--config", "second.yaml")
+    (tmp_path / "whole.yaml").write_text(succeed("fit", *configs, "--print_config"))
+    assert inspected(*configs) == inspected("--config", "whole.yaml")
+
+
+def test_a_third_config_changes_what_the_second_names(base: str, tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(OTHER)
+    (tmp_path / "c.yaml").write_text("model: {init_args: {backbone: {init_args: {fan_in: 3}}}}")
+    configs = ("--config", base, "--config", "b.yaml", "--config=c.yaml")
+    (tmp_path / "whole.yaml").write_text(succeed("fit", *configs, "--print_config"))
+    assert inspected(*configs) == inspected("--config", "whole.yaml")
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("model: {init_args: {backbone: {class_path: os.system}}}", "os.system, which is no"),
+        ("model: {class_path: os.system}", "os.system, which is no task of this package"),
+        ("model: {init_args: {backbone: {fan_in: 3}}}", "names no class"),
+        ("model: {backbone: {init_args: {fan_in: 3}}}", "names no class"),
+        ("model: {init_args: {backbone: {init_args: {fanin: 3}}}}", "has no option 'fanin'"),
+    ],
+)
+def test_a_second_config_is_looked_at_as_the_first(
+    second: str, said: str, base: str, tmp_path: Path
+) -> None:
+    (tmp_path / "second.yaml").write_text(second)
+    assert said in refused("inspect", "--config", base, "--config", "second.yaml")
+
+
+def test_a_part_of_a_config_alone_names_no_class(tmp_path: Path) -> None:
+    (tmp_path / "part.yaml").write_text("model: {init_args: {backbone: {init_args: {fan_in: 3}}}}")
+    assert "model names no class" in refused("inspect", "--config", "part.yaml")
+
+
+def test_a_second_config_may_say_a_part_of_the_data(tmp_path: Path) -> None:
+    """The data tell the size of the images, with which a network is measured that does not."""
+    config = deepcopy(BASE)
+    network = {"class_path": "torchvision:squeezenet1_1", "init_args": {"in_chans": 1}}
+    config["model"]["init_args"]["backbone"] = network
+    config["data"] = {"class_path": "ImageFolder", "init_args": {"root": "r", "image_size": 48}}
+    file = write(config, tmp_path / "base.yaml")
+    (tmp_path / "second.yaml").write_text("data: {init_args: {batch_size: 2}}")
+    both = inspected("--config", file, "--config", "second.yaml")
+    assert both == inspected("--config", file, "--image_size=48")
+    assert both["multiply_adds"] != inspected("--config", file, "--image_size=64")["multiply_adds"]

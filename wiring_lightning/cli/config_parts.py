@@ -78,3 +78,68 @@ def callbacks_in(config: Mapping[str, Any]) -> list[Any]:
     """
     given = (config.get("trainer") or {}).get("callbacks") or []
     return given if isinstance(given, list) else [given]
+
+
+def merged(first: Any, second: Any) -> Any:
+    """Two configs one after the other: what the second one says counts.
+
+    Of a class that it replaces by another, nothing stays.
+
+    Example:
+        >>> first = {"data": {"class_path": "Digits", "init_args": {"seed": 1, "augment": False}}}
+        >>> merged(first, {"data": {"init_args": {"seed": 2}}})
+        {'data': {'class_path': 'Digits', 'init_args': {'seed': 2, 'augment': False}}}
+        >>> merged(first, {"data": "CIFAR10"}), merged({"data": "Digits"}, first) == first
+        ({'data': {'class_path': 'CIFAR10'}}, True)
+    """
+    if _names_class(first) or _names_class(second):
+        first, second = _as_mapping(first), _as_mapping(second)
+    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
+        return second
+    if "class_path" in second and class_name(first) not in ("", class_name(second)):
+        return second
+    return {**first, **{key: merged(first.get(key), value) for key, value in second.items()}}
+
+
+def with_classes(part: Any, before: Any) -> Any:
+    """A part of a config with the classes of an earlier one, where it names none itself.
+
+    Args:
+        part: what a config says about a model.
+        before: what those before it say.
+
+    Example:
+        >>> before = {"class_path": "ClassificationTask", "init_args": {"backbone": "ResNeXt"}}
+        >>> with_classes({"init_args": {"backbone": {"init_args": {"fan_in": 3}}}}, before)
+        {'class_path': 'ClassificationTask', \
+'init_args': {'backbone': {'class_path': 'ResNeXt', 'init_args': {'fan_in': 3}}}}
+        >>> with_classes("SegmentationTask", before)
+        {'class_path': 'SegmentationTask', 'init_args': {'backbone': {'class_path': 'ResNeXt'}}}
+    """
+    part, before = _with_class(part, before), _as_mapping(before)
+    arguments, earlier = (
+        one.get("init_args") or {} if isinstance(one, Mapping) else {} for one in (part, before)
+    )
+    if not isinstance(arguments, Mapping) or not isinstance(earlier, Mapping):
+        return part
+    backbone = _with_class(arguments.get("backbone", {}), earlier.get("backbone"))
+    if not backbone:
+        return part
+    return {**part, "init_args": {**arguments, "backbone": backbone}}
+
+
+def _with_class(part: Any, before: Any) -> Any:
+    """A part as a mapping with a `class_path`, its own or else that of an earlier one."""
+    before = _as_mapping(before)
+    if isinstance(part, Mapping) and part.keys() <= {"init_args"} and _names_class(before):
+        return {"class_path": before["class_path"], **part}
+    return _as_mapping(part)
+
+
+def _names_class(part: Any) -> bool:
+    return isinstance(part, Mapping) and "class_path" in part
+
+
+def _as_mapping(part: Any) -> Any:
+    """A class that is only named, as a mapping with `class_path`; anything else as it is."""
+    return {"class_path": part} if isinstance(part, str) else part

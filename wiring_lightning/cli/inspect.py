@@ -1,6 +1,7 @@
 """`wiring inspect`: what a network's wiring costs, as an entry point of the trainer."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing_extensions import override
 
 from wiring_lightning.callbacks.layer_table import layer_text
 from wiring_lightning.checkpoints import load_weights
+from wiring_lightning.cli.config_parts import merged, with_classes
 from wiring_lightning.cli.example import costs_with, example_image
 from wiring_lightning.cli.found import found_files
 from wiring_lightning.cli.messages import fail
@@ -34,19 +36,21 @@ from wiring_lightning.costs import LayerCost, layer_costs
 from wiring_lightning.files import check_outputs, picture_path
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
 from wiring_lightning.plots import draw_densities, save_figure
+from wiring_lightning.tasks._saved import GIVEN_ANEW
 from wiring_lightning.wiring import Wired, find_wired
 
 # What a config may say here beside its model: nothing that writes a file.
 _KEPT = ("seed_everything", "ckpt_path", "format")
 # What a command for training names, and this one does not need.
 _UNUSED = (
-    "--data", "--trainer", "--model.optimizer", "--model.lr_scheduler",
+    "--data",
+    "--trainer",
+    *(f"--model.{name}" for name in GIVEN_ANEW if name != "backbone"),
     "--float32_matmul_precision",
-)  # fmt: skip
+)
 UNUSED = (
-    " Only the network is built: what a config or a command for training says about --data, "
-    "--trainer, --model.optimizer, --model.lr_scheduler and --float32_matmul_precision is accepted "
-    "and not used."
+    " Only the network is built: what a config or a command for training says about "
+    f"{', '.join(_UNUSED[:-1])} and {_UNUSED[-1]} is accepted and not used."
 )
 
 
@@ -55,7 +59,7 @@ class InspectParser(WiringParser):
 
     Attributes:
         trust: whether the network may be of another package.
-        given: everything that the config says, as plain values.
+        given: everything that the configs say, one after the other, as plain values.
     """
 
     trust = False
@@ -71,11 +75,12 @@ class InspectParser(WiringParser):
         except yaml.YAMLError:
             config = None  # said by what follows
         if isinstance(config, Mapping):
-            self.given.update(config)
             kept = {key: config[key] for key in _KEPT if key in config}
             if "model" in config:
                 where = str(path or "the config")
-                kept["model"] = network_config(config["model"], self.trust, where)
+                model = with_classes(config["model"], self.given.get("model"))
+                kept["model"] = network_config(model, self.trust, where)
+            self.given = merged(self.given, config)
             content = yaml.safe_dump(kept)
         parsed: Namespace = super().parse_string(content, path, *args, **settings)
         return parsed
@@ -96,19 +101,21 @@ class InspectParser(WiringParser):
 
 
 def without_unused(arguments: Sequence[str]) -> list[str]:
-    """Leave out options of the trainer and the data, which a command for training has.
+    """Leave out options of the trainer, the data and so on, which a command for training has.
 
     Example:
         >>> without_unused(["inspect", "--data.root", "there", "--trainer.devices=2", "--trust"])
         ['inspect', '--trust']
+        >>> without_unused(["inspect", "--trainer.max_epochs", "-1", "--model.lr_warmup=5"])
+        ['inspect']
     """
     kept, skip, unused = [], False, []
     for argument in arguments:
-        name, equals, _ = argument.partition("=")
+        name, equals, _ = argument.replace(".init_args.", ".").partition("=")
         if any(name == key or name.startswith((f"{key}.", f"{key}+")) for key in _UNUSED):
             skip = not equals
             unused.append(name)
-        elif not skip or argument.startswith("-"):
+        elif not skip or re.match(r"-(?![\d.])", argument):  # no number below zero
             kept.append(argument)
             skip = False
         else:

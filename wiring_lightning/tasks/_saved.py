@@ -19,7 +19,7 @@ KEY = "network"  # in a checkpoint
 ARGUMENTS = "module_arguments"
 # Arguments of a task that are given anew: the network says itself what it was built with, and the
 # others say how training goes.
-_GIVEN_ANEW = (
+GIVEN_ANEW = (
     "backbone", "optimizer", "lr_scheduler", "lr_interval", "lr_warmup", "lr_monitor", "compile",
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ def kept_arguments(task: type, given: Mapping[str, Any]) -> dict[str, Any]:
     plain = {
         name: _as_plain(value)
         for name, value in given.items()
-        if name not in _GIVEN_ANEW and takes(task, name)
+        if name not in GIVEN_ANEW and takes(task, name)
     }
     return {name: value for name, value in plain.items() if is_plain(value)}
 
