@@ -83,6 +83,18 @@ BAD_CONFIGS: dict[str, tuple[Change, list[str]]] = {
         callbacks(("MaskConnect", {}), ("MaskConnect", {"lr": 0.1})),
         ["2 MaskConnect callbacks: leave one"],
     ),
+    "two monitors": (
+        callbacks(("WiringMonitor", {}), ("MaskConnect", {}), ("WiringMonitor", {})),
+        ["2 WiringMonitor callbacks whose states have the same name", ": leave one"],
+    ),
+    "checkpoints of the same name": (
+        callbacks(("MaskConnect", {}), *[("ModelCheckpoint", {"monitor": "val/acc"})] * 2),
+        ["2 ModelCheckpoint callbacks", "'monitor': 'val/acc'", "or change one of these settings"],
+    ),
+    "ends of the same name": (
+        callbacks(*[("EarlyStopping", {"monitor": "val/loss"})] * 3, ("MaskConnect", {})),
+        ["3 EarlyStopping callbacks", "'monitor': 'val/loss'", "leave one, or change one of"],
+    ),
     "unknown key at the top": (
         lambda config: config.update(modle={"class_path": "ClassificationTask"}),
         ["does not accept option 'modle", "wiring fit --help"],

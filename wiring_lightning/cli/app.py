@@ -64,7 +64,7 @@ from wiring_lightning.cli.run_folder import (
 )
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.short_names import own_classes_preferred
-from wiring_lightning.cli.trainer_options import check_learners, max_epochs_of, say_what_is_misread
+from wiring_lightning.cli.trainer_options import check_callbacks, max_epochs_of, say_what_is_misread
 from wiring_lightning.cli.trust import only_known_kinds
 from wiring_lightning.files import free_path
 from wiring_lightning.plots import save_figure
@@ -231,7 +231,7 @@ class WiringCLI(LightningCLI):
             inspecting.data = parser.given.get("data")
             return inspecting
         given = self.config_init[self.subcommand].trainer
-        check_learners(given.callbacks)
+        check_callbacks(given.callbacks)
         say_what_is_misread(given)
         if given.max_epochs is None:
             kwargs |= max_epochs_of(given.callbacks, self.subcommand)

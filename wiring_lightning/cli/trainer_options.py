@@ -5,6 +5,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.callbacks import PhaseSchedule, SparseLayers, WiringCallback
@@ -38,19 +40,34 @@ def max_epochs_of(callbacks: Any, subcommand: str) -> dict[str, int]:
     return {"max_epochs": schedules[0].max_epochs} if schedules else {}
 
 
-def check_learners(callbacks: Any) -> None:
-    """Refuse two callbacks with the same state in fewer words than Lightning.
+def check_callbacks(callbacks: Any) -> None:
+    """Refuse two callbacks with the same state in words that say what to do, unlike Lightning's.
 
     Raises:
         MisconfigurationException: if there are two.
     """
     given = callbacks if isinstance(callbacks, list) else [callbacks]
-    learners = [callback for callback in given if isinstance(callback, WiringCallback)]
-    keys = Counter(learner.state_key for learner in learners)
-    for learner in learners:
-        if (count := keys[learner.state_key]) > 1:
-            more = ", or give them other `layers`" if isinstance(learner, SparseLayers) else ""
+    stateful = [
+        callback
+        for callback in given
+        if isinstance(callback, Callback) and is_overridden("state_dict", callback, Callback)
+    ]
+    keys = Counter(callback.state_key for callback in stateful)
+    for callback in stateful:
+        if (count := keys[callback.state_key]) > 1:
             raise MisconfigurationException(
-                f"The trainer has {count} {type(learner).__name__} callbacks: leave one, it learns "
-                f"everything{more}."
+                f"The trainer has {count} {type(callback).__name__} callbacks"
+                f"{_reason_and_way_out(callback)}."
             )
+
+
+def _reason_and_way_out(callback: Callback) -> str:
+    """Why there cannot be two of a callback, and what to do."""
+    if isinstance(callback, SparseLayers):
+        return ": leave one, it learns everything, or give them other `layers`"
+    if isinstance(callback, WiringCallback):
+        return ": leave one, it learns everything"
+    same = " whose states have the same name in a checkpoint"
+    if type(callback).state_key is Callback.state_key:
+        return f"{same}: leave one"
+    return f"{same}, {callback.state_key}: leave one, or change one of these settings"
