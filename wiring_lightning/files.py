@@ -7,6 +7,8 @@ from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
+_PICTURES = (".png", ".pdf", ".svg")  # what commands draw
+
 
 def write_file(path: str | Path, content: bytes | memoryview) -> None:
     """Write a file beside its final place, and move it there when it is complete on the disk.
@@ -146,6 +148,34 @@ def check_outputs(paths: Iterable[str | Path], option: str, overwrite: bool = Fa
                 "replace it."
             )
         check_writable(path)
+
+
+def check_picture(path: str | Path, option: str, overwrite: bool = False) -> None:
+    """Refuse a place for a picture before it is drawn, as `check_outputs` does.
+
+    Args:
+        path: without an ending it stands for a `.png`.
+        option: as for `check_outputs`.
+        overwrite: as for `check_outputs`.
+
+    Raises:
+        ValueError: if the ending is none of a picture.
+        OSError: as for `check_outputs`.
+
+    Example:
+        >>> check_picture("no_folder_yet/depth.svg", "-o")
+        >>> check_picture("depth.docx", "-o")
+        Traceback (most recent call last):
+        ValueError: depth.docx is no name of a picture: give -o a file that ends in ...
+    """
+    path = picture_path(path)
+    if path.suffix.lower() not in _PICTURES:
+        *others, last = _PICTURES
+        raise ValueError(
+            f"{path} is no name of a picture: give {option} a file that ends in "
+            f"{', '.join(others)} or {last}."
+        )
+    check_outputs([path], option, overwrite)
 
 
 def check_writable(path: str | Path) -> None:

@@ -314,12 +314,6 @@ def test_bad_arguments_are_refused(arguments: tuple[str, ...], expected: str) ->
     assert "wiring figure --help" in said
 
 
-def test_a_file_of_no_known_format_is_refused(fits: dict[str, Fit], tmp_path: Path) -> None:
-    said = refused("figure", "active", str(fits["one"].root), "-o", "depth.xyz")
-    assert "'xyz' is not supported" in said
-    assert list(tmp_path.iterdir()) == []
-
-
 # Help
 
 

@@ -47,6 +47,30 @@ def test_a_file_is_not_replaced_unasked(command: list[str], taken: str, trained:
     assert path.read_bytes() != MINE
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["figure", "scaling", "-o"],
+        ["figure", "active", "RUN", "--output"],
+        ["pareto", "RUN", "-o"],
+        ["table", "RUN", "--csv=table.csv", "--picture"],
+        ["inspect", "--config=CONFIG", "--figure"],
+    ],
+)
+@pytest.mark.parametrize("name", ["depth.xyz", "depth.gif", "new folder/depth.md"])
+def test_a_picture_that_cannot_be_is_refused_before_the_work(
+    command: list[str], name: str, trained: Trained
+) -> None:
+    places = {"RUN": str(trained.folder), "--config=CONFIG": f"--config={trained.config}"}
+    done = wiring(*(places.get(word, word) for word in command), name)
+    said = f"{name} is no name of a picture: give "
+    assert said in done.err
+    assert done.err.endswith("a file that ends in .png, .pdf or .svg.\n")
+    assert done.code == 2
+    assert done.out == ""
+    assert list(Path().iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["active", "pareto"])
 def test_without_a_name_a_command_finds_a_free_one(kind: str, trained: Trained) -> None:
     command = [kind] if kind == "pareto" else ["figure", kind]

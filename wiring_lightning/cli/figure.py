@@ -62,11 +62,11 @@ def run(arguments: Sequence[str]) -> None:
     given = parse(arguments)  # before torch is loaded
     from wiring_lightning.cli import kinds
     from wiring_lightning.cli.runs import find_runs
-    from wiring_lightning.files import check_outputs, free_path
+    from wiring_lightning.files import check_picture, free_path
     from wiring_lightning.plots import save_figure
 
     if given.output:
-        check_outputs([given.output], "-o", given.overwrite)
+        check_picture(given.output, "-o", given.overwrite)
     options = {"mix": given.mix} if given.kind in _COMPARED else {}
     figure = getattr(kinds, given.kind)(*find_runs(given.runs, given.trust), **options)
     path = given.output or free_path(f"{given.kind}.png")

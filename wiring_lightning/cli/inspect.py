@@ -33,7 +33,7 @@ from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
 from wiring_lightning.cli.trust import network_config
 from wiring_lightning.cli.yaml_text import read_yaml
 from wiring_lightning.costs import LayerCost, layer_costs
-from wiring_lightning.files import check_outputs, picture_path
+from wiring_lightning.files import check_outputs, check_picture
 from wiring_lightning.nn import find_adjacencies, find_bernoulli_gates
 from wiring_lightning.plots import draw_densities, save_figure
 from wiring_lightning.tasks._saved import GIVEN_ANEW
@@ -171,8 +171,8 @@ class WiringTrainer(Trainer):
             datamodule: not used; a config for training may name one.
             ckpt_path: checkpoint whose weights and wiring are shown; a fresh network if not given.
             format: a table for people or JSON for programs.
-            figure: file to draw the wiring into, such as wiring.png or wiring.svg; of a network
-                without one, the densities of its layers.
+            figure: file to draw the wiring into, .png, .pdf or .svg; of a network without one,
+                the densities of its layers.
             found: folder to write the architecture into that a search has found in a fabric: a
                 config and a checkpoint of its own.
             overwrite: whether these files may replace others that are there.
@@ -181,7 +181,8 @@ class WiringTrainer(Trainer):
                 a network that does not tell its wiring; by default that of the config's data or of
                 the network, if it is known.
         """
-        check_outputs([picture_path(figure)] if figure else [], "--figure", overwrite)
+        if figure:
+            check_picture(figure, "--figure", overwrite)
         check_outputs(found_files(Path(found)) if found else [], "--found", overwrite)
         if ckpt_path is not None:
             load_weights(model, ckpt_path)

@@ -54,12 +54,13 @@ def run(arguments: Sequence[str]) -> None:
     from wiring_lightning.cli.run_steps import costs_apart
     from wiring_lightning.cli.runs import Run, find_runs, finished
     from wiring_lightning.costs import named_cost
-    from wiring_lightning.files import check_outputs, free_path, write_file
+    from wiring_lightning.files import check_outputs, check_picture, free_path, write_file
     from wiring_lightning.plots import Candidate, draw_pareto, save_figure, select
 
     output = given.output or free_path("pareto.png")
     markdown, csv = output.with_suffix(".md"), output.with_suffix(".csv")
-    check_outputs([output, markdown, csv], "-o", given.overwrite)
+    check_picture(output, "-o", given.overwrite)
+    check_outputs([markdown, csv], "-o", given.overwrite)
     runs = find_runs(given.runs, given.trust)
     val, test = (lambda run: run.accuracy("val")), (lambda run: run.accuracy("test"))
     runs = finished(runs, Run.checkpoint, val, test)

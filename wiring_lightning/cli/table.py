@@ -43,6 +43,7 @@ def run(arguments: Sequence[str]) -> None:
             such row, or if the runs differ in what they should have in common.
         CheckpointError: if a checkpoint cannot be read.
         FileExistsError: if a file is there already.
+        ValueError: if the ending of the picture is none of a picture.
     """
     given = parse(arguments)  # before torch is loaded
     from wiring_lightning.cli.comparable import different_tables, refuse_different
@@ -51,11 +52,12 @@ def run(arguments: Sequence[str]) -> None:
     from wiring_lightning.cli.run_rows import METHOD, make_rows, read_scored
     from wiring_lightning.cli.run_steps import costs_apart
     from wiring_lightning.cli.table_text import Table
-    from wiring_lightning.files import check_outputs, write_file
+    from wiring_lightning.files import check_outputs, check_picture, write_file
     from wiring_lightning.plots import draw_seeds, save_figure
 
     check_outputs([file for file in [given.csv] if file], "--csv", given.overwrite)
-    check_outputs([file for file in [given.picture] if file], "--picture", given.overwrite)
+    if given.picture:
+        check_picture(given.picture, "--picture", given.overwrite)
     keys = list(dict.fromkeys(given.by or [METHOD]))
     scored = read_scored(given.runs, given.score, given.trust)
     for key in keys:
