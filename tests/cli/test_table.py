@@ -18,9 +18,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 import wiring_lightning
 from tests.cli.commands import BASE, Trained, checkpoint_in, refused, succeed, wiring, write
-from wiring_lightning.cli import runs as run_folders
+from wiring_lightning.cli import several_runs
 from wiring_lightning.cli.code_version import code_version, version_in
 from wiring_lightning.cli.direction import less_is_better
+from wiring_lightning.cli.runs import find_run
 
 MakeRun = Callable[..., Path]
 RANDOM = {"model.backbone.wiring": "random", "trainer.callbacks": None}
@@ -280,9 +281,7 @@ def test_a_tested_checkpoint_counts_once_from_any_folder(
     if moved:
         logs.rename(tmp_path / "moved")
         runs = [tmp_path / "moved" / folder.name for folder in runs]
-    assert [
-        run.folder for run in run_folders.tested_once(list(map(run_folders.find_run, runs)))
-    ] == runs[1:]
+    assert [run.folder for run in several_runs.tested_once(list(map(find_run, runs)))] == runs[1:]
     assert f"{runs[0]} tests a checkpoint of {runs[2]} again" in capsys.readouterr().err
 
 
@@ -290,8 +289,8 @@ def test_a_fit_that_goes_on_is_no_test(make_run: MakeRun) -> None:
     first = make_run("first", 0.5)
     (first / "a.ckpt").touch()
     second = make_run("second", 0.6, {"ckpt_path": str(first / "a.ckpt")})
-    runs = [run_folders.find_run(first), run_folders.find_run(second)]
-    assert run_folders.tested_once(runs) == runs
+    runs = [find_run(first), find_run(second)]
+    assert several_runs.tested_once(runs) == runs
 
 
 # What is left out, and bad input

@@ -63,7 +63,8 @@ def run(arguments: Sequence[str]) -> None:
             f"{given.source} has no config.yaml beside it that names its data: leave --data out."
         )
     if given.data and trained.run is not None:
-        images, whose = run_images(trained.run), "test images of the run"
+        images = run_images(trained.run, checkpoint=trained.checkpoint)
+        whose = "test images of the run"
     else:
         shape = tuple(given.image) if given.image else image_shape(network)
         images, whose = digit_images(shape), "handwritten digits"

@@ -1,5 +1,7 @@
 """Real images to compare an exported network with."""
 
+from pathlib import Path
+
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
@@ -57,10 +59,15 @@ def digit_images(shape: Shape, count: int = COUNT) -> Tensor:
     return images.view(count, each, height, width).expand(count, channels, height, width)
 
 
-def run_images(run: Run, count: int = COUNT) -> Tensor:
+def run_images(run: Run, count: int = COUNT, checkpoint: Path | None = None) -> Tensor:
     """Test images of the data module that a run's config names, as a network gets them.
 
-    A split that was drawn is that of the run's checkpoint.
+    A split that was drawn is that of a checkpoint.
+
+    Args:
+        run: as of the fit that wrote the checkpoint.
+        count: of images, at most.
+        checkpoint: by default the last one of the run.
 
     Raises:
         RunError: if the config names none, or there is no checkpoint.
@@ -74,7 +81,7 @@ def run_images(run: Run, count: int = COUNT) -> Tensor:
     data.prepare_data()
     data.setup("test")
     if isinstance(data, ResumableDataModule):
-        path = run.checkpoint()
+        path = checkpoint or run.checkpoint()
         state = read_weights(path).get(type(data).__qualname__, {})
         data.load_state_dict(state)  # the split of the run
         data.warn_if_drawn_anew(path)

@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     given = parse(arguments)  # before torch is loaded
     from wiring_lightning.cli import kinds
-    from wiring_lightning.cli.runs import find_runs
+    from wiring_lightning.cli.several_runs import find_runs
     from wiring_lightning.files import check_picture, free_path
     from wiring_lightning.plots import save_figure
 

@@ -13,7 +13,8 @@ from wiring_lightning.cli.run_keys import differing, in_words, setting
 from wiring_lightning.cli.run_names import distinct_names
 from wiring_lightning.cli.run_rows import learners
 from wiring_lightning.cli.run_steps import costs_apart
-from wiring_lightning.cli.runs import Run, RunError, finished
+from wiring_lightning.cli.runs import Run, RunError
+from wiring_lightning.cli.several_runs import finished
 from wiring_lightning.wiring import Wired
 
 # Depths of the networks in the picture of their scaling: three equal stages each.

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule
 
 from wiring_lightning import tasks
-from wiring_lightning.checkpoints import CheckpointError, load_weights, read_weights
+from wiring_lightning.checkpoints import CheckpointError, put_weights, read_weights, weights_for
 from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.denser_file import say_if_denser
 from wiring_lightning.cli.run_names import last_shared
 from wiring_lightning.cli.runs import Run, RunError, find_run
+from wiring_lightning.cli.trained_config import say_if_config_is_gone
 from wiring_lightning.files import newest_first
 from wiring_lightning.nn.checks import check_word
 from wiring_lightning.tasks._saved import saved_description
@@ -73,13 +74,13 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
     if path.is_dir():
         run = find_run(path, trust)
         checkpoint = checkpoint_of(run, which)
-        trained = Trained(_with_weights(run, checkpoint), checkpoint, run)
-        say_if_denser(checkpoint, read_weights(checkpoint))
-        return trained
+        content = read_weights(checkpoint)
+        say_if_denser(checkpoint, content)
+        return _as_of_its_fit(run, checkpoint, content)
     content = _read(path)
     say_if_denser(path, content)
     near = [folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()]
-    run_of = find_run(near[0], trust) if near else None
+    run_of = find_run(near[0], trust).as_of(path) if near else None
     described = saved_description(content)
     if described is not None and described["task"] in tasks.__all__:
         task = getattr(tasks, described["task"]).load_from_checkpoint(path)
@@ -90,7 +91,7 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
             "of its run in its folder or the one above: build the task yourself, and use "
             "load_from_checkpoint(path, backbone=...)."
         )
-    return Trained(_with_weights(run_of, path), path, run_of)
+    return _as_of_its_fit(run_of, path, content)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -161,8 +162,10 @@ def _says_best(state: Any) -> bool:
     )
 
 
-def _with_weights(run: Run, path: Path) -> LightningModule:
-    """The task of a run's config with the weights of a checkpoint, in evaluation mode."""
+def _as_of_its_fit(run: Run, path: Path, content: Mapping[str, Any]) -> Trained:
+    """The task of the fit that wrote a checkpoint, with its weights, in evaluation mode."""
+    run = run.as_of(path)
+    say_if_config_is_gone(run.folder, path, content)
     task = run.build()
-    load_weights(task, path)
-    return task.eval()
+    put_weights(task, weights_for(task, content, path), path)
+    return Trained(task.eval(), path, run)

@@ -52,7 +52,8 @@ def run(arguments: Sequence[str]) -> None:
     from wiring_lightning.cli.messages import note
     from wiring_lightning.cli.run_names import distinct_names
     from wiring_lightning.cli.run_steps import costs_apart
-    from wiring_lightning.cli.runs import Run, find_runs, finished
+    from wiring_lightning.cli.runs import Run
+    from wiring_lightning.cli.several_runs import find_runs, finished
     from wiring_lightning.costs import named_cost
     from wiring_lightning.files import check_outputs, check_picture, free_path, write_file
     from wiring_lightning.plots import Candidate, draw_pareto, save_figure, select

@@ -15,7 +15,8 @@ from wiring_lightning.cli.example import costs_with, example_image
 from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.report import sparse_rows, summarize, summarize_weights
 from wiring_lightning.cli.run_keys import differing, flat, in_words, setting, value_of
-from wiring_lightning.cli.runs import DEPTH, Run, RunError, UnfinishedError, find_run, tested_once
+from wiring_lightning.cli.runs import DEPTH, Run, RunError, UnfinishedError, find_run
+from wiring_lightning.cli.several_runs import tested_once
 from wiring_lightning.cli.trust import UntrustedError
 from wiring_lightning.costs.layers import sum_of
 from wiring_lightning.nn import find_bernoulli_gates
@@ -57,8 +58,9 @@ class Scored:
     def sizes(self) -> Sizes | None:
         """What the trained network costs; `None` without a checkpoint, or if it is not trusted."""
         try:
-            module = self.run.build()
-            load_weights(module, self.run.checkpoint())
+            path = self.run.checkpoint()
+            module = self.run.as_of(path).build()
+            load_weights(module, path)
         except (UnfinishedError, UntrustedError):
             return None
         network = find_wired(module)

@@ -1,9 +1,8 @@
 """Reading the folder of a run of `wiring fit`."""
 
 from argparse import ArgumentError
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -15,12 +14,11 @@ from torch import nn
 
 from wiring_lightning.checkpoints import load_checkpoint, load_weights
 from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in
-from wiring_lightning.cli.messages import note
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.run_scalars import Scalar, read_scalars
 from wiring_lightning.cli.short_names import own_classes_preferred
-from wiring_lightning.cli.trained_config import trained_config
+from wiring_lightning.cli.trained_config import noted_config, trained_config
 from wiring_lightning.cli.trust import network_config, only_known_kinds
 from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
 from wiring_lightning.files import newest_first
@@ -35,7 +33,6 @@ _OF_FITS = ("train", "val")
 CONNECTION = ("wiring", "fan_in")
 
 
-Given = TypeVar("Given", Path, "Run")
 Part = TypeVar("Part", LightningModule, LightningDataModule)
 
 
@@ -63,36 +60,50 @@ class Run:
         folder: the folder that holds `config.yaml`, logged numbers and checkpoints.
         config: content of its config, see `file`.
         trust: whether a network that is not of this package is built.
+        chosen: the file of that config, if it is not that of the last fit.
     """
 
     folder: Path
     config: Mapping[str, Any]
     trust: bool = False
+    chosen: Path | None = None
 
     @cached_property
     def file(self) -> Path:
-        """The config of the last fit in the folder that has left something.
+        """The config of the last fit in the folder that has left something, if none was chosen.
 
-        Its network, data and length are what the checkpoints and the last numbers are from.
+        Its data and length are what the last numbers are from.
         """
-        return trained_config(self.folder) or self.folder / CONFIG
+        return self.chosen or trained_config(self.folder) or self.folder / CONFIG
+
+    def as_of(self, checkpoint: Path) -> "Run":
+        """The run with the config of the fit that wrote a checkpoint: several may have gone on.
+
+        Raises:
+            RunError: if that config cannot be read.
+        """
+        file = noted_config(self.folder, checkpoint)
+        if file is None or file == self.file:
+            return self
+        return replace(self, config=_read_config(file), chosen=file)
 
     @cached_property
     def network(self) -> Wired:
-        """The trained network.
+        """The trained network of the last checkpoint.
 
         Raises:
             RunError: if there is no checkpoint, or no network that can tell its wiring.
             CheckpointError: if the checkpoint is damaged or belongs to another network.
         """
-        module = self.build()
+        path = self.checkpoint()
+        module = self.as_of(path).build()
         network = find_wired(module)
         if network is None:
             raise RunError(
                 f"The {type(module).__name__} of {self.folder} holds no network with a `wiring()`: "
                 "use a run of one of wiring_lightning.backbones, or of your own with that method."
             )
-        load_weights(module, self.checkpoint())
+        load_weights(module, path)
         return network
 
     @cached_property
@@ -303,76 +314,6 @@ def find_run(path: str | Path, trust: bool = False) -> Run:
     file = trained_config(folders[0])
     assert file is not None
     return Run(folders[0], _read_config(file), trust)
-
-
-def find_runs(folders: Sequence[Path], trust: bool = False) -> list[Run]:
-    """Read the runs in several folders; folders without a run are passed over with a note.
-
-    Args:
-        folders: as for `find_run`.
-        trust: whether networks that are not of this package may be built.
-
-    Raises:
-        RunError: as `find_run`, if a run is given twice, or if no folder holds one.
-    """
-    runs = _without_unfinished(folders, lambda folder: find_run(folder, trust))
-    for folder, count in Counter(run.folder.resolve() for run in runs).items():
-        if count > 1:
-            raise RunError(f"The run {folder} is given {count} times: give it once.")
-    return runs
-
-
-def finished(runs: Sequence[Run], *needed: Callable[[Run], object]) -> list[Run]:
-    """The runs that have what is needed, and every checkpoint once; a note says what is left out.
-
-    Args:
-        runs: at least one.
-        needed: each reads something of a run, and raises `UnfinishedError` if it is not there.
-
-    Raises:
-        RunError: if no run has it.
-    """
-
-    def complete(run: Run) -> Run:
-        for read in needed:
-            read(run)
-        return run
-
-    return tested_once(_without_unfinished(runs, complete))
-
-
-def _without_unfinished(given: Sequence[Given], read: Callable[[Given], Run]) -> list[Run]:
-    """What `read` gives, without what is not finished; an error if nothing is."""
-    runs: list[Run] = []
-    unfinished: list[UnfinishedError] = []
-    for one in given:
-        try:
-            runs.append(read(one))
-        except UnfinishedError as error:
-            unfinished.append(error)
-    if unfinished and not runs:
-        raise unfinished[0]
-    for problem in unfinished:
-        note(f"skipped, {problem.why}: {problem}")
-    return runs
-
-
-def tested_once(runs: Sequence[Run]) -> list[Run]:
-    """The runs without those that tested a checkpoint of another one, or the same again."""
-    kept: list[Run] = []
-    for run in sorted(runs, key=lambda run: run.tested is not None):  # those that trained first
-        path = run.tested
-        same = [
-            other
-            for other in kept
-            if path is not None
-            and (path == other.tested or path.is_relative_to(other.folder.resolve()))
-        ]
-        if same:
-            note(f"{run.folder} tests a checkpoint of {same[0].folder} again: counted once")
-        else:
-            kept.append(run)
-    return [run for run in runs if run in kept]
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ A fit may go on in the folder, and saves a config of its own there before it has
 every checkpoint notes the config of the fit that wrote it.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,35 @@ def trained_config(folder: Path, checkpoint: Path | None = None) -> Path | None:
         if fits[-1] in noted:
             break  # none is later
     return max(noted, key=fits.index, default=fits[-1])
+
+
+def noted_config(folder: Path, checkpoint: Path) -> Path | None:
+    """The config of a fit that a checkpoint notes; `None` if there is no other to choose from.
+
+    Args:
+        folder: that of the configs.
+        checkpoint: one that notes none, or one that is not there, gives `None`, too.
+    """
+    paths = configs_in(folder)
+    noted = _noted_in(checkpoint) if len(paths) > 1 else None
+    return next((path for path in paths if path.name == noted and _may_be_of_fit(path)), None)
+
+
+def say_if_config_is_gone(folder: Path, checkpoint: Path, content: Mapping[str, Any]) -> None:
+    """Warn of a checkpoint whose task is built from the config of another fit.
+
+    Args:
+        folder: that of the configs.
+        checkpoint: the file.
+        content: what it holds.
+    """
+    noted = content.get(_KEY)
+    if isinstance(noted, str) and folder / noted not in configs_in(folder):
+        warnings.warn(
+            f"The checkpoint {checkpoint} is of the config {noted}, which is not in {folder}: its "
+            "task may have other arguments than it was trained with.",
+            stacklevel=2,
+        )
 
 
 def _noted_in(path: Path) -> Any:
