@@ -1,6 +1,7 @@
 """Loading a trained task from the folder of a run, or from one of its checkpoints."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,12 +80,14 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
         return _as_of_its_fit(run, checkpoint, content)
     content = _read(path)
     say_if_denser(path, content)
-    near = [folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()]
-    run_of = find_run(near[0], trust).as_of(path) if near else None
     described = saved_description(content)
     if described is not None and described["task"] in tasks.__all__:
         task = getattr(tasks, described["task"]).load_from_checkpoint(path)
+        run_of = None
+        with suppress(RunError):  # of a config of something else, which is not needed
+            run_of = _run_of(path, trust)
         return Trained(task.eval(), path, run_of)
+    run_of = _run_of(path, trust)
     if run_of is None:
         raise CheckpointError(
             f"The checkpoint {path} does not say which network it is of, and there is no {CONFIG} "
@@ -92,6 +95,16 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
             "load_from_checkpoint(path, backbone=...)."
         )
     return _as_of_its_fit(run_of, path, content)
+
+
+def _run_of(path: Path, trust: bool) -> Run | None:
+    """The run whose config is in the folder of a checkpoint, or in the one above.
+
+    Raises:
+        RunError: if there is a config that is none of a run.
+    """
+    near = [folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()]
+    return find_run(near[0], trust).as_of(path) if near else None
 
 
 def _read(path: Path) -> dict[str, Any]:
