@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wiring_lightning.checkpoints import load_checkpoint
+from wiring_lightning.checkpoints import read_weights
 from wiring_lightning.cli.runs import Run, UnfinishedError
 
 
@@ -30,7 +30,7 @@ def _steps_apart(run: Run, tag: str) -> tuple[int, int] | None:
     """The step of the last checkpoint and that of a score, if they differ."""
     scored = run.last_step(tag)
     try:
-        steps = _steps_in(load_checkpoint(run.checkpoint()))
+        steps = _steps_in(read_weights(run.checkpoint()))
     except UnfinishedError:
         return None
     if not scored or not steps:  # `wiring test` counts no steps

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 
-from wiring_lightning.checkpoints import load_checkpoint, load_weights
+from wiring_lightning.checkpoints import load_weights, read_weights
 from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
@@ -167,7 +167,7 @@ class Run:
             )
         if len(paths) == 1:
             return paths[0]
-        return max(paths, key=lambda path: load_checkpoint(path).get("global_step", -1))
+        return max(paths, key=lambda path: read_weights(path).get("global_step", -1))
 
     @property
     def tags(self) -> list[str]:
