@@ -13,7 +13,7 @@ from tests.cli.commands import Trained, network_of
 from tests.cli.test_load import _same
 from wiring_lightning.checkpoints import read_weights
 from wiring_lightning.cli.run_steps import costs_apart
-from wiring_lightning.cli.runs import find_run
+from wiring_lightning.cli.runs import RunError, find_run
 
 OBJECTS = {
     "a partial": {"make": partial(nn.LeakyReLU, 0.1)},
@@ -59,3 +59,37 @@ def test_objects_beside_the_weights_are_passed_over_in_a_run_of_several_files(
     assert _same(wl.load(run, "best"), network)
     assert not _same(wl.load(run), network)
     assert costs_apart([find_run(run)], "test/acc") is None
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "said"),
+    [
+        (
+            _best("gone.ckpt", "val/loss"),
+            r"lost its best checkpoint by val/loss: gone\.ckpt is not there",
+        ),
+        (_best("", "val/loss"), r"no best checkpoint yet: .* compared none by val/loss"),
+        (None, r"checkpoints/a\.ckpt holds weights only, .* save_weights_only"),
+        ({}, r"no best checkpoint: train with a ModelCheckpoint that monitors"),
+        ({"ModelCheckpoint": {"monitor": None, "best_model_path": "/a.ckpt"}}, "that monitors"),
+    ],
+)
+def test_it_is_said_why_there_is_no_best_checkpoint(
+    callbacks: Any, said: str, trained: Trained, tmp_path: Path
+) -> None:
+    run = _config(trained, tmp_path / "run")
+    _save(trained, run / "checkpoints/a.ckpt", 5, callbacks=callbacks)
+    with pytest.raises(RunError, match=said):
+        wl.load(run, "best")
+    assert _same(wl.load(run), network_of(trained.checkpoint))
+
+
+@pytest.mark.parametrize("whole", ["a.ckpt", "c.ckpt"])
+def test_the_file_that_says_which_is_best_is_asked(
+    whole: str, trained: Trained, tmp_path: Path
+) -> None:
+    """Of two files of the same step, one of which holds weights only."""
+    run = _config(trained, tmp_path / "run")
+    _save(trained, run / "b.ckpt", 5, same=False, callbacks=None)
+    _save(trained, run / whole, 5, callbacks=_best(whole))
+    assert _same(wl.load(run, "best"), network_of(trained.checkpoint))

@@ -133,9 +133,13 @@ def checkpoint_of(run: Run, which: Which) -> Path:
     if which == "last":
         return last
     callbacks = read_weights(last).get("callbacks")
-    states = list(callbacks.values()) if isinstance(callbacks, Mapping) else []
+    if not isinstance(callbacks, Mapping):
+        raise RunError(
+            f"{last} holds weights only, and does not say which checkpoint is the best: give the "
+            "file that you want, or train with save_weights_only=False."
+        )
     there = sorted(newest_first(run.folder.rglob("*.ckpt")))
-    best = [state for state in states if _says_best(state)]
+    best = [state for state in callbacks.values() if _says_best(state)]
     monitor_of = {
         path: state["monitor"]
         for state in best
@@ -143,10 +147,7 @@ def checkpoint_of(run: Run, which: Which) -> Path:
     }
     paths = sorted(monitor_of)
     if not paths:
-        raise RunError(
-            f"The run {run.folder} has no best checkpoint: train with a ModelCheckpoint that "
-            "monitors a number, such as val/acc, or take the last one."
-        )
+        raise RunError(f"The run {run.folder} has {_why_none_is_best(best)}")
     if len(paths) > 1:
         found = ", ".join(f"{path.relative_to(run.folder)} by {monitor_of[path]}" for path in paths)
         raise RunError(
@@ -164,6 +165,27 @@ def _places(saved: Path, there: Sequence[Path]) -> list[Path]:
     shared = {path: last_shared([saved.parts, path.absolute().parts]) for path in there}
     most = max(shared.values(), default=0)
     return [path for path in there if 0 < most == shared[path]]
+
+
+def _why_none_is_best(states: Sequence[Mapping[str, Any]]) -> str:
+    """The rest of a sentence: what became of the best checkpoints, and what to do."""
+    if not states:
+        return (
+            "no best checkpoint: train with a ModelCheckpoint that monitors a number, such as "
+            "val/acc, or take the last one."
+        )
+    lost = [state for state in states if state["best_model_path"]]
+    state = (lost or states)[0]
+    if not lost:
+        return (
+            "no best checkpoint yet: its ModelCheckpoint has compared none by "
+            f"{state['monitor']}. Take the last one."
+        )
+    return (
+        f"lost its best checkpoint by {state['monitor']}: {Path(state['best_model_path']).name} is "
+        "not there, as if it was renamed or removed. Give the file that you want, or take the last "
+        "one."
+    )
 
 
 def _says_best(state: Any) -> bool:

@@ -167,7 +167,7 @@ class Run:
             )
         if len(paths) == 1:
             return paths[0]
-        return max(paths, key=lambda path: read_weights(path).get("global_step", -1))
+        return max(paths, key=_how_far)
 
     @property
     def tags(self) -> list[str]:
@@ -257,6 +257,12 @@ class Run:
             if any(name in arguments for name in CONNECTION):
                 return {"network": class_name(part), **arguments}
         return {}
+
+
+def _how_far(checkpoint: Path) -> tuple[int, bool]:
+    """The step of a checkpoint, and whether it holds more than weights."""
+    content = read_weights(checkpoint)
+    return content.get("global_step", -1), "callbacks" in content
 
 
 def build_part(kind: type[Part], key: str, spec: Any, fault: str) -> Part:
