@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import wiring_lightning as wl
+from tests.cli.commands import write
 from tests.cli.test_load import SMALL, _same, _saved
+from wiring_lightning.checkpoints import CheckpointError, read_weights
+from wiring_lightning.cli.trust import UntrustedError
 from wiring_lightning.tasks import ClassificationTask
 
 
@@ -77,3 +81,52 @@ def test_a_task_of_ones_own_is_built_as_it_was(case: str, tmp_path: Path) -> Non
         assert loaded.criterion.gamma == task.criterion.gamma
         assert loaded.backbone.built_with == task.backbone.built_with
         assert _same(loaded.eval(), task.backbone)
+
+
+class Flips(ClassificationTask):
+    """Computes something else than its base class."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = super().forward(images.flip(3))
+        return logits
+
+
+@pytest.mark.parametrize("name", ["ClassificationTask", "SegmentationTask", "Flips"])
+def test_a_task_of_ones_own_is_not_taken_for_one_of_this_package(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = type(name, (Flips,), {"__module__": __name__})
+    monkeypatch.setitem(globals(), name, kind)  # as if it was written here
+    images = torch.randn(2, 1, 8, 8)
+    task = kind(wl.backbones.ResNeXt(**SMALL), label_smoothing=0.25).eval()
+    path = _saved(task, tmp_path / "w.ckpt")
+    loaded = kind.load_from_checkpoint(path).eval()
+    assert torch.equal(loaded(images), task(images))
+    assert loaded.label_smoothing == 0.25
+    monkeypatch.setattr(kind, "__module__", "__main__")  # a script that was a module
+    assert type(kind.load_from_checkpoint(path)) is kind
+    monkeypatch.undo()
+    monkeypatch.setitem(globals(), name, kind)
+    full = f"{__name__}.{name}"
+    for load in (wl.load, wl.tasks.ClassificationTask.load_from_checkpoint):
+        with pytest.raises(CheckpointError, match=rf"is of a {full}, "):
+            load(path)
+    model = {"class_path": f"{__name__}.{name}",
+             "init_args": {"backbone": {"class_path": "ResNeXt", "init_args": SMALL}}}  # fmt: skip
+    write({"model": model}, tmp_path / "config.yaml")
+    for given in (path, tmp_path):
+        with pytest.raises(UntrustedError):
+            wl.load(given)
+        task_of_run = wl.load(given, trust=True)
+        assert type(task_of_run) is kind
+        assert torch.equal(task_of_run(images), task(images))
+
+
+def test_an_older_file_of_such_a_task_is_loaded_by_its_class(tmp_path: Path) -> None:
+    """It names the class without its module."""
+    path = _saved(Flips(wl.backbones.ResNeXt(**SMALL)), tmp_path / "w.ckpt")
+    content = read_weights(path)
+    content["network"]["task"] = "ClassificationTask"
+    del content["network"]["module"]
+    torch.save(content, path)
+    assert type(Flips.load_from_checkpoint(path)) is Flips

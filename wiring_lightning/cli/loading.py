@@ -17,7 +17,7 @@ from wiring_lightning.cli.runs import Run, RunError, find_run
 from wiring_lightning.cli.trained_config import say_if_config_is_gone
 from wiring_lightning.files import newest_first
 from wiring_lightning.nn.checks import check_word
-from wiring_lightning.tasks._saved import saved_description
+from wiring_lightning.tasks._saved import saved_description, task_named
 
 Which = Literal["last", "best"]
 
@@ -81,13 +81,18 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
     content = _read(path)
     say_if_denser(path, content)
     described = saved_description(content)
-    if described is not None and described["task"] in tasks.__all__:
+    if described is not None and task_named(described) in tasks.__all__:
         task = getattr(tasks, described["task"]).load_from_checkpoint(path)
         run_of = None
         with suppress(RunError):  # of a config of something else, which is not needed
             run_of = _run_of(path, trust)
         return Trained(task.eval(), path, run_of)
     run_of = _run_of(path, trust)
+    if run_of is None and described is not None:
+        raise CheckpointError(
+            f"The checkpoint {path} is of a {task_named(described)}, which is no task of this "
+            "package: use load_from_checkpoint(path) of that class."
+        )
     if run_of is None:
         raise CheckpointError(
             f"The checkpoint {path} does not say which network it is of, and there is no {CONFIG} "

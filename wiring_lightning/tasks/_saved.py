@@ -23,6 +23,7 @@ GIVEN_ANEW = (
     "backbone", "optimizer", "lr_scheduler", "lr_interval", "lr_warmup", "lr_monitor", "compile",
 )  # fmt: skip
 
+_PACKAGE = __name__.partition(".")[0]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -106,7 +107,31 @@ def describe_task(task: nn.Module, arguments: Mapping[str, Any]) -> dict[str, An
     if not built_with or getattr(backbones, name, None) is not type(backbone):
         return None
     network = {"class": name, "arguments": dict(built_with)}
-    return {"task": type(task).__name__, "arguments": dict(arguments), "backbone": network}
+    return {
+        "task": type(task).__name__,
+        "module": type(task).__module__,
+        "arguments": dict(arguments),
+        "backbone": network,
+    }
+
+
+def task_named(description: Mapping[str, Any]) -> str:
+    """The task of a description; with its module if it is not of this package.
+
+    Those of older files have no module; then the name says all that is known.
+
+    Example:
+        >>> name = "ClassificationTask"
+        >>> modules = ("wiring_lightning.tasks.classification", "my.tasks")
+        >>> [task_named({"task": name, "module": module}) for module in modules]
+        ['ClassificationTask', 'my.tasks.ClassificationTask']
+    """
+    name, module = description["task"], str(description.get("module", _PACKAGE))
+    return name if _is_of_package(module) else f"{module}.{name}"
+
+
+def _is_of_package(module: str) -> bool:
+    return module.partition(".")[0] == _PACKAGE
 
 
 def saved_description(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -133,10 +158,14 @@ def described_for(cls: type, content: Mapping[str, Any], path: str | Path) -> Ma
             f"The checkpoint {path} does not say which network it is of: load it with "
             "wl.load(path) if config.yaml is in its folder, or give backbone=..."
         )
-    if described["task"] not in [kind.__name__ for kind in cls.__mro__]:
+    known = [kind for kind in cls.__mro__ if kind.__name__ == described["task"]]
+    if "module" in described:  # a class of one's own may move from a script to a module
+        own = not _is_of_package(str(described["module"]))
+        known = [kind for kind in known if own != _is_of_package(kind.__module__)]
+    if not known:
         raise CheckpointError(
-            f"The checkpoint {path} is of a {described['task']}, not of a {cls.__name__}: load it "
-            "with that class, or give backbone=..."
+            f"The checkpoint {path} is of a {task_named(described)}, not of a {cls.__name__}: load "
+            "it with that class, or give backbone=..."
         )
     return described
 
