@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import wiring_lightning as wl
-from tests.cli.commands import Trained, network_of
+from tests.cli.commands import Trained, network_of, succeed, write
 from tests.cli.test_load import _same
-from wiring_lightning.checkpoints import read_weights
+from wiring_lightning.checkpoints import CheckpointError, read_weights
+from wiring_lightning.cli import several_runs
+from wiring_lightning.cli.run_checkpoints import checkpoints_of
 from wiring_lightning.cli.run_steps import costs_apart
 from wiring_lightning.cli.runs import RunError, find_run
 
@@ -93,3 +96,98 @@ def test_the_file_that_says_which_is_best_is_asked(
     _save(trained, run / "b.ckpt", 5, same=False, callbacks=None)
     _save(trained, run / whole, 5, callbacks=_best(whole))
     assert _same(wl.load(run, "best"), network_of(trained.checkpoint))
+
+
+LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+
+
+def _with_sub_dir(trained: Trained, run: Path, sub_dir: Any) -> Path:
+    """The folder of the config of a run whose logger has a `sub_dir`, as Lightning makes it."""
+    config = yaml.safe_load(Path(trained.config).read_text())
+    logger = {"class_path": LOGGER, "init_args": {"save_dir": ".", "sub_dir": sub_dir}}
+    config["trainer"]["logger"] = [logger, {"class_path": "CSVLogger"}]
+    folder = run / str(sub_dir)
+    folder.mkdir(parents=True)
+    write(config, folder / "config.yaml")
+    return folder
+
+
+def _without_description(path: Path) -> Path:
+    """The file as one that needs the config of its run."""
+    content = read_weights(path)
+    del content["network"]
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("sub_dir", ["x", "curves/all"])
+def test_the_checkpoints_of_a_logger_with_a_sub_dir_are_found(
+    sub_dir: str, trained: Trained, tmp_path: Path
+) -> None:
+    run = tmp_path / "version_0"
+    folder = _with_sub_dir(trained, run, sub_dir)
+    first = _save(trained, run / "checkpoints/first.ckpt", 5)
+    last = _save(
+        trained, run / "checkpoints/last.ckpt", 7, same=False, callbacks=_best("first.ckpt")
+    )
+    assert find_run(folder).checkpoint() == last
+    network = network_of(trained.checkpoint)
+    for given in (run, folder):
+        assert _same(wl.load(given, "best"), network)
+        assert not _same(wl.load(given), network)
+    succeed("figure", "connectivity", str(run), "-o", "figure.png")
+    assert _same(wl.load(_without_description(first)), network)
+    test = _config(trained, tmp_path / "version_1")
+    config = yaml.safe_load((test / "config.yaml").read_text()) | {"ckpt_path": str(first)}
+    write(config, test / "config.yaml")
+    runs = [find_run(test), find_run(folder)]
+    assert several_runs.tested_once(runs) == runs[1:]
+
+
+@pytest.mark.parametrize("sub_dir", [None, "y", 3, "version_0/x"])
+def test_the_checkpoints_of_others_are_not_taken(
+    sub_dir: Any, trained: Trained, tmp_path: Path
+) -> None:
+    """A folder of checkpoints beside a run is not always its own."""
+    folder = _with_sub_dir(trained, tmp_path / "version_0", sub_dir)
+    moved = folder.rename(tmp_path / "version_0" / "x")
+    _without_description(_save(trained, tmp_path / "version_0/checkpoints/a.ckpt", 5))
+    for given in (moved, tmp_path / "version_0/checkpoints/a.ckpt"):
+        with pytest.raises((RunError, CheckpointError), match=r"has no checkpoint|no config"):
+            wl.load(given)
+
+
+def test_a_folder_of_checkpoints_may_be_a_link_to_another_disk(
+    trained: Trained, tmp_path: Path
+) -> None:
+    run = _config(trained, tmp_path / "run")
+    disk = tmp_path / "disk/deep/saved"
+    _save(trained, disk / "first.ckpt", 5)
+    _save(trained, disk / "last.ckpt", 7, same=False, callbacks=_best("first.ckpt"))
+    (run / "checkpoints").symlink_to(disk)
+    (run / "all").symlink_to(tmp_path)  # which leads back to the run
+    network = network_of(trained.checkpoint)
+    assert _same(wl.load(run, "best"), network)
+    assert not _same(wl.load(run), network)
+    assert {path.name for path in checkpoints_of(run)} == {"first.ckpt", "last.ckpt"}
+    assert len(checkpoints_of(run)) == 2
+    _without_description(disk / "first.ckpt")
+    assert _same(wl.load(run / "checkpoints/first.ckpt"), network)
+    test = _config(trained, tmp_path / "test")
+    config = yaml.safe_load((test / "config.yaml").read_text())
+    write(config | {"ckpt_path": str(run / "checkpoints/last.ckpt")}, test / "config.yaml")
+    runs = [find_run(test), find_run(run)]
+    assert several_runs.tested_once(runs) == runs[1:]
+
+
+def test_it_is_said_what_to_do_if_checkpoints_are_elsewhere(
+    trained: Trained, tmp_path: Path
+) -> None:
+    run = _config(trained, tmp_path / "lightning_logs/version_0")
+    elsewhere = _save(trained, tmp_path / "w/a1b2/checkpoints/last.ckpt", 5)
+    with pytest.raises(RunError, match=r"no checkpoint in its folder.* WandbLogger, link their"):
+        wl.load(run)
+    network = network_of(trained.checkpoint)
+    assert _same(wl.load(elsewhere), network)
+    (run / "checkpoints").symlink_to(elsewhere.parent)
+    assert _same(wl.load(run), network)

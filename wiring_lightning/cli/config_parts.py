@@ -76,7 +76,24 @@ def callbacks_in(config: Mapping[str, Any]) -> list[Any]:
         >>> callbacks_in({"trainer": None})
         []
     """
-    given = (config.get("trainer") or {}).get("callbacks") or []
+    return _list_of(config, "callbacks")
+
+
+def loggers_in(config: Mapping[str, Any]) -> list[Any]:
+    """The parts of a config that name its trainer's loggers; one alone needs no list.
+
+    Example:
+        >>> loggers_in({"trainer": {"logger": {"class_path": "CSVLogger"}}})
+        [{'class_path': 'CSVLogger'}]
+        >>> loggers_in({"trainer": {"logger": True}}), loggers_in({})
+        ([True], [])
+    """
+    return _list_of(config, "logger")
+
+
+def _list_of(config: Mapping[str, Any], key: str) -> list[Any]:
+    trainer = config.get("trainer")
+    given = (trainer.get(key) if isinstance(trainer, Mapping) else None) or []
     return given if isinstance(given, list) else [given]
 
 

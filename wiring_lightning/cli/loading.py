@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from os.path import relpath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,10 @@ from wiring_lightning import tasks
 from wiring_lightning.checkpoints import CheckpointError, put_weights, read_weights, weights_for
 from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.denser_file import say_if_denser
+from wiring_lightning.cli.run_checkpoints import checkpoints_of, configured_near
 from wiring_lightning.cli.run_names import last_shared
 from wiring_lightning.cli.runs import Run, RunError, find_run
 from wiring_lightning.cli.trained_config import say_if_config_is_gone
-from wiring_lightning.files import newest_first
 from wiring_lightning.nn.checks import check_word
 from wiring_lightning.tasks._saved import saved_description, task_named
 
@@ -103,12 +104,12 @@ def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -
 
 
 def _run_of(path: Path, trust: bool) -> Run | None:
-    """The run whose config is in the folder of a checkpoint, or in the one above.
+    """The run whose config is near a checkpoint.
 
     Raises:
         RunError: if there is a config that is none of a run.
     """
-    near = [folder for folder in path.resolve().parents[:2] if (folder / CONFIG).is_file()]
+    near = configured_near(path)
     return find_run(near[0], trust).as_of(path) if near else None
 
 
@@ -143,7 +144,7 @@ def checkpoint_of(run: Run, which: Which) -> Path:
             f"{last} holds weights only, and does not say which checkpoint is the best: give the "
             "file that you want, or train with save_weights_only=False."
         )
-    there = sorted(newest_first(run.folder.rglob("*.ckpt")))
+    there = sorted(checkpoints_of(run.folder))
     best = [state for state in callbacks.values() if _says_best(state)]
     monitor_of = {
         path: state["monitor"]
@@ -154,7 +155,7 @@ def checkpoint_of(run: Run, which: Which) -> Path:
     if not paths:
         raise RunError(f"The run {run.folder} has {_why_none_is_best(best)}")
     if len(paths) > 1:
-        found = ", ".join(f"{path.relative_to(run.folder)} by {monitor_of[path]}" for path in paths)
+        found = ", ".join(f"{relpath(path, run.folder)} by {monitor_of[path]}" for path in paths)
         raise RunError(
             f"The run {run.folder} has {len(paths)} best checkpoints ({found}): give one of these "
             "files instead of the folder."

@@ -16,12 +16,12 @@ from wiring_lightning.checkpoints import load_weights, read_weights
 from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in
 from wiring_lightning.cli.parse_errors import one_line
 from wiring_lightning.cli.parser import WiringParser
+from wiring_lightning.cli.run_checkpoints import checkpoints_of
 from wiring_lightning.cli.run_scalars import Scalar, read_scalars
 from wiring_lightning.cli.short_names import own_classes_preferred
 from wiring_lightning.cli.trained_config import noted_config, trained_config
 from wiring_lightning.cli.trust import network_config, only_known_kinds
 from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
-from wiring_lightning.files import newest_first
 from wiring_lightning.nn import Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Wired, Wiring, find_wired
 
@@ -156,14 +156,15 @@ class Run:
         """The checkpoint after the most training steps.
 
         Raises:
-            RunError: if there is none below the folder.
+            RunError: if there is none.
             CheckpointError: if there are several, and one cannot be read.
         """
-        paths = sorted(newest_first(self.folder.rglob("*.ckpt")))
+        paths = sorted(checkpoints_of(self.folder))
         if not paths:
             raise UnfinishedError(
-                f"The run {self.folder} has no checkpoint: train with checkpoints (the trainer's "
-                "enable_checkpointing) in the run's own folder."
+                f"The run {self.folder} has no checkpoint in its folder: train with checkpoints "
+                "(the trainer's enable_checkpointing). If they are elsewhere, as with a dirpath or "
+                "a WandbLogger, link their folder into it as `checkpoints`, or give one of them."
             )
         if len(paths) == 1:
             return paths[0]
@@ -235,9 +236,7 @@ class Run:
         it is looked for, and then its last parts are, in the folders above this run.
         """
         path = self.config.get("ckpt_path")
-        trained = newest_first(self.folder.rglob("*.ckpt")) or any(
-            tag.startswith(_OF_FITS) for tag in self.tags
-        )
+        trained = checkpoints_of(self.folder) or any(tag.startswith(_OF_FITS) for tag in self.tags)
         if not isinstance(path, str) or trained:
             return None
         parts, above = Path(path).parts, self.folder.resolve().parents

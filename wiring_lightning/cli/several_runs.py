@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wiring_lightning.cli.messages import note
+from wiring_lightning.cli.run_checkpoints import checkpoints_of
 from wiring_lightning.cli.runs import Run, RunError, UnfinishedError, find_run
 
 Given = TypeVar("Given", Path, Run)
@@ -71,11 +72,16 @@ def tested_once(runs: Sequence[Run]) -> list[Run]:
         same = [
             other
             for other in kept
-            if path is not None
-            and (path == other.tested or path.is_relative_to(other.folder.resolve()))
+            if path is not None and (path == other.tested or _holds(other, path))
         ]
         if same:
             note(f"{run.folder} tests a checkpoint of {same[0].folder} again: counted once")
         else:
             kept.append(run)
     return [run for run in runs if run in kept]
+
+
+def _holds(run: Run, checkpoint: Path) -> bool:
+    """Whether a checkpoint, of which all links are followed, is one of a run."""
+    below = checkpoint.is_relative_to(run.folder.resolve())
+    return below or checkpoint in [path.resolve() for path in checkpoints_of(run.folder)]

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wiring_lightning.files import free_path, newest_first, write_file
+from wiring_lightning.cli.run_checkpoints import checkpoints_of
+from wiring_lightning.files import free_path, write_file
 
 STATE = ".sweep"
 
@@ -51,7 +52,7 @@ class Planned:
 
     def checkpoint(self) -> Path | None:
         """The last checkpoint of a run that was interrupted."""
-        return next(iter(newest_first(self.folder.rglob("*.ckpt"))), None)
+        return next(iter(checkpoints_of(self.folder)), None)
 
     def command(self) -> list[str]:
         """The arguments of `wiring` that begin the run, or go on with it.

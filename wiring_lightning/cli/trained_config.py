@@ -13,8 +13,8 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 
 from wiring_lightning.checkpoints import CheckpointError, read_weights
 from wiring_lightning.cli.config_parts import configs_in, is_of_fit
+from wiring_lightning.cli.run_checkpoints import checkpoints_of
 from wiring_lightning.cli.yaml_text import read_yaml
-from wiring_lightning.files import newest_first
 
 _KEY = "wiring_config"
 
@@ -44,7 +44,7 @@ def trained_config(folder: Path, checkpoint: Path | None = None) -> Path | None:
     fits = [path for path in paths if _may_be_of_fit(path)]
     if len(fits) < 2:
         return (fits or paths)[-1]
-    saved = newest_first(folder.rglob("*.ckpt")) if checkpoint is None else [checkpoint]
+    saved = checkpoints_of(folder) if checkpoint is None else [checkpoint]
     noted: set[Path] = set()
     for path in saved:
         noted |= {fit for fit in fits if fit.name == _noted_in(path)}
