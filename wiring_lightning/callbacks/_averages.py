@@ -5,9 +5,10 @@ To *settle* an average is to replace its values by ones with a valid wiring. The
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import filterfalse
 from typing import Any, Protocol
 
 import torch
@@ -15,9 +16,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.hooks import RemovableHandle
 
+from wiring_lightning.callbacks._averaged_booleans import copy_booleans
 from wiring_lightning.callbacks._copies import (
     Candidate,
     CopiedGroup,
@@ -27,6 +29,7 @@ from wiring_lightning.callbacks._copies import (
     holders,
     same,
     tensors_of,
+    who_learns,
     writes_average,
 )
 
@@ -80,7 +83,7 @@ class Averages:
     the fit.
 
     A copy may also be made during the fit. One that takes the place of an average, under its name,
-    is an average from the start.
+    is an average from the start. One that an optimizer holds later on is none any more.
 
     Args:
         settler: the learner.
@@ -113,7 +116,7 @@ class Averages:
         for callback in trainer.callbacks:
             for value in vars(callback).values():
                 if isinstance(value, AveragedModel):
-                    _copy_booleans(value)
+                    copy_booleans(value)
 
     def find(self, known: Sequence[str] = ()) -> None:
         """Find the copies of the network.
@@ -122,9 +125,7 @@ class Averages:
             known: names of copies in a resumed run; their weights may differ from the network's.
         """
         before = {id(copy.module): copy for copy in self.copies.values()}
-        groups = self._settler.places()
-        learned = [getattr(p.owner, p.key) for group in groups for p in group if p.is_parameter]
-        for one in candidates(self._trainer, self._module, learned):
+        for one in candidates(self._trainer, self._module, self._who_learns()):
             path, earlier = self._paths.get(id(one.original)), self.copies.get(one.name)
             if id(one.module) in before:
                 self.copies[one.name] = before[id(one.module)]
@@ -141,6 +142,7 @@ class Averages:
             closely: whether to look everywhere, also for what was written without a trace.
         """
         held = self._holdings()
+        self._forget_learning()
         if closely or held != self._held:
             self.find()
             self._held = held
@@ -151,6 +153,7 @@ class Averages:
 
     def settle(self) -> None:
         """Settle all averages in place, until `restore`."""
+        self._forget_learning()
         own = [*enumerate(self._settler.places())] if self.in_network else []
         copied = [
             (number, one.places)
@@ -214,6 +217,7 @@ class Averages:
 
         Copies that are no averages yet have their names here, and no values.
         """
+        self._forget_learning()
         return {
             name: [[p.tensor for p in one.places] if one.is_average else [] for one in copy.groups]
             for name, copy in self.copies.items()
@@ -232,6 +236,25 @@ class Averages:
     def over(self) -> bool:
         """Whether the fit has failed, and its exception is no longer handled."""
         return self.interrupted and sys.exc_info()[1] is None
+
+    def modules(self, found: Sequence[nn.Module]) -> list[nn.Module]:
+        """The copies, and those that were found before, without what an optimizer holds by now."""
+        known = [*found, *(copy.module for copy in self.copies.values())]
+        return list(filterfalse(self._who_learns(), known))
+
+    def _who_learns(self) -> Callable[[nn.Module], bool]:
+        """As `who_learns`; the settler may have taken parameters out of the optimizers."""
+        places = [place for group in self._settler.places() for place in group]
+        learned = [getattr(place.owner, place.key) for place in places if place.is_parameter]
+        return who_learns(self._trainer, learned)
+
+    def _forget_learning(self) -> None:
+        """Forget the copies that an optimizer holds by now, such as layers that were unfrozen."""
+        learns = self._who_learns() if self.copies else None
+        for name, copy in [*self.copies.items()]:
+            if learns is not None and learns(copy.module):
+                for group in self.copies.pop(name).groups:
+                    group.forget()
 
     def _holdings(self) -> list[int]:
         """The modules that callbacks and the LightningModule hold, without looking into them."""
@@ -262,6 +285,10 @@ class Averages:
         """A copy of the submodule at `path`; groups that are not wholly in it are empty."""
         groups = []
         held = holders(one.module)
+
+        def learns() -> bool:
+            return self._who_learns()(one.module)
+
         for number, group in enumerate(self._settler.places()):
             places = []
             for place in group:
@@ -273,7 +300,7 @@ class Averages:
             whole = places if len(places) == len(group) else []
             is_valid = partial(self._settler.valid, number)
             say = partial(self._announce, one.name)
-            copied = CopiedGroup(whole, group, is_valid, say, is_average, differs)
+            copied = CopiedGroup(whole, group, is_valid, learns, say, is_average, differs)
             shared = _SettledGroup(self._settler, number, whole, held, copied=copied)
             self._settle_state_dicts(shared)
             groups.append(copied)
@@ -358,23 +385,6 @@ class _NoHook:
 
     def __call__(self, *_: Any) -> None:
         """Do nothing."""
-
-
-def _copy_booleans(average: AveragedModel) -> None:
-    """Make an average copy boolean tensors, such as a wiring, which torch would try to average."""
-    average_lists = average.multi_avg_fn
-    if average_lists is None:
-        average_one = average.avg_fn or get_swa_avg_fn()
-        average.avg_fn = lambda a, b, n: b if a.dtype == torch.bool else average_one(a, b, n)
-        return
-
-    def update(averages: Any, values: Any, count: Any) -> None:  # the lists are of one dtype
-        if averages[0].dtype == torch.bool:
-            torch._foreach_copy_(averages, values)
-        else:
-            average_lists(averages, values, count)
-
-    average.multi_avg_fn = update
 
 
 def _updates_norms(averaging: StochasticWeightAveraging, epoch: int) -> bool:

@@ -64,12 +64,14 @@ class CopiedGroup:
     A copy that does not change, such as a teacher, is no average. Neither is one that was
     overwritten with the present values of the network, such as a snapshot of the best epoch. What
     had other values than the network from the start may be any network of its kind: it is an
-    average only if it moves straight towards the network.
+    average only if it moves straight towards the network. What an optimizer holds by now, such as a
+    layer that was unfrozen, learns by itself: it is no copy any more.
 
     Args:
         places: the group in the copy.
         original: the group in the network.
         is_valid: whether values have a wiring of their own.
+        learns: whether an optimizer holds a part of the copy by now.
         say: called whenever an average needs a wiring.
         is_average: whether it is certain that this is an average.
         differs: whether the copy has other values than the network.
@@ -80,6 +82,7 @@ class CopiedGroup:
         places: Group,
         original: Group,
         is_valid: Callable[[list[Tensor]], bool],
+        learns: Callable[[], bool],
         say: Callable[[], None],
         is_average: bool,
         differs: bool,
@@ -88,6 +91,7 @@ class CopiedGroup:
         self.is_average = is_average
         self._differs = differs
         self._original, self._is_valid, self._say = original, is_valid, say
+        self._learns = learns
         self._seen: list[Tensor] = []
         self._versions: list[int] = []
         if places and not is_average:
@@ -109,8 +113,14 @@ class CopiedGroup:
             self._keep()
         elif self._differs and not self._moved_straight():
             self._keep()
+        elif self._learns():
+            self.forget()
         else:
             self.is_average, self._seen = True, []
+
+    def forget(self) -> None:
+        """Be no copy any more; hooks that still know this group leave its values as they are."""
+        self.places, self.is_average, self._seen, self._versions = [], False, [], []
 
     def needs_wiring(self) -> bool:
         """Whether this is an average that has no wiring of its own."""
@@ -169,7 +179,8 @@ def copies_inside(
 
     Equal values, up to what a learner has removed by now, are those of a copy. So is what a
     checkpoint names. An average that began before this fit has other values. It cannot be told from
-    a teacher yet, so a warning names both.
+    a teacher yet, so a warning names both. Another one names equal layers and blocks: they may be
+    frozen parts of a network whose layers all start with the same weights.
 
     Args:
         trainer: the trainer of the fit.
@@ -177,13 +188,16 @@ def copies_inside(
         known: names of copies in the checkpoint of a resumed run.
         learner: name of the callback that asks.
     """
-    found, unequal = [], []
-    for one in candidates(trainer, module):
+    found, unequal, parts = [], [], []
+    for one in candidates(trainer, module, who_learns(trainer)):
         if not one.name.startswith("module."):
             continue
         pairs = zip(tensors_of(one.module).values(), tensors_of(one.original).values(), strict=True)
-        if one.name in known or all(same(*pair, where_there=True) for pair in pairs):
+        if one.name in known:
             found.append(one.module)
+        elif all(same(*pair, where_there=True) for pair in pairs):
+            found.append(one.module)
+            parts += [] if one.whole else [one.name.removeprefix("module.")]
         elif one.whole:
             found.append(one.module)
             unequal.append(one.name.removeprefix("module."))
@@ -191,6 +205,12 @@ def copies_inside(
         rank_zero_warn(
             f"{learner}: the weights of {listed(unequal)} stay as they are, because no optimizer "
             "holds them; only an average of the network gets the wiring."
+        )
+    if parts:
+        rank_zero_warn(
+            f"{learner}: {listed(parts[::-1])} start with the weights of others that learn, and no "
+            "optimizer holds them. They are left out, also if they learn later; only an average of "
+            "the network gets the wiring."
         )
     return found
 
@@ -248,23 +268,29 @@ class _Pending(NamedTuple):
     single: bool = False
 
 
+def who_learns(trainer: Trainer, learned: Sequence[Tensor] = ()) -> Callable[[nn.Module], bool]:
+    """Tells of a module whether an optimizer holds one of its parameters now.
+
+    Args:
+        trainer: the trainer of the fit.
+        learned: parameters that a callback has taken out of the optimizers, to learn them itself.
+    """
+    held = {
+        id(parameter) for optimizer in trainer.optimizers for parameter in parameters_of(optimizer)
+    } | set(map(id, learned))
+    return lambda module: any(id(parameter) in held for parameter in module.parameters())
+
+
 def candidates(
-    trainer: Trainer, network: LightningModule, learned: Sequence[Tensor] = ()
+    trainer: Trainer, network: LightningModule, learns: Callable[[nn.Module], bool]
 ) -> Iterator[Candidate]:
     """Modules that no optimizer holds and that may be copies of parts of the network.
 
     Args:
         trainer: the trainer of the fit.
         network: the module that it trains.
-        learned: parameters that a callback has taken out of the optimizers, to learn them itself.
+        learns: as `who_learns` tells it.
     """
-    held = {
-        id(parameter) for optimizer in trainer.optimizers for parameter in parameters_of(optimizer)
-    } | set(map(id, learned))
-
-    def learns(module: nn.Module) -> bool:
-        return any(id(parameter) in held for parameter in module.parameters())
-
     originals: dict[Any, list[nn.Module]] = {}
     for module in filter(learns, network.modules()):
         originals.setdefault(_likeness(module), []).append(module)

@@ -358,8 +358,7 @@ class WiringCallback(CheckedWiring, ABC):
     @property
     def copied(self) -> Sequence[nn.Module]:
         """The copies of the network that are known by now."""
-        later = {} if self._averages is None else self._averages.copies
-        return [*self._copied, *(copy.module for copy in later.values())]
+        return self._copied if self._averages is None else self._averages.modules(self._copied)
 
     def _find_averages(self) -> None:
         if self._averages is not None:
