@@ -15,6 +15,7 @@ from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import warn_of_denser
 from wiring_lightning.callbacks._checked_wiring import WiringError
 from wiring_lightning.callbacks._copies import Group, Place
+from wiring_lightning.callbacks._denser_graphs import DenserGraphs
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._kept_arguments import plain_values, refuse_changed
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
@@ -38,7 +39,7 @@ from wiring_lightning.optim import MaskedWeights, StraightThrough, count_present
 SomeRule = TypeVar("SomeRule", bound=StraightThrough | MaskedWeights)
 
 
-class SparseLayers(WiringCallback, Generic[SomeRule]):
+class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
     """A callback that makes layers sparse; a subclass decides which weights stay, and when.
 
     At the start and at the end of a fit it prints a table of the layers: `layer_costs`.
@@ -396,5 +397,4 @@ class SparseLayers(WiringCallback, Generic[SomeRule]):
 
 def find_sparse_learners(trainer: Trainer) -> list[SparseLayers[Any]]:
     """The callbacks of a trainer that make layers sparse."""
-    callbacks: Sequence[Any] = trainer.callbacks
-    return [callback for callback in callbacks if isinstance(callback, SparseLayers)]
+    return [one for one in list[Any](trainer.callbacks) if isinstance(one, SparseLayers)]

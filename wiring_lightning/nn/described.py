@@ -84,12 +84,17 @@ class Described(nn.Module):
             and not (name == "class" and described[name] in classes)
         ]
 
-    def flaw(self, values: Mapping[str, Tensor], alike: bool) -> str | None:  # noqa: ARG002
+    def flaw(
+        self,
+        values: Mapping[str, Tensor],  # noqa: ARG002
+        alike: bool | None,  # noqa: ARG002
+    ) -> str | None:
         """What makes values impossible for this module, in words; `None` if nothing does.
 
         Args:
             values: parameters and buffers of this module by name, in the right shapes.
-            alike: whether a description came with them, and is that of this module.
+            alike: whether the description that came with them is that of this module; `None` if
+                none came.
         """
         return None
 
@@ -126,7 +131,7 @@ class Described(nn.Module):
         """The flaw of what a `state_dict` has for this module, with its name in front."""
         values = _own_values(self, state, prefix)
         described = _description(notes)
-        flaw = self.flaw(values, bool(described) and not self.differences(described))
+        flaw = self.flaw(values, not self.differences(described) if described else None)
         return None if flaw is None else f"{prefix[:-1] or type(self).__name__} {flaw}"
 
 

@@ -216,7 +216,7 @@ class Gate(Structured, Described):
         self._is_frozen = bool(self.frozen)
 
     @override
-    def flaw(self, values: Mapping[str, Tensor], alike: bool) -> str | None:
+    def flaw(self, values: Mapping[str, Tensor], alike: bool | None) -> str | None:
         if not {"scores", "active"} <= values.keys():
             return None
         scores, active = values["scores"].cpu(), values["active"].cpu().bool()
