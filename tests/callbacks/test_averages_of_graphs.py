@@ -17,6 +17,7 @@ from tests.methods import digits, named
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import DNW, GradualPruning, L1Anneal, PruneAndRetrain, RigL
 from wiring_lightning.nn import Adjacency
+from wiring_lightning.nn.described import find_differences
 
 USABLE = torch.ones(16, 16, dtype=torch.bool).tril(-1)
 DENSER: dict[str, Callable[[], Callback]] = {
@@ -106,6 +107,26 @@ def test_what_an_average_has_saved_can_be_tested(tmp_path: Path) -> None:
     saved = torch.load(tmp_path / "step=2.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(module.graph.weight, saved["graph.weight"])
     assert int(module.graph.weight.count_nonzero()) == int(USABLE.count_nonzero())
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("learner", DENSER)
+def test_what_an_average_has_saved_is_read_without_a_learner(
+    learner: str, first: bool, tmp_path: Path
+) -> None:
+    callbacks = [*both(learner, first), saving(tmp_path)]
+    data = DataLoader(batches(3, torch.float32), batch_size=None)
+    trainer = quiet_trainer(callbacks=callbacks, enable_checkpointing=True, max_epochs=3)
+    trainer.fit(GraphReader(), data)
+    assert trainer.callbacks == callbacks
+    path = tmp_path / "step=2.ckpt"
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert int(saved["graph.weight"].count_nonzero()) > 20
+    module = GraphReader.load_from_checkpoint(path, weights_only=True)
+    assert torch.equal(module.graph.weight, saved["graph.weight"])
+    with pytest.raises(RuntimeError, match="edges there and 20 here"):
+        GraphReader().load_state_dict(dict(saved))
+    assert find_differences(Wide(), saved) == ["edges is 20 there and 25 here"]
 
 
 @pytest.mark.parametrize("learner", [DNW, lambda: RigL(density=0.25, delta_t=2)])
