@@ -10,6 +10,7 @@ import tomllib
 from collections import namedtuple
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from pkgutil import walk_packages
 from types import ModuleType
@@ -135,7 +136,9 @@ def test_all_private_parts_are_listed() -> None:
 
 def test_libraries_whose_private_parts_are_used_have_an_upper_bound() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        requirements = tomllib.load(file)["project"]["dependencies"]
+        project = tomllib.load(file)["project"]
+    extras = project["optional-dependencies"].values()
+    requirements = [*project["dependencies"], *chain.from_iterable(extras)]
     libraries = set(listed_parts().values())
     assert {"torch", "lightning", "jsonargparse"} <= libraries
     bounds = {re.match(r"[\w-]+", line)[0]: line for line in requirements}

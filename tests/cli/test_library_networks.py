@@ -217,8 +217,12 @@ def test_a_stranger_s_run_gets_no_weights_and_no_classes(
         raise AssertionError("a download")
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
-    good = write(config("torchvision.models.resnet18", weights="DEFAULT"), tmp_path / "c.yaml")
+    given = config("torchvision.models.resnet18", weights="DEFAULT", num_classes=1000)
+    good = write(given, tmp_path / "c.yaml")
     assert succeed("inspect", "--config", good).startswith("parameters")
+    given = ("--model.backbone=torchvision:resnet18", "--model.backbone.weights=DEFAULT")
+    shown = succeed("inspect", "--model=ClassificationTask", *given)
+    assert shown.startswith("parameters")
     evil = {"class_path": "evil.Net"}
     for value in (evil, [evil], [[1, evil]]):
         bad = write(config("torchvision:resnet18", norm_layer=value), tmp_path / "c.yaml")

@@ -18,6 +18,7 @@ from wiring_lightning.backbones._builders import (
     unknown_name,
     with_signature,
 )
+from wiring_lightning.backbones._downloads import loading
 
 # What nearly all networks of timm take, for those that do not say which class they are.
 _COMMON: dict[str, Any] = {
@@ -71,7 +72,8 @@ def _network(base: str) -> Build:
 
     def make(name: str) -> Build:
         def build(**arguments: Any) -> Any:
-            return timm.create_model(name, **arguments)
+            with loading(load_pretrained=(timm.models._builder, lambda *_, **__: None)):
+                return timm.create_model(name, **arguments)
 
         return with_signature((__name__, name), build, {"pretrained": bool, **types})
 

@@ -17,6 +17,7 @@ from typing import Any, get_args
 import torch
 import torchvision
 from torch import nn
+from torchvision.models._api import WeightsEnum
 
 from wiring_lightning.backbones._builders import (
     Build,
@@ -26,6 +27,7 @@ from wiring_lightning.backbones._builders import (
     unknown_name,
     with_signature,
 )
+from wiring_lightning.backbones._downloads import loading
 
 _CHANNELS = 3  # that torchvision's networks are made for
 
@@ -64,7 +66,11 @@ def builder(name: str) -> Build:
     def build(in_chans: int = _CHANNELS, **arguments: Any) -> nn.Module:
         for key in enums.keys() & arguments.keys():
             _check_weights(key, arguments[key], enums[key])
-        network: nn.Module = entry(**{**dict.fromkeys(weights), **arguments})
+        with loading(
+            get_state_dict=(WeightsEnum, lambda *_, **__: {}),
+            load_state_dict=(nn.Module, lambda *_, **__: None),
+        ):
+            network: nn.Module = entry(**{**dict.fromkeys(weights), **arguments})
         if in_chans != _CHANNELS:
             _take_channels(network, in_chans)
         return network

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -21,6 +22,7 @@ import wiring_lightning.backbones
 import wiring_lightning.data
 import wiring_lightning.tasks  # noqa: F401
 from wiring_lightning._checks import check_counts, has_foreign_code
+from wiring_lightning.backbones._downloads import without_downloads
 from wiring_lightning.callbacks import PredictionWriter
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks.sparse_layers import find_sparse_learners
@@ -173,6 +175,11 @@ class WiringCLI(LightningCLI):
     def _read(self, path: str) -> None:
         weights_only = self.config[self.config.subcommand].get("weights_only")
         self._checkpoint = load_checkpoint(path, weights_only is not False)
+
+    @override
+    def instantiate_classes(self) -> None:
+        with without_downloads() if self.subcommand == "inspect" else nullcontext():
+            super().instantiate_classes()
 
     @override
     def after_instantiate_classes(self) -> None:

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 
+from wiring_lightning.backbones._downloads import without_downloads
 from wiring_lightning.checkpoints import load_weights, read_weights
 from wiring_lightning.cli.config_parts import CONFIG, class_name, classes_in
 from wiring_lightning.cli.parse_errors import one_line
@@ -145,12 +146,16 @@ class Run:
     def build(self) -> LightningModule:
         """The network of the config in its task, not trained; nothing else of the config is built.
 
+        Pretrained weights that the config names are not downloaded: those of a checkpoint would
+        replace them.
+
         Raises:
             RunError: if the config does not describe one.
             UntrustedError: if the network is not of this package, and not trusted.
         """
         model = network_config(self.config["model"], self.trust, str(self.file))
-        return build_part(LightningModule, "model", model, f"{self.file} describes no network")
+        with without_downloads():
+            return build_part(LightningModule, "model", model, f"{self.file} describes no network")
 
     def checkpoint(self) -> Path:
         """The checkpoint after the most training steps.

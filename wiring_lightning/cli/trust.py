@@ -171,14 +171,7 @@ def network_config(model: Any, trust: bool, where: str) -> Any:
     network = arguments.get("backbone")
     path, arguments = _read(network, part)
     own = _own(path, backbones)
-    if own is None and (own := _listed(path, part)) is not None:
-        # Weights would be downloaded only to be replaced by those of the checkpoint.
-        arguments = {
-            key: value
-            for key, value in arguments.items()
-            if not key.startswith(("weights", "pretrained"))
-        }
-    if own is None:
+    if own is None and (own := _listed(path, part)) is None:
         _refuse_unless(trust, path, part, "backbone")
     else:
         if not all(map(is_plain, arguments.values())):
