@@ -6,11 +6,13 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils.flop_counter import FlopCounterMode
 
 from wiring_lightning import costs
-from wiring_lightning.export import DescribedNetwork, Exported, describe
+from wiring_lightning.costs.plain_kernels import plain_kernels
+from wiring_lightning.export import DescribedNetwork, Exported, ExportError, describe
 from wiring_lightning.wiring import Wired
 
 _BATCHES = (1, 64)
@@ -30,8 +32,7 @@ def export_table(network: nn.Module, checkpoint: Path, done: Exported, images: T
         images: real images.
     """
     network = network.cpu().eval()
-    operators = DescribedNetwork(*describe(done.program))
-    parts = (network, done.plain, operators)
+    parts = (network, done.plain, _as_operators(done.program))
     columns = [
         ["", "trained", "compact", done.path.suffix],
         ["parameters", *(f"{count:,}" for count in _parameters(network, done))],
@@ -72,9 +73,17 @@ def multiply_adds(network: nn.Module, images: Tensor) -> int:
         >>> multiply_adds(nn.Conv2d(3, 4, 3, padding=1), torch.zeros(1, 3, 8, 8))
         6912
     """
-    with FlopCounterMode(display=False) as counter:
+    with plain_kernels(), FlopCounterMode(display=False) as counter:
         network(images)
     return counter.get_total_flops() // 2
+
+
+def _as_operators(program: ExportedProgram) -> nn.Module:
+    """What a file computes, as a network whose operators torch can count."""
+    try:
+        return DescribedNetwork(*describe(program))  # inside of its loops, too
+    except ExportError:  # it has operators that only a `.pt2` can hold
+        return program.module()
 
 
 def _parameters(network: nn.Module, done: Exported) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from wiring_lightning.costs.plain_kernels import plain_kernels
 from wiring_lightning.nn import store_dense
 from wiring_lightning.nn.checks import check_weights_exist
 from wiring_lightning.nn.evaluating import evaluating
@@ -118,7 +119,7 @@ def count_weights(
         stack.enter_context(torch.random.fork_rng([one for one in devices if one.type == "cuda"]))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(evaluating(network))
-        stack.enter_context(_plain_kernels())
+        stack.enter_context(plain_kernels())
         stack.enter_context(parametrize.cached())
         matrices = {weight.parameter for weight in weights}
         for tensor in chain(network.parameters(), network.buffers()):
@@ -276,19 +277,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, Mapping | tuple | list):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(part)
-
-
-@contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """No kernels that compute a whole attention or recurrent layer at once."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        # oneDNN warns if it is asked for TF32 where it has none, even if that is its default.
-        one_dnn = torch.backends.mkldnn.flags(
-            enabled=False, allow_tf32=torch.backends.mkldnn.allow_tf32
-        )
-        with torch.backends.cudnn.flags(enabled=False), one_dnn:
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
