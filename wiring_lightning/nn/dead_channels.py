@@ -14,7 +14,7 @@ from wiring_lightning.nn.checks import check_weights_exist
 from wiring_lightning.nn.differences import largest_difference, largest_size
 from wiring_lightning.nn.own_tensors import with_own_tensors
 from wiring_lightning.nn.plain_weights import with_plain_weights
-from wiring_lightning.nn.reached import called_modules, unreached_layers
+from wiring_lightning.nn.reached import called_modules, factors, unreached_layers
 from wiring_lightning.nn.tied_layers import tied_layers
 
 _CHANNELWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.PReLU)
@@ -30,9 +30,10 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
     leave it. Without it, other channels can become dead, too. Which layers share a channel, also
     over sums and concatenations, is found by torch-pruning (extra `pruning`) from one forward pass.
     Every layer keeps at least one channel. Channels that pass a layer norm, a grouped convolution,
-    a parameter of the network itself or a layer with tied weights stay, since there others depend
-    on them. So do those on which the answer depends in any other way, such as by a local response
-    norm or a softmax over channels: numbers are written into them, and the answer must not change.
+    a parameter of the network itself, a layer with tied weights or a function that multiplies
+    matrices stay, since there others depend on them. So do those on which the answer depends in any
+    other way, such as by a local response norm or a softmax over channels: numbers are written into
+    them, and the answer must not change.
 
     Only what the example reaches is looked at. A layer that runs in training alone, such as an
     auxiliary head, stays as it is, and may read a channel that is removed; a warning names the
@@ -90,7 +91,7 @@ def remove_dead_channels(model: nn.Module, example: Tensor | tuple[Any, ...]) ->
             )
         unreached, smaller, reason = unreached_layers(small, called, wanted), False, None
         try:
-            smaller = _prune_all(torch_pruning.DependencyGraph(), small, inputs)
+            smaller = _prune_all(torch_pruning.DependencyGraph(), small, inputs, called)
             same = _are_close(wanted.detach(), small(*with_own_tensors(inputs)).detach())
         except Exception as error:  # such as a reshape to the old number of channels
             same, reason = False, error
@@ -129,22 +130,45 @@ class _Part(NamedTuple):
     in_group: Tensor
 
 
-def _prune_all(graph: Any, small: nn.Module, inputs: tuple[Any, ...]) -> bool:
+def _prune_all(
+    graph: Any, small: nn.Module, inputs: tuple[Any, ...], called: set[nn.Module]
+) -> bool:
     """Remove dead channels, in place, until there are none; whether there were any."""
-    tied = tied_layers(small)
     graph.build_dependency(small, example_inputs=with_own_tensors(inputs))
+    unknown = tied_layers(small) | _end_at_products(graph, small, called)
     smaller, changed = False, True
     while changed:
         changed = False
         for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-            changed |= _prune(group, tied, lambda: small(*with_own_tensors(inputs)).detach())
+            changed |= _prune(group, unknown, lambda: small(*with_own_tensors(inputs)).detach())
         smaller |= changed
     return smaller
 
 
-def _prune(group: Any, tied: set[nn.Module], answer: Callable[[], Tensor]) -> bool:
+def _end_at_products(graph: Any, small: nn.Module, called: set[nn.Module]) -> set[nn.Module]:
+    """Let groups of channels end where a function multiplies matrices, and give these places.
+
+    torch-pruning knows the products of layers that are called. Others, such as those of weights and
+    of batches in the attention of torchvision's Swin, count there as operators that compute each
+    channel alone. Where they change the number of channels, a group would grow without an end.
+    """
+    weights = {
+        layer.weight
+        for layer in small.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer not in called
+    }
+    ends = set[nn.Module]()
+    for module, node in graph.module2node.items():
+        batched = type(node.grad_fn).__name__.startswith(("BmmBackward", "BaddbmmBackward"))
+        if module not in called and (batched or not weights.isdisjoint(factors(node.grad_fn))):
+            node.dependencies.clear()
+            ends.add(module)
+    return ends
+
+
+def _prune(group: Any, unknown: set[nn.Module], answer: Callable[[], Tensor]) -> bool:
     """Remove the dead channels of layers that share them; whether there were any."""
-    dead = _dead_channels(group, tied)
+    dead = _dead_channels(group, unknown)
     if dead is None:
         return False
     if dead.all():
@@ -189,12 +213,17 @@ def _noise_in(
     return hook
 
 
-def _dead_channels(group: Any, tied: set[nn.Module]) -> Tensor | None:
-    """`[channels]` which channels of a group nobody reads; `None` if that cannot be said."""
+def _dead_channels(group: Any, unknown: set[nn.Module]) -> Tensor | None:
+    """`[channels]` which channels of a group nobody reads; `None` if that cannot be said.
+
+    Args:
+        group: what shares the channels.
+        unknown: layers and operators whose channels cannot be removed.
+    """
     unread = torch.ones(len(group[0].idxs), dtype=torch.bool, device="cpu")
     readers = 0
     for module, reads, channels, in_group in _parts(group):
-        if module in tied or isinstance(module, nn.Parameter):  # one that is in no layer
+        if module in unknown or isinstance(module, nn.Parameter):  # one that is in no layer
             return None
         if isinstance(module, nn.Conv2d | nn.Linear):
             if getattr(module, "groups", 1) != 1:

@@ -51,6 +51,25 @@ def unreached_layers(network: nn.Module, called: set[nn.Module], answer: Tensor)
     ]
 
 
+def factors(node: Any) -> Iterator[Any]:
+    """The parameters that one operator reads, as they are or in another shape.
+
+    Args:
+        node: the operator in the graph of a backward pass; `None` reads nothing.
+
+    Example:
+        >>> weight = nn.Parameter(torch.ones(2, 3))
+        >>> [one] = factors(torch.nn.functional.linear(torch.ones(1, 3), weight).grad_fn)
+        >>> one is weight
+        True
+    """
+    for other, _ in getattr(node, "next_functions", ()):
+        while other is not None and len(other.next_functions) == 1:
+            other = other.next_functions[0][0]
+        if hasattr(other, "variable"):
+            yield other.variable
+
+
 def _leaves(answer: Tensor) -> Iterator[Any]:
     """The tensors at which the graph of a backward pass ends."""
     left: list[Any] = [answer.grad_fn]
