@@ -17,6 +17,7 @@ def fake_trainer(rank: int, world_size: int, epoch: int) -> Any:
         world_size=world_size,
         num_devices=world_size,
         current_epoch=epoch,
+        state=SimpleNamespace(fn=None),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
 

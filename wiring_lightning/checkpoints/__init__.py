@@ -10,6 +10,7 @@ from wiring_lightning.checkpoints.matching import (
 from wiring_lightning.checkpoints.reading import (
     CheckpointError,
     load_checkpoint,
+    map_checkpoint as map_checkpoint,
     map_weights as map_weights,
     read_weights,
 )

@@ -83,16 +83,32 @@ def map_weights(path: str | Path) -> Mapping[str, Any]:
         ...     int(map_weights(f"{folder}/w.ckpt")["bias"].count_nonzero())
         2
     """
+    weights: Any = map_checkpoint(path).get("state_dict")
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"The checkpoint {path} cannot be read (it has no state_dict).")
+    return weights
+
+
+def map_checkpoint(path: str | Path) -> Mapping[str, Any]:
+    """All of a checkpoint whose values are read from the file when they are used.
+
+    As for `map_weights`, checksums are not compared, and other objects are passed over.
+
+    Args:
+        path: the file, which must stay until the values are no longer used.
+
+    Raises:
+        CheckpointError: if the file cannot be read in this way.
+    """
     try:
         names = get_unsafe_globals_in_checkpoint(path)
         with safe_globals([(_stand_in(name), name) for name in names]):
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        weights: Any = content["state_dict"]
-        if not isinstance(weights, Mapping):
-            raise TypeError("its state_dict is no mapping")
+            content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if not isinstance(content, Mapping):
+            raise TypeError("it holds no mapping")
     except Exception as error:  # bytes of any kind make the unpickler fail in any way
         raise CheckpointError(f"The checkpoint {path} cannot be read ({error}).") from error
-    return weights
+    return content
 
 
 def _stand_in(name: str) -> Callable[..., Any]:

@@ -8,11 +8,15 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
+from wiring_lightning.data import _normalization as normalization
 from wiring_lightning.data.loader import BatchLoader
+from wiring_lightning.data.normalize import Normalizer
 
 Images = TypeVar("Images", Tensor, list[str])
 
@@ -28,6 +32,11 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     So is a split that chance had a part in, see :meth:`_drawn_split`: what a checkpoint was trained
     on shall not be measured later, when there are more pictures.
 
+    And so is the normalisation. A network that is evaluated from a checkpoint gets images that are
+    normalised as those that it was trained on, also of another data module; a fit measures its own
+    statistics. Lightning gives a data module the state of its own class only, so that of another
+    one is read from the file when a loader is made.
+
     Args:
         batch_size: Images per step and process.
         seed: Seed of the random order and augmentation.
@@ -36,6 +45,8 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     Raises:
         ValueError: If ``batch_size`` is below 1.
     """
+
+    normalizer: Normalizer
 
     def __init__(self, batch_size: int, seed: int, drop_last: bool) -> None:
         super().__init__()
@@ -47,6 +58,8 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         self._train_loader: BatchLoader | None = None
         self._resume_state: dict[str, Any] = {}  # a position for a loader that is yet to be made
         self._split_is_known = False  # from a checkpoint, or a warning says that it is not
+        self._own_normalizer: Normalizer | None = None  # while that of a checkpoint is in its place
+        self._evaluated: str | Path | None = None  # checkpoint whose normalisation is known
 
     @property
     @abstractmethod
@@ -76,8 +89,10 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         """Read the data set, once.
 
         Args:
-            stage: Lightning's stage; not used.
+            stage: Lightning's stage: ``fit`` normalises by the data's own statistics again.
         """
+        if stage == "fit":
+            self._normalize_as_before()
         if self._splits is None:
             self._splits = self.read_splits()
 
@@ -117,8 +132,10 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the training images, and a split that was drawn."""
+        """Return the position in the training images, the normalisation, and a drawn split."""
         state = {} if self._train_loader is None else self._train_loader.state_dict()
+        if isinstance(getattr(self, "normalizer", None), Normalizer):
+            state[normalization.KEY] = normalization.state_of(self.normalizer)
         if (split := self._drawn_split()) is not None:
             text = zlib.compress(split.encode("utf-8", "surrogateescape"))
             state["split"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
@@ -126,12 +143,22 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the split, and continue training from the position."""
+        """Take over the split, and continue training from the position.
+
+        An evaluation takes over the normalisation.
+        """
         state = dict(state_dict)
+        trained_with = normalization.in_state(state)
+        state.pop(normalization.KEY, None)
         if (split := state.pop("split", None)) is not None:
             text = zlib.decompress(split.numpy().tobytes())
             self._keep_split(text.decode("utf-8", "surrogateescape"))
             self._split_is_known = True
+        if (checkpoint := self._checkpoint_to_evaluate()) is not None:
+            self._normalize_as_before()
+            self._evaluated = checkpoint
+            if trained_with is not None:
+                self._normalize_as(trained_with, type(self).__name__, checkpoint)
         if not state or (self.trainer is not None and not self.trainer.training):
             return
         self._resume_state = state
@@ -176,6 +203,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     def _share_of(self, images: Images, labels: Tensor, train: bool, **options: Any) -> BatchLoader:
         """Return a loader of this process's share of some images."""
         trainer = self.trainer
+        self._look_for_normalization()
         return self._loader(
             images,
             labels,
@@ -185,6 +213,65 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
             world_size=1 if trainer is None else trainer.world_size,
             **options,
         )
+
+    def _checkpoint_to_evaluate(self) -> str | Path | None:
+        """The checkpoint of the network that the trainer evaluates; None in a fit."""
+        trainer = self.trainer
+        checkpoint = getattr(trainer, "ckpt_path", None)
+        if trainer is None or checkpoint is None or trainer.state.fn == TrainerFn.FITTING:
+            return None
+        return checkpoint
+
+    def _look_for_normalization(self) -> None:
+        """Normalise as the other data module did that the network was trained with, if any."""
+        checkpoint = self._checkpoint_to_evaluate()
+        if checkpoint is None or checkpoint == self._evaluated:
+            return
+        self._normalize_as_before()
+        self._evaluated = checkpoint
+        found = normalization.state_in_file(checkpoint)
+        if found is None or found[0] == type(self).__qualname__:
+            return
+        name, state = found
+        trained_with = normalization.in_state(state)
+        if trained_with is None:
+            rank_zero_warn(
+                f"The network of {checkpoint} was trained with {name}, and the checkpoint does not "
+                f"say how its images were normalised: {type(self).__name__} normalises by its own "
+                "statistics, which may give wrong results; evaluate with that data, or assign its "
+                "normalizer to this data module in Python."
+            )
+        else:
+            self._normalize_as(trained_with, name, checkpoint)
+
+    def _normalize_as(self, wanted: Normalizer, name: str, checkpoint: str | Path) -> None:
+        """Normalise as in the training of a network that is evaluated."""
+        own = getattr(self, "normalizer", None)
+        if not isinstance(own, Normalizer) or normalization.is_same(wanted, own):
+            return
+        here, shape = type(self).__name__, self._normalized_shape()
+        if not normalization.fits(wanted, shape):
+            rank_zero_warn(
+                f"The network of {checkpoint} was trained with {name} and a mean of shape "
+                f"{list(wanted.mean.shape)}, which does not fit images {list(shape)}: {here} "
+                "normalises by other statistics, which may give wrong results; give the images the "
+                "size and the channels of that data."
+            )
+            return
+        rank_zero_info(
+            f"{here}: images are normalised as by {name} in the training of {checkpoint}"
+        )
+        self._own_normalizer, self.normalizer = own, wanted
+
+    def _normalize_as_before(self) -> None:
+        """Normalise by the data's own statistics."""
+        if self._own_normalizer is not None:
+            self.normalizer, self._own_normalizer = self._own_normalizer, None
+        self._evaluated = None
+
+    def _normalized_shape(self) -> tuple[int, ...]:
+        """The shape of an image when it is normalised."""
+        return self.image_shape
 
 
 def warn_of_kept_split(root: str, new: int) -> None:

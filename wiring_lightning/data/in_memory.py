@@ -48,7 +48,6 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
     """
 
     crop_flip: ClassVar[CropFlip | Mirror]
-    normalizer: Normalizer
 
     def __init__(
         self,
@@ -67,13 +66,19 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
         """Read the images, once.
 
         Args:
-            stage: Lightning's stage; not used. All stages need the training images, since the
-                normalisation is measured on them.
+            stage: Lightning's stage: ``fit`` normalises by the data's own statistics again. All
+                stages need the training images, since these are measured on them.
         """
         if self._splits is None:
             splits = self.read_splits()
             self.normalizer = Normalizer.fit(splits[0][0], self.normalization)
+            self._own_normalizer = None
             self._splits = splits
+        super().setup(stage)
+
+    @override
+    def _normalized_shape(self) -> tuple[int, ...]:
+        return tuple(super()._ready()[0][0].shape[1:])
 
     def _augmentation(self, train: bool) -> CropFlip | Mirror | None:
         """Return the augmentation of a split's images."""
