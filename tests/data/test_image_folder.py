@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
@@ -151,7 +152,17 @@ def fit(data: ImageFolder, model: Any, ckpt_path: Path | None = None, **options:
     return model
 
 
-def test_a_resumed_run_keeps_its_split_when_pictures_were_added(root: Path, tmp_path: Path) -> None:
+class AsksEarly(Callback):
+    """Asks how long the fit is before the checkpoint is read, so that the loader is made then."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert trainer.estimated_stepping_batches > 0
+
+
+@pytest.mark.parametrize("others", [[], [AsksEarly()]], ids=["", "early"])
+def test_a_resumed_run_keeps_its_split_when_pictures_were_added(
+    root: Path, tmp_path: Path, others: list[Callback]
+) -> None:
     saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
     logger = CSVLogger(str(tmp_path), name="run", version=0)
     options = {"callbacks": [saver], "enable_checkpointing": True, "logger": logger}
@@ -164,13 +175,27 @@ def test_a_resumed_run_keeps_its_split_when_pictures_were_added(root: Path, tmp_
     for step in (1, 6):
         later, resumed = make(root, split_seed=9), recorder()
         with pytest.warns(UserWarning, match="is kept, .* 15 picture"):
-            fit(later, resumed, tmp_path / f"step={step}.ckpt")
+            fit(later, resumed, tmp_path / f"step={step}.ckpt", callbacks=others)
         assert_continues(full, resumed, step)
         assert names(later) == names(whole)
+        assert sorted(later._train_loader.files.paths) == sorted(later._ready()[0][0])
     # The file is a table: another run can have the same split.
     same = make(root, table=str(tmp_path / "run/version_0/split.csv"))
     assert names(same) == names(whole)
     assert "split" not in same.state_dict()
+
+
+def test_a_loader_that_was_made_before_the_split_of_the_checkpoint_is_refused(root: Path) -> None:
+    state = make(root).state_dict()
+    same, other = make(root), make(root, split_seed=9)
+    for data in (same, other):
+        data.train_dataloader()
+    same.load_state_dict(state)
+    with (
+        pytest.warns(UserWarning, match="is kept"),
+        pytest.raises(RuntimeError, match=r"before train_dataloader\(\)"),
+    ):
+        other.load_state_dict(state)
 
 
 def test_a_checkpoint_is_tested_on_its_own_test_pictures(root: Path, tmp_path: Path) -> None:

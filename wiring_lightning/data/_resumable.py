@@ -152,8 +152,11 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         state.pop(normalization.KEY, None)
         if (split := state.pop("split", None)) is not None:
             text = zlib.decompress(split.numpy().tobytes())
+            before = self._splits
             self._keep_split(text.decode("utf-8", "surrogateescape"))
             self._split_is_known = True
+            if self._splits is not before:
+                self._drop_train_loader()
         if (checkpoint := self._checkpoint_to_evaluate()) is not None:
             self._normalize_as_before()
             self._evaluated = checkpoint
@@ -164,6 +167,21 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         self._resume_state = state
         if self._train_loader is not None:
             self._train_loader.load_state_dict(state)
+
+    def _drop_train_loader(self) -> None:
+        """Let a training loader of another split be made again.
+
+        It exists before the checkpoint is read if something asked early how long the fit will be.
+        """
+        if self._train_loader is None:
+            return
+        if self.trainer is None:
+            raise RuntimeError(
+                "The training loader has another split than the checkpoint: load the state of "
+                f"{type(self).__name__} before train_dataloader() is called."
+            )
+        self._train_loader = None
+        self.trainer.fit_loop._combined_loader = None  # then the trainer asks for a new one
 
     def warn_if_drawn_anew(self, checkpoint: str | Path) -> None:
         """Warn, once, of a split that was drawn and that the checkpoint does not hold."""

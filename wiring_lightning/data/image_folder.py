@@ -333,11 +333,11 @@ class ImageFolder(FileDataModule):
             return
         splits, _ = read_table(text, "The split of the checkpoint", find_below(self.folder))
         splits = sources.without_empty_test(splits)
-        if splits != found.splits:
-            known = {picture for pictures in splits.values() for picture in pictures}
-            now = chain.from_iterable(found.splits.values())
-            new = sum(picture not in known for picture in now)
-            warn_of_kept_split(self.root, new)
+        if splits == found.splits:
+            return
+        known = {picture for pictures in splits.values() for picture in pictures}
+        now = chain.from_iterable(found.splits.values())
+        warn_of_kept_split(self.root, sum(picture not in known for picture in now))
         self._found = found._replace(splits=splits)
         self._splits = sources.tensors(self._found, self.folder)
 
