@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from wiring_lightning.data import ImageFolder
+
+COUNTS = {"ant": 10, "bee": 5, "cat": 6}
 
 
 def pixels_of(name: str, size: tuple[int, int]) -> Tensor:
@@ -30,3 +35,17 @@ def write_classes(
         for number in range(start, start + count):
             write_image(folder / name / f"{name}{number:02}.png", size)
     return folder
+
+
+def make(root: Path, stage: str = "fit", **options: Any) -> ImageFolder:
+    options = {"batch_size": 4, "num_workers": 0, "image_size": 8, "resize": 12, **options}
+    data = ImageFolder(str(root), **options)
+    data.setup(stage)
+    return data
+
+
+def names(data: ImageFolder) -> list[list[str]]:
+    return [
+        [Path(path).relative_to(data.root).as_posix() for path in paths]
+        for paths, _ in data._ready()
+    ]

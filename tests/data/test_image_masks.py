@@ -3,16 +3,12 @@ import warnings
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch.nn.functional import interpolate
 
 from tests.cli.commands import BASE, wiring, write
 from tests.data.batches import assert_same_batches, fake_trainer, interleaved
 from tests.data.image_folders import pixels_of, write_image
-from tests.data.recorder import Recorder, assert_continues
-from tests.trainers import quiet_trainer
 from wiring_lightning.data import ImageMaskFolder
 
 CLASSES = ["road", "sky", "tree"]
@@ -267,33 +263,6 @@ def test_a_checkpoint_keeps_its_split_when_images_were_added(tmp_path):
     (tmp_path / "masks/03.png").unlink()
     with pytest.raises(FileNotFoundError, match="The split of the checkpoint names '03', but"):
         make(tmp_path).load_state_dict(state)
-
-
-class AsksEarly(Callback):
-    """Asks how long the fit is before the checkpoint is read, so that the loader is made then."""
-
-    def setup(self, trainer, pl_module, stage):
-        assert trainer.estimated_stepping_batches > 0
-
-
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-@pytest.mark.parametrize("others", [[], [AsksEarly()]], ids=["", "early"])
-def test_a_resumed_run_trains_on_the_images_of_its_split(tmp_path, others):
-    for number in range(12):
-        write_pair(tmp_path, f"{number:02}")
-    data, pixels = make(tmp_path), 3 * HEIGHT * WIDTH
-    full = Recorder(pixels)
-    saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
-    options = {"max_epochs": 2, "enable_checkpointing": True, "callbacks": [saver]}
-    quiet_trainer(**options).fit(full, data)
-    for number in range(12, 20):
-        write_pair(tmp_path, f"{number:02}")
-    for step in (1, 3):
-        resumed = Recorder(pixels)
-        trainer = quiet_trainer(max_epochs=2, callbacks=others)
-        with pytest.warns(UserWarning, match=r"is kept, .* 8 picture"):
-            trainer.fit(resumed, make(tmp_path), ckpt_path=tmp_path / f"step={step}.ckpt")
-        assert_continues(full, resumed, step)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from wiring_lightning.data._from_files import FileDataModule
 from wiring_lightning.data._picture_sources import Found
 from wiring_lightning.data._picture_table import find_below, read_table, write_table
 from wiring_lightning.data._resumable import warn_of_kept_split
+from wiring_lightning.data._stratified import Splits
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.normalize import Normalizer
 from wiring_lightning.files import is_remote, write_new_file
@@ -331,13 +332,18 @@ class ImageFolder(FileDataModule):
         found = self._found
         if found is None or not found.drawn:
             return
-        splits, _ = read_table(text, "The split of the checkpoint", find_below(self.folder))
-        splits = sources.without_empty_test(splits)
+        kept, _ = read_table(text, "The split of the checkpoint", find_below(self.folder))
+        now = dict(chain.from_iterable(found.splits.values()))
+        # Labels may have been corrected since.
+        splits = {
+            split: [(name, now.get(name, label)) for name, label in pictures]
+            for split, pictures in sources.without_empty_test(kept).items()
+        }
         if splits == found.splits:
             return
-        known = {picture for pictures in splits.values() for picture in pictures}
-        now = chain.from_iterable(found.splits.values())
-        warn_of_kept_split(self.root, sum(picture not in known for picture in now))
+        if _names_in(splits) != _names_in(found.splits):
+            known = set().union(*_names_in(splits).values())
+            warn_of_kept_split(self.root, len(now.keys() - known))
         self._found = found._replace(splits=splits)
         self._splits = sources.tensors(self._found, self.folder)
 
@@ -374,3 +380,8 @@ class ImageFolder(FileDataModule):
         if self.table is not None or not root.is_dir() or split_folders(root):
             return None
         return root if len(subfolders(root)) < 2 else None
+
+
+def _names_in(splits: Splits) -> dict[str, set[str]]:
+    """The names of the pictures in each split."""
+    return {split: {name for name, _ in pictures} for split, pictures in splits.items()}
