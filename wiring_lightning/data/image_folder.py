@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, check_number, listed
 from wiring_lightning.data import _picture_sources as sources
+from wiring_lightning.data._centre import CentreOfThin
 from wiring_lightning.data._class_folders import ClassFolders, split_folders
 from wiring_lightning.data._find_files import (
     Images,
@@ -257,7 +258,11 @@ class ImageFolder(FileDataModule):
                 transforms.RandomHorizontalFlip(),
             ]
         else:
-            steps = [transforms.Resize(self.resize), transforms.CenterCrop(self.image_size)]
+            steps = [
+                CentreOfThin(self.resize, self.image_size),
+                transforms.Resize(self.resize),
+                transforms.CenterCrop(self.image_size),
+            ]
         grey = [transforms.Grayscale()] if self.grey else []
         return transforms.Compose([*grey, *steps, transforms.PILToTensor()])
 
