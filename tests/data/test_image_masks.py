@@ -109,6 +109,20 @@ def test_the_splits_follow_their_own_seed(folder):
     assert first != splits(split_seed=1)
 
 
+@pytest.mark.parametrize(("count", "parts"), [(3, (1, 1, 1)), (4, (2, 1, 1)), (5, (3, 1, 1))])
+def test_each_share_is_at_least_one_image(tmp_path, count, parts):
+    for number in range(count):
+        write_pair(tmp_path, f"{number:02}")
+    data = make(tmp_path)
+    assert tuple(len(split[0]) for split in data._ready()) == parts
+    assert len(data.val_dataloader()) == 1
+    if count == 3:
+        write_pair(tmp_path / "few", "0")
+        write_pair(tmp_path / "few", "1")
+        with pytest.raises(ValueError, match="of 2 images leave 0 for training and 1 for testing"):
+            make(tmp_path / "few")
+
+
 def test_no_validation(folder):
     data = make(folder, val_share=0.0)
     assert data.val_dataloader() == []
@@ -240,29 +254,6 @@ def test_continues_inside_an_epoch(folder):
     next(seen), next(seen)
     second.load_state_dict(first.state_dict())
     assert_same_batches(batches(second), seen)
-
-
-def test_a_checkpoint_keeps_its_split_when_images_were_added(tmp_path):
-    for number in range(10):
-        write_pair(tmp_path, f"{number:02}")
-    data = make(tmp_path)
-    torch.save(data.state_dict(), tmp_path / "state.pt")
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    write_pair(tmp_path, "10")
-    later, early = make(tmp_path), ImageMaskFolder(CLASSES, str(tmp_path), batch_size=4)
-    assert names_in(later.test_dataloader()) != names_in(data.test_dataloader())
-    with pytest.warns(UserWarning, match=r"is kept, .* 1 picture"):
-        later.load_state_dict(state)
-    early.load_state_dict(state)
-    with pytest.warns(UserWarning, match=r"is kept, .* 1 picture"):
-        early.setup("fit")
-    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        assert names_in(getattr(later, loader)()) == names_in(getattr(data, loader)())
-    assert early.state_dict()["split"].equal(state["split"])
-    (tmp_path / "images/03.png").unlink()
-    (tmp_path / "masks/03.png").unlink()
-    with pytest.raises(FileNotFoundError, match="The split of the checkpoint names '03', but"):
-        make(tmp_path).load_state_dict(state)
 
 
 @pytest.mark.parametrize(

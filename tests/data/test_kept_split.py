@@ -13,9 +13,16 @@ from lightning.pytorch.loggers import CSVLogger
 from tests.data.batches import fake_trainer
 from tests.data.image_folders import COUNTS, make, names, write_classes
 from tests.data.recorder import Recorder, assert_continues
-from tests.data.test_image_masks import HEIGHT, WIDTH, make as make_pairs, write_pair
+from tests.data.test_image_masks import (
+    CLASSES,
+    HEIGHT,
+    WIDTH,
+    make as make_pairs,
+    names_in,
+    write_pair,
+)
 from tests.trainers import quiet_trainer
-from wiring_lightning.data import ImageFolder
+from wiring_lightning.data import ImageFolder, ImageMaskFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
@@ -89,6 +96,29 @@ def test_a_resumed_run_trains_on_the_images_with_masks_of_its_split(
         with pytest.warns(UserWarning, match=r"is kept, .* 8 picture"):
             trainer.fit(resumed, make_pairs(tmp_path), ckpt_path=tmp_path / f"step={step}.ckpt")
         assert_continues(full, resumed, step)
+
+
+def test_a_checkpoint_keeps_its_split_when_images_were_added(tmp_path: Path) -> None:
+    for number in range(10):
+        write_pair(tmp_path, f"{number:02}")
+    data = make_pairs(tmp_path)
+    torch.save(data.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    write_pair(tmp_path, "10")
+    later, early = make_pairs(tmp_path), ImageMaskFolder(CLASSES, str(tmp_path), batch_size=4)
+    assert names_in(later.test_dataloader()) != names_in(data.test_dataloader())
+    with pytest.warns(UserWarning, match=r"is kept, .* 1 picture"):
+        later.load_state_dict(state)
+    early.load_state_dict(state)
+    with pytest.warns(UserWarning, match=r"is kept, .* 1 picture"):
+        early.setup("fit")
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        assert names_in(getattr(later, loader)()) == names_in(getattr(data, loader)())
+    assert early.state_dict()["split"].equal(state["split"])
+    (tmp_path / "images/03.png").unlink()
+    (tmp_path / "masks/03.png").unlink()
+    with pytest.raises(FileNotFoundError, match="The split of the checkpoint names '03', but"):
+        make_pairs(tmp_path).load_state_dict(state)
 
 
 def test_a_loader_that_was_made_before_the_split_of_the_checkpoint_is_refused(root: Path) -> None:

@@ -69,8 +69,8 @@ def split_by_chance(
 
     Args:
         names: The names.
-        val_share: Share of the names for validation.
-        test_share: Share of the names for testing.
+        val_share: Share of the names for validation, rounded to at least one name; 0 is none.
+        test_share: Share of the names for testing, rounded to at least one name.
         seed: Another seed is another split.
 
     Returns:
@@ -84,7 +84,9 @@ def split_by_chance(
         [['e', 'a', 'f', 'd', 'c'], ['g'], ['b']]
     """
     size = len(names)
-    val_size, test_size = round(size * val_share), round(size * test_share)
+    val_size, test_size = (
+        max(1, round(size * share)) if share else 0 for share in (val_share, test_share)
+    )
     if test_size < 1 or val_size + test_size >= size:
         raise ValueError(
             f"val_share {val_share} and test_share {test_share} of {size} images leave "

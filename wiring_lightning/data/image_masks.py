@@ -59,8 +59,9 @@ class ImageMaskFolder(MaskDataModule):
             ``val_share``, ``test_share`` and ``split_seed``.
         val_list: File in ``root`` that names the validation images; without it, there are none.
         test_list: File in ``root`` that names the test images.
-        val_share: Share of all images to set aside for validation. 0 turns validation off.
-        test_share: Share of all images to set aside for testing.
+        val_share: Share of all images to set aside for validation, at least one image. 0 turns
+            validation off.
+        test_share: Share of all images to set aside for testing, at least one image.
         split_seed: Chooses the images that are set aside. Keep it for all repetitions.
         mask_suffix: Suffix of a mask's name, such as '_mask' if ``x_mask.png`` is the mask of
             ``x.jpg``. Other files in the folder of masks are skipped, so it can also be the folder
