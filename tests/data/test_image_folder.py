@@ -176,6 +176,25 @@ def test_predictions_have_the_names_of_the_classes_without_the_training_pictures
     assert [row.split(",")[1] for row in rows] == [list(COUNTS)[i] for i in expected.argmax(1)]
 
 
+def test_each_prediction_has_the_pictures_that_are_asked_for(root: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_image(first / "1.png", (20, 9))
+    write_image(second / "2.png", (20, 9))
+    data, trainer = make(root, predict_root=str(first)), quiet_trainer()
+    tested = [Path(name).name for name in names(data)[2]]
+    for asked, expected in (
+        (str(first), ["1.png"]),
+        (str(second), ["2.png"]),
+        (str(second / "2.png"), ["2.png"]),
+        (None, tested),
+        (str(first), ["1.png"]),
+    ):
+        data.predict_root = asked
+        assert len(torch.cat(trainer.predict(task(), data))) == len(expected)
+        assert [Path(name).name for name in data.predict_names] == expected
+        assert (data.predict_labels is None) == (asked is not None)
+
+
 def test_pictures_without_class_folders_are_predicted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

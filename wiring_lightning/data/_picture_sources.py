@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wiring_lightning.data._class_folders import ClassFiles, ClassFolders, split_folders
-from wiring_lightning.data._find_files import read_text
+from wiring_lightning.data._find_files import Images, find_images, read_text, warn_of_unread
 from wiring_lightning.data._picture_table import find_below, read_table
 from wiring_lightning.data._stratified import Picture, Splits, split_by_class
 
@@ -87,6 +87,25 @@ def in_table(root: Path, table: Path, owner: str) -> Found:
             "more."
         )
     return Found(names, splits)
+
+
+def without_labels(folder: Path) -> tuple[list[str], Tensor]:
+    """Find the pictures in a folder, or take one picture, to predict what they show.
+
+    Returns:
+        The paths, and -1 for the class of each.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    paths, unread = Images([str(folder)], []) if folder.is_file() else find_images(folder)
+    warn_of_unread(folder, unread)
+    if not paths:
+        raise FileNotFoundError(
+            f"The folder '{folder}' holds no image; name the folder of the pictures "
+            "(--data.predict_root)."
+        )
+    return paths, torch.full((len(paths),), -1, device="cpu")
 
 
 def in_order(found: Found, names: list[str], source: str) -> Found:

@@ -50,6 +50,11 @@ def split_by_class(pictures: Iterable[Picture], shares: Mapping[str, float], see
     }
 
 
+def names_in(splits: Splits) -> dict[str, set[str]]:
+    """Return the names of the pictures in each split."""
+    return {split: {name for name, _ in pictures} for split, pictures in splits.items()}
+
+
 def _sizes(label: str, count: int, shares: Mapping[str, float]) -> list[str]:
     """The split of each picture of a class in the order in which they are drawn.
 

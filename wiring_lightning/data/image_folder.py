@@ -15,18 +15,12 @@ from wiring_lightning._checks import check_counts, check_number, listed
 from wiring_lightning.data import _picture_sources as sources
 from wiring_lightning.data._centre import CentreOfThin
 from wiring_lightning.data._class_folders import ClassFolders, split_folders
-from wiring_lightning.data._find_files import (
-    Images,
-    existing,
-    find_images,
-    subfolders,
-    warn_of_unread,
-)
+from wiring_lightning.data._find_files import existing, subfolders
 from wiring_lightning.data._from_files import FileDataModule
 from wiring_lightning.data._picture_sources import Found
 from wiring_lightning.data._picture_table import find_below, read_table, write_table
 from wiring_lightning.data._resumable import warn_of_kept_split
-from wiring_lightning.data._stratified import Splits
+from wiring_lightning.data._stratified import names_in
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.normalize import Normalizer
 from wiring_lightning.files import is_remote, write_new_file
@@ -209,24 +203,16 @@ class ImageFolder(FileDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Find the pictures, once.
+        """Find the labelled pictures, once, or for each prediction those without labels.
 
         Args:
             stage: Lightning's stage: ``predict`` needs no labelled pictures.
         """
-        folder = self._picture_folder() if stage == "predict" else None
-        if folder is None:
+        if stage == "predict":
+            folder = self._picture_folder()
+            self._predicted = None if folder is None else sources.without_labels(folder)
+        if stage != "predict" or self._predicted is None:
             super().setup(stage)
-        elif self._predicted is None:
-            alone = folder.is_file()
-            paths, unread = Images([str(folder)], []) if alone else find_images(folder)
-            warn_of_unread(folder, unread)
-            if not paths:
-                raise FileNotFoundError(
-                    f"The folder '{folder}' holds no image; name the folder of the pictures "
-                    "(--data.predict_root)."
-                )
-            self._predicted = paths, torch.full((len(paths),), -1, device="cpu")
 
     @override
     def read_splits(self) -> tuple[tuple[list[str], Tensor], ...]:
@@ -346,8 +332,8 @@ class ImageFolder(FileDataModule):
         }
         if splits == found.splits:
             return
-        if _names_in(splits) != _names_in(found.splits):
-            known = set().union(*_names_in(splits).values())
+        if names_in(splits) != names_in(found.splits):
+            known = set().union(*names_in(splits).values())
             warn_of_kept_split(self.root, len(now.keys() - known))
         self._found = found._replace(splits=splits)
         self._splits = sources.tensors(self._found, self.folder)
@@ -385,8 +371,3 @@ class ImageFolder(FileDataModule):
         if self.table is not None or not root.is_dir() or split_folders(root):
             return None
         return root if len(subfolders(root)) < 2 else None
-
-
-def _names_in(splits: Splits) -> dict[str, set[str]]:
-    """The names of the pictures in each split."""
-    return {split: {name for name, _ in pictures} for split, pictures in splits.items()}
