@@ -1,5 +1,6 @@
 """Save predictions to files."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -43,9 +44,9 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         path: file to write instead: a table if it ends in `.csv` or `.parquet`, a tensor for
-            `torch.load` if it ends in `.pt` or `.pth`. If not given, all of them are written in the
-            run's folder under the names above and `predictions.pt`, with a number behind a name
-            that is taken. A trainer with `fast_dev_run` writes none.
+            `torch.load` if it ends in `.pt` or `.pth`; `~` is a home. If not given, all of them are
+            written in the run's folder under the names above and `predictions.pt`, with a number
+            behind a name that is taken. A trainer with `fast_dev_run` writes none.
         overwrite: whether a file at `path` may be replaced.
 
     Raises:
@@ -63,7 +64,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def __init__(self, path: str | None = None, overwrite: bool = False) -> None:
         super().__init__(write_interval="epoch")
-        self.path = path
+        self.path = None if path is None else os.path.expanduser(path)  # noqa: PTH111
         self.overwrite = overwrite
         self._examples: int | None = None  # how many have a name; `None` if none has
         self._seen = 0  # examples that this process has predicted

@@ -60,6 +60,11 @@ def existing(path: Path) -> Path:
     return next((entry for entry in entries if nfc(entry.name) == nfc(path.name)), path)
 
 
+def given(path: str) -> Path:
+    """Return the path that a user names: ``~`` is a home, and either Unicode form will do."""
+    return existing(Path(os.path.expanduser(path)))  # noqa: PTH111  # Path refuses unknown users
+
+
 def subfolders(folder: Path) -> dict[str, Path]:
     """Return the folders in a folder by their names, sorted.
 

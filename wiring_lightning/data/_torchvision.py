@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 
+from wiring_lightning.data._find_files import given
 from wiring_lightning.data.base import ImageDataModule
 from wiring_lightning.data.in_memory import Split
 
@@ -55,7 +56,7 @@ class TorchvisionDataModule(ImageDataModule):
         if not self.download:
             return
         try:
-            self._dataset_class()(self.root, download=True)
+            self._dataset_class()(str(given(self.root)), download=True)
         except (OSError, HTTPException, RuntimeError) as error:  # torchvision may reword the first
             reason = " ".join(str(error).split())
             raise RuntimeError(
@@ -72,7 +73,8 @@ class TorchvisionDataModule(ImageDataModule):
             RuntimeError: If files in it are missing or damaged.
         """
         dataset_class = self._dataset_class()
-        folder = Path(self.root) / self.folder
+        root = given(self.root)
+        folder = root / self.folder
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{self.dataset_name} is not in '{folder}': fetch it with download=True "
@@ -80,7 +82,7 @@ class TorchvisionDataModule(ImageDataModule):
                 f"'{self.folder}'."
             )
         try:
-            dataset = dataset_class(self.root, train=train)
+            dataset = dataset_class(str(root), train=train)
             images = torch.as_tensor(dataset.data, device="cpu")
             labels = torch.as_tensor(dataset.targets, dtype=torch.int64, device="cpu")
             if len(images) != len(labels):

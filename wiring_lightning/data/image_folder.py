@@ -15,7 +15,7 @@ from wiring_lightning._checks import check_counts, check_number, listed
 from wiring_lightning.data import _picture_sources as sources
 from wiring_lightning.data._centre import CentreOfThin
 from wiring_lightning.data._class_folders import ClassFolders, split_folders
-from wiring_lightning.data._find_files import existing, subfolders
+from wiring_lightning.data._find_files import given, subfolders
 from wiring_lightning.data._from_files import FileDataModule
 from wiring_lightning.data._picture_sources import Found
 from wiring_lightning.data._picture_table import find_below, read_table, write_table
@@ -189,7 +189,7 @@ class ImageFolder(FileDataModule):
     def predict_names(self) -> list[str]:
         """Names of the pictures of :meth:`predict_dataloader`, their paths below the folder."""
         if self._predicted is not None:
-            folder = self.folder if self.predict_root is None else Path(self.predict_root)
+            folder = self.folder if self.predict_root is None else given(self.predict_root)
             folder = folder.parent if folder.is_file() else folder
             return sources.names_below(folder, self._predicted[0])
         return sources.names_below(self.folder, self._ready()[-1][0])
@@ -227,7 +227,7 @@ class ImageFolder(FileDataModule):
         """Return the labelled pictures, in the splits that folders or the table name."""
         root, owner = self.folder, type(self).__name__
         if self.table is not None:
-            return sources.in_table(root, Path(self.table), owner)
+            return sources.in_table(root, given(self.table), owner)
         return sources.in_folders(root, ClassFolders(owner, _LAYOUT, "add images, or remove it"))
 
     @override
@@ -296,7 +296,7 @@ class ImageFolder(FileDataModule):
     @property
     def folder(self) -> Path:
         """The folder ``root``, with its name in the Unicode form that it has on disk."""
-        return existing(Path(self.root))
+        return given(self.root)
 
     def _take_names(self, names: list[str]) -> None:
         """Keep the names of a checkpoint's classes; an error if those of the data differ."""
@@ -360,7 +360,7 @@ class ImageFolder(FileDataModule):
     def _picture_folder(self) -> Path | None:
         """The folder of the pictures without labels, or one picture, if there is one."""
         if self.predict_root is not None:
-            folder = Path(self.predict_root)
+            folder = given(self.predict_root)
             if not folder.exists():
                 raise FileNotFoundError(
                     f"There is no folder '{folder}': name the folder of the pictures to predict "

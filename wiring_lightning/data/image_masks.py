@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
-from wiring_lightning.data._find_files import IMAGE_ENDINGS
+from wiring_lightning.data._find_files import IMAGE_ENDINGS, given
 from wiring_lightning.data._mask_files import Color, classes_of_colors, classes_of_numbers
 from wiring_lightning.data._mask_splits import (
     Pair,
@@ -144,7 +144,7 @@ class ImageMaskFolder(MaskDataModule):
     @override
     def find_pairs(self) -> tuple[list[Pair], list[Pair], list[Pair]]:
         """Find the images with their masks, and split them at random or by the lists."""
-        root = Path(self.root)
+        root = given(self.root)
         train_list, val_list, test_list = self.lists
         images, masks = root / self.images, root / self.masks
         if train_list is not None and test_list is not None:

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.data._class_folders import ClassFiles, ClassFolders, split_folders
+from wiring_lightning.data._find_files import given
 from wiring_lightning.data._picture_sources import names_below
 from wiring_lightning.data._read_image import pixels, read_image
 from wiring_lightning.data.augment import CropFlip
@@ -84,7 +85,7 @@ class MiniImageNet(ImageDataModule):
     @property
     def class_names(self) -> list[str]:
         """Names of the class folders in ``root``, or in its folder ``train``, sorted."""
-        train_folder, _ = self._split_folders() or (Path(self.root), None)
+        train_folder, _ = self._split_folders() or (given(self.root), None)
         return list(self._class_folders.paths(train_folder))
 
     @property
@@ -96,7 +97,7 @@ class MiniImageNet(ImageDataModule):
     def predict_names(self) -> list[str]:
         """Names of the test images, their paths below ``root``."""
         files = self._find_files()[1]
-        return names_below(Path(self.root), self._in_turns(files, self.test_per_class))
+        return names_below(given(self.root), self._in_turns(files, self.test_per_class))
 
     @property
     def predict_labels(self) -> list[str]:
@@ -133,7 +134,7 @@ class MiniImageNet(ImageDataModule):
         train_size, test_size = self.train_per_class, self.test_per_class
         folders = self._split_folders()
         if folders is None:
-            files = self._class_folders.files(Path(self.root), train_size + test_size)
+            files = self._class_folders.files(given(self.root), train_size + test_size)
             return files, {name: paths[train_size:] for name, paths in files.items()}
         train_folder, test_folder = folders
         train, test = self._class_folders.splits(
@@ -148,7 +149,7 @@ class MiniImageNet(ImageDataModule):
 
     def _split_folders(self) -> tuple[Path, Path] | None:
         """Return the folders of the training and the test classes, if the sets are apart."""
-        found = split_folders(Path(self.root))
+        found = split_folders(given(self.root))
         if not found:
             return None
         other = found.get("test") or found.get("val")

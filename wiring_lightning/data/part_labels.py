@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from wiring_lightning.data._find_files import existing, read_list
+from wiring_lightning.data._find_files import existing, given, read_list
 from wiring_lightning.data._mask_files import IGNORED, classes_of_colors
 from wiring_lightning.data._mask_splits import Pair
 from wiring_lightning.data._read_image import pixels, read_image
@@ -77,7 +77,7 @@ class PartLabels(MaskDataModule):
     @override
     def find_pairs(self) -> tuple[list[Pair], list[Pair], list[Pair]]:
         """Find the files that the lists name."""
-        root = Path(self.root)
+        root = given(self.root)
         for folder in (root / _IMAGES, root / _MASKS):
             if not folder.is_dir():
                 raise FileNotFoundError(
