@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.data.conftest import TinyImages
 from tests.data.image_folders import write_classes
 from tests.trainers import quiet_trainer
-from wiring_lightning.data import ImageFolder
+from wiring_lightning.data import ImageFolder, MiniImageNet
 
 KINDS = ["pixel_mean", "channel_mean_std", "symmetric"]
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -128,12 +128,23 @@ def test_a_checkpoint_of_the_same_normalisation_is_not_mentioned(
     assert "normalise" not in caplog.text + "".join(map(str, said))
 
 
-def test_a_mean_image_of_another_size_is_told(tmp_path: Path, photos: Path) -> None:
+def test_a_mean_image_that_is_too_small_is_told(tmp_path: Path, photos: Path) -> None:
     path = train(TinyImages(8, 5), tmp_path / "tiny.ckpt")
     larger = own(photos, image_size=6, resize=6)
     with pytest.warns(UserWarning, match=r"with TinyImages and a mean of shape \[1, 4, 4\], which"):
         seen = predict(larger, path)
     torch.testing.assert_close(seen, predict(own(photos, image_size=6, resize=6), None))
+
+
+def test_the_centre_of_a_larger_mean_image_is_used(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "own", {"ant": 6, "bee": 6})
+    mini = MiniImageNet(str(root), 4, train_per_class=3, test_per_class=3)
+    path = train(mini, tmp_path / "mini.ckpt")
+    taken = own(tmp_path / "nowhere", image_size=64, resize=84, grey=False)
+    taken.predict_root = str(root)
+    seen = predict(taken, path)  # ant00, ant01, ..., where those of Mini-ImageNet are in turns
+    expected = torch.cat([images for images, _ in mini.test_dataloader()])
+    assert torch.equal(seen[[3, 9, 4, 10, 5, 11]], expected)
 
 
 @pytest.mark.parametrize("save", [True, False])

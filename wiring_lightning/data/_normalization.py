@@ -54,18 +54,29 @@ def is_same(one: Normalizer, other: Normalizer) -> bool:
     return all(_is_equal(left[name], right[name]) for name in left)
 
 
-def fits(normalizer: Normalizer, shape: tuple[int, ...]) -> bool:
-    """Whether images of a shape can be normalised, and keep it.
+def for_shape(normalizer: Normalizer, shape: tuple[int, int, int]) -> Normalizer | None:
+    """The normalizer for images of a shape, or None if it does not fit them.
+
+    Of a larger mean image, this is the centre, as evaluation shows the centre of images: that of
+    ``MiniImageNet`` is larger than what its network sees.
 
     Example:
-        >>> fits(Normalizer(torch.zeros(3, 1, 1)), (3, 8, 8)), fits(
-        ...     Normalizer(torch.zeros(3, 9, 9)), (3, 8, 8))
-        (True, False)
+        >>> mean = torch.arange(16.0).view(1, 4, 4)
+        >>> for_shape(Normalizer(mean), (1, 2, 2)).mean.tolist()
+        [[[5.0, 6.0], [9.0, 10.0]]]
+        >>> for_shape(Normalizer(mean), (1, 5, 5)) is None
+        True
     """
+    mean, (_, height, width) = normalizer.mean, shape
+    if mean.dim() == 3 and mean.shape[1] >= height and mean.shape[2] >= width:
+        top, left = (mean.shape[1] - height) // 2, (mean.shape[2] - width) // 2
+        mean = mean[:, top : top + height, left : left + width]
     try:
-        return torch.broadcast_shapes(normalizer.mean.shape, shape) == torch.Size(shape)
+        if torch.broadcast_shapes(mean.shape, shape) != torch.Size(shape):
+            return None
     except RuntimeError:
-        return False
+        return None
+    return Normalizer(mean, normalizer.std)
 
 
 def _is_equal(one: Tensor | None, other: Tensor | None) -> bool:

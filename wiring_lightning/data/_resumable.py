@@ -264,11 +264,12 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     def _normalize_as(self, wanted: Normalizer, name: str, checkpoint: str | Path) -> None:
         """Normalise as in the training of a network that is evaluated."""
-        own = getattr(self, "normalizer", None)
+        own, here = getattr(self, "normalizer", None), type(self).__name__
         if not isinstance(own, Normalizer) or normalization.is_same(wanted, own):
             return
-        here, shape = type(self).__name__, self._normalized_shape()
-        if not normalization.fits(wanted, shape):
+        shape = self._normalized_shape()
+        fitting = normalization.for_shape(wanted, shape)
+        if fitting is None:
             rank_zero_warn(
                 f"The network of {checkpoint} was trained with {name} and a mean of shape "
                 f"{list(wanted.mean.shape)}, which does not fit images {list(shape)}: {here} "
@@ -279,7 +280,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         rank_zero_info(
             f"{here}: images are normalised as by {name} in the training of {checkpoint}"
         )
-        self._own_normalizer, self.normalizer = own, wanted
+        self._own_normalizer, self.normalizer = own, fitting
 
     def _normalize_as_before(self) -> None:
         """Normalise by the data's own statistics."""
@@ -287,7 +288,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
             self.normalizer, self._own_normalizer = self._own_normalizer, None
         self._evaluated = None
 
-    def _normalized_shape(self) -> tuple[int, ...]:
+    def _normalized_shape(self) -> tuple[int, int, int]:
         """The shape of an image when it is normalised."""
         return self.image_shape
 

@@ -77,8 +77,9 @@ class InMemoryDataModule(ResumableDataModule[Tensor]):
         super().setup(stage)
 
     @override
-    def _normalized_shape(self) -> tuple[int, ...]:
-        return tuple(super()._ready()[0][0].shape[1:])
+    def _normalized_shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = super()._ready()[0][0].shape
+        return channels, height, width
 
     def _augmentation(self, train: bool) -> CropFlip | Mirror | None:
         """Return the augmentation of a split's images."""
