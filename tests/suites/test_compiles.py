@@ -129,3 +129,21 @@ def test_a_fabric_has_no_breaks_once_a_run_has_frozen_it() -> None:
     learning, frozen = breaks[:2], breaks[2:]
     assert learning[0] > 0
     assert frozen == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_a_graph_in_continuous_time_is_compiled_in_parts(adjoint: bool) -> None:
+    method = named("continuous-graph")
+    torch.manual_seed(0)
+    plain = method.backbone(**method.arguments, adjoint=adjoint)
+    compiled = torch.compile(deepcopy(plain))
+    images = torch.randn(4, 1, 8, 8)
+    found, expected = compiled(images), plain(images)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for here, there in zip(compiled.parameters(), plain.parameters(), strict=True):
+        # A solver's steps may differ by a rounding, so numbers are compared with the largest.
+        bound = 1e-3 * float(there.grad.abs().max())
+        torch.testing.assert_close(here.grad, there.grad, atol=bound, rtol=0)

@@ -86,7 +86,7 @@ class ResidualNetwork(Described):
             self.mean,
             self.connection.binary,
         )
-        kind = PlainBlockSums if torch.compiler.is_compiling() else BlockSums
+        kind = PlainBlockSums if _is_recorded() else BlockSums
         sums = kind(self.connection.weights(), inputs)
         state = sums.enter(state)
         for j, block in enumerate(blocks[:-1]):
@@ -145,3 +145,9 @@ class ResidualNetwork(Described):
 
     def _blocks(self) -> list[ResidualBlock]:
         return [block for block in self.blocks.values() if isinstance(block, ResidualBlock)]
+
+
+def _is_recorded() -> bool:
+    """Whether what is called now is compiled or traced, and not only computed."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tracing or torch.compiler.is_compiling()

@@ -102,7 +102,8 @@ def run_continuously(
     settings = {"rtol": tolerance, "atol": tolerance, "method": "dopri5", "options": options}
     if adjoint:
         settings["adjoint_params"] = derivative.tensors
-    integrate = odeint_adjoint if adjoint else odeint
+    # Its steps depend on the data, so `torch.compile` cannot record them.
+    integrate = torch.compiler.disable(odeint_adjoint if adjoint else odeint)
     try:
         states: Tensor = integrate(derivative, start, times, **settings)[-1]
     except AssertionError as error:
