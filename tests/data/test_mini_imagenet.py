@@ -54,7 +54,7 @@ def test_the_first_files_are_for_training_and_the_next_for_testing(flat):
     )
 
 
-@pytest.mark.parametrize("name", ["test", "val"])
+@pytest.mark.parametrize("name", ["test", "val", "Validation"])
 def test_training_and_test_images_may_lie_in_folders_of_their_own(tmp_path, name):
     write_classes(tmp_path / "train", dict.fromkeys(CLASSES, 7))
     write_classes(tmp_path / name, dict.fromkeys(CLASSES, 4), start=20)

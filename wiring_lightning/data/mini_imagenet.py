@@ -1,24 +1,29 @@
 """mini-ImageNet: small photographs in 100 classes, read from one folder per class."""
 
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from PIL.Image import Resampling
+from PIL.Image import Image, Resampling
+from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
 from wiring_lightning.data._class_folders import ClassFiles, ClassFolders, split_folders
-from wiring_lightning.data._find_files import given
-from wiring_lightning.data._picture_sources import names_below
+from wiring_lightning.data._picture_sources import Found, names_below
 from wiring_lightning.data._read_image import pixels, read_image
+from wiring_lightning.data._stratified import Picture
 from wiring_lightning.data.augment import CropFlip
 from wiring_lightning.data.base import ImageDataModule
+from wiring_lightning.data.image_folder import ImageFolder
 from wiring_lightning.data.in_memory import Split
 
 _STORED_SIZE = 84
 _WINDOW_SIZE = 64
 _LAYOUT = "the folder that holds one folder of images per class, or 'train' and 'test'"
+_REMEDY = "complete it, or lower train_per_class or test_per_class"
 
 
 class MiniImageNet(ImageDataModule):
@@ -79,14 +84,16 @@ class MiniImageNet(ImageDataModule):
         self.root = root
         self.train_per_class = train_per_class
         self.test_per_class = test_per_class
-        remedy = "complete it, or lower train_per_class or test_per_class"
-        self._class_folders = ClassFolders(type(self).__name__, _LAYOUT, remedy)
+
+    @cached_property
+    def _files(self) -> "_FirstOfEachClass":
+        finder = ClassFolders(type(self).__name__, _LAYOUT, _REMEDY)
+        return _FirstOfEachClass(self.root, finder, self.train_per_class, self.test_per_class)
 
     @property
     def class_names(self) -> list[str]:
         """Names of the class folders in ``root``, or in its folder ``train``, sorted."""
-        train_folder, _ = self._split_folders() or (given(self.root), None)
-        return list(self._class_folders.paths(train_folder))
+        return self._files.folder_names()
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]  # known only when the folder is there
@@ -96,13 +103,14 @@ class MiniImageNet(ImageDataModule):
     @property
     def predict_names(self) -> list[str]:
         """Names of the test images, their paths below ``root``."""
-        files = self._find_files()[1]
-        return names_below(given(self.root), self._in_turns(files, self.test_per_class))
+        self._files.setup("test")
+        return self._files.predict_names
 
     @property
-    def predict_labels(self) -> list[str]:
+    def predict_labels(self) -> list[str] | None:
         """Names of the classes of the test images."""
-        return self.class_names * self.test_per_class
+        self._files.setup("test")
+        return self._files.predict_labels
 
     @override
     def read(self, train: bool) -> Split:
@@ -112,44 +120,73 @@ class MiniImageNet(ImageDataModule):
             Images, uint8 of shape [N, 3, 84, 84], and labels, int64 of shape [N]: the index of
             the class in the sorted names of the class folders.
         """
-        # Find both sets of files first, so that an error in the test set is reported at once.
-        train_files, test_files = self._find_files()
-        files = train_files if train else test_files
-        per_class = self.train_per_class if train else self.test_per_class
-        paths = self._in_turns(files, per_class)
-        images = torch.empty(
-            len(paths), 3, _STORED_SIZE, _STORED_SIZE, dtype=torch.uint8, device="cpu"
-        )
-        for index, path in enumerate(paths):
-            image = read_image(path).resize((_STORED_SIZE, _STORED_SIZE), Resampling.BILINEAR)
-            images[index] = pixels(image)
-        return images, torch.arange(len(files), device="cpu").repeat(per_class)
+        return self._files.read(train)
 
     @override
     def _augmentation(self, train: bool) -> CropFlip:
         return self.crop_flip if train and self.augment else self.crop_flip.centred()
 
-    def _find_files(self) -> tuple[ClassFiles, ClassFiles]:
-        """Return the files of each class for training and for test."""
+
+class _FirstOfEachClass(ImageFolder):
+    """The first pictures of each class, with the classes interleaved, as 84x84 pixels."""
+
+    def __init__(
+        self, root: str, finder: ClassFolders, train_per_class: int, test_per_class: int
+    ) -> None:
+        super().__init__(root, image_size=_STORED_SIZE, resize=_STORED_SIZE)
+        self.finder = finder
+        self.train_per_class = train_per_class
+        self.test_per_class = test_per_class
+
+    def read(self, train: bool) -> Split:
+        """Read all pictures of a split."""
+        # Both splits are found first, so that an error in the test set is reported at once.
+        self.setup("fit")
+        paths, labels = self._ready()[0 if train else -1]
+        stored = self.transform(train)
+        images = torch.empty(
+            len(paths), 3, _STORED_SIZE, _STORED_SIZE, dtype=torch.uint8, device="cpu"
+        )
+        for index, path in enumerate(paths):
+            images[index] = stored(read_image(path))
+        return images, labels
+
+    @override
+    def transform(self, train: bool) -> Callable[[Image], Tensor]:
+        """Return what resizes a picture; the crops are cut from the images in memory."""
+        size = _STORED_SIZE, _STORED_SIZE
+        return lambda image: pixels(image.resize(size, Resampling.BILINEAR))
+
+    @override
+    def find_pictures(self) -> Found:
+        """List the pictures of each class that are for training and for test."""
         train_size, test_size = self.train_per_class, self.test_per_class
         folders = self._split_folders()
         if folders is None:
-            files = self._class_folders.files(given(self.root), train_size + test_size)
-            return files, {name: paths[train_size:] for name, paths in files.items()}
-        train_folder, test_folder = folders
-        train, test = self._class_folders.splits(
-            (train_folder, train_size), (test_folder, test_size)
-        )
-        return train, test
+            train = self.finder.files(self.folder, train_size + test_size)
+            test = {name: paths[train_size:] for name, paths in train.items()}
+        else:
+            train, test = self.finder.splits((folders[0], train_size), (folders[1], test_size))
+        # Of two splits, an `ImageFolder` tests on `val`, and draws nothing.
+        splits = {
+            "train": self._in_turns(train, train_size),
+            "val": self._in_turns(test, test_size),
+        }
+        return Found(list(train), splits)
 
-    @staticmethod
-    def _in_turns(files: ClassFiles, per_class: int) -> list[str]:
-        """The first files of each class, one of each class after the other."""
-        return [paths[position] for position in range(per_class) for paths in files.values()]
+    def folder_names(self) -> list[str]:
+        """Names of the classes, whether or not they have enough pictures."""
+        train_folder, _ = self._split_folders() or (self.folder, None)
+        return list(self.finder.paths(train_folder))
+
+    def _in_turns(self, files: ClassFiles, per_class: int) -> list[Picture]:
+        """The first pictures of each class, one of each class after the other."""
+        paths = (paths[position] for position in range(per_class) for paths in files.values())
+        return list(zip(names_below(self.folder, paths), [*files] * per_class, strict=True))
 
     def _split_folders(self) -> tuple[Path, Path] | None:
         """Return the folders of the training and the test classes, if the sets are apart."""
-        found = split_folders(given(self.root))
+        found = split_folders(self.folder)
         if not found:
             return None
         other = found.get("test") or found.get("val")
@@ -159,6 +196,6 @@ class MiniImageNet(ImageDataModule):
             ("train", "'test' or 'val'") if "train" in found else (min(found), "'train'")
         )
         raise FileNotFoundError(
-            f"{type(self).__name__}: '{self.root}' holds class folders in '{there}', but none in "
+            f"{self.finder.owner}: '{self.root}' holds class folders in '{there}', but none in "
             f"{missing} beside it; add that folder, or point root (--data.root) at {_LAYOUT}."
         )
