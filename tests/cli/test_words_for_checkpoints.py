@@ -11,7 +11,9 @@ import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+import wiring_lightning as wl
 from tests.cli.commands import BASE, refused, succeed, weights_in, wiring, write
+from tests.cli.test_run_folders import LOGGERS, csv
 from tests.trainers import same_state
 from wiring_lightning.checkpoints import load_checkpoint
 from wiring_lightning.cli.inspect import WiringTrainer
@@ -82,11 +84,14 @@ def test_a_path_without_a_file_is_refused(subcommand: str, given: str, base: str
 
 
 VERSION = "lightning_logs/version_0"
+SERVER = LOGGERS["one without a folder"]
 # The logger, the arguments of the ModelCheckpoint, and where that writes `last.ckpt`.
 PLACES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "in a folder with a name": (False, {"dirpath": "kept"}, "kept"),
     "without a logger": (False, {}, f"{VERSION}/checkpoints"),
     "with the default logger": (True, {}, f"{VERSION}/checkpoints"),
+    "with a logger of a server": (SERVER, {}, f"{VERSION}/checkpoints"),
+    "with tables in second place": ([SERVER, csv()], {}, f"{VERSION}/checkpoints"),
 }
 
 
@@ -123,6 +128,7 @@ def test_a_restarted_run_goes_on_from_the_last_checkpoint(
     if not saver:  # it went on in its folder, and lost nothing there
         assert {"config.yaml", "config_1.yaml", "wiring.png", "wiring_1.png"} <= written
         assert len(list(Path("lightning_logs").iterdir())) == 1
+        assert same_state(wl.load(VERSION).state_dict(), weights_in(whole))
     succeed("predict" if saver else "test", "--config", file, "--ckpt_path=last")
     if not saver:  # measured as with the path of the file
         assert {path.name for path in last.parents[1].rglob("*")} == written

@@ -47,15 +47,19 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
     Raises:
         MisconfigurationException: if a new fit is told to write where files are.
     """
-    versions: dict[str, int] = {}  # two loggers of a run share a number, as in Lightning
+    versions: dict[Path, int] = {}  # two loggers of a run share a number, as in Lightning
+
+    def version_in(root: Path) -> int:
+        place = root.resolve()
+        if place not in versions:
+            versions[place] = _claim(trainer, str(root))
+        return versions[place]
+
     for logger in trainer.loggers:
         if not _has_folders(logger) or is_remote(str(logger.root_dir)):
             continue
         if logger._version is None:
-            root = _expanded(logger.root_dir)
-            if root not in versions:
-                versions[root] = _claim(trainer, root)
-            logger._version = versions[root]
+            logger._version = version_in(Path(_expanded(logger.root_dir)))
         else:
             folder = Path(_expanded(logger.log_dir))
             _check_named_folder(folder, begins)
@@ -64,10 +68,9 @@ def claim_folder(trainer: WiringTrainer, begins: bool) -> None:
                 folder.mkdir(parents=True)
                 trainer.claimed = (*trainer.claimed, folder)
     needs_one = trainer.folder is None and not any(map(_has_folders, trainer.loggers[:1]))
-    root = str(_runs_of(trainer))
     if needs_one and not is_remote(trainer.default_root_dir):
-        version = versions[root] if root in versions else _claim(trainer, root)
-        use_folder(trainer, Path(root) / f"version_{version}")
+        runs = _runs_of(trainer)
+        use_folder(trainer, runs / f"version_{version_in(runs)}")
 
 
 def go_on_in(trainer: WiringTrainer, folder: Path) -> None:
@@ -85,10 +88,12 @@ def go_on_in(trainer: WiringTrainer, folder: Path) -> None:
 
 
 def use_folder(trainer: WiringTrainer, folder: Path) -> None:
-    """Let a run write into a folder; without a logger also its checkpoints."""
+    """Let a run write into a folder, also its checkpoints.
+
+    Lightning would put these where the logger of a server has its own files, apart from the config.
+    """
     trainer.folder = folder
-    if not trainer.loggers:
-        read_from(trainer, folder)
+    read_from(trainer, folder)
 
 
 def read_from(trainer: WiringTrainer, folder: Path) -> None:
@@ -101,12 +106,12 @@ def folder_of_runs(trainer: WiringTrainer) -> Path | None:
     """Where the folders `version_N` of this run and of others like it are.
 
     Returns:
-        `None` if checkpoints are elsewhere: if the logger has a fixed version, or is of a kind that
-        has no folder for every run, such as one of a server.
+        `None` if they have no numbers: if the logger has a fixed version, or a server keeps files.
     """
-    if not trainer.loggers:
+    first: Any = next(iter(trainer.loggers), None)
+    if not _has_folders(first):
         root, runs = str(trainer.default_root_dir), _runs_of(trainer)
-    elif _has_folders(first := trainer.loggers[0]) and first._version is None:
+    elif first._version is None:
         root, runs = str(first.root_dir), Path(_expanded(first.root_dir))
     else:
         return None
