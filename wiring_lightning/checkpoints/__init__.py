@@ -1,5 +1,9 @@
 """Reading and writing checkpoints, with one clear sentence when that fails."""
 
+from wiring_lightning.checkpoints.loaded import (
+    loaded_from as loaded_from,
+    note_loaded as note_loaded,
+)
 from wiring_lightning.checkpoints.matching import (
     check_checkpoint,
     check_optimizers,

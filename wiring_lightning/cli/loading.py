@@ -10,7 +10,13 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule
 
 from wiring_lightning import tasks
-from wiring_lightning.checkpoints import CheckpointError, put_weights, read_weights, weights_for
+from wiring_lightning.checkpoints import (
+    CheckpointError,
+    note_loaded,
+    put_weights,
+    read_weights,
+    weights_for,
+)
 from wiring_lightning.cli.config_parts import CONFIG
 from wiring_lightning.cli.denser_file import say_if_denser
 from wiring_lightning.cli.run_checkpoints import checkpoints_of, configured_near
@@ -38,7 +44,8 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Lightn
     A folder that `wiring fit` wrote has a config, and a checkpoint of this package says what it is
     of. Nothing but the task and its backbone is built, and only classes of this package. The task
     has the default optimizer: it is for using and testing the network; `wiring fit --ckpt_path`
-    goes on with the training. A warning says if the file is from before a learner had removed all
+    goes on with the training. The data modules of this package show it images that are normalised
+    as in its training. A warning says if the file is from before a learner had removed all
     the weights that it was to remove.
 
     Args:
@@ -209,4 +216,5 @@ def _as_of_its_fit(run: Run, path: Path, content: Mapping[str, Any]) -> Trained:
     say_if_config_is_gone(run.folder, path, content)
     task = run.build()
     put_weights(task, weights_for(task, content, path), path)
+    note_loaded(task, path)
     return Trained(task.eval(), path, run)

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from wiring_lightning._checks import check_counts
+from wiring_lightning.checkpoints import loaded_from, note_loaded
 from wiring_lightning.data import _normalization as normalization
 from wiring_lightning.data.loader import BatchLoader
 from wiring_lightning.data.normalize import Normalizer
@@ -93,6 +94,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
         """
         if stage == "fit":
             self._normalize_as_before()
+            self._note_loaded(None)
         if self._splits is None:
             self._splits = self.read_splits()
 
@@ -214,6 +216,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
 
     def _share(self, split: int, train: bool, **options: Any) -> BatchLoader:
         """Return a loader of this process's share of a split."""
+        self._look_for_training()  # first: it may know the split
         if checkpoint := getattr(self.trainer, "ckpt_path", None):
             self.warn_if_drawn_anew(checkpoint)
         return self._share_of(*self._ready()[split], train, **options)
@@ -221,7 +224,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     def _share_of(self, images: Images, labels: Tensor, train: bool, **options: Any) -> BatchLoader:
         """Return a loader of this process's share of some images."""
         trainer = self.trainer
-        self._look_for_normalization()
+        self._look_for_training()
         return self._loader(
             images,
             labels,
@@ -235,22 +238,38 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     def _checkpoint_to_evaluate(self) -> str | Path | None:
         """The checkpoint of the network that the trainer evaluates; None in a fit."""
         trainer = self.trainer
-        checkpoint = getattr(trainer, "ckpt_path", None)
+        module = getattr(trainer, "lightning_module", None)
+        from_file = None if module is None else loaded_from(module)
+        checkpoint: str | Path | None = getattr(trainer, "ckpt_path", None) or from_file
         if trainer is None or checkpoint is None or trainer.state.fn == TrainerFn.FITTING:
             return None
         return checkpoint
 
-    def _look_for_normalization(self) -> None:
-        """Normalise as the other data module did that the network was trained with, if any."""
+    def _note_loaded(self, checkpoint: str | Path | None) -> None:
+        """Note which file the weights of the trainer's network are from."""
+        module = getattr(self.trainer, "lightning_module", None)
+        if module is not None:
+            note_loaded(module, checkpoint)
+
+    def _look_for_training(self) -> None:
+        """Take over how the network was trained: the normalisation, also of other data."""
         checkpoint = self._checkpoint_to_evaluate()
-        if checkpoint is None or checkpoint == self._evaluated:
+        if checkpoint is None:
+            self._normalize_as_before()
+            return
+        self._note_loaded(checkpoint)  # later evaluations of the network may not name the file
+        if checkpoint == self._evaluated:
             return
         self._normalize_as_before()
         self._evaluated = checkpoint
         found = normalization.state_in_file(checkpoint)
-        if found is None or found[0] == type(self).__qualname__:
+        if found is None:
             return
         name, state = found
+        if name == type(self).__qualname__:
+            if not getattr(self.trainer, "ckpt_path", None):  # otherwise Lightning does it
+                self.load_state_dict(dict(state))
+            return
         trained_with = normalization.in_state(state)
         if trained_with is None:
             rank_zero_warn(

@@ -15,6 +15,7 @@ from wiring_lightning.checkpoints import (
     check_weights,
     is_from_trainer,
     load_checkpoint,
+    note_loaded,
     put_weights,
     read_weights,
     weights_for,
@@ -75,7 +76,9 @@ class LoadedTask(LightningModule):
             if is_from_trainer(content):
                 del content  # Lightning reads it again
                 with _loading(checkpoint_path, strict):
-                    return super().load_from_checkpoint(*by_lightning, **arguments)
+                    task = super().load_from_checkpoint(*by_lightning, **arguments)
+                note_loaded(task, checkpoint_path)
+                return task
             task = cls(**arguments)
         else:
             described = described_for(cls, content, checkpoint_path)
@@ -87,6 +90,7 @@ class LoadedTask(LightningModule):
         with _loading(checkpoint_path, strict):
             task.on_load_checkpoint(content)
         put_weights(task, content["state_dict"], checkpoint_path, strict)
+        note_loaded(task, checkpoint_path)
         if not is_device:  # then it said where each weight is put
             tensors = [one for one in content["state_dict"].values() if isinstance(one, Tensor)]
             map_location = tensors[0].device

@@ -19,7 +19,7 @@ from typing_extensions import override
 from wiring_lightning._checks import check_counts, check_finite, check_number
 from wiring_lightning.callbacks._at_start import find_untaught, refuse_untaught
 from wiring_lightning.callbacks.wiring_callback import find_learners
-from wiring_lightning.checkpoints import check_optimizers, infinite_values
+from wiring_lightning.checkpoints import check_optimizers, infinite_values, note_loaded
 from wiring_lightning.nn import find_bernoulli_gates
 from wiring_lightning.nn.described import with_descriptions
 from wiring_lightning.nn.outputs import find_outputs
@@ -194,6 +194,7 @@ class SupervisedTask(LoadedTask, ABC):
 
     @override
     def on_fit_start(self) -> None:
+        note_loaded(self, None)
         refuse_untaught(find_untaught(self, find_learners(self.trainer)))
         if (
             self._compiled is not None
