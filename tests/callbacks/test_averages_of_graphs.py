@@ -59,6 +59,16 @@ def saving(folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
 
 
+def assert_resumes(run: Callable[..., dict[str, Any]], folder: Path, *steps: int) -> None:
+    """Compare the weights after a whole run with those after runs from its checkpoints."""
+    whole = run(saving(folder))
+    for step in steps:
+        resumed = run(path=folder / f"step={step}.ckpt")
+        assert resumed.keys() == whole.keys()
+        for name, value in whole.items():
+            assert torch.equal(resumed[name], value), name
+
+
 @pytest.mark.parametrize(("kind", "first"), [(GraphReader, True), (Later, False)])
 @pytest.mark.parametrize("learner", DENSER)
 def test_a_resumed_run_with_an_average_equals_the_uninterrupted_one(
@@ -72,11 +82,7 @@ def test_a_resumed_run_with_an_average_equals_the_uninterrupted_one(
         module, _ = goes_on(callback, kind(), resume=path, **saves, **settings)
         return module.state_dict()
 
-    whole = run(saving(tmp_path))
-    for step in (2, 12):
-        resumed = run(path=tmp_path / f"step={step}.ckpt")
-        for name, value in whole.items():
-            assert torch.equal(resumed[name], value), name
+    assert_resumes(run, tmp_path, 2, 12)
 
 
 @pytest.mark.parametrize("learner", ["PruneAndRetrain", "GradualPruning"])
@@ -88,11 +94,7 @@ def test_so_does_that_of_a_task(learner: str, tmp_path: Path) -> None:
         trainer.fit(task, digits(8), ckpt_path=path, weights_only=True)
         return task.state_dict()
 
-    whole = run(saving(tmp_path))
-    for step in (1, 5):
-        resumed = run(path=tmp_path / f"step={step}.ckpt")
-        for name, value in whole.items():
-            assert torch.equal(resumed[name], value), name
+    assert_resumes(run, tmp_path, 1, 5)
 
 
 def test_what_an_average_has_saved_can_be_tested(tmp_path: Path) -> None:
