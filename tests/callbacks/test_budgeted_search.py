@@ -196,6 +196,35 @@ def test_accumulated_batches_are_one_step() -> None:
     torch.testing.assert_close(logits[1], (alone[0] + alone[1]) / 2)
 
 
+class EndsWithNothing(Searching):
+    """The second batch of every step gives no loss."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) if batch_idx % 2 == 0 else None
+
+
+class LogitsAfter(Callback):
+    """The logits after every batch."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.logits.append(pl_module.net.gate.logits.detach().clone())
+
+
+def test_a_step_learns_from_its_batches_if_the_last_one_gives_none() -> None:
+    watches, one_batch = LogitsAfter(), LogitsAfter()
+    torch.manual_seed(0)
+    fit(EndsWithNothing(), new_search(), watches, accumulate_grad_batches=2)
+    fit(new_module(), new_search(), one_batch, limit_train_batches=1)
+    logits = torch.stack(watches.logits)
+    assert torch.equal(logits[1], one_batch.logits[0])
+    moved = [not torch.equal(*pair) for pair in zip(logits[::2], logits[1::2], strict=True)]
+    assert sum(moved) > len(moved) / 2
+    assert torch.equal(logits[1:-1:2], logits[2::2])
+
+
 class Skips(Callback):
     """Undoes what the first batches did to the logits."""
 
@@ -303,6 +332,17 @@ def test_a_network_that_setup_builds_is_searched_as_any_other() -> None:
     for module in (early, late):
         fit(module, new_search(), max_epochs=2)
     assert same_state(early.state_dict(), late.state_dict())
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+def test_pure_chance_has_entropy_one(length: int) -> None:
+    """An edge of a chain is drawn only if the one before was."""
+    chain = BernoulliGate(length + 1, range(length), range(1, length + 1), initial=0.0)
+    numbers = gate_numbers(chain)
+    assert numbers["entropy"] == pytest.approx(1.0)
+    assert numbers["entropy_bits"] == pytest.approx(2 - 0.5 ** (length - 1), rel=0.05)
+    chain.logits.data.fill_(-800.0)
+    assert gate_numbers(chain)["entropy"] == 0
 
 
 def test_a_gate_that_draws_no_edge_has_no_numbers() -> None:

@@ -1,7 +1,9 @@
 """The costs that BudgetedSearch takes, and what it says about bad input."""
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -74,6 +76,35 @@ def test_a_config_names_a_cost_or_a_class_with_settings() -> None:
     assert (noisy.std, noisy.cost.repeats) == (0.1, 5)
 
 
+def plain(w):  # type: ignore[no-untyped-def]
+    return costs.parameters(w)
+
+
+def as_float(wiring: Wiring) -> float:
+    return float(costs.parameters(wiring))
+
+
+def more_settings(wiring: Wiring, live: bool = True, *, scale: float = 2.0) -> Tensor:
+    return costs.parameters(wiring) * scale
+
+
+class Joules:
+    def __call__(self, architecture: Any) -> Any:
+        return costs.parameters(architecture).numpy()
+
+
+joules, half = Joules(), partial(more_settings, scale=0.5)
+
+
+@pytest.mark.parametrize("name", ["plain", "as_float", "more_settings", "joules", "half"])
+def test_a_config_names_a_function_with_or_without_types(name: str) -> None:
+    cost = configured(f"{__name__}.{name}")
+    assert cost is globals()[name]
+    wiring = new_module().net.wiring()
+    scale = {"more_settings": 2.0, "half": 0.5}.get(name, 1.0)
+    assert float(cost(wiring)) == scale * float(costs.parameters(wiring))
+
+
 # Bad input
 
 
@@ -97,6 +128,11 @@ def test_a_config_names_a_cost_or_a_class_with_settings() -> None:
         ({"freeze_epoch": -1}, "freeze_epoch must be at least 0"),
         ({"cost": "flops"}, 'there is no cost named "flops"'),
         ({"cost": None}, "a cost is a function from a wiring .* parameters, .*; got None"),
+        ({"cost": costs.latency}, "a wiring alone, but latency has a missing .* 'network'"),
+        ({"cost": lambda: 5}, "a wiring alone, but <lambda> has a too many positional"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": 2**64}, "seed must be at most"),
+        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
         ({"cost": "parameters", "machines": 2}, 'machines=2 is for the cost "sequential_steps"'),
         ({"cost": "sequential_steps", "machines": 0}, "machines must be at least 1, got 0"),
         ({"cost": "parameters", "order": "node"}, "order='node' is for the cost"),
@@ -185,6 +221,7 @@ def only_the_best_is_infinite(wiring: Wiring) -> Tensor:
         (lambda wiring: 5.0, r"<lambda> gave the shape \(\) for 16 architectures, not \(16,\)"),
         (lambda wiring: size(wiring)[..., None], r"gave the shape \(16, 1\) for 16 archit"),
         (lambda wiring: None, "<lambda> gave a NoneType; it must give a number"),
+        (lambda wiring: size(wiring) * 1j, "<lambda> gave complex numbers; a cost must be real"),
         (lambda wiring: "much", "<lambda> gave a str; it must give a number"),
         (one_is_nan, "the cost one_is_nan gave nan; a cost must be a finite number"),
         (lambda wiring: size(wiring) * float("-inf"), "gave -inf; a cost must be a finite"),
@@ -206,6 +243,14 @@ def test_a_cost_may_give_arrays_and_numbers() -> None:
     expected = priced(size)
     assert torch.equal(priced(lambda wiring: size(wiring).numpy()), expected)
     assert torch.equal(priced(lambda wiring: size(wiring).tolist()), expected)
+    layouts = [lambda x: x.astype(">f8"), lambda x: x.astype(np.longdouble), backwards]
+    for layout in layouts:
+        assert torch.equal(priced(lambda wiring, to=layout: to(size(wiring).numpy())), expected)
+
+
+def backwards(prices: Any) -> Any:
+    """The same numbers with a negative stride."""
+    return prices[..., ::-1].copy()[..., ::-1] if prices.ndim else prices
 
 
 def test_steps_whose_losses_are_not_finite_are_counted(

@@ -7,6 +7,7 @@ from wiring_lightning._checks.numbers import (
     check_counts,
     check_finite,
     check_number,
+    check_seed,
 )
 from wiring_lightning._checks.plain import is_plain, plain_number
 from wiring_lightning._checks.words import counted, listed
@@ -17,6 +18,7 @@ __all__ = [
     "check_counts",
     "check_finite",
     "check_number",
+    "check_seed",
     "counted",
     "has_foreign_code",
     "is_plain",

@@ -46,6 +46,21 @@ def check_counts(
             raise error(f"{start}{name} must be at most {most:,}, got {count:,}.")
 
 
+def check_seed(
+    seed: int, name: str = "seed", error: Callable[[str], Exception] = ValueError
+) -> None:
+    """Check the seed of a random generator: a whole number that torch takes, of 64 bits.
+
+    Example:
+        >>> check_seed(-1)
+        >>> check_seed(1.5)
+        Traceback (most recent call last):
+        ValueError: seed must be a whole number, got 1.5.
+    """
+    named: dict[str, Any] = {name: seed}
+    check_counts(-(2**63), 2**64 - 1, error, **named)
+
+
 def check_number(
     name: str,
     number: float,

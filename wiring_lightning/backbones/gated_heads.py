@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, check_seed
 from wiring_lightning.functional import planted_edges, planted_sources
 from wiring_lightning.nn import Gate, GroupedLinear, Selection
 from wiring_lightning.nn.checks import check_fan_in, check_word
@@ -82,6 +82,7 @@ class GatedHeads(Described):
         self.num_classes = num_classes
         self.image_size = image_size
         self.fan_in = fan_in
+        check_seed(wiring_seed, "wiring_seed")
         self.planted = planted_sources(heads, in_channels, fan_in, wiring_seed)
         pixels = image_size**2
         self.encoders = nn.Sequential(

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from wiring_lightning.nn import BernoulliGate, find_bernoulli_gates
+from wiring_lightning.nn import Adjacency, BernoulliGate, Gate, find_bernoulli_gates
 from wiring_lightning.wiring import Priced, SuperNetwork, Wiring
 
 
@@ -17,7 +18,18 @@ class Searched:
 
     network: Priced
     gate: BernoulliGate
-    wiring: Wiring
+    at_start: Wiring
+
+    @property
+    def wiring(self) -> Wiring:
+        """The wiring of the network, in which sampled edges are set."""
+        return self.network.wiring() if self._chooses_more else self.at_start
+
+    @cached_property
+    def _chooses_more(self) -> bool:
+        """Whether another learner may change edges beside those of the gate."""
+        assert isinstance(self.network, nn.Module)
+        return any(isinstance(part, Gate | Adjacency) for part in self.network.modules())
 
     def active_edges(self, drawn: Tensor) -> Tensor:
         """`[batch, edges]` the active edges of the wiring for what the gate has drawn."""
@@ -68,3 +80,14 @@ def _draws_all(wiring: Wiring, gate: BernoulliGate) -> bool:
         return False
     learnable = gate.learnable_edges.cpu().nonzero().flatten().tolist()
     return set(learnable) <= set(wiring.drawn.tolist())
+
+
+def refuse_synchronised(searched: Searched, trainer: Trainer) -> None:
+    """Raise an error if ranks would wait for each other in modules that some do not draw."""
+    assert isinstance(searched.network, nn.Module)
+    synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in searched.network.modules())
+    if synchronised and trainer.world_size > 1:
+        raise MisconfigurationException(
+            "BudgetedSearch: SyncBatchNorm would wait for ever for a rank that draws no "
+            "architecture with its module: leave out sync_batchnorm."
+        )

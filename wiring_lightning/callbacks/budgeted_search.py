@@ -8,14 +8,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, check_number, counted
+from wiring_lightning._checks import check_counts, check_number, check_seed, counted
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._returned_losses import returned_losses
-from wiring_lightning.callbacks._searched import Searched, find_searched, some_gates
+from wiring_lightning.callbacks._searched import (
+    Searched,
+    find_searched,
+    refuse_synchronised,
+    some_gates,
+)
 from wiring_lightning.callbacks.own_parameters import average_over_ranks
 from wiring_lightning.callbacks.search_numbers import Sampled, gate_numbers
 from wiring_lightning.costs import (
@@ -56,8 +61,8 @@ class BudgetedSearch(GateLearner[Reinforce]):
 
     Logs after each epoch under `search/`:
 
-    - `entropy_bits`: entropy of the sampled architecture, and `entropy`, its share of the largest
-      possible one: 1 if every edge has probability 1/2, 0 if all probabilities are 0 or 1;
+    - `entropy_bits`: entropy of the sampled architecture, and `entropy`, the mean over its edges:
+      1 if every one has probability 1/2, 0 if all are 0 or 1. A freeze leaves both as they are;
     - `near_0`, `near_1`: share of probabilities below 0.05 and above 0.95;
     - `cost_best`: cost of the most probable architecture, without the noise of a
       `costs.NoisyCost`, and `budget`;
@@ -125,6 +130,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
                 "an absolute penalty."
             )
         check_counts(0, error=self.mistake, warmup_epochs=warmup_epochs)
+        check_seed(seed, error=self.mistake)
         self.warmup_epochs = warmup_epochs
         if freeze_epoch is not None:
             self.check_freeze(freeze_epoch)
@@ -201,7 +207,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self.check_start(trainer, pl_module)
         copies = self.find_copies(trainer, pl_module)  # such as a moving average
         searched = self._searched = find_searched(pl_module, copies)
-        self._refuse_synchronised(searched, trainer)
+        refuse_synchronised(searched, trainer)
         self.optimizer = Reinforce([searched.gate], self.lr, self.baseline)
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
         self._not_finite, self._best_price, self._changed = None, None, False
@@ -252,9 +258,10 @@ class BudgetedSearch(GateLearner[Reinforce]):
         # With manual optimization, a training step that returns nothing is the usual one.
         by_hand = self._stepped and not pl_module.automatic_optimization
         losses = returned_losses(outputs, pl_module, must=by_hand)
-        if losses is None or not gate.learnable or not gate.sampling:
+        if not gate.learnable or not gate.sampling:
             return
-        self._observe(losses)
+        if losses is not None:
+            self._observe(losses)
         if self._stepped and gate.logits.grad is not None:
             average_over_ranks([gate.logits.grad], trainer)
             self._count_if_not_finite(gate.logits.grad)
@@ -333,16 +340,6 @@ class BudgetedSearch(GateLearner[Reinforce]):
     @property
     def _cost_name(self) -> str:
         return name_of_cost(self.cost)
-
-    def _refuse_synchronised(self, searched: Searched, trainer: Trainer) -> None:
-        """Raise an error if ranks would wait for each other in modules that some do not draw."""
-        assert isinstance(searched.network, nn.Module)
-        synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in searched.network.modules())
-        if synchronised and trainer.world_size > 1:
-            raise self.mistake(
-                "SyncBatchNorm would wait for ever for a rank that draws no architecture with its "
-                "module: leave out sync_batchnorm."
-            )
 
     def _warn_if_never_binding(self, wiring: Wiring) -> None:
         """Warn if even the whole super-network is within the budget."""

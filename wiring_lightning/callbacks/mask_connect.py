@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import counted, listed
+from wiring_lightning._checks import check_seed, counted, listed
 from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.callbacks._run_length import steps_in
@@ -96,6 +96,7 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
             check_variant(lr=lr, **self.options)
         except ValueError as error:
             raise self.mistake(str(error)) from None
+        check_seed(seed, error=self.mistake)
         self.seed = seed
         self._trainer: Trainer | None = None
         self._owners: list[_Owner] = []

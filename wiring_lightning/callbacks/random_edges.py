@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import check_seed
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.functional import derived_seed, mask_largest
 from wiring_lightning.optim import MaskedWeights
@@ -39,6 +40,7 @@ class RandomEdges(SparseLayers[MaskedWeights]):
 
     def __init__(self, seed: int = 0, **choice: Any) -> None:
         super().__init__(freeze_epoch=None, **choice)
+        check_seed(seed, error=self.mistake)
         self.seed = seed
 
     @property

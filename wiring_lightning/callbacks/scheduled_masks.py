@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from wiring_lightning._checks import listed
+from wiring_lightning._checks import check_seed, listed
 from wiring_lightning.callbacks._run_length import RunLength, steps_in
 from wiring_lightning.callbacks._timed_layers import TimedLayers
 from wiring_lightning.callbacks.sparse_layers import SparseGroup
@@ -97,6 +97,7 @@ class MaskSchedule(TimedLayers[ScheduledMasks]):
         self.fraction, self.fraction_decay = fraction, fraction_decay
         self.first, self.drop, self.grow = first, drop, grow
         self.average = average
+        check_seed(seed, error=self.mistake)
         self.seed = seed
         self._told = False  # that the first choice waits for gradients
         self._check()

@@ -41,7 +41,8 @@ def gate_numbers(gate: BernoulliGate) -> dict[str, float]:
 
     `entropy_bits` is the entropy of the sampled architecture. By the chain rule it is the sum over
     all edges of the edge's own entropy times the probability that the edge is sampled, which is
-    estimated from samples. `entropy` is its share of the largest possible entropy.
+    estimated from samples. `entropy` is the mean of these over the edges that are sampled: 1 if
+    every edge has probability 1/2.
 
     Example:
         >>> gate = BernoulliGate(nodes=2, source=[0, 0], target=[1, 1], initial=0.0)
@@ -52,12 +53,13 @@ def gate_numbers(gate: BernoulliGate) -> dict[str, float]:
     if not learnable.any():
         return {}
     generator = torch.Generator().manual_seed(0)
-    _, asked = draw_edges(gate.topology, logits, learnable, _DRAWS, generator)
+    _, drawn = draw_edges(gate.topology, logits, learnable, _DRAWS, generator)
     probability = logits[learnable].double().sigmoid()
     nats = -torch.xlogy(probability, probability) - torch.xlogy(1 - probability, 1 - probability)
-    bits = float(asked[:, learnable].double().mean(0) @ nats) / math.log(2)
+    asked = drawn[:, learnable].double().mean(0)  # how often an architecture draws each edge
+    bits = float(asked @ nats) / math.log(2)
     return {
-        "entropy": bits / len(probability),
+        "entropy": bits / max(float(asked.sum()), 1 / _DRAWS),
         "entropy_bits": bits,
         "near_0": float((probability < _NEAR_0).double().mean()),
         "near_1": float((probability > _NEAR_1).double().mean()),

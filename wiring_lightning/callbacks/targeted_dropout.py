@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from wiring_lightning._checks import check_seed
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.optim import DroppedEdgeSet, WeightDropout
 from wiring_lightning.optim.targeted_dropout import rows_kept
@@ -56,6 +57,7 @@ class TargetedDropout(SparseLayers[WeightDropout]):
             )
         self.rho = rho
         self.per_row = per_row
+        check_seed(seed, error=self.mistake)
         self.seed = seed
         self._asked: dict[str, int] = {}  # numbers of edges before those of rows are rounded
 

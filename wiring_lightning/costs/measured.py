@@ -140,9 +140,18 @@ class Latency(ConfiguredCost):
 
     @torch.inference_mode()
     def _measure(self, edges: Tensor) -> float:
+        assert self._network is not None
         assert self._architectures is not None
         assert self.image_shape is not None
-        network = self._architectures.compact(edges).eval()
+        network = self._architectures.compact(edges)
+        if network is None:  # another gate of the network may choose other edges than in the copy
+            self._architectures = _Architectures(self._network)
+            network = self._architectures.compact(edges)
+        if network is None:
+            raise ValueError(
+                "this wiring is no architecture of the network given to `Latency.bind`."
+            )
+        network.eval()
         device = self._architectures.device
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
         images = torch.randn(self.batch_size, *self.image_shape, dtype=dtype, device=device)
@@ -176,14 +185,14 @@ class _Architectures:
         always = self.network.active_edges(torch.zeros_like(single[:1])).cpu()
         self._own_edges = self.network.active_edges(single).cpu() & ~always
 
-    def compact(self, edges: Tensor) -> nn.Module:
-        """The compact network with these active `[edges]` of the wiring."""
+    def compact(self, edges: Tensor) -> nn.Module | None:
+        """The compact network with these active `[edges]` of the wiring; None if it has others."""
         if edges.shape == self._own_edges.shape[1:]:
             drawn = (edges | ~self._own_edges).all(-1).to(self.device)
             self.gate.logits.copy_(torch.where(drawn, 1.0, -1.0))
             if torch.equal(self.network.wiring().live_edges, edges):
                 return self.network.compact()
-        raise ValueError("this wiring is no architecture of the network given to `Latency.bind`.")
+        return None
 
 
 def _wait(device: torch.device) -> None:

@@ -1,16 +1,16 @@
 """The type of a cost, and the costs that configs can name."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
-
-from torch import Tensor
+from inspect import signature
+from typing import Any, Literal, get_args
 
 from wiring_lightning.costs.additive import multiply_adds, parameters
 from wiring_lightning.costs.measured import Latency
+from wiring_lightning.costs.prices import name_of_cost
 from wiring_lightning.costs.scheduling import Order, SequentialSteps
 from wiring_lightning.wiring import Wiring
 
-Cost = Callable[[Wiring], Tensor]
+Cost = Callable[[Wiring], Any]
 CostName = Literal["multiply_adds", "parameters", "sequential_steps", "latency"]
 
 
@@ -67,4 +67,12 @@ def as_cost(cost: CostName | Cost, machines: int = 1, order: Order = "critical_p
             f"a cost is a function from a wiring to a number, or one of the names {known}; got "
             f"{cost!r}."
         )
+    try:
+        signature(cost).bind("a wiring")
+    except TypeError as problem:  # which says what the function needs besides
+        raise ValueError(
+            f"a cost is called with a wiring alone, but {name_of_cost(cost)} has a {problem}."
+        ) from None
+    except ValueError:  # of a function in C, which does not say what it takes
+        return cost
     return cost

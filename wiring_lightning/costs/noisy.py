@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning._checks import check_number
+from wiring_lightning._checks import check_number, check_seed
 from wiring_lightning.costs.configured import ConfiguredCost
 from wiring_lightning.costs.named import Cost, CostName, as_cost
 from wiring_lightning.costs.prices import as_prices, name_of_cost
@@ -41,6 +41,7 @@ class NoisyCost(ConfiguredCost):
         self.cost = as_cost(cost)
         self.std = std
         self._generator = torch.Generator()
+        check_seed(seed)
         self.seed(seed)
 
     @override

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,8 @@ def as_prices(
         Traceback (most recent call last):
         ValueError: the cost size gave nan; a cost must be a finite number for every architecture.
     """
+    if isinstance(given, np.ndarray) and given.dtype.kind in "biuf":
+        given = np.array(given, dtype=float)  # torch does not read every layout
     try:
         prices = torch.as_tensor(given, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):  # torch raises each of them for some kinds
@@ -55,6 +58,8 @@ def as_prices(
             f"the cost {name} gave a {type(given).__name__}; it must give a number for an "
             "architecture, or a tensor of them for a batch."
         ) from None
+    if prices.is_complex():
+        raise error(f"the cost {name} gave complex numbers; a cost must be real.")
     shape = wiring.active.shape[:-1]
     if prices.shape != shape:
         raise error(

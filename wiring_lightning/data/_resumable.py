@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, check_seed
 from wiring_lightning.checkpoints import loaded_from, note_loaded
 from wiring_lightning.data import _normalization as normalization
 from wiring_lightning.data.loader import BatchLoader
@@ -52,6 +52,7 @@ class ResumableDataModule(LightningDataModule, ABC, Generic[Images]):
     def __init__(self, batch_size: int, seed: int, drop_last: bool) -> None:
         super().__init__()
         check_counts(batch_size=batch_size)
+        check_seed(seed)
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last

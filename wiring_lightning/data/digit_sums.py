@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, check_seed
 from wiring_lightning.data.augment import CropFlip
 from wiring_lightning.data.digits import Digits
 from wiring_lightning.data.in_memory import InMemoryDataModule, Split
@@ -79,6 +79,7 @@ class DigitSums(InMemoryDataModule):
             )
         self.size = size
         self.digits = digits
+        check_seed(wiring_seed, "wiring_seed")
         self.planted = planted_sources(sums, digits, addends, wiring_seed)
         self.num_classes = 9 * addends + 1
 

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts, check_number, listed
+from wiring_lightning._checks import check_counts, check_number, check_seed, listed
 from wiring_lightning.data import _picture_sources as sources
 from wiring_lightning.data._centre import CentreOfThin
 from wiring_lightning.data._class_folders import ClassFolders, split_folders
@@ -155,6 +155,7 @@ class ImageFolder(FileDataModule):
         self.grey = grey
         self.table = table
         self.shares = {"val": val_share, "test": test_share}
+        check_seed(split_seed, "split_seed")
         self.split_seed = split_seed
         self.predict_root = predict_root
         self.augment = augment

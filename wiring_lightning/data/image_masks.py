@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
-from wiring_lightning._checks import check_counts
+from wiring_lightning._checks import check_counts, check_seed
 from wiring_lightning.data._find_files import IMAGE_ENDINGS, given
 from wiring_lightning.data._mask_files import Color, classes_of_colors, classes_of_numbers
 from wiring_lightning.data._mask_splits import (
@@ -130,6 +130,7 @@ class ImageMaskFolder(MaskDataModule):
         self.ignored_color = ignored_color
         self.lists = (train_list, val_list, test_list)
         self.shares = (val_share, test_share)
+        check_seed(split_seed, "split_seed")
         self.split_seed = split_seed
         self.mask_suffix = mask_suffix
         # Names in each split: as they were drawn or kept here, and as a checkpoint holds them.
