@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.text import Text
 from torch import nn
 
 import wiring_lightning.cli.app
@@ -23,8 +24,10 @@ from tests.cli.commands import (
 from wiring_lightning.backbones import ConvFabric, NeuralGraph, ResNeXt
 from wiring_lightning.cli.report import network_rows, sparse_rows
 from wiring_lightning.cli.scores import CHANCE, close_to_chance, score_rows
+from wiring_lightning.cli.shown_wiring import shown_wiring
 from wiring_lightning.nn import Gate, find_gates
 from wiring_lightning.optim import GateSGD
+from wiring_lightning.plots import draw_connectivity
 
 FABRIC = {"columns": 3, "channels": 4, "scales": 3, "in_channels": 1, "image_size": 8}
 
@@ -109,6 +112,19 @@ def test_edges_of_a_search_are_active_if_they_are_live() -> None:
     assert dict(network_rows(network.compact()))["edges"] == f"{live} active of {live} candidates"
 
 
+def test_pictures_count_live_edges_of_a_search() -> None:
+    network = ConvFabric(**FABRIC)
+    assert network.gate is not None
+    torch.manual_seed(1)
+    torch.nn.init.normal_(network.gate.logits.data)
+    wiring_ = network.wiring()
+    live = int((wiring_.live_edges & wiring_.learnable).sum())
+    assert 0 < live < int((wiring_.active & wiring_.learnable).sum())
+    figure = draw_connectivity(shown_wiring(network))
+    shown = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert f"{live} of {int(wiring_.learnable.sum())} learnable edges active" in shown
+
+
 def test_edges_of_a_gate_are_active_if_they_are_chosen() -> None:
     network = ResNeXt(depth=20, width=1, cardinality=4, fan_in=1)
     expected = f"{4 + 5 * 4 + 4} active of {4 + 5 * 16 + 4} candidates"
@@ -129,6 +145,11 @@ def test_the_commands_count_the_same(tmp_path: Path) -> None:
     assert report(shown).reported("edges").startswith(f"{expected} active of ")
     as_json = succeed("inspect", "--config", file, "--ckpt_path", str(checkpoint), "--format=json")
     assert f'"active": {expected}' in as_json
+    succeed("figure", "connectivity", str(checkpoint.parents[1]), "-o", "figure.svg")
+    wiring_ = network.wiring()
+    chosen = int((wiring_.live_edges & wiring_.learnable).sum())
+    headline = f"{chosen} of {int(wiring_.learnable.sum())} learnable edges active"
+    assert headline in Path("figure.svg").read_text()
     assert report(out).reported("steps") == "4, BudgetedSearch learned in 4"
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from wiring_lightning.cli.shown_wiring import shown_wiring
 from wiring_lightning.plots import draw_architecture, draw_side_by_side
 from wiring_lightning.wiring import Planted, Wired
 
@@ -17,7 +18,7 @@ def draw_network(network: Wired) -> "Figure":
         >>> len(draw_network(GatedHeads()).subfigs)
         2
     """
-    wiring = network.wiring()
+    wiring = shown_wiring(network)
     if not isinstance(network, Planted):
         return draw_architecture(wiring)
     name = "learned" if wiring.learnable.any() else "this network"

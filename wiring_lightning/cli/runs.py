@@ -20,6 +20,7 @@ from wiring_lightning.cli.parser import WiringParser
 from wiring_lightning.cli.run_checkpoints import checkpoints_of
 from wiring_lightning.cli.run_scalars import Scalar, read_scalars
 from wiring_lightning.cli.short_names import own_classes_preferred
+from wiring_lightning.cli.shown_wiring import shown_wiring
 from wiring_lightning.cli.trained_config import noted_config, trained_config
 from wiring_lightning.cli.trust import network_config, only_known_kinds
 from wiring_lightning.cli.yaml_text import read_yaml, where_and_why
@@ -110,7 +111,7 @@ class Run:
     @cached_property
     def wiring(self) -> Wiring:
         """The wiring that the trained network uses in evaluation mode; raises as `network`."""
-        return self.network.wiring()
+        return shown_wiring(self.network)
 
     @property
     def family(self) -> str:
