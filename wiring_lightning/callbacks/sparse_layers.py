@@ -19,6 +19,7 @@ from wiring_lightning.callbacks._denser_graphs import DenserGraphs
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._kept_arguments import plain_values, refuse_changed
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
+from wiring_lightning.callbacks._saved_order import in_saved_order, names_by_rule, states_by_rule
 from wiring_lightning.callbacks._weight_choice import (
     Chosen,
     SparseGroup,
@@ -258,6 +259,7 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         if self._restored is not None:
             refuse_changed(self._restored.get("kept", {}), self.kept_arguments, self.mistake)
             self._edge_counts.check_saved(self._restored.get("edges"), groups)
+            groups = in_saved_order(groups, self._restored.get("weights"))
         self.make_rules(trainer, groups)
         self._restore()
         self._check_norms()
@@ -331,8 +333,9 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
             weights = {group.name: [one.name for one in group.members] for group in self._groups}
             seen = {"seen": self._report.memory.state_dict()} if self.log_density else {}
             rules = [rule.state_dict() for rule in self._rules]
-            kept = plain_values(self.kept_arguments)
-            return {"rules": rules, "edges": numbers, "weights": weights, "kept": kept, **seen}
+            held, kept = names_by_rule(self._ruled_groups), plain_values(self.kept_arguments)
+            state = {"rules": rules, "held": held, "edges": numbers, "weights": weights}
+            return {**state, "kept": kept, **seen}
         return self._restored or {}
 
     @override
@@ -351,7 +354,8 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
     def _restore(self) -> None:
         """Give the rules the state that was loaded, if there is one."""
         if self._restored is not None:
-            for rule, state in zip(self._rules, self._restored["rules"], strict=True):
+            held = names_by_rule(self._ruled_groups)
+            for rule, state in zip(self._rules, states_by_rule(self._restored, held), strict=True):
                 rule.load_state_dict(state)
             self._restored = None
 
