@@ -262,8 +262,9 @@ class BudgetedSearch(GateLearner[Reinforce]):
             return
         if losses is not None:
             self._observe(losses)
+        if self._stepped:
+            average_over_ranks([gate.logits], trainer)
         if self._stepped and gate.logits.grad is not None:
-            average_over_ranks([gate.logits.grad], trainer)
             self._count_if_not_finite(gate.logits.grad)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -275,11 +276,9 @@ class BudgetedSearch(GateLearner[Reinforce]):
         numbers = gate_numbers(self._searched.gate)
         self._best_price, self._changed = self._price_of_best(self._searched), False
         numbers |= {"cost_best": self._best_price, "budget": self.budget}
-        drawn = self._sampled.means()
-        shared = trainer.world_size > 1
-        for values, sync in ((numbers, False), (drawn, shared)):
-            named = {f"search/{name}": value for name, value in values.items()}
-            pl_module.log_dict(named, on_step=False, on_epoch=True, sync_dist=sync)
+        numbers |= self._sampled.on_all_ranks(trainer).means()
+        named = {f"search/{name}": value for name, value in numbers.items()}
+        pl_module.log_dict(named, on_step=False, on_epoch=True)
         self._warn_if_not_finite()
 
     @override

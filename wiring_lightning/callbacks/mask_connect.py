@@ -207,11 +207,15 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
         assert self.optimizer is not None
         assert self._trainer is not None
         self._stepped = True
-        self._reached.update(gate for gate in owner.gates if gate.scores.grad is not None)
-        gradients = [gate.scores.grad for gate in owner.gates if gate.scores.grad is not None]
-        if not gradients or step_was_skipped(owner.optimizer):
+        learning = [gate for gate in owner.gates if gate.learnable]
+        skipped = not learning or step_was_skipped(owner.optimizer)
+        if not skipped:  # on all ranks, whatever has a gradient on this one
+            scores = [gate.scores for gate in learning]
+            average_over_ranks(scores, self._trainer, self._scale(scores[0]))
+        reached = {gate for gate in learning if gate.scores.grad is not None}
+        self._reached |= reached
+        if skipped or not reached:
             return
-        average_over_ranks(gradients, self._trainer, self._scale(gradients[0]))
         others = [other for other in self._owners if other is not owner]
         for other in others:
             other.hide_gradients()
@@ -221,13 +225,13 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
         for other in others:
             other.show_gradients()
 
-    def _scale(self, gradient: Tensor) -> Tensor | None:
+    def _scale(self, scores: Tensor) -> Tensor | None:
         """The factor of the gradients with mixed precision, as a tensor: nothing waits for it."""
         assert self._trainer is not None
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         if scaler is None:
             return None
-        one = torch.ones((), dtype=torch.float32, device=gradient.device)
+        one = torch.ones((), dtype=torch.float32, device=scores.device)
         scale: Tensor = scaler.scale(one)
         return scale
 

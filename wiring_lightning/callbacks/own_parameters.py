@@ -86,22 +86,38 @@ def take_out(
 
 @torch.no_grad()
 def average_over_ranks(
-    gradients: Sequence[Tensor], trainer: Trainer, scale: Tensor | None = None
+    parameters: Sequence[Tensor], trainer: Trainer, scale: Tensor | None = None
 ) -> None:
-    """Divide gradients by a scale and average them over the ranks, in place, in one reduction.
+    """Divide gradients by a scale and average them over the ranks, in one reduction.
+
+    A rank may have no gradient of a parameter, if its step went through other branches. As in DDP
+    its gradient counts as zero then, and one that no rank has stays missing.
 
     Args:
-        gradients: at least one; of one dtype, on one device.
+        parameters: at least one, the same on all ranks; of one dtype, on one device.
         trainer: the trainer of the fit.
         scale: that of a gradient scaler, a tensor of one number; `None` without one.
     """
-    if scale is None and trainer.world_size == 1:
+    alone = trainer.world_size == 1
+    if alone:
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    if not parameters or (scale is None and alone):
         return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     if scale is not None:
         flat /= scale
-    if trainer.world_size > 1:
-        flat = trainer.strategy.reduce(flat, reduce_op="mean")
+    if not alone:
+        # What is sent must not depend on what this rank has: the others would wait, or get numbers
+        # of other parameters. So a mark for each parameter says whether a rank has its gradient.
+        marks = flat.new_tensor([parameter.grad is not None for parameter in parameters])
+        flat = trainer.strategy.reduce(torch.cat([flat, marks]), reduce_op="mean")
+        flat, marks = flat.split([len(flat) - len(parameters), len(parameters)])
+        if any(parameter.grad is None for parameter in parameters):  # or else nothing waits here
+            for parameter, gradient, mark in zip(
+                parameters, gradients, marks.tolist(), strict=True
+            ):
+                parameter.grad = gradient if mark else None
     sizes = [gradient.numel() for gradient in gradients]
     for gradient, part in zip(gradients, flat.split(sizes), strict=True):
         gradient.copy_(part.view_as(gradient))

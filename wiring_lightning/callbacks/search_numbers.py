@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from wiring_lightning.functional import draw_edges
@@ -27,6 +28,15 @@ class Sampled:
         self.count += len(prices)
         self.cost += float(prices.double().sum())
         self.within += int((prices <= budget).sum())
+
+    def on_all_ranks(self, trainer: Trainer) -> "Sampled":
+        """The sums over the ranks; one that has sampled nothing takes part, too."""
+        if trainer.world_size == 1:
+            return self
+        own = torch.tensor([self.count, self.cost, self.within], dtype=torch.float64)
+        summed = trainer.strategy.reduce(own.to(trainer.strategy.root_device), reduce_op="sum")
+        count, cost, within = summed.tolist()
+        return Sampled(int(count), cost, int(within))
 
     def means(self) -> dict[str, float]:
         """Mean cost, and share within the budget; empty if no architecture was sampled."""
