@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -12,8 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
 import wiring_lightning as wl
+from tests.callbacks.tiny_super_network import Batches, new_module, new_search
 from tests.trainers import quiet_trainer
 from wiring_lightning.callbacks import DNW, MaskConnect
+from wiring_lightning.callbacks._gate_learner import GateLearner
 from wiring_lightning.nn import Gate
 
 
@@ -65,6 +68,41 @@ def test_gates_learn_beside_an_optimizer_that_wraps_another() -> None:
         found.append(module.state_dict())
     for name, value in found[0].items():
         assert torch.equal(found[1][name], value)
+
+
+class WithListsOfItsOwn(Optimizer):
+    """The lists of what it wraps are others, as in torch's ZeroRedundancyOptimizer."""
+
+    def __init__(self, parameters: Any, in_list: bool) -> None:
+        parameters = list(parameters)
+        super().__init__(parameters, {})
+        base = SGD(parameters, lr=0.1)
+        self.base = [SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), base] if in_list else base
+
+    @override
+    def step(self, closure: Any = None) -> Any:
+        last = self.base[-1] if isinstance(self.base, list) else self.base
+        return last.step(closure)
+
+
+@pytest.mark.parametrize("in_list", [False, True])
+@pytest.mark.parametrize("learner", [MaskConnect(), new_search()], ids=["scores", "logits"])
+def test_an_optimizer_that_keeps_what_is_learned_is_refused(
+    learner: GateLearner[Any], in_list: bool
+) -> None:
+    module: Any = Gated(wrapped=False) if isinstance(learner, MaskConnect) else new_module()
+    own = learner.learned
+    given = [p for _, p in module.named_parameters()]
+    module.configure_optimizers = lambda: WithListsOfItsOwn(given, in_list)
+    batches = data() if isinstance(learner, MaskConnect) else Batches()
+    with pytest.raises(MisconfigurationException) as refused:
+        quiet_trainer(callbacks=[learner]).fit(module, batches)
+    assert str(refused.value) == (
+        f"{type(learner).__name__}: WithListsOfItsOwn keeps the {own} of the gates in lists of its "
+        f"own, and would move them, too: give it the parameters without these {own}."
+    )
+    given[:] = [p for name, p in module.named_parameters() if not name.endswith(own)]
+    quiet_trainer(callbacks=[learner], max_epochs=1).fit(module, batches)  # as told
 
 
 class Packed(LightningModule):

@@ -7,16 +7,19 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.trainers import quiet_trainer
@@ -93,6 +96,15 @@ def test_a_rank_that_sampled_nothing_takes_part_in_the_means() -> None:
 # In processes
 
 STEPS, BATCH = 4, 6
+MakeOptimizer = Callable[[LightningModule], Optimizer]
+
+
+def _of(make: Callable[..., Optimizer], scores: bool, module: LightningModule) -> Optimizer:
+    """An optimizer of all parameters, or of those that are no scores."""
+    return make([p for n, p in module.named_parameters() if scores or not n.endswith("scores")])
+
+
+SGD_WITH_ALL: MakeOptimizer = partial(_of, partial(SGD, lr=0.1), True)
 
 
 class Branches(nn.Module):
@@ -116,9 +128,9 @@ class Branches(nn.Module):
 class Skipping(LightningModule):
     """A rank takes its own branches; one process alone takes those of each for a half."""
 
-    def __init__(self, taken: tuple[str, ...]) -> None:
+    def __init__(self, taken: tuple[str, ...], optimizer: MakeOptimizer = SGD_WITH_ALL) -> None:
         super().__init__()
-        self.net, self.taken = Branches(), taken
+        self.net, self.taken, self.optimizer = Branches(), taken, optimizer
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         if self.trainer.world_size == 1:
@@ -129,15 +141,17 @@ class Skipping(LightningModule):
         return torch.stack(losses).mean()
 
     def configure_optimizers(self) -> Optimizer:
-        return SGD(self.parameters(), lr=0.1)
+        return self.optimizer(self)
 
 
 TAKEN = {name: have for name, have in HAVE.items() if name not in ("the same", "none")}
 
 
-def _fit(taken: tuple[str, ...], rank: int | None) -> dict[str, Tensor]:
+def _fit(
+    taken: tuple[str, ...], rank: int | None, optimizer: MakeOptimizer = SGD_WITH_ALL
+) -> dict[str, Tensor]:
     seed_everything(3)
-    module = Skipping(taken)
+    module = Skipping(taken, optimizer)
     generator = torch.Generator().manual_seed(5)
     images = torch.randn(2 * STEPS, BATCH, 5, generator=generator, dtype=torch.float64)
     labels = torch.randint(3, (2 * STEPS, BATCH), generator=generator)
@@ -159,6 +173,13 @@ def _rank(rank: int, folder: Path, port: int) -> None:
     os.environ.update({"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)})
     for name, taken in TAKEN.items():
         torch.save(_fit(taken, rank), folder / f"{name}{rank}.pt")
+    for scores in (False, True):
+        make = partial(ZeroRedundancyOptimizer, optimizer_class=Adam, lr=0.1)
+        try:
+            learned: Any = _fit(("ab", "ab"), rank, partial(_of, make, scores))
+        except MisconfigurationException as error:
+            learned = str(error)
+        torch.save(learned, folder / f"zero{scores}{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +221,22 @@ def test_ranks_that_skip_other_gates_agree_and_equal_one_process(
         assert torch.equal(value, second[key]), key
         torch.testing.assert_close(value, alone[key], atol=1e-8, rtol=1e-8, msg=key)
     assert any(not torch.equal(alone[key], start.state_dict()[key].double()) for key in learned)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workplace")
+def test_an_optimizer_with_shares_of_the_ranks_does_not_move_scores(
+    saved: tuple[Path, str],
+) -> None:
+    folder, error = saved
+    assert (folder / "zeroTrue1.pt").exists(), error
+    refused, learned = (
+        [torch.load(folder / f"zero{scores}{rank}.pt", weights_only=True) for rank in range(2)]
+        for scores in (True, False)
+    )
+    for said in refused:  # each rank, also one that has no scores in its share
+        assert said.startswith("MaskConnect: ZeroRedundancyOptimizer keeps the scores of the gates")
+    alone = _fit(("ab", "ab"), None, partial(_of, partial(Adam, lr=0.1), True))
+    for values in learned:
+        for key, value in values.items():
+            torch.testing.assert_close(value, alone[key], atol=1e-8, rtol=1e-8, msg=key)

@@ -23,6 +23,7 @@ from wiring_lightning.callbacks._kept_arguments import as_words, changed, plain_
 from wiring_lightning.callbacks.own_parameters import (
     copy_from_first_rank,
     hide_from_reducer,
+    keeper,
     take_out,
 )
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
@@ -223,6 +224,12 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     def _take_out(self, trainer: Trainer) -> list[list[Tensor]]:
         followers = take_out(trainer.optimizers, self._parameters, type(self).__name__)
+        if (optimizer := keeper(trainer, self._parameters)) is not None:
+            raise self.mistake(
+                f"{type(optimizer).__name__} keeps the {self.learned} of the gates in lists of its "
+                f"own, and would move them, too: give it the parameters without these "
+                f"{self.learned}."
+            )
         self._user_parameters = _count_parameters(trainer.optimizers)
         return followers
 

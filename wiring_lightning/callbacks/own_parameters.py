@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from wiring_lightning.optim import parameters_of, with_wrapped
+
 
 def hide_from_reducer(pl_module: LightningModule, names: Iterable[str]) -> None:
     """Keep parameters out of DDP's reducer, which expects the same gradients in every step.
@@ -82,6 +84,20 @@ def take_out(
         left = [parameter for parameter in left if id(parameter) not in held]
     followers[0] += left
     return followers
+
+
+def keeper(trainer: Trainer, parameters: Sequence[Tensor]) -> Optimizer | None:
+    """An optimizer that moves parameters which were taken out of it, the same one on all ranks.
+
+    It wraps another one that has lists of its own, on a rank or on all.
+    """
+    own = {id(parameter) for parameter in parameters}
+    for optimizer in trainer.optimizers:
+        _, *wrapped = with_wrapped(optimizer)
+        held = any(id(parameter) in own for one in wrapped for parameter in parameters_of(one))
+        if wrapped and trainer.strategy.reduce_boolean_decision(held, all=False):
+            return optimizer
+    return None
 
 
 @torch.no_grad()

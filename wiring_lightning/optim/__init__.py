@@ -8,6 +8,7 @@ from wiring_lightning.optim._counts import (
 from wiring_lightning.optim._masks import mask_gradients as mask_gradients
 from wiring_lightning.optim._parameters import parameters_of as parameters_of
 from wiring_lightning.optim._skipped import step_was_skipped as step_was_skipped
+from wiring_lightning.optim._states import with_wrapped as with_wrapped
 from wiring_lightning.optim.budgeted_search import Reinforce
 from wiring_lightning.optim.dnw import EdgeSet, StraightThrough
 from wiring_lightning.optim.mask_connect import GateSGD

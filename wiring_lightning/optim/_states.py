@@ -23,17 +23,22 @@ def states_of(optimizer: Optimizer, parameter: Tensor) -> Iterator[tuple[str, An
         [('momentum_buffer', [1.0, 1.0])]
     """
     # Two optimizers may share one dictionary.
-    states = {id(one.state): one.state for one in _with_wrapped(optimizer, [])}
+    states = {id(one.state): one.state for one in with_wrapped(optimizer)}
     for state in states.values():
         yield from state.get(parameter, {}).items()
 
 
-def _with_wrapped(optimizer: Optimizer, found: list[Optimizer]) -> list[Optimizer]:
-    """An optimizer and all that it holds, each once."""
+def with_wrapped(optimizer: Optimizer) -> list[Optimizer]:
+    """An optimizer and all that it holds in its attributes or in lists there, each once."""
+    found: list[Optimizer] = []
+    _add_wrapped(optimizer, found)
+    return found
+
+
+def _add_wrapped(optimizer: Optimizer, found: list[Optimizer]) -> None:
     if not any(optimizer is one for one in found):
         found.append(optimizer)
         for value in vars(optimizer).values():
             for one in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(one, Optimizer):
-                    _with_wrapped(one, found)
-    return found
+                    _add_wrapped(one, found)
