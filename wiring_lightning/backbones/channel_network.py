@@ -18,7 +18,7 @@ from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import can_fold_norm, fold_pair, is_plain_convolution
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
 from wiring_lightning.nn.graph_stage import RectifiedFilter
-from wiring_lightning.nn.hooks import computes_as
+from wiring_lightning.nn.hooks import computes_as, in_place_of
 from wiring_lightning.nn.node_operations import FILTER_TAPS
 from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.nn.pre_activation import preferred_layout
@@ -111,7 +111,7 @@ class ChannelNetwork(Described):
         ).eval()
         if fold_batch_norm:
             compacted._fold_batch_norms()
-        return compacted
+        return in_place_of(self, compacted)
 
     def _fold_batch_norms(self) -> None:
         """Fold the norms of all nodes, or none if one of them cannot be folded."""
@@ -119,6 +119,7 @@ class ChannelNetwork(Described):
         operations = [operation for stage in stages for operation in stage.operations]
         norms = [*(operation.get_submodule("norm") for operation in operations), self.norm]
         own = is_plain_convolution(self.stem) and computes_as(RectifiedFilter, *operations)
+        own = own and computes_as(CompactGraphStage, *stages)
         if not own or not all(map(can_fold_norm, norms)):
             return
         # What the stem sends is normalised first, and then what each matrix of edges sends.
@@ -210,7 +211,8 @@ def _select_inputs(classifier: nn.Module, kept: Tensor) -> nn.Module:
         edges, number = edges.select(kept[edges.source]), kept.cumsum(0) - 1
         columns = edges.target, number[edges.source], edges.weight
         graph = SparseEdges(*columns, layer.receivers, count, edges.learned)
-        return graph.to(next(layer.parameters()).device)
+        graph = graph.to(next(layer.parameters()).device)
+        return in_place_of(layer, graph, Adjacency, SparseEdges)
     smaller = deepcopy(layer)
     if isinstance(smaller, nn.Linear):
         smaller.weight = nn.Parameter(smaller.weight[:, kept.to(smaller.weight.device)])

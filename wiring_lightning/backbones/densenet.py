@@ -118,7 +118,8 @@ class DenseNet(Described):
             outputs = [state]
             gates = self._gate(name).weights() if name in self.connections else None
             for index, layer in enumerate(layers):
-                row = None if gates is None else gates[index, : index + 1]
+                # Also kept gates are given, since a hook or a `forward` of its own may use them.
+                row = layer.kept_gates if gates is None else gates[index, : index + 1]
                 outputs.append(layer(outputs, row))
             state = torch.cat(outputs, 1)
             if name in self.transitions:

@@ -12,6 +12,7 @@ from wiring_lightning.nn import BernoulliGate
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.fabric import Fabric, FabricEdge
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.hooks import in_place_of
 from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -123,13 +124,13 @@ class FabricNetwork(Described):
                 "the most probable architecture does not connect the input to the output, so there "
                 "is no network to keep; allow a larger cost, or weigh the cost less."
             )
-        fabric = Fabric(self.fabric.spaces, edges)
+        fabric = in_place_of(self.fabric, Fabric(self.fabric.spaces, edges), Fabric)
         parts = deepcopy(self.stem), fabric, deepcopy(self.classifier)
         compacted = FabricNetwork(*parts, self.image_size).eval()
         compacted._pools = self._pools
         if fold_batch_norm:
             fold_batch_norms(compacted).to(memory_format=torch.channels_last)
-        return compacted
+        return in_place_of(self, compacted)
 
     def _live_edges(self) -> list[FabricEdge]:
         """Edges of evaluation mode on a path from the input to the output."""

@@ -12,6 +12,7 @@ from wiring_lightning.nn import Gate, GroupedLinear, Selection
 from wiring_lightning.nn.checks import check_fan_in, check_word
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.hooks import in_place_of
 from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder, count_parameters
 
@@ -153,13 +154,14 @@ class GatedHeads(Described):
         selection = self._gate.selection()
         kept = selection.weights().bool().any(0).nonzero().flatten()
         numbers = kept.tolist()
-        encoders = [
-            layer.keep(numbers) if isinstance(layer, GroupedLinear) else deepcopy(layer)
-            for layer in self.encoders
-        ]
+        encoders = deepcopy(self.encoders)
+        for index, layer in enumerate(encoders):
+            if isinstance(layer, GroupedLinear):
+                encoders[index] = layer.keep(numbers)
         selection = selection.keep(range(len(self.planted)), numbers)
+        selection = in_place_of(self._gate, selection, Gate, Selection)
         norm, heads = deepcopy(self.norm), deepcopy(self.heads)
-        small = _Compact(kept, nn.Sequential(*encoders), selection, norm, heads).eval()
+        small = in_place_of(self, _Compact(kept, encoders, selection, norm, heads).eval())
         return fold_batch_norms(small) if fold_batch_norm else small
 
     @property

@@ -14,7 +14,7 @@ from wiring_lightning.nn import Branches, Gate, Selection
 from wiring_lightning.nn.branch_chain import branch_chain, can_chain
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import BatchNorm, examples_are_independent, fold_batch_norms
-from wiring_lightning.nn.hooks import computes_as, has_hooks
+from wiring_lightning.nn.hooks import computes_as, has_hooks, in_place_of
 from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -186,7 +186,7 @@ class MultiBranchNetwork(Described):
             fold_batch_norms(compacted)
         if independent and all(block.merge or block.can_fold_expansion for block in blocks):
             compacted.bytes_per_pixel = _bytes_per_pixel(blocks)
-        return compacted
+        return in_place_of(self, compacted)
 
     def _connection(self, name: str) -> Gate | Selection:
         connection = self.connections[name]

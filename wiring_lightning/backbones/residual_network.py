@@ -11,6 +11,7 @@ from wiring_lightning.functional import BlockInputs, BlockSums, PlainBlockSums, 
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
+from wiring_lightning.nn.hooks import in_place_of
 from wiring_lightning.nn.plain_weights import of_plain_weights
 from wiring_lightning.wiring import Wiring, WiringBuilder
 
@@ -141,7 +142,7 @@ class ResidualNetwork(Described):
         ).eval()
         if fold_batch_norm:
             fold_batch_norms(compacted).to(memory_format=torch.channels_last)
-        return compacted
+        return in_place_of(self, compacted)
 
     def _blocks(self) -> list[ResidualBlock]:
         return [block for block in self.blocks.values() if isinstance(block, ResidualBlock)]

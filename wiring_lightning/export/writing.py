@@ -102,10 +102,10 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
     check_writable(path)
     try:
         check_weights_exist(network)
+        plain = plain_network(network)
     except ValueError as error:
         raise ExportError(str(error)) from None
     images = images.detach().cpu()
-    plain = plain_network(network)
     name = type(network).__name__
     source = _logits(network, images, name)
     rounding = _rounding(network, source)

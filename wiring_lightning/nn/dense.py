@@ -70,9 +70,10 @@ class DenseLayer(nn.Module):
 
         A convolution with hooks or a `forward` of its own may compute of its weight what it wants,
         and one with groups reads no source alone, so they stay as they are: they read all sources,
-        times their gates.
+        times their gates. So does a layer that itself has hooks or a `forward` of its own.
         """
-        if not is_plain_convolution(self.conv) or getattr(self.conv, "groups", 1) != 1:
+        separable = is_plain_convolution(self.conv) and getattr(self.conv, "groups", 1) == 1
+        if not separable or not computes_as(DenseLayer, self):
             whole = deepcopy(self)
             whole.kept_gates = gates.to(self.conv.weight)
             return whole

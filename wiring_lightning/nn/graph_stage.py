@@ -11,6 +11,7 @@ from wiring_lightning.functional import pointwise_product, rows_of_blocks
 from wiring_lightning.nn.adjacency import Adjacency, AdjacencyMode
 from wiring_lightning.nn.channels import select_channels
 from wiring_lightning.nn.graph_edges import GraphEdges, edges_of
+from wiring_lightning.nn.hooks import in_place_of
 from wiring_lightning.nn.node_operations import FILTER_SIDE
 from wiring_lightning.nn.sparse_edges import SparseEdges
 
@@ -92,7 +93,8 @@ class _Stage(nn.Module):
             )  # fmt: skip
         numbers = self.numbers[live[: len(self.numbers)]]
         device = next(self.parameters()).device
-        return CompactGraphStage(operations, matrices, numbers).to(device)
+        compacted = CompactGraphStage(operations, matrices, numbers).to(device)
+        return in_place_of(self, compacted, GraphStage, CompactGraphStage)
 
 
 class GraphStage(_Stage):

@@ -1,6 +1,16 @@
-"""Whether a module may be computed without calling it."""
+"""Whether a module may be computed without calling it, or another may take its place."""
+
+from typing import TypeVar
 
 from torch import nn
+
+T = TypeVar("T", bound=nn.Module)
+# Where torch keeps what is called with a module, and in which way.
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_pre_hooks",
+    "_backward_hooks",
+)  # fmt: skip
 
 
 def computes_as(kind: type[nn.Module], *modules: nn.Module) -> bool:
@@ -39,6 +49,38 @@ def has_hooks(module: nn.Module) -> bool:
         or len(module._backward_hooks) > 0
         or len(module._backward_pre_hooks) > 0
     )
+
+
+def in_place_of(module: nn.Module, new: T, *kinds: type[nn.Module]) -> T:
+    """Let a new module take the place of one that it computes the same as, with the hooks of that.
+
+    Args:
+        module: the one that is replaced.
+        new: what is called in its place.
+        kinds: the classes whose computation is that of `new`; if not given, the one that says how
+            `module` is compacted. So a subclass with a `forward` and a `compact` of its own may
+            call that of its base class.
+
+    Raises:
+        ValueError: if the module has a `forward` of its own.
+
+    Example:
+        >>> import torch
+        >>> relu = nn.ReLU()
+        >>> _ = relu.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+        >>> in_place_of(relu, nn.Threshold(0.0, 0.0), nn.ReLU)(torch.ones(1))
+        tensor([2.])
+    """
+    kinds = kinds or tuple(k for k in type(module).__mro__ if "compact" in vars(k))[:1]
+    if all(_changes(kind, module) for kind in kinds):
+        raise ValueError(
+            f"{type(module).__name__} has a forward of its own, which compact() would leave out: "
+            "give the network a compact() that includes it."
+        )
+    for name in _HOOKS:
+        getattr(new, name).update(getattr(module, name))
+    new._is_full_backward_hook = module._is_full_backward_hook
+    return new
 
 
 def _changes(kind: type[nn.Module], module: nn.Module) -> bool:
