@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from wiring_lightning.functional import BlockInputs, BlockSums, PlainBlockSums, Space, lift
+from wiring_lightning.functional.transforms import is_transformed
 from wiring_lightning.nn import Gate, ResidualBlock, Selection
 from wiring_lightning.nn.described import Described
 from wiring_lightning.nn.folding import fold_batch_norms
@@ -149,6 +150,6 @@ class ResidualNetwork(Described):
 
 
 def _is_recorded() -> bool:
-    """Whether what is called now is compiled or traced, and not only computed."""
+    """Whether what is called now is compiled, traced or transformed, and not only computed."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    return tracing or torch.compiler.is_compiling()
+    return tracing or torch.compiler.is_compiling() or is_transformed()

@@ -10,6 +10,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
+from wiring_lightning.functional.transforms import is_transformed
+
 # A product of few rows longer than `_LONG` uses one core only, so it is split into parts.
 _LONG, _PART = 2**14, 2**10
 
@@ -136,7 +138,7 @@ def rectified_gated_sum(gates: Tensor, sources: Tensor) -> Tensor:
         >>> rectified_gated_sum(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), sources).flatten()
         tensor([1., 0.])
     """
-    if sources.device.type != "cpu" or torch.compiler.is_compiling():
+    if sources.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
         return gated_sum(gates, sources).relu_()
     return _RectifiedGatedSum.apply(gates, sources)
 

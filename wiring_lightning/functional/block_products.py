@@ -11,6 +11,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from wiring_lightning.functional.autocast import autocast_type
+from wiring_lightning.functional.transforms import is_transformed
 
 
 def rows_of_blocks(
@@ -35,6 +36,10 @@ def rows_of_blocks(
     """
     if len(weight) == width:
         return (weight * (weight.detach() != 0) if only_edges else weight,)
+    if is_transformed():
+        weight = weight * (weight.detach() != 0) if only_edges else weight
+        blocks = weight.split(width)
+        return tuple(rows[:, : inputs + j * width] for j, rows in enumerate(blocks))
     return _RowsOfBlocks.apply(weight, inputs, width, only_edges)
 
 
@@ -54,7 +59,7 @@ def pointwise_product(sources: Sequence[Tensor], matrix: Tensor) -> Tensor:
     """
     if (number := autocast_type(matrix.device)) is not None:
         matrix, sources = matrix.to(number), [source.to(number) for source in sources]
-    if matrix.device.type != "cpu" or torch.compiler.is_compiling():
+    if matrix.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
         return functional.conv2d(joined(sources), matrix[:, :, None, None])
     return _PointwiseProduct.apply(matrix, *sources)
 

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
 from wiring_lightning.functional.transfer import send
+from wiring_lightning.functional.transforms import is_transformed
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +176,12 @@ def exchange(
             state = state.relu()
         return state, [state] * len(readers)
     partial = [reader for reader in readers if reader.rows is not None]
-    state, *picked = _Exchange.apply(subsets, dense, partial, batch, rectify, *parts)
+    if is_transformed():
+        state = _sum(parts, subsets, dense, batch)
+        state = state.relu_() if rectify else state
+        picked = [reader.pick(state) for reader in partial]
+    else:
+        state, *picked = _Exchange.apply(subsets, dense, partial, batch, rectify, *parts)
     queue = iter(picked)
     return state, [state if reader.rows is None else next(queue) for reader in readers]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 from typing_extensions import override
 
+from wiring_lightning.functional.transforms import is_transformed
 from wiring_lightning.nn.graph_solver import solve
 from wiring_lightning.nn.node_operations import NodeOperations, filter_maps, normalize_maps
 
@@ -95,7 +96,7 @@ def run_continuously(
     derivative = Derivative(weights, operations, inputs, rectify_states)
     others = inputs.new_zeros(len(weights) - len(inputs), *inputs.shape[1:])
     start = torch.cat([inputs, others])
-    if exporting:
+    if exporting or is_transformed():
         return solve(derivative.compute, start, tolerance, rectify_states)[-outputs:]
     times = torch.tensor([0.0, 1.0], dtype=inputs.dtype, device=inputs.device)
     options = {"dtype": _TIME.get(inputs.device.type, torch.float64)}

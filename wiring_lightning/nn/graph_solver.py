@@ -1,8 +1,10 @@
-"""The solver of a graph in continuous time as operators, for networks that are exported.
+"""The solver of a graph in continuous time as operators, to be exported or transformed.
 
 torchdiffeq's loop is Python code that looks at the data, so it cannot be recorded. Here the loop is
-an operator, `torch.while_loop`. The steps are those of torchdiffeq's `dopri5`: Dormand and Prince's
-pair of order 5(4), the same first step, the same sizes of steps, and Shampine's interpolation.
+an operator, `torch.while_loop`. `torch.func` knows neither that one nor the functions of
+torchdiffeq, so for it the loop is Python code, with torch's operators. The steps are those of
+torchdiffeq's `dopri5`: Dormand and Prince's pair of order 5(4), the same first step, the same sizes
+of steps, and Shampine's interpolation.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch._higher_order_ops import while_loop
+
+from wiring_lightning.functional.transforms import is_transformed
 
 # Dormand and Prince (1980): rows of the stages 2 to 7; the last row is the solution.
 _STAGES = (
@@ -93,7 +97,13 @@ def solve(derivative: Function, start: Tensor, tolerance: float, rectify: bool =
         count, zero, zero.clone(), step,
         start, start.clone(), start.clone(), slope, slope.clone(),
     )  # fmt: skip
-    _, before, end, _, *last = while_loop(goes_on, advance, first)
+    states = first
+    if is_transformed():
+        while goes_on(*states):
+            states = advance(*states)
+    else:
+        states = while_loop(goes_on, advance, first)
+    _, before, end, _, *last = states
     length, place = (end - before).to(start.dtype), ((1 - before) / (end - before)).to(start.dtype)
     old, new, middle, old_slope, slope = last
     states = _interpolate(old, new, middle, old_slope, slope, length, place)

@@ -15,6 +15,7 @@ from wiring_lightning.functional import (
     rectified_convolution,
     update_running_statistics,
 )
+from wiring_lightning.functional.transforms import is_transformed
 from wiring_lightning.nn.as_made import convolves
 from wiring_lightning.nn.folding import fold_pair
 from wiring_lightning.nn.hooks import computes_as
@@ -22,7 +23,7 @@ from wiring_lightning.nn.hooks import computes_as
 
 def preferred_layout(values: Tensor) -> Tensor:
     """Channels last on a CPU, where convolutions are faster with it; later layers keep it."""
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
+    if values.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
         return values
     return values.contiguous(memory_format=torch.channels_last)
 
@@ -107,11 +108,12 @@ class RectifiedConv2d(nn.Module):
     def plain(self) -> bool:
         """Whether to run layer by layer.
 
-        That is so while compiling, with layers of other classes or with hooks, and if norms are
-        folded. And on an accelerator, where it takes a third of the kernels, unless the backward
-        pass is to compute the layer again: torch's norm would count a batch twice.
+        That is so while compiling and under `torch.func`, with layers of other classes or with
+        hooks, and if norms are folded. And on an accelerator, where it takes a third of the
+        kernels, unless the backward pass is to compute the layer again: torch's norm would count a
+        batch twice.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_transformed():
             return True
         conv, norm = self.conv, self.norm
         own = computes_as(nn.Conv2d, conv) and computes_as(nn.BatchNorm2d, norm)

@@ -6,6 +6,7 @@ from typing_extensions import override
 
 from wiring_lightning.functional import sparse_product
 from wiring_lightning.functional.autocast import autocast_type
+from wiring_lightning.functional.transforms import is_transformed
 from wiring_lightning.nn.folding import scale_and_shift
 
 
@@ -87,7 +88,10 @@ class SparseEdges(nn.Module):
             nothing = sent.new_zeros(batch, self.receivers, height, width)
             return nothing if self.bias is None else nothing + self.bias[:, None, None]
         maps = sent.transpose(0, 1).reshape(self.senders, batch * height * width)
-        received = sparse_product(self.values, self.row, self.column, maps, self.receivers)
+        if is_transformed():
+            received = self.matrix() @ maps
+        else:
+            received = sparse_product(self.values, self.row, self.column, maps, self.receivers)
         if self.bias is not None:
             received = received + self.bias[:, None]
         if (number := autocast_type(sent.device)) is not None:  # as a convolution gives it

@@ -1,0 +1,93 @@
+"""Under `torch.func`, and with tangents, every network computes with torch's operators."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.export.networks import NETWORKS, images_for, made
+from tests.methods import Method, named, over
+
+_ONE_SOURCE = [
+    replace(named(name), name=f"{name}-k1", arguments=named(name).arguments | {"fan_in": 1})
+    for name in ("resnext-learned", "resnet-learned", "densenet-learned")
+]
+_CHECKPOINTED = [
+    replace(named(name), name=f"{name}-again", arguments=arguments | {"checkpointing": True})
+    for name in ("sparsenet", "sparse-resnet")
+    for arguments in [named(name).arguments]
+]
+_METHODS = [one for one in NETWORKS if one.backbone.__module__.startswith("wiring_lightning.")]
+_METHODS += _ONE_SOURCE + _CHECKPOINTED
+# Where a graph rectifies its states, the steps of its solver decide what it computes.
+_WITH_GRADIENT = [one for one in _METHODS if not one.arguments.get("rectify_states")]
+# A solver looks at its data, which torch.vmap does not allow.
+_WITHOUT_SOLVER = [
+    one for one in _METHODS if one.arguments.get("dynamics") != "continuous"
+]  # fmt: skip
+
+
+def _network(method: Method, form: str) -> nn.Module:
+    """A network in float64, in training or evaluation mode, or its compact form."""
+    network = made(method).double().train(form == "training")
+    return network.compact() if form == "compact" else network
+
+
+def _seeded(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network as a function: a fabric draws the same edges in every call."""
+
+    def answer(images: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        logits: Tensor = network(images)
+        return logits
+
+    return answer
+
+
+@pytest.mark.parametrize("form", ["training", "evaluation", "compact"])
+@over(_METHODS)
+def test_derivatives_forwards_are_those_of_small_steps(method: Method, form: str) -> None:
+    answer, images = _seeded(_network(method, form)), images_for(method).double()
+    direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(2)).double()
+    with torch.autograd.forward_ad.dual_level():
+        logits = answer(torch.autograd.forward_ad.make_dual(images, direction))
+        found = torch.autograd.forward_ad.unpack_dual(logits).tangent
+    step = 1e-7  # few ReLUs switch within it
+    with torch.no_grad():
+        ends = [answer(images + sign * step * direction) for sign in (1, -1)]
+    expected = (ends[0] - ends[1]) / (2 * step)
+    share = 1e-3 if method in _WITHOUT_SOLVER else 2e-2
+    rounding = 1e-9  # of logits, divided by the step
+    assert (found - expected).abs().max() < share * expected.abs().max() + rounding
+
+
+@pytest.mark.parametrize("form", ["evaluation", "compact"])
+@over(_WITH_GRADIENT)
+def test_gradients_of_a_function_are_those_of_backward(method: Method, form: str) -> None:
+    network, images = _network(method, form), images_for(method).double()
+    weights = {name: one for name, one in network.named_parameters() if one.requires_grad}
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = torch.func.functional_call(network, weights, (images,))
+        return logits.square().mean()
+
+    found = torch.func.grad(loss)({name: one.detach() for name, one in weights.items()})
+    loss(weights).backward()
+    for name, weight in weights.items():
+        own = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        tolerance = 1e-9 if method in _WITHOUT_SOLVER else 1e-3
+        torch.testing.assert_close(found[name], own, atol=tolerance, rtol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("form", ["evaluation", "compact"])
+@over(_WITHOUT_SOLVER)
+def test_images_one_by_one_are_those_of_a_batch(method: Method, form: str) -> None:
+    network, images = _network(method, form), images_for(method).double()
+    found = torch.vmap(lambda image: network(image[None])[0])(images)
+    torch.testing.assert_close(found, network(images))
+    jacobians = torch.vmap(torch.func.jacrev(lambda image: network(image[None])[0]))(images)
+    assert jacobians.shape == (*found.shape, *images.shape[1:])
+    summed = torch.autograd.functional.jacobian(lambda batch: network(batch).sum(0), images)
+    torch.testing.assert_close(jacobians.movedim(0, found.dim() - 1), summed)
