@@ -262,9 +262,10 @@ class BudgetedSearch(GateLearner[Reinforce]):
             return
         if losses is not None:
             self._observe(losses)
-        if self._stepped:
-            average_over_ranks([gate.logits], trainer)
-        if self._stepped and gate.logits.grad is not None:
+        if not self._stepped:
+            return
+        average_over_ranks([gate.logits], trainer)
+        if gate.logits.grad is not None:
             self._count_if_not_finite(gate.logits.grad)
             self.optimizer.step()
             self.optimizer.zero_grad()
