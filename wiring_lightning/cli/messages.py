@@ -23,6 +23,17 @@ _NO_MEMORY = (
     "too large to convert",
     "invalid size, tensor numel",
 )
+# What gloo, NCCL and torch's store say when the process at the other end is gone.
+_OTHER_ENDED = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Did the remote server shutdown or crash",
+    "ncclRemoteError",
+    "remote process exit",
+)
+# Where those that start processes put their numbers: torchrun, Lightning and SLURM.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 @contextmanager
@@ -35,7 +46,7 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write("wiring: interrupted\n")
+        note("interrupted")
         raise SystemExit(1) from None
     except Exception as error:
         if os.environ.get("WIRING_DEBUG"):
@@ -48,13 +59,41 @@ def one_sentence() -> Iterator[None]:
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and end the process."""
-    sys.stderr.write(f"wiring: error: {shorten(message, _LONGEST)}\n")
+    _write(f"error: {shorten(message, _LONGEST)}")
     raise SystemExit(2) from None
 
 
 def note(message: str) -> None:
     """Say what is worth knowing, and go on. Not on stdout, which a program may read."""
-    sys.stderr.write(f"wiring: {shorten(message, _LONGEST)}\n")
+    _write(shorten(message, _LONGEST))
+
+
+def _write(line: str) -> None:
+    """Write a line. Processes of one run may say the same: all but the first one say which."""
+    rank = _rank()
+    sys.stderr.write(f"{f'[rank: {rank}] ' if rank else ''}wiring: {line}\n")
+
+
+def _rank() -> int:
+    """The number of this process in its run, as far as it is known yet."""
+    distributed = sys.modules.get("torch.distributed")  # which is slow to import
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    given = (os.environ.get(name, "") for name in _RANKS)
+    return next((int(rank) for rank in given if rank.isdecimal()), 0)
+
+
+def _lost_another(error: Exception, text: str) -> bool:
+    """Whether an error says that another process of this run has ended."""
+    from torch import distributed
+
+    return (
+        isinstance(error, RuntimeError)
+        and any(words in text for words in _OTHER_ENDED)
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
 
 
 def _for_users(error: Exception) -> str | None:
@@ -66,6 +105,11 @@ def _for_users(error: Exception) -> str | None:
         return (
             "there is not enough memory: make the network, the images or the batches smaller "
             f"({shorten(text, 120) or 'no number given'})"
+        )
+    if _lost_another(error, text):
+        return (
+            "another process of this run has ended; its own message says why, and --ckpt_path last "
+            "goes on with a fit from its newest checkpoint"
         )
     worded = (FloatingPointError, MisconfigurationException, OSError, ValueError)
     if isinstance(error, worded) and text:
