@@ -213,7 +213,16 @@ class SupervisedTask(LoadedTask, ABC):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The mean loss, and `[batch]` the loss of each example for `BudgetedSearch`."""
+        """The mean loss, and `[batch]` the loss of each example for `BudgetedSearch`.
+
+        Raises:
+            ValueError: if the batch has no examples.
+        """
+        if len(batch[1]) == 0:
+            raise ValueError(
+                "A training batch has no examples, so its loss has no mean: let the data leave such "
+                "batches out, on every process."
+            )
         losses = self._step(batch, "train")
         loss = self._mean(losses, self.counted(batch[1]))
         self._last_loss = loss.detach()

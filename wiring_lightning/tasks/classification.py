@@ -146,14 +146,15 @@ class ClassificationTask(SupervisedTask):
 
     def _known(self, labels: Tensor) -> Tensor:
         """`[batch, labels]` which labels of each example are not `ignore_index`."""
-        return (labels != self.ignore_index).view(len(labels), -1)
+        return (labels != self.ignore_index).unsqueeze(-1).flatten(1)
 
     @override
     def measure(self, batch: Batch, logits: Tensor, stage: Stage) -> None:
         """Update the accuracy, and log it at the end of the epoch."""
         _, labels = batch
         metrics = cast(MetricCollection, getattr(self, f"{stage}_metrics"))
-        metrics.update(logits, labels)
+        if len(labels):  # torchmetrics cannot take a batch without examples
+            metrics.update(logits, labels)
         self.log_metrics(dict(metrics.items()), stage, len(labels))
 
 
