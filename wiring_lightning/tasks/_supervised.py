@@ -220,8 +220,8 @@ class SupervisedTask(LoadedTask, ABC):
         """
         if len(batch[1]) == 0:
             raise ValueError(
-                "A training batch has no examples, so its loss has no mean: let the data leave such "
-                "batches out, on every process."
+                "A training batch has no examples, so its loss has no mean: let the data leave "
+                "such batches out, on every process."
             )
         losses = self._step(batch, "train")
         loss = self._mean(losses, self.counted(batch[1]))
