@@ -23,6 +23,7 @@ from wiring_lightning.cli.run_checkpoints import checkpoints_of, configured_near
 from wiring_lightning.cli.run_names import last_shared
 from wiring_lightning.cli.runs import Run, RunError, find_run
 from wiring_lightning.cli.trained_config import say_if_config_is_gone
+from wiring_lightning.nn.as_usual import as_usual
 from wiring_lightning.nn.checks import check_word
 from wiring_lightning.tasks._saved import saved_description, task_named
 
@@ -76,6 +77,7 @@ def load(path: str | Path, which: Which = "last", trust: bool = False) -> Lightn
     return find_trained(path, which, trust).task
 
 
+@as_usual()
 def find_trained(path: str | Path, which: Which = "last", trust: bool = False) -> Trained:
     """A trained task, with the checkpoint that it is from; arguments and errors as of `load`."""
     check_word("which", which, Which)

@@ -13,6 +13,7 @@ from wiring_lightning.export.described_network import DescribedNetwork
 from wiring_lightning.export.errors import ExportError, first_line, needs_extra
 from wiring_lightning.export.formats import KEY, checksum
 from wiring_lightning.export.image_check import check_images, dtype_of_images
+from wiring_lightning.nn.as_usual import as_usual
 
 _TRUST = (
     "a .pt2 file can run code when it is read: if you trust where it comes from, read it with "
@@ -34,6 +35,7 @@ _ONNX_TYPES = {
 }
 
 
+@as_usual()
 def load_exported(path: str | Path, trust: bool = False) -> nn.Module:
     """Read a network that `wiring export` or `export_network` wrote; no callback is needed.
 

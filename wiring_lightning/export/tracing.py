@@ -12,6 +12,7 @@ from typing_extensions import override
 from wiring_lightning.export.errors import ExportError, first_line
 from wiring_lightning.functional import sparse_product
 from wiring_lightning.nn import BernoulliGate, Gate, store_dense
+from wiring_lightning.nn.as_usual import as_usual
 from wiring_lightning.nn.evaluating import evaluating
 from wiring_lightning.nn.outputs import find_outputs
 from wiring_lightning.nn.replacing import replace_modules
@@ -99,7 +100,7 @@ def trace(network: nn.Module, image: Tensor, sparse: bool = False) -> ExportedPr
         table[OWN] = _dense_product
     root = _Root(network)
     try:
-        with torch.no_grad(), evaluating(root):
+        with as_usual(network), torch.no_grad(), evaluating(root):
             traced = torch.export.export(root, (images,), dynamic_shapes=shapes, strict=False)
             program = traced.run_decompositions(table)
     except Exception as error:  # a tracer fails in any way on code that it does not understand

@@ -17,6 +17,7 @@ from wiring_lightning.export.reading import load_exported
 from wiring_lightning.export.source_check import check_answers
 from wiring_lightning.export.tracing import plain_network, trace
 from wiring_lightning.files import check_writable, write_file
+from wiring_lightning.nn.as_usual import as_usual
 from wiring_lightning.nn.checks import check_weights_exist
 from wiring_lightning.nn.differences import largest_difference, largest_size
 from wiring_lightning.nn.evaluating import evaluating
@@ -100,6 +101,12 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
             f"images must be [batch, channels, height, width], got {list(images.shape)}."
         )
     check_writable(path)
+    with as_usual(network):
+        return _export(network, path, images)
+
+
+def _export(network: nn.Module, path: Path, images: Tensor) -> Exported:
+    """As `export_network`, after the checks of what is given."""
     try:
         check_weights_exist(network)
         plain = plain_network(network)
@@ -129,7 +136,7 @@ def export_network(network: nn.Module, path: str | Path, images: Tensor) -> Expo
             f"{path} gives the class of the {name} for {agreement:.0%} of the images only: their "
             f"largest logits are closer than the difference of {from_source:.1g}, which is that of "
             "rounding.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return Exported(
         path=path,

@@ -13,6 +13,8 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from wiring_lightning.nn.as_usual import as_usual
+
 T = TypeVar("T", bound=nn.Module)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,11 +62,15 @@ def make_weights_plain(network: T) -> T:
 def of_plain_weights(
     method: Callable[Concatenate[T, P], R],
 ) -> Callable[Concatenate[T, P], R]:
-    """Decorate a method, such as `compact`, so that its `self` has plain weights."""
+    """Decorate a method, such as `compact`, so that its `self` has plain weights.
+
+    What it gives can learn and has the precision of the network, wherever it is called.
+    """
 
     @wraps(method)
     def called(network: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return method(with_plain_weights(network), *args, **kwargs)
+        with as_usual(network):
+            return method(with_plain_weights(network), *args, **kwargs)
 
     return called
 

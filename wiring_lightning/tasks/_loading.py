@@ -21,6 +21,7 @@ from wiring_lightning.checkpoints import (
     weights_for,
 )
 from wiring_lightning.files import is_remote
+from wiring_lightning.nn.as_usual import as_usual
 from wiring_lightning.tasks._saved import build_backbone, described_for, kept_arguments, takes
 
 # The file that `load_from_checkpoint` reads, and its `strict`: Lightning tells them to no hook.
@@ -32,6 +33,7 @@ class LoadedTask(LightningModule):
 
     @classmethod
     @override
+    @as_usual()
     def load_from_checkpoint(
         cls,
         checkpoint_path: str | Path | IO[bytes],
