@@ -73,9 +73,14 @@ class CheckedWiring(Callback):
                 "that is its average."
             )
 
+    def concerns(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Whether it is this callback's network that a trainer validates, tests or saves."""
+        return True
+
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.check()
+        if self.concerns(trainer, pl_module):
+            self.check()
 
     @override
     def on_test_batch_start(
@@ -86,7 +91,7 @@ class CheckedWiring(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx == 0:
+        if batch_idx == 0 and self.concerns(trainer, pl_module):
             self.check_evaluated()
 
     def _raise(self, problem: str | None) -> None:

@@ -144,8 +144,12 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     @override
     def places(self) -> list[Group]:
+        return self.places_of(self._gates)
+
+    def places_of(self, gates: Sequence[Gate | BernoulliGate]) -> list[Group]:
+        """The tensors of the wiring of gates."""
         names = [self.learned, *(["active"] if self.learned == "scores" else []), "frozen"]
-        return [[Place(gate, name) for name in names] for gate in self._gates]
+        return [[Place(gate, name) for name in names] for gate in gates]
 
     @property
     def _gates(self) -> Sequence[Gate | BernoulliGate]:

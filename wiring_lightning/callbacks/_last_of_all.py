@@ -9,7 +9,7 @@ from typing_extensions import override
 class LastOfAll(Callback):
     """Calls a function after the last hook of all other callbacks, and leaves the trainer.
 
-    It is added in that hook, `teardown` or `on_exception`, while Lightning goes through the list.
+    It joins in that hook, `teardown` or `on_exception`, while Lightning goes through the list.
 
     Args:
         function: what is called, with whether there was an exception.
@@ -17,6 +17,12 @@ class LastOfAll(Callback):
 
     def __init__(self, function: Callable[[bool], None]) -> None:
         self._function = function
+
+    def join(self, trainer: Trainer) -> None:
+        """Join the callbacks, before those of its kind: what was done last is undone first."""
+        callbacks = trainer.callbacks
+        others = [number for number, one in enumerate(callbacks) if isinstance(one, LastOfAll)]
+        callbacks.insert(min(others, default=len(callbacks)), self)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from wiring_lightning._checks import listed
+from wiring_lightning.callbacks._copies import Group, Place
 from wiring_lightning.nn import Adjacency, find_adjacencies
 from wiring_lightning.nn.weights import SparseWeight as SparseWeight, find_weights, own_names
 from wiring_lightning.optim import EdgeSet, count_present, parameters_of
@@ -46,6 +47,11 @@ class SparseGroup:
     def weights(self) -> list[Tensor]:
         """The parameters."""
         return [member.parameter for member in self.members]
+
+    @property
+    def places(self) -> Group:
+        """Where the parameters are."""
+        return [Place(member.owner, member.key) for member in self.members]
 
     @property
     def usable(self) -> list[Tensor | None]:
@@ -95,6 +101,11 @@ class SparseGroup:
     def edge_fields(self) -> EdgeFields:
         """The first arguments of `optim.EdgeSet` and of its subclasses, with `take_absent`."""
         return self.weights, self.k, self.usable, self.take_absent(), self.least
+
+
+def graphs_of(groups: Sequence[SparseGroup]) -> list[Adjacency]:
+    """The layers of some groups that are graphs."""
+    return [graph for group in groups for graph in group.graphs]
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._sampled = Sampled()
         self._not_finite: Tensor | None = None  # on a device: steps of the epoch without a gradient
         self._best_price: float | None = None  # of the most probable architecture
-        self._changed = False  # whether a batch of this fit may have changed that since
+        self._moved = False  # whether a batch of this fit may have changed that since
 
     @property
     def absolute_penalty(self) -> float:
@@ -208,9 +208,10 @@ class BudgetedSearch(GateLearner[Reinforce]):
         copies = self.find_copies(trainer, pl_module)  # such as a moving average
         searched = self._searched = find_searched(pl_module, copies)
         refuse_synchronised(searched, trainer)
+        self.keep(self.places_of([searched.gate]))
         self.optimizer = Reinforce([searched.gate], self.lr, self.baseline)
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
-        self._not_finite, self._best_price, self._changed = None, None, False
+        self._not_finite, self._best_price, self._moved = None, None, False
         self.restore()
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
@@ -254,7 +255,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
     ) -> None:
         assert self.optimizer is not None
         assert self._searched is not None
-        gate, self._best_price, self._changed = self._searched.gate, None, True
+        gate, self._best_price, self._moved = self._searched.gate, None, True
         # With manual optimization, a training step that returns nothing is the usual one.
         by_hand = self._stepped and not pl_module.automatic_optimization
         losses = returned_losses(outputs, pl_module, must=by_hand)
@@ -275,7 +276,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._searched is not None
         numbers = gate_numbers(self._searched.gate)
-        self._best_price, self._changed = self._price_of_best(self._searched), False
+        self._best_price, self._moved = self._price_of_best(self._searched), False
         numbers |= {"cost_best": self._best_price, "budget": self.budget}
         numbers |= self._sampled.on_all_ranks(trainer).means()
         named = {f"search/{name}": value for name, value in numbers.items()}
@@ -306,7 +307,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
     @override
     def more_state(self) -> dict[str, Any]:
         price = self._best_price
-        if self._changed and self._searched is not None:
+        if self._moved and self._searched is not None:
             # A run that resumes after its last batch ends no epoch, and sees no images to time.
             price = self._price_of_best(self._searched)
         return {
@@ -324,13 +325,12 @@ class BudgetedSearch(GateLearner[Reinforce]):
         device = self._searched.gate.logits.device
         self._not_finite = torch.tensor(state.get("not_finite", 0), device=device)
         self._best_price = state.get("best_price", {}).get(self._cost_name)
-        self._changed = False
+        self._moved = False
 
     @override
     def let_go(self) -> None:
         if self._hooks is not None:
             self._hooks.remove()
-            self._hooks = None
         if self._searched is not None:
             self._searched.gate.sampling = True
             self._searched.gate.seed(self.seed)

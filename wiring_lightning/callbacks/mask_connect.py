@@ -132,6 +132,11 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
         return wrong[0] if wrong else None
 
     @override
+    def forget(self) -> None:
+        super().forget()
+        self._names = []
+
+    @override
     def summary(self) -> str:
         edges = sum(int(gate.edges_per_target.sum()) for gate in self.gates)
         candidates = sum(int(gate.usable.sum()) for gate in self.gates)
@@ -158,6 +163,7 @@ class MaskConnect(Begins, GateLearner[GateSGD]):
         found = {n: gate for n, gate in find_gates(pl_module).items() if id(gate) not in copied}
         self._trainer, self._names, gates = trainer, list(found), list(found.values())
         self._stepped, self._reached = False, set()
+        self.keep(self.places_of(gates))
         try:
             self.optimizer = GateSGD(gates, self.lr, seed=self.seed, **self._options(trainer))
         except ValueError as error:

@@ -22,6 +22,7 @@ from wiring_lightning._checks import check_counts, counted, plain_number
 from wiring_lightning.callbacks._begins import Begins
 from wiring_lightning.callbacks._kept_arguments import refuse_changed
 from wiring_lightning.callbacks._run_length import Begin
+from wiring_lightning.callbacks._weight_choice import graphs_of
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
 from wiring_lightning.callbacks.sparse_layers import SparseGroup, SparseLayers
 from wiring_lightning.callbacks.wiring_callback import find_learners
@@ -218,7 +219,7 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
             pl_module.load_state_dict(self._initial)
             for rule in self._rules:
                 rule.keep(rule.masks)
-        for graph in self._graphs:
+        for graph in graphs_of(self._groups):
             graph.freeze()
         self._pruned, self._initial = True, None
         for callback in trainer.callbacks:
@@ -228,7 +229,7 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
                 callback.enter(trainer)  # its rates are for the new optimizers, too
             elif isinstance(callback, BaseFinetuning):
                 _describe_groups(callback, trainer, pl_module)
-        what = "the first weights" if self.rewind else "the trained weights"
+        what = "the first weights" if self.rewind else "the weights that it has"
         rank_zero_info(f"{type(self).__name__}: pruned; trains again from {what}.")
 
     def _scale_rates(self, trainer: Trainer) -> None:

@@ -14,7 +14,7 @@ from wiring_lightning._checks import counted, listed
 from wiring_lightning.callbacks._before_step import BeforeStep
 from wiring_lightning.callbacks._best_checkpoints import warn_of_denser
 from wiring_lightning.callbacks._checked_wiring import WiringError
-from wiring_lightning.callbacks._copies import Group, Place
+from wiring_lightning.callbacks._copies import Group
 from wiring_lightning.callbacks._denser_graphs import DenserGraphs
 from wiring_lightning.callbacks._edge_counts import EdgeCounts
 from wiring_lightning.callbacks._kept_arguments import plain_values, refuse_changed
@@ -26,6 +26,7 @@ from wiring_lightning.callbacks._weight_choice import (
     SparseWeight,
     WeightChoice,
     as_patterns,
+    graphs_of,
     say_emptied,
     zero_norms,
 )
@@ -33,7 +34,6 @@ from wiring_lightning.callbacks.own_parameters import held_by_first_rank
 from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.costs import LayerCost
 from wiring_lightning.functional.densities import Distribution
-from wiring_lightning.nn import Adjacency
 from wiring_lightning.optim import MaskedWeights, StraightThrough, count_present, count_usable
 
 # What keeps the weights of an optimizer sparse.
@@ -157,7 +157,7 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
     def freeze(self) -> None:
         for rule in self._rules:
             rule.freeze()
-        for graph in self._graphs:
+        for graph in graphs_of(self._groups):
             graph.freeze()
 
     @override
@@ -177,11 +177,10 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         self._dense = chosen.dense
         chosen.say_frozen(type(self).__name__)
         groups = self._edge_counts.group(chosen.groups)
-        for group in groups:
-            for graph in group.graphs:
-                # DDP copies only parameters and buffers from rank 0.
-                own = graph.weight if graph.absent is None else graph.absent
-                graph.absent = held_by_first_rank(graph.absent, trainer, own.device)
+        for graph in graphs_of(groups):
+            # DDP copies only parameters and buffers from rank 0.
+            own = graph.weight if graph.absent is None else graph.absent
+            graph.absent = held_by_first_rank(graph.absent, trainer, own.device)
         return groups
 
     def present_edges(self) -> dict[nn.Parameter, Tensor]:
@@ -253,6 +252,11 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         self._report = LayerReport(type(self).__name__)
 
     @override
+    def know_again(self) -> None:
+        for rule in self._rules:
+            rule.know_again()
+
+    @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.check_start(trainer, pl_module)
         groups = self.find_groups(trainer, pl_module)
@@ -260,6 +264,7 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
             refuse_changed(self._restored.get("kept", {}), self.kept_arguments, self.mistake)
             self._edge_counts.check_saved(self._restored.get("edges"), groups)
             groups = in_saved_order(groups, self._restored.get("weights"))
+        self.keep([group.places for group in groups], graphs_of(groups))
         self.make_rules(trainer, groups)
         self._restore()
         self._check_norms()
@@ -307,7 +312,7 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
 
     @override
     def places(self) -> list[Group]:
-        return [[Place(one.owner, one.key) for one in group.members] for group in self._groups]
+        return [group.places for group in self._groups]
 
     @override
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
@@ -368,11 +373,6 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
     @property
     def _groups(self) -> list[SparseGroup]:
         return [group for _, group, _ in self._ruled_groups]
-
-    @property
-    def _graphs(self) -> list[Adjacency]:
-        """The sparse layers that are graphs."""
-        return [graph for group in self._groups for graph in group.graphs]
 
     def _check_norms(self) -> None:
         if lost := zero_norms(self._groups):

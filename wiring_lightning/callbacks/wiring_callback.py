@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,17 +20,17 @@ from wiring_lightning.callbacks._at_start import (
     refuse_without_hooks,
 )
 from wiring_lightning.callbacks._averages import Averages
-from wiring_lightning.callbacks._checked_wiring import CheckedWiring
-from wiring_lightning.callbacks._copies import Group, copies_inside, versions
+from wiring_lightning.callbacks._between_fits import BetweenFits
+from wiring_lightning.callbacks._copies import copies_inside
 from wiring_lightning.callbacks._fit_parts import FitParts
 from wiring_lightning.callbacks._last_of_all import LastOfAll
 from wiring_lightning.callbacks._open_step import warn_of_open_step
 from wiring_lightning.callbacks._other_states import warn_of_other_states
 from wiring_lightning.callbacks._run_length import learning_epochs
-from wiring_lightning.callbacks._unreached import warn_of_unreached, without_effect
+from wiring_lightning.callbacks._unreached import begins_late, warn_of_unreached, without_effect
 
 
-class WiringCallback(CheckedWiring, ABC):
+class WiringCallback(BetweenFits, ABC):
     """A callback that learns a wiring; `PhaseSchedule` calls its `set_lr` and `freeze`.
 
     A learner has a constraint, such as k weights in each group or K edges for each target; `broken`
@@ -66,10 +65,9 @@ class WiringCallback(CheckedWiring, ABC):
     _averages: Averages | None = None
     _saved_averages: Mapping[str, list[list[Tensor]]] = MappingProxyType({})
     _copied: Sequence[nn.Module] = ()  # copies inside of the module, found at the start of the fit
-    _versions_at_end: Sequence[int] = ()  # of the last fit; none after one with an average
-    _continues = False  # whether this fit goes on where the last one ended
-    _changed = False  # whether something wrote to the wiring in between
-    _said = frozenset[str]()  # what this fit does not reach, as far as it was said
+    _said = frozenset[str]()  # what was said of this fit
+    _trains = False  # whether this fit has something to train
+    _froze_before = False  # whether the wiring was fixed when this fit started
 
     def __init__(self, freeze_epoch: int | None = None) -> None:
         if freeze_epoch is not None:
@@ -94,10 +92,6 @@ class WiringCallback(CheckedWiring, ABC):
     def freeze(self) -> None:
         """Fix the wiring for good; calling it again changes nothing."""
 
-    def places(self) -> list[Group]:
-        """The tensors of the wiring, in groups; empty before the fit starts."""
-        return []
-
     def settled(self, group: int, values: list[Tensor]) -> list[Tensor]:
         """Averaged values of a group, changed so that they have a valid wiring.
 
@@ -108,9 +102,6 @@ class WiringCallback(CheckedWiring, ABC):
     def valid(self, group: int, values: list[Tensor]) -> bool:
         """Whether values of a group that may be from an earlier step have a wiring of their own."""
         return False
-
-    def wrote(self, places: Group) -> None:
-        """Called after a group of a copy of the network got other values."""
 
     def summary(self) -> str:
         """One line about the chosen weights or gates, printed when a fit starts."""
@@ -140,43 +131,23 @@ class WiringCallback(CheckedWiring, ABC):
     def let_go(self) -> None:
         """Remove all hooks: the fit has ended or failed."""
 
-    def mistake(self, text: str) -> MisconfigurationException:
-        """The exception for wrong use of this callback."""
-        return MisconfigurationException(f"{type(self).__name__}: {text}")
-
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A subclass calls this first."""
         if stage != "fit":
             return
-        if self._averages is not None:  # an error while another one was handled
+        self._refuse_if_busy(trainer)
+        if self._before is not None or self._averages is not None:
+            # An error while another one was handled.
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, LastOfAll)]
-            self._end()
+            self._end(failed=True)
         if isinstance(trainer.strategy, _SHARDED):
             raise self.mistake(
                 f"{type(trainer.strategy).__name__} gives each process a part of the weights, but "
                 "a wiring is learned from whole ones: use strategy=ddp."
             )
         self._loaded, self.phase_epoch = False, None
-        state = self.state_dict() if self._goes_on(trainer, pl_module) else {}
-        self._continues = bool(state)
-        self._changed = self._continues and self._versions() != self._versions_at_end
-        self.forget()
-        if self._continues:
-            self.load_state_dict(state)
-
-    def _goes_on(self, trainer: Trainer, module: LightningModule) -> bool:
-        """Whether this fit goes on where the last one of the same trainer and network ended."""
-        owners = {id(place.owner) for group in self.places() for place in group}
-        return trainer.global_step > 0 and bool(owners) and owners <= set(map(id, module.modules()))
-
-    def _versions(self) -> list[int]:
-        """Numbers that change if something writes to the parameters of the wiring.
-
-        Buffers are others once the network has left its device, as it does after a fit.
-        """
-        places = [place for group in self.places() for place in group if place.is_parameter]
-        return versions(places)
+        self._begin_fit(trainer, pl_module)
 
     def check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise an error if a fit must not start like this; a subclass calls this first.
@@ -184,6 +155,7 @@ class WiringCallback(CheckedWiring, ABC):
         That is so if an optimizer has no hooks, if gates that nobody learns are in one, or if the
         fit goes on, but the network is not as the last one left it.
         """
+        self._is_new = not self.state_dict()
         refuse_without_hooks(trainer.optimizers, type(self).__name__)
         refuse_untaught_in(trainer.optimizers, pl_module, find_learners(trainer))
         if self._changed:
@@ -192,9 +164,6 @@ class WiringCallback(CheckedWiring, ABC):
                 "the weights since, such as an average or a checkpoint: give `fit` the `ckpt_path` "
                 "to go on from, or use a new Trainer."
             )
-
-    def forget(self) -> None:
-        """Forget what is from an earlier fit; a subclass calls this first."""
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -205,7 +174,8 @@ class WiringCallback(CheckedWiring, ABC):
         self._parts = FitParts(pl_module, places, trainer.optimizers)
         if summary := self.summary():
             rank_zero_info(f"{type(self).__name__}: {summary}")
-        self._said = frozenset()
+        self._said, self._trains, self._froze_before = frozenset(), False, self.frozen
+        self._wait_for_first_step(trainer.optimizers)
 
     def follow(self, trainer: Trainer) -> None:
         """Remember the optimizers of the trainer, whose steps the learner sees from now on."""
@@ -217,6 +187,8 @@ class WiringCallback(CheckedWiring, ABC):
         self._find_averages()
         if find_learners(trainer)[0] is self:  # one says it for all
             warn_of_open_step(trainer)
+        self._trains = True
+        self._say_if_late(trainer)
         self._say_if_frozen_before(trainer)
         self._freeze_if_due(trainer)
         epochs = self.epochs_until_end(trainer)
@@ -231,6 +203,8 @@ class WiringCallback(CheckedWiring, ABC):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if self._before is None:
+            self._stop_waiting()
         # Nothing follows an optimizer any more once gates are frozen.
         if self._parts is not None and not (self.learns_gates and self.frozen):
             self._raise(self._parts.unseen(trainer.optimizers))
@@ -248,8 +222,9 @@ class WiringCallback(CheckedWiring, ABC):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._find_averages()
-        self.check()
+        if self.concerns(trainer, pl_module):
+            self._find_averages()
+            self.check()
 
     @override
     def on_validation_batch_start(
@@ -263,7 +238,7 @@ class WiringCallback(CheckedWiring, ABC):
         # Lightning's averages are in the network during the whole validation epoch.
         if self._averages is not None and trainer.state.fn == TrainerFn.FITTING:
             self._averages.settle()
-        if batch_idx == 0:
+        if batch_idx == 0 and self.concerns(trainer, pl_module):
             self.check_evaluated()
 
     @override
@@ -276,13 +251,15 @@ class WiringCallback(CheckedWiring, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._averages is not None:
+        if self._averages is not None and self.concerns(trainer, pl_module):
             self._averages.restore()
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if not self.concerns(trainer, pl_module):
+            return
         if self._averages is None or not self._averages.in_network:
             self.check()
         if self._averages is not None and self._averages.copies:
@@ -292,17 +269,17 @@ class WiringCallback(CheckedWiring, ABC):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        self._refuse_if_busy(trainer)
         self._saved_averages = checkpoint.get(_AVERAGES, {}).get(self.state_key, {})
         self._loaded = trainer.state.fn != TrainerFn.FITTING
-        if self._continues and not self._loaded:
-            # The fit goes on from the checkpoint, and not from the last fit.
-            self._continues = self._changed = False
-            self.load_state_dict({})
+        if not self._loaded:
+            self._load_in_fit(trainer)
         if not self.learns_gates:
             warn_of_other_states(self, trainer, checkpoint)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before = None  # also if there was no step
         if self._parts is not None:
             self._parts.moved = True  # such as back to the CPU
         self.check_parts()
@@ -314,12 +291,15 @@ class WiringCallback(CheckedWiring, ABC):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # What other callbacks, or the LightningModule's `on_fit_end`, have written is seen, too.
-        trainer.callbacks.append(LastOfAll(self._finish))
+        if not self._is_busy(trainer):
+            LastOfAll(self._finish).join(trainer)
 
     @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        if self._is_busy(trainer):
+            return
         # Lightning does not call teardown after an exception. Callbacks that come later may still
         # save a checkpoint, in which averages must be settled.
         if self._averages is not None:
@@ -328,23 +308,26 @@ class WiringCallback(CheckedWiring, ABC):
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):  # not what says itself why
             self._warn_if_unfinished(trainer, trainer.current_epoch, over=True)
         self.let_go()
-        trainer.callbacks.append(LastOfAll(self._finish))
+        LastOfAll(self._finish).join(trainer)
 
     def _finish(self, failed: bool) -> None:
         try:
             if not failed and self._parts is not None and self._parts.moved:  # at the end of a fit
                 self.check()
         finally:
-            self._end()
+            self._end(failed)
 
-    def _end(self) -> None:
-        if self._averages is not None:
-            self._averages.detach()
-            self._versions_at_end = [] if self._averages.in_network else self._versions()
-            self._averages = None
+    def _end(self, failed: bool) -> None:
+        averages, self._averages = self._averages, None
+        if averages is not None:
+            averages.detach()
         self._saved_averages = {}
         self._parts = None
         self.let_go()
+        self._put_back_network()
+        if averages is not None:
+            self._versions_at_end = [] if averages.in_network else self._versions()
+        self._put_back_learner(failed)
 
     def find_copies(self, trainer: Trainer, module: LightningModule) -> Sequence[nn.Module]:
         """Find the copies inside of the module, which are no part of the network that learns.
@@ -370,10 +353,25 @@ class WiringCallback(CheckedWiring, ABC):
         """Say, once, what a fit of so many epochs does not reach, or did not if it is over."""
         if trainer.fast_dev_run:
             return
-        found = [self.unfinished(epochs), self.missed() if over else self.too_late(epochs)]
+        unseen = over and self._is_new and not self._trains
+        found = [
+            self.unfinished(0 if unseen else epochs),
+            self.missed() if over else self.too_late(epochs),
+        ]
         new = [reason for reason in found if reason is not None and reason not in self._said]
         self._said |= {*new}
-        warn_of_unreached(type(self).__name__, new, epochs, over)
+        warn_of_unreached(type(self).__name__, new, epochs, over, unseen)
+
+    def _say_if_late(self, trainer: Trainer) -> None:
+        """Warn, once, of a training that has begun without this learner."""
+        epoch, phase = trainer.current_epoch, self.phase_epoch
+        behind = self.unfinished(1) if epoch and self.unfinished(epoch + 1) is None else None
+        if phase is not None and 0 < phase <= epoch and not self._froze_before:
+            behind = f"the wiring is to be frozen when epoch {phase} (from 0) starts"
+        said = begins_late(0 if self._resumes else trainer.global_step, epoch, behind)
+        if self._is_new and said is not None and said not in self._said:
+            self._said |= {said}
+            rank_zero_warn(f"{type(self).__name__}: {said}")
 
     def _say_if_frozen_before(self, trainer: Trainer) -> None:
         """Warn of a freeze that this fit did not ask for, as in a run that resumes after one."""

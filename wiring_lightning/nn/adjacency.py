@@ -1,7 +1,8 @@
 """A sparse weight matrix whose k largest entries are the edges of a graph."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -115,6 +116,15 @@ class Adjacency(Structured, Described):
         """Return the initial values of the absent weights, once; afterwards `None`."""
         absent, self.absent, self._first = self.absent, None, None
         return absent
+
+    def way_back(self) -> Callable[[], None]:
+        """Return a function that undoes `freeze` and `take_absent`; it leaves the weights alone."""
+        return partial(self._go_back, self.absent, self._first, self._fixed)
+
+    @torch.no_grad()
+    def _go_back(self, absent: Tensor | None, first: Tensor | None, fixed: bool) -> None:
+        self.absent, self._first, self._fixed = absent, first, fixed
+        self.frozen.fill_(fixed)
 
     @override
     def flaw(self, values: Mapping[str, Tensor], alike: bool | None) -> str | None:

@@ -259,6 +259,10 @@ class StraightThrough:
         self._fixed = self.masks
         self.frozen = True
 
+    def know_again(self) -> None:
+        """Say that the parameters have the values again that this rule has written last."""
+        self._written = self._marks()
+
     def detach(self) -> None:
         """Remove the hooks from the optimizer; the parameters keep their present values.
 

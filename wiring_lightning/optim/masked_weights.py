@@ -90,6 +90,9 @@ class MaskedWeights:
                     weight.grad = weight.grad.to_dense()
                 weight.grad.add_(weight.sgn(), alpha=strength)
 
+    def know_again(self) -> None:
+        """As for `StraightThrough`; here what others write needs no care."""
+
     def detach(self) -> None:
         """Remove the hook from the optimizer; the parameters keep their present values."""
         self._hooks.remove()
