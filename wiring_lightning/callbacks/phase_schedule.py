@@ -81,6 +81,7 @@ class PhaseSchedule(Callback):
         for number, phase in enumerate(self.phases, start=1):
             _check(number, phase)
         self._running = self.phases  # with the lengths that they have in the present fit
+        self._entered = False  # whether this fit has begun a phase
 
     @property
     def max_epochs(self) -> int:
@@ -106,7 +107,7 @@ class PhaseSchedule(Callback):
                 "PhaseSchedule has a phase with `freeze` or `gate_lr`, but no callback learns a "
                 "wiring: add MaskConnect to the trainer's callbacks, or remove these keys."
             )
-        self._running = self.phases
+        self._running, self._entered = self.phases, False
         if trainer.fast_dev_run:
             return
         wanted = trainer.max_epochs
@@ -208,11 +209,13 @@ class PhaseSchedule(Callback):
         started = trainer.fit_loop.epoch_progress.current.ready
         reached = self.index(max(started - 1, 0))
         missed = self.phases[reached + 1 :]
-        if trainer.fast_dev_run or not missed:
-            return
-        unfrozen = any(phase.freeze for phase in missed) and not all(
+        # If nothing was left to train, a learner may have missed what an earlier fit has seen.
+        unseen = missed if self._entered else self.phases
+        unfrozen = any(phase.freeze for phase in unseen) and not all(
             learner.frozen for learner in find_learners(trainer)
         )
+        if trainer.fast_dev_run or not (missed or unfrozen):
+            return
         rank_zero_warn(
             f"PhaseSchedule: training ended in phase {reached + 1} of {len(self.phases)}, "
             f"after {counted(trainer.current_epoch, 'epoch')}"
@@ -221,6 +224,7 @@ class PhaseSchedule(Callback):
 
     def enter(self, trainer: Trainer) -> None:
         """Set the rates of the present phase, and freeze if it is frozen."""
+        self._entered = True
         number = self.index(trainer.current_epoch)
         phase = self.phases[number]
         for optimizer in trainer.optimizers:

@@ -1,5 +1,8 @@
 """Start a fit with the weights of another fit."""
 
+from typing import Any
+from weakref import WeakSet
+
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -30,13 +33,19 @@ class WarmStart(Callback):
 
     def __init__(self, weights: str | None = None) -> None:
         self.weights = weights
+        self._networks = WeakSet[LightningModule]()  # those of earlier fits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_networks": WeakSet()}  # what does not hold them cannot be copied
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.weights is None:
             return
-        if trainer.global_step > 0:  # this trainer's fit goes on with the weights that it has
-            return
+        known = pl_module in self._networks or not self._networks
+        self._networks.add(pl_module)
+        if trainer.global_step > 0 and known:
+            return  # this trainer's fit goes on with the weights that it has
         later = "configure_model" if is_overridden("configure_model", pl_module) else None
         if is_overridden("setup", pl_module) and not [*pl_module.parameters()]:
             later = "setup"
