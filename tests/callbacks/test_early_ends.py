@@ -178,9 +178,10 @@ def test_a_fit_with_nothing_left_to_do_has_missed_no_phase(
     for resume in (None, path):
         callbacks = [PhaseSchedule(phases), DNW(density=0.1)]
         trainer = quiet_trainer(callbacks=callbacks, **{"max_epochs": -1, **limit})
+        module = Reader()  # another one would not be frozen
         for _ in range(2):
             with warnings.catch_warnings(record=True, action="always") as said:
-                trainer.fit(Reader(), data, ckpt_path=resume, weights_only=True)
+                trainer.fit(module, data, ckpt_path=resume, weights_only=True)
             assert [str(each.message) for each in said if "ended" in str(each.message)] == []
         trainer.save_checkpoint(path)
 

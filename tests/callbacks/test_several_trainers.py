@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.callbacks.reader import Gated, Reader, batches
+from tests.outside import LargestWeights
 from tests.trainers import quiet_trainer, same_state
 from wiring_lightning.callbacks import (
     DNW,
@@ -70,6 +71,16 @@ def test_a_trainer_inside_of_a_fit_leaves_its_learner_alone(name: str) -> None:
         ends.append(module.state_dict())
         assert ("is in use by a fit of another Trainer" in inside.said) == (what == "fit")
     assert all(same_state(ends[0], other) for other in ends)
+
+
+def test_a_learner_that_does_not_say_where_its_wiring_is_is_asked_in_every_test() -> None:
+    module, learner = Tested(), LargestWeights("body.1", 20)
+    trainer = quiet_trainer(callbacks=[learner])
+    trainer.fit(module, data())
+    with torch.no_grad():
+        module.body[1].weight.fill_(1.0)
+    with pytest.raises(WiringError, match=r"body\.1 has 1152 weights, not 20"):
+        trainer.test(module, data(), verbose=False)
 
 
 def test_another_network_is_tested_whatever_becomes_of_the_first_one() -> None:

@@ -56,9 +56,11 @@ class BetweenFits(CheckedWiring, ABC):
 
     @override
     def concerns(self, trainer: Trainer, module: LightningModule) -> bool:
-        # In a fit a part that was replaced is an error.
-        fits = trainer.state.fn == TrainerFn.FITTING
-        return not self._is_busy(trainer) and (fits or self._has_owners_in(module, any))
+        if self._is_busy(trainer):
+            return False
+        # In a fit a part that was replaced is an error. A learner may not say where its wiring is.
+        in_fit = trainer.state.fn == TrainerFn.FITTING
+        return in_fit or not self.places() or self._has_owners_in(module, any)
 
     def keep(self, groups: Iterable[Group], graphs: Iterable[Adjacency] = ()) -> None:
         """Keep copies of tensors; a subclass calls this before it changes them for a fit."""
