@@ -97,13 +97,13 @@ def solve(derivative: Function, start: Tensor, tolerance: float, rectify: bool =
         count, zero, zero.clone(), step,
         start, start.clone(), start.clone(), slope, slope.clone(),
     )  # fmt: skip
-    states = first
+    found: tuple[Tensor, ...] = first
     if is_transformed():
-        while goes_on(*states):
-            states = advance(*states)
+        while goes_on(*found):
+            found = advance(*found)
     else:
-        states = while_loop(goes_on, advance, first)
-    _, before, end, _, *last = states
+        found = while_loop(goes_on, advance, first)
+    _, before, end, _, *last = found
     length, place = (end - before).to(start.dtype), ((1 - before) / (end - before)).to(start.dtype)
     old, new, middle, old_slope, slope = last
     states = _interpolate(old, new, middle, old_slope, slope, length, place)
