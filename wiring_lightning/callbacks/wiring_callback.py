@@ -45,7 +45,8 @@ class WiringCallback(BetweenFits, ABC):
     them are refused when a fit starts: FSDP, model parallel, DeepSpeed. DDP works.
 
     A second fit with the same trainer and network, which Lightning lets go on where the first one
-    ended, goes on with the learner's state. A fit with a new trainer starts anew.
+    ended, goes on with the learner's state. A fit with a new trainer starts anew. One that ends
+    before its first step, as by an error, leaves learner and network as they were.
 
     Args:
         freeze_epoch: from the start of this epoch the wiring is fixed; never if not given.
