@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-_NAME = "_loaded_from"
+_NAME = "loaded_from_file"
 
 
 def note_loaded(module: nn.Module, path: str | Path | None) -> None:
