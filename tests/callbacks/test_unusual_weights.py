@@ -34,6 +34,18 @@ def test_parametrized_layers_are_sparse_in_what_they_are_made_from(make: Any, na
     assert share(module.middle.weight) == DENSITY
 
 
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("learner", [DNW(density=DENSITY), RandomEdges(density=DENSITY)])
+def test_a_layer_that_computes_a_dense_weight_is_named_once(
+    learner: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    module = fit(learner, Of(parametrizations.orthogonal(nn.Linear(16, 16))))
+    assert share(module.middle.weight) == 1
+    said = [str(one.message) for one in recwarn if "compute" in str(one.message)]
+    assert len(said) == 1
+    assert "middle.weight will be sparse as parameters, but" in said[0]
+
+
 @pytest.mark.parametrize(
     ("normed", "learner"),
     [

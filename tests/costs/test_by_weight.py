@@ -212,11 +212,31 @@ def test_a_layer_that_cannot_be_counted_is_not_known() -> None:
         sparse_multiply_adds(network, example)
 
 
+def test_a_bilinear_layer_is_not_known() -> None:
+    layer, example = nn.Bilinear(3, 4, 5), (torch.zeros(1, 3), torch.zeros(1, 4))
+    assert [row.multiply_adds for row in layer_costs(layer, example)] == [None]
+    with pytest.raises(ValueError, match="multiply-adds of weight are not known"):
+        sparse_multiply_adds(layer, example)
+
+
 def test_weights_of_the_older_weight_norm_are_counted() -> None:
     with pytest.warns(FutureWarning):
         layer = weight_norm(conv())
     counts = multiply_adds_by_weight(layer, torch.zeros(1, 4, 4, 4))
     assert counts == {layer.weight_v: 216 * 4}
+
+
+def test_zeros_that_a_parametrization_fills_save_nothing() -> None:
+    network = nn.Sequential(parametrizations.orthogonal(nn.Linear(16, 16)), nn.Linear(16, 3))
+    example = torch.zeros(1, 16)
+    assert [(row.kept, row.sparse) for row in layer_costs(network)] == [(256, False), (48, False)]
+    network[0].parametrizations.weight.original.data[:, ::2] = 0
+    network[1].weight.data[:, ::2] = 0
+    row, last = layer_costs(network, example)
+    kept = int(network[0].weight.count_nonzero())
+    assert (row.kept, row.kept_multiply_adds, row.sparse) == (kept, kept, False)
+    assert (last.kept, last.sparse) == (24, True)
+    assert sparse_multiply_adds(network, example) == (304, kept + 24)
 
 
 def test_tied_weights_count_each_time() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
 from wiring_lightning.nn import Adjacency
 from wiring_lightning.nn.weights import find_dead, find_weights
@@ -51,3 +52,59 @@ def test_channels_of_a_graph_that_can_have_no_edge_are_not_dead() -> None:
     rows, columns = find_dead(weight, torch.tensor([[False] * 3, [True, False, False]]))
     assert rows.tolist() == [False, False]
     assert columns.tolist() == [False, True, False]
+
+
+class _Symmetric(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.triu() + weight.triu(1).T
+
+
+class _WithRows(nn.Module):
+    """As adapters of low rank: something that learns is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.rand(8, 1))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.rows
+
+
+def parametrized(kind: nn.Module, out: int = 8) -> nn.Module:
+    return parametrize.register_parametrization(nn.Linear(8, out), "weight", kind)
+
+
+FILLING: dict[str, Callable[[], nn.Module]] = {
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(8, 8)),
+    "orthogonal by householder": lambda: parametrizations.orthogonal(
+        nn.Linear(8, 5), orthogonal_map="householder"
+    ),
+    "symmetric": lambda: parametrized(_Symmetric()),
+    "softmax": lambda: parametrized(nn.Softmax(1)),
+    "low rank": lambda: parametrized(_WithRows()),
+}
+KEEPING: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: nn.Linear(8, 8),
+    "weight norm": lambda: parametrizations.weight_norm(nn.Linear(8, 8)),
+    "weight norm of one column": lambda: parametrizations.weight_norm(nn.Conv1d(1, 8, 2)),
+    "spectral norm": lambda: parametrizations.spectral_norm(nn.Linear(8, 8)),
+    "older weight norm": lambda: weight_norm(nn.Linear(8, 8)),
+    "older spectral norm": lambda: spectral_norm(nn.Linear(8, 8)),
+    "tanh": lambda: parametrized(nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("kind", [*FILLING, *KEEPING])
+def test_a_weight_is_there_if_the_layer_multiplies_with_it(kind: str) -> None:
+    layer = (FILLING | KEEPING)[kind]().train()
+    weight = next(one for one in find_weights(layer) if not one.is_vector)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert weight.fills_zeros == (kind in FILLING)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    with torch.no_grad():
+        weight.parameter.view(-1)[::3] = 0
+        computed: Any = layer.eval().weight
+        if "older" in kind:  # computed in the next forward pass
+            layer(torch.ones(1, 8))
+            computed = layer.weight
+        assert torch.equal(weight.present, computed != 0)

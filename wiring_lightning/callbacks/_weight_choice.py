@@ -273,11 +273,18 @@ class Chosen:
     frozen: list[str]
 
     def say_frozen(self, learner: str) -> None:
-        """Warn of the weights that do not learn."""
+        """Warn of the weights that do not learn, and of those that no layer has sparse."""
         if self.frozen:
             rank_zero_warn(
                 f"{learner}: {listed(self.frozen)} stay as they are, because they do not learn "
                 "(requires_grad is false)."
+            )
+        members = chain.from_iterable(self.groups.values())
+        if filled := [member.name for member in members if member.fills_zeros]:
+            rank_zero_warn(
+                f"{learner}: {listed(filled)} will be sparse as parameters, but their "
+                "parametrization computes dense weights of them, which save nothing: exclude the "
+                "layers, or remove the parametrization before the fit."
             )
 
 

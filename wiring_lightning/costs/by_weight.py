@@ -24,7 +24,7 @@ from wiring_lightning.wiring import StoredLayer
 
 # Layers that multiply their input with one weight.
 _PLAIN = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 
@@ -42,8 +42,9 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
     Products with weights are counted: convolutions and linear layers, also those inside of an
     attention or a recurrent layer. A multiplication and the addition after it are one. Biases,
     norms, activations and the products of an attention are not counted. A weight that is zero saves
-    its multiply-adds, even if the network computes another weight from it, such as a standardized
-    one, which may have no zeros.
+    its multiply-adds, even if the layer computes another weight from it, such as a standardized
+    one, which may have no zeros. Of a parametrization that fills zeros, such as `orthogonal`, what
+    it computes counts.
 
     Args:
         network: any network, also with layers stored as CSR.
@@ -74,8 +75,10 @@ def sparse_multiply_adds(network: nn.Module, example: Any) -> SparseCost:
             f"the multiply-adds of {names[0]} are not known, because its layer computes by other "
             "operators than convolutions and matrix products: use layer_costs for all others."
         )
+    filled = {w.parameter: w.present for w in find_weights(network) if w.fills_zeros}
     sparse = sum(
-        count * int(weight.count_nonzero()) // weight.numel() for weight, count in counts.items()
+        count * int(filled.get(weight, weight).count_nonzero()) // weight.numel()
+        for weight, count in counts.items()
     )
     return SparseCost(sum(counts.values()), sparse)
 

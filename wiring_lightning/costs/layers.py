@@ -160,7 +160,7 @@ def costs_of(
     for name, weight in zip(own_names(weights), weights, strict=True):
         parameter = weight.parameter
         mask = edges.get(parameter)
-        there = parameter != 0 if mask is None else mask
+        there = weight.present if mask is None or weight.fills_zeros else mask
         usable = weight.usable
         there = there if usable is None else there & usable
         kept = int(there.sum())

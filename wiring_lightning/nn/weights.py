@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
 
 from wiring_lightning.nn.adjacency import Adjacency
 from wiring_lightning.nn.gate import Gate
@@ -80,6 +83,40 @@ class SparseWeight:
             return False
         # The older weight norm computes the weight in the next forward pass only.
         return self.key.endswith("_v") or bool(getattr(self.layer, own).isnan().any())
+
+    @property
+    def fills_zeros(self) -> bool:
+        """Whether its layer computes a weight that is not zero where the parameter is.
+
+        The parametrization `orthogonal` does, and those that add something. Weight norm and
+        spectral norm keep zeros.
+        """
+        if not isinstance(self.owner, parametrize.ParametrizationList):
+            return False
+        trial = self.parameter.detach().clone(memory_format=torch.contiguous_format)
+        trial.view(-1)[::2] = 0
+        try:
+            computed = self._computed_of(trial)
+        except Exception:  # of any kind: it is not ours, and may refuse the trial
+            return False
+        return bool((computed[trial == 0].abs() > 0).any())  # NaN, as of a norm of zero, is neither
+
+    @property
+    def present(self) -> Tensor:
+        """A mask of the entries that are there: the parameter is not zero.
+
+        If zeros of the parameter are filled, it is what the layer computes that is not zero.
+        """
+        parameter = self.parameter.detach()
+        return (self._computed_of(parameter) if self.fills_zeros else parameter) != 0
+
+    @torch.no_grad()
+    def _computed_of(self, values: Tensor) -> Tensor:
+        """The weight that parametrizations compute of other values, in evaluation mode."""
+        trial = deepcopy(self.owner).eval()
+        getattr(trial, self.key).data = values
+        computed: Tensor = trial()
+        return computed
 
     def matches(self, *patterns: str) -> bool:
         """Whether a pattern is a class of the layer, or matches the layer's or parameter's name.
