@@ -22,10 +22,12 @@ def as_usual(*networks: nn.Module) -> Iterator[None]:
         >>> layer.weight.is_inference()
         False
     """
+    learning = torch.is_grad_enabled()  # inference mode changes it, too
     weights = [weight for network in networks for weight in network.parameters()]
     places = {weight.device.type: weight.device for weight in weights}
     with ExitStack() as contexts:
         contexts.enter_context(torch.inference_mode(False))
+        contexts.enter_context(torch.set_grad_enabled(learning))
         for device in (places | {"cpu": torch.device("cpu")}).values():
             contexts.enter_context(without_autocast(device))
         yield
