@@ -105,6 +105,18 @@ class Halves(nn.Module):
         return (x * self.scale)[:, :, ::2]
 
 
+class Padded(nn.Conv2d):
+    """As in timm: as many outputs as TensorFlow's "same" gives."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (1, 2, 1, 2)))
+
+
+class PaddedPool(nn.MaxPool2d):
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
 class Looks(nn.Module):
     """Its size depends on what it sees."""
 
@@ -137,6 +149,7 @@ class Sum(nn.Module):
         [nn.Flatten(), nn.Linear(300, 32), nn.Unflatten(1, (2, 4, 4)), nn.Conv2d(2, 4, 3)],
         [weight_norm(nn.Conv2d(3, 4, 3)), spectral_norm(nn.Conv2d(4, 4, 3)), nn.Conv2d(4, 2, 2)],
         [nn.Sequential(nn.Conv2d(3, 4, 3), Halves(4)), Halves(4), nn.Conv2d(4, 2, 2)],
+        [Padded(3, 4, 3, 2), nn.Conv2d(4, 4, 1), PaddedPool(3, 2), nn.Conv2d(4, 2, 1)],
     ],
 )  # fmt: skip
 def test_chains_of_layers_cost_what_they_compute(chain):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import copy
 from inspect import signature
 from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ _KEEPING = {
 }  # fmt: skip
 
 
+_PACKAGE = f"{__name__.partition('.')[0]}."
+_COMPUTATIONS = "forward", "_conv_forward"  # the last is what torch's convolutions call
+
+
 def first_shape(layers: Sequence[nn.Module], side: int) -> Shape:
     """`[2, channels, side, side]`: two images, as the first layer with channels reads them."""
     channels = (getattr(layer, "in_channels", None) for layer in layers)
@@ -37,9 +42,10 @@ def first_shape(layers: Sequence[nn.Module], side: int) -> Shape:
 def shape_after(layer: nn.Module, shape: Shape) -> Shape:
     """The shape of what a layer of a chain returns for an input of a shape.
 
-    The layers of torch that are used most are computed. Any other one answers a tensor without
-    memory, and stays as it was. Modules with others inside are passed over, because these are links
-    of the chain, and so are what takes more than one input and a layer with `uncounted = True`.
+    The layers of torch that are used most are computed. Any other one, also a subclass of these
+    with a `forward` of its own, answers a tensor without memory, and stays as it was. Modules with
+    others inside are passed over, because these are links of the chain, and so are what takes more
+    than one input and a layer with `uncounted = True`.
 
     Returns:
         The shape; empty if it is not known.
@@ -50,14 +56,27 @@ def shape_after(layer: nn.Module, shape: Shape) -> Shape:
         >>> shape_after(nn.ZeroPad2d(1), (2, 8, 4, 5)), shape_after(nn.Flatten(), (2, 8, 4, 5))
         ((2, 8, 6, 7), (2, 160))
     """
+    if isinstance(layer, nn.Linear) and len(shape) not in (2, 3):
+        return shape  # images can have their channels anywhere
+    if isinstance(layer, COMPUTED) and not _computes_as_torch(layer):
+        return _measured(layer, shape) if shape else ()
     if isinstance(layer, nn.Linear):
-        is_row = len(shape) in (2, 3)  # images can have their channels anywhere
-        return (*shape[:-1], layer.out_features) if is_row else shape
+        return (*shape[:-1], layer.out_features)
     if isinstance(layer, COMPUTED):
         return _computed(layer, shape) if len(shape) == 4 else ()
     if not shape or not _may_change(layer):
         return shape
     return _measured(layer, shape)
+
+
+def _computes_as_torch(layer: nn.Module) -> bool:
+    """Whether a layer of `COMPUTED` has the `forward` of torch's class, or one of this package."""
+    if type(layer).__module__.startswith(_PACKAGE):  # with the same sizes, and often asked for
+        return True
+    kind = next(kind for kind in COMPUTED if isinstance(layer, kind))
+    own = (getattr(type(layer), name, None) for name in _COMPUTATIONS)
+    torchs = (getattr(kind, name, None) for name in _COMPUTATIONS)
+    return all(map(is_, own, torchs)) and not vars(layer).keys() & set(_COMPUTATIONS)
 
 
 def _may_change(layer: nn.Module) -> bool:
