@@ -16,7 +16,15 @@ from torch.optim import SGD
 from tests.callbacks.reader import Gated, Reader, batches
 from tests.callbacks.test_combinations import AGAIN, count
 from tests.trainers import quiet_trainer, same_state
-from wiring_lightning.callbacks import ACDC, DNW, SET, GradualPruning, MaskConnect, RigL
+from wiring_lightning.callbacks import (
+    ACDC,
+    DNW,
+    SET,
+    GradualPruning,
+    MaskConnect,
+    RandomEdges,
+    RigL,
+)
 
 GOES_ON: dict[str, Callable[[], Callback]] = {
     **AGAIN,
@@ -122,3 +130,47 @@ def test_a_fit_that_goes_on_with_its_final_density_is_not_told_that_it_comes_lat
         trainer.fit(module, short)
     assert count(module.body[1]) == 288
     assert not [one for one in said if "final density" in str(one.message)]
+
+
+class Tested(Reader):
+    test_step = Reader.training_step
+
+
+@pytest.mark.parametrize("make", [DNW, SET, RandomEdges])
+def test_a_checkpoint_of_other_weights_than_the_fit_left_says_so(
+    make: Callable[..., Callback], tmp_path: Path
+) -> None:
+    saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    trainer = quiet_trainer(
+        callbacks=[make(density=0.25), saver], max_epochs=2, enable_checkpointing=True
+    )
+    module = Tested()
+    trainer.fit(module, DATA)
+    message = f"{make.__name__}: something has changed the weights since the fit"
+    with warnings.catch_warnings(record=True, action="always") as said:
+        trainer.test(module, DATA, verbose=False)
+        trainer.save_checkpoint(tmp_path / "same.ckpt")
+    assert not [one for one in said if message in str(one.message)]
+    earlier = tmp_path / "epoch=0.ckpt"
+    trainer.test(module, DATA, ckpt_path=earlier, weights_only=True, verbose=False)
+    with pytest.warns(UserWarning, match=message):
+        trainer.save_checkpoint(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_layer_that_learns_no_more_or_only_now_is_not_blamed_on_a_checkpoint(
+    learns: bool,
+) -> None:
+    module = Reader(lambda own: SGD([one for one in own if one.requires_grad], lr=0.3))
+    module.first.requires_grad_(not learns)
+    trainer = quiet_trainer(callbacks=[DNW(density=0.25)], max_epochs=2)
+    trainer.fit(module, DATA)
+    trainer.fit_loop.max_epochs = 4
+    module.first.requires_grad_(learns)
+    was, now = (0, 18) if learns else (18, 0)
+    message = (
+        f"the last fit of this trainer had {was} edges in first, but {now} are asked for now; go "
+        "on with the same choice of layers and edges, of which the same learn, or use a new Trainer"
+    )
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer.fit(module, DATA)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wiring_lightning._checks import check_counts, listed
+from wiring_lightning.callbacks._kept_arguments import Before
 from wiring_lightning.callbacks._weight_choice import SparseGroup, SparseWeight
 from wiring_lightning.functional.densities import (
     DISTRIBUTIONS,
@@ -94,15 +95,17 @@ class EdgeCounts:
                 )
         return [replace(group, k=k) for group, k in zip(found, numbers, strict=True)]
 
-    def check_saved(self, saved: Mapping[str, int] | None, groups: Sequence[SparseGroup]) -> None:
-        """Raise an error if a checkpoint, of which these are the numbers, has other ones."""
+    def check_saved(
+        self, saved: Mapping[str, int] | None, groups: Sequence[SparseGroup], before: Before
+    ) -> None:
+        """Raise an error if what a run goes on with, of which these are the numbers, had others."""
         wanted = {group.name: group.k for group in groups}
         if saved is not None and saved != wanted:
             names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
             raise self.fail(
-                f"the checkpoint was saved with {saved.get(names[0], 0):,} edges in {names[0]}, "
-                f"but {wanted.get(names[0], 0):,} are asked for now; resume with the same choice "
-                "of layers and edges."
+                f"{before.had} {saved.get(names[0], 0):,} edges in {names[0]}, but "
+                f"{wanted.get(names[0], 0):,} are asked for now; {before.go_on} the same choice of "
+                f"layers and edges, of which the same learn{before.otherwise}."
             )
 
     def _numbers(self, groups: Sequence[SparseGroup], counts: Sequence[int]) -> list[int]:

@@ -75,7 +75,7 @@ class GateLearner(WiringCallback, Generic[SomeOptimizer]):
 
     @override
     def set_lr(self, lr: float) -> None:
-        if self.optimizer is None:
+        if self.optimizer is None or self._parts is None:  # no fit runs
             self.lr = plain_number(lr)
         else:
             self.optimizer.group["lr"] = plain_number(lr)

@@ -1,7 +1,25 @@
 """Arguments of a learner that a run that resumes cannot change."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Before(NamedTuple):
+    """With what a run goes on, in words.
+
+    Args:
+        had: before what it had.
+        go_on: what the user may do.
+        otherwise: and what if not.
+    """
+
+    had: str
+    go_on: str
+    otherwise: str
+
+
+CHECKPOINT = Before("the checkpoint was saved with", "resume with", "")
+LAST_FIT = Before("the last fit of this trainer had", "go on with", ", or use a new Trainer")
 
 
 def plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +45,10 @@ def as_words(arguments: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def refuse_changed(
-    saved: Mapping[str, Any], given: Mapping[str, Any], fail: Callable[[str], Exception]
+    saved: Mapping[str, Any],
+    given: Mapping[str, Any],
+    fail: Callable[[str], Exception],
+    before: Before = CHECKPOINT,
 ) -> None:
     """Raise an error if an argument has another value than in the run that is resumed.
 
@@ -35,6 +56,7 @@ def refuse_changed(
         saved: arguments in the checkpoint.
         given: arguments now.
         fail: makes an exception from a message.
+        before: where the saved ones are from.
 
     Raises:
         Exception: of `fail`.
@@ -42,5 +64,5 @@ def refuse_changed(
     if names := changed(saved, given):
         was, now = as_words(saved, names), as_words(given, names)
         raise fail(
-            f"the checkpoint was saved with {was}, and {now} comes too late: resume with {was}."
+            f"{before.had} {was}, and {now} comes too late: {before.go_on} {was}{before.otherwise}."
         )

@@ -6,28 +6,30 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from wiring_lightning._checks import listed
+from wiring_lightning.callbacks._kept_arguments import Before
 from wiring_lightning.callbacks._weight_choice import SparseGroup
 
 
 def in_saved_order(
-    groups: Sequence[SparseGroup], saved: Mapping[str, Sequence[str]] | None
+    groups: Sequence[SparseGroup], saved: Mapping[str, Sequence[str]] | None, before: Before
 ) -> list[SparseGroup]:
     """The groups, and the weights in each, in the order in which they were saved.
 
     It differs if modules are defined in another order, or optimizers given in another one.
 
     Args:
-        groups: those of this fit.
-        saved: the names of the weights of each group in a checkpoint; `None` if it does not say.
+        groups: those of this fit, which have the names of the saved ones.
+        saved: the names of the weights of each group; `None` in a checkpoint of an earlier version.
+        before: with what the run goes on.
 
-    Returns:
-        The groups as they are if they have other names, which is refused elsewhere.
+    Raises:
+        MisconfigurationException: if a group has other weights now.
     """
-    names = {group.name: {member.name for member in group.members} for group in groups}
-    if saved is None or names != {name: set(members) for name, members in saved.items()}:
+    if saved is None:
         return list(groups)
     group_of = {group.name: group for group in groups}
-    return [_with_members(group_of[name], members) for name, members in saved.items()]
+    return [_with_members(group_of[name], members, before) for name, members in saved.items()]
 
 
 def names_by_rule(ruled_groups: Sequence[tuple[Any, SparseGroup, int]]) -> list[list[str]]:
@@ -62,6 +64,22 @@ def states_by_rule(saved: Mapping[str, Any], held: Sequence[Sequence[str]]) -> l
     return [state_of[frozenset(names)] for names in held]
 
 
-def _with_members(group: SparseGroup, names: Sequence[str]) -> SparseGroup:
-    member_of = {member.name: member for member in group.members}
-    return replace(group, members=[member_of[name] for name in names])
+def _with_members(group: SparseGroup, saved: Sequence[str], before: Before) -> SparseGroup:
+    """The group with its weights in the order of their names."""
+    own = _keys([member.name for member in group.members])
+    member_of = dict(zip(own, group.members, strict=True))
+    was = _keys(saved)
+    gone, new = sorted({*was} - {*own}), sorted({*own} - {*was})
+    if other := gone or new:
+        there, here = ("", "no ") if gone else ("no ", "")
+        raise MisconfigurationException(
+            f"{before.had} {there}state of {listed([name for name, _ in other])}, and there is "
+            f"{here}such sparse weight now; {before.go_on} the same model and the same choice of "
+            f"layers{before.otherwise}."
+        )
+    return replace(group, members=[member_of[key] for key in was])
+
+
+def _keys(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name, and how many before it are equal, as of the two parameters of a weight norm."""
+    return [(name, [*names[:index]].count(name)) for index, name in enumerate(names)]

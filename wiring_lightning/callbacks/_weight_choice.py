@@ -128,6 +128,9 @@ class WeightChoice:
         last_dense: whether the last of the chosen layers stays dense.
         vectors: patterns of parameters of one axis, such as biases, that are sparse, too.
         together: whether all that is chosen shares one number of edges, as the group `all`.
+
+    Raises:
+        Exception: of `fail`, if there are groups, although all is one.
     """
 
     layers: tuple[str, ...] | None
@@ -138,6 +141,10 @@ class WeightChoice:
     last_dense: bool = False
     vectors: tuple[str, ...] = ()
     together: bool = False
+
+    def __post_init__(self) -> None:
+        if self.together and self.groups:
+            raise self.fail("distribution=global is one group of all layers; remove `groups`.")
 
     def find(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> "Chosen":
         """The chosen weights of a module, without those of submodules that copy others.

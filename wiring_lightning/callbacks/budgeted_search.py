@@ -134,18 +134,11 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self.warmup_epochs = warmup_epochs
         if freeze_epoch is not None:
             self.check_freeze(freeze_epoch)
-        try:
-            self._price = as_cost(cost, machines, order)
-        except ValueError as error:
-            raise self.mistake(str(error)) from error
-        self.cost = cost
+        self.cost, self.machines, self.order = cost, machines, order
+        self._price = self._find_price()
         self.budget = budget
-        self.penalty = penalty
-        self.relative_penalty = relative_penalty
-        self.machines = machines
-        self.order = order
-        self.baseline = baseline
-        self.seed = seed
+        self.penalty, self.relative_penalty = penalty, relative_penalty
+        self.baseline, self.seed = baseline, seed
         self._searched: Searched | None = None
         self._hooks: StepHooks | None = None
         self._stepped = False
@@ -213,6 +206,7 @@ class BudgetedSearch(GateLearner[Reinforce]):
         self._batches, self._sampled, self._stepped = 0, Sampled(), False
         self._not_finite, self._best_price, self._moved = None, None, False
         self.restore()
+        self._price = self._find_price()  # the cost may be another one than in the last fit
         if isinstance(self._price, ConfiguredCost):
             self._price.bind(searched.network)
         if isinstance(self._price, SequentialSteps) or self._price in (multiply_adds, parameters):
@@ -340,6 +334,12 @@ class BudgetedSearch(GateLearner[Reinforce]):
     @property
     def _cost_name(self) -> str:
         return name_of_cost(self.cost)
+
+    def _find_price(self) -> Cost:
+        try:
+            return as_cost(self.cost, self.machines, self.order)
+        except ValueError as error:
+            raise self.mistake(str(error)) from error
 
     def _warn_if_never_binding(self, wiring: Wiring) -> None:
         """Warn if even the whole super-network is within the budget."""

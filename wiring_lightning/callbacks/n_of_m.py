@@ -84,6 +84,11 @@ class NMSparsity(SparseLayers[SparseRefined]):
         return {**super().kept_arguments, "n": self.n, "m": self.m}
 
     @override
+    def find_groups(self, trainer: Trainer, module: nn.Module) -> list[SparseGroup]:
+        self.density = self.n / self.m  # either may be another one than in the last fit
+        return super().find_groups(trainer, module)
+
+    @override
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> SparseRefined:
         sets = [
             BlockEdgeSet(group.weights, group.k, n=self.n, m=self.m, axis=_axis(group.members[0]))

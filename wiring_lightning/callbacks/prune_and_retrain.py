@@ -142,7 +142,7 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
             self._pruned, self._initial = self._restored["pruned"], self._restored.get("first")
             if not self._pruned:
                 saved = {"rewind": self._initial is not None}
-                refuse_changed(saved, {"rewind": self.rewind}, self.mistake)
+                refuse_changed(saved, {"rewind": self.rewind}, self.mistake, self._came_from)
         if self._continues and self._pruned:
             self._scale_rates(trainer)  # of the new optimizers with which the fit goes on
         super().on_fit_start(trainer, pl_module)

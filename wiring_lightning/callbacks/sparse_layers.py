@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -16,22 +17,26 @@ from wiring_lightning.callbacks._best_checkpoints import warn_of_denser
 from wiring_lightning.callbacks._checked_wiring import WiringError
 from wiring_lightning.callbacks._copies import Group
 from wiring_lightning.callbacks._denser_graphs import DenserGraphs
-from wiring_lightning.callbacks._edge_counts import EdgeCounts
-from wiring_lightning.callbacks._kept_arguments import plain_values, refuse_changed
+from wiring_lightning.callbacks._kept_arguments import (
+    CHECKPOINT,
+    LAST_FIT,
+    Before,
+    plain_values,
+    refuse_changed,
+)
+from wiring_lightning.callbacks._layer_arguments import LayerArguments
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
 from wiring_lightning.callbacks._saved_order import in_saved_order, names_by_rule, states_by_rule
 from wiring_lightning.callbacks._weight_choice import (
     Chosen,
     SparseGroup,
     SparseWeight,
-    WeightChoice,
     as_patterns,
     graphs_of,
     say_emptied,
     zero_norms,
 )
 from wiring_lightning.callbacks.own_parameters import held_by_first_rank
-from wiring_lightning.callbacks.wiring_callback import WiringCallback
 from wiring_lightning.costs import LayerCost
 from wiring_lightning.functional.densities import Distribution
 from wiring_lightning.optim import MaskedWeights, StraightThrough, count_present, count_usable
@@ -40,7 +45,7 @@ from wiring_lightning.optim import MaskedWeights, StraightThrough, count_present
 SomeRule = TypeVar("SomeRule", bound=StraightThrough | MaskedWeights)
 
 
-class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
+class SparseLayers(DenserGraphs, LayerArguments, Generic[SomeRule]):
     """A callback that makes layers sparse; a subclass decides which weights stay, and when.
 
     At the start and at the end of a fit it prints a table of the layers: `layer_costs`.
@@ -101,11 +106,6 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         vectors: Sequence[str] = (),
     ) -> None:
         super().__init__(freeze_epoch)
-        self._edge_counts = EdgeCounts(density, edges, distribution, min_edges, self.mistake)
-        if distribution == "global" and groups:
-            raise self.mistake("distribution=global is one group of all layers; remove `groups`.")
-        if layers is None and isinstance(density, dict):
-            layers = tuple(density)
         self.density, self.edges = density, edges
         self.layers = None if layers is None else as_patterns(layers)
         self.first_dense = first_dense
@@ -115,6 +115,8 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         self.distribution = distribution
         self.last_dense, self.min_edges = last_dense, min_edges
         self.vectors = as_patterns(vectors)
+        self.edge_counts()  # an error if they are out of range
+        self.weight_choice()
         self._rules: list[SomeRule] = []
         self._before_steps: list[BeforeStep] = []  # of the same optimizers
         # Every group with its rule, and the index of its first parameter in that rule.
@@ -122,16 +124,6 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         self._dense: list[str] = []  # names of the layers with a weight matrix that stay dense
         self._restored: dict[str, Any] | None = None
         self._report = LayerReport(type(self).__name__)
-
-    @property
-    @override
-    def state_key(self) -> str:
-        """Includes the choice of layers, so a trainer can have several callbacks of one class."""
-        if self.layers is None and not self.groups and not self.exclude:
-            return super().state_key
-        return self._generate_state_key(
-            layers=self.layers, groups=self.groups, exclude=self.exclude
-        )
 
     @abstractmethod
     def make_rule(self, optimizer: Optimizer, groups: Sequence[SparseGroup]) -> SomeRule:
@@ -176,7 +168,7 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         chosen = self._choose(module, copies)
         self._dense = chosen.dense
         chosen.say_frozen(type(self).__name__)
-        groups = self._edge_counts.group(chosen.groups)
+        groups = self.edge_counts().group(chosen.groups)
         for graph in graphs_of(groups):
             # DDP copies only parameters and buffers from rank 0.
             own = graph.weight if graph.absent is None else graph.absent
@@ -261,9 +253,10 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         self.check_start(trainer, pl_module)
         groups = self.find_groups(trainer, pl_module)
         if self._restored is not None:
-            refuse_changed(self._restored.get("kept", {}), self.kept_arguments, self.mistake)
-            self._edge_counts.check_saved(self._restored.get("edges"), groups)
-            groups = in_saved_order(groups, self._restored.get("weights"))
+            given, before = self.kept_arguments, self._came_from
+            refuse_changed(self._restored.get("kept", {}), given, self.mistake, before)
+            self.edge_counts().check_saved(self._restored.get("edges"), groups, before)
+            groups = in_saved_order(groups, self._restored.get("weights"), before)
         self.keep([group.places for group in groups], graphs_of(groups))
         self.make_rules(trainer, groups)
         self._restore()
@@ -294,6 +287,17 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         if self.due:  # otherwise no checkpoint is as sparse as asked for, which was said
             warn_of_denser(type(self).__name__, self._groups, trainer, pl_module)
         say_emptied(type(self).__name__, self._groups)
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._parts is None and self._versions_at_end not in ([], (), self._versions()):
+            rank_zero_warn(
+                f"{type(self).__name__}: something has changed the weights since the fit, such as "
+                "a test with `ckpt_path`, so no run should resume from this checkpoint."
+            )
 
     @override
     def check(self) -> None:
@@ -371,6 +375,10 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
         self._before_steps = []
 
     @property
+    def _came_from(self) -> Before:
+        return LAST_FIT if self._continues else CHECKPOINT
+
+    @property
     def _groups(self) -> list[SparseGroup]:
         return [group for _, group, _ in self._ruled_groups]
 
@@ -387,16 +395,7 @@ class SparseLayers(DenserGraphs, WiringCallback, Generic[SomeRule]):
             self._report.show(self.layer_costs(trainer, module, saved), when)
 
     def _choose(self, module: nn.Module, copies: Sequence[nn.Module] = ()) -> Chosen:
-        return WeightChoice(
-            self.layers,
-            self.exclude,
-            self.first_dense,
-            self.groups,
-            self.mistake,
-            self.last_dense,
-            self.vectors,
-            together=self.distribution == "global",
-        ).find(module, copies)
+        return self.weight_choice().find(module, copies)
 
 
 def find_sparse_learners(trainer: Trainer) -> list[SparseLayers[Any]]:

@@ -162,8 +162,8 @@ class WiringCallback(BetweenFits, ABC):
         if self._changed:
             raise self.mistake(
                 f"the trainer goes on after step {trainer.global_step}, but something has changed "
-                "the weights since, such as an average or a checkpoint: give `fit` the `ckpt_path` "
-                "to go on from, or use a new Trainer."
+                "the weights since, such as an average or a checkpoint, or this trainer is a deep "
+                "copy: give `fit` the `ckpt_path` to go on from, or use a new Trainer."
             )
 
     @override
