@@ -21,8 +21,6 @@ _CHECKPOINTED = [
 ]
 _METHODS = [one for one in NETWORKS if one.backbone.__module__.startswith("wiring_lightning.")]
 _METHODS += _ONE_SOURCE + _CHECKPOINTED
-# Where a graph rectifies its states, the steps of its solver decide what it computes.
-_WITH_GRADIENT = [one for one in _METHODS if not one.arguments.get("rectify_states")]
 # A solver looks at its data, which torch.vmap does not allow.
 _WITHOUT_SOLVER = [
     one for one in _METHODS if one.arguments.get("dynamics") != "continuous"
@@ -64,7 +62,7 @@ def test_derivatives_forwards_are_those_of_small_steps(method: Method, form: str
 
 
 @pytest.mark.parametrize("form", ["evaluation", "compact"])
-@over(_WITH_GRADIENT)
+@over(_WITHOUT_SOLVER)
 def test_gradients_of_a_function_are_those_of_backward(method: Method, form: str) -> None:
     network, images = _network(method, form), images_for(method).double()
     weights = {name: one for name, one in network.named_parameters() if one.requires_grad}
@@ -77,8 +75,7 @@ def test_gradients_of_a_function_are_those_of_backward(method: Method, form: str
     loss(weights).backward()
     for name, weight in weights.items():
         own = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        tolerance = 1e-9 if method in _WITHOUT_SOLVER else 1e-3
-        torch.testing.assert_close(found[name], own, atol=tolerance, rtol=tolerance, msg=name)
+        torch.testing.assert_close(found[name], own, atol=1e-9, rtol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("form", ["evaluation", "compact"])
