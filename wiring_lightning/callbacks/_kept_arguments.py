@@ -22,6 +22,11 @@ CHECKPOINT = Before("the checkpoint was saved with", "resume with", "")
 LAST_FIT = Before("the last fit of this trainer had", "go on with", ", or use a new Trainer")
 
 
+def came_from(continues: bool) -> Before:
+    """What a run goes on from: the last fit of its trainer, or else a checkpoint."""
+    return LAST_FIT if continues else CHECKPOINT
+
+
 def plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments as a checkpoint can hold them: numbers of other libraries are numbers of Python."""
     return {

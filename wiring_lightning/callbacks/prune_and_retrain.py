@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from wiring_lightning._checks import check_counts, counted, plain_number
 from wiring_lightning.callbacks._begins import Begins
-from wiring_lightning.callbacks._kept_arguments import refuse_changed
+from wiring_lightning.callbacks._kept_arguments import came_from, refuse_changed
 from wiring_lightning.callbacks._run_length import Begin
 from wiring_lightning.callbacks._weight_choice import graphs_of
 from wiring_lightning.callbacks.phase_schedule import PhaseSchedule
@@ -142,7 +142,9 @@ class PruneAndRetrain(Begins, SparseLayers[PrunedWeights]):
             self._pruned, self._initial = self._restored["pruned"], self._restored.get("first")
             if not self._pruned:
                 saved = {"rewind": self._initial is not None}
-                refuse_changed(saved, {"rewind": self.rewind}, self.mistake, self._came_from)
+                refuse_changed(
+                    saved, {"rewind": self.rewind}, self.mistake, came_from(self._continues)
+                )
         if self._continues and self._pruned:
             self._scale_rates(trainer)  # of the new optimizers with which the fit goes on
         super().on_fit_start(trainer, pl_module)

@@ -17,13 +17,7 @@ from wiring_lightning.callbacks._best_checkpoints import warn_of_denser
 from wiring_lightning.callbacks._checked_wiring import WiringError
 from wiring_lightning.callbacks._copies import Group
 from wiring_lightning.callbacks._denser_graphs import DenserGraphs
-from wiring_lightning.callbacks._kept_arguments import (
-    CHECKPOINT,
-    LAST_FIT,
-    Before,
-    plain_values,
-    refuse_changed,
-)
+from wiring_lightning.callbacks._kept_arguments import came_from, plain_values, refuse_changed
 from wiring_lightning.callbacks._layer_arguments import LayerArguments
 from wiring_lightning.callbacks._layer_report import LayerReport, by_name, edges_of
 from wiring_lightning.callbacks._saved_order import in_saved_order, names_by_rule, states_by_rule
@@ -253,7 +247,7 @@ class SparseLayers(DenserGraphs, LayerArguments, Generic[SomeRule]):
         self.check_start(trainer, pl_module)
         groups = self.find_groups(trainer, pl_module)
         if self._restored is not None:
-            given, before = self.kept_arguments, self._came_from
+            given, before = self.kept_arguments, came_from(self._continues)
             refuse_changed(self._restored.get("kept", {}), given, self.mistake, before)
             self.edge_counts().check_saved(self._restored.get("edges"), groups, before)
             groups = in_saved_order(groups, self._restored.get("weights"), before)
@@ -373,10 +367,6 @@ class SparseLayers(DenserGraphs, LayerArguments, Generic[SomeRule]):
         for watched in (*self._rules, *self._before_steps):
             watched.detach()
         self._before_steps = []
-
-    @property
-    def _came_from(self) -> Before:
-        return LAST_FIT if self._continues else CHECKPOINT
 
     @property
     def _groups(self) -> list[SparseGroup]:
