@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tests.export.networks import NETWORKS, images_for, made
 from tests.methods import Method, named, over
+from wiring_lightning.backbones import NeuralGraph
 
 _ONE_SOURCE = [
     replace(named(name), name=f"{name}-k1", arguments=named(name).arguments | {"fan_in": 1})
@@ -76,6 +77,26 @@ def test_gradients_of_a_function_are_those_of_backward(method: Method, form: str
     for name, weight in weights.items():
         own = torch.zeros_like(weight) if weight.grad is None else weight.grad
         torch.testing.assert_close(found[name], own, atol=1e-9, rtol=1e-9, msg=name)
+
+
+def test_gradients_through_a_solver_are_those_of_backward() -> None:
+    """The lengths of its steps are no part of the derivatives, which would grow without a bound."""
+    torch.manual_seed(0)
+    size = {"nodes": 12, "inputs": 4, "outputs": 5, "edges": 40, "image_size": 16}
+    network = NeuralGraph("continuous", num_classes=4, tolerance=1e-7, **size).double().eval()
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = torch.func.functional_call(network, weights, (images,))
+        return logits.sin().sum()
+
+    weights = dict(network.named_parameters())
+    found = torch.func.grad(loss)({name: one.detach() for name, one in weights.items()})
+    loss(weights).backward()
+    own = {name: one.grad for name, one in weights.items() if one.grad is not None}
+    difference = torch.cat([(found[name] - grad).flatten() for name, grad in own.items()]).norm()
+    # Steps of other lengths cross the kinks of ReLUs elsewhere.
+    assert difference < 0.01 * torch.cat([grad.flatten() for grad in own.values()]).norm()
 
 
 @pytest.mark.parametrize("form", ["evaluation", "compact"])

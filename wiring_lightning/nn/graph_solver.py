@@ -60,7 +60,13 @@ def solve(derivative: Function, start: Tensor, tolerance: float, rectify: bool =
     """
     start = start.relu() if rectify else start
     slope = derivative(start)
-    step = _first_step(derivative, start, slope, tolerance)
+    transformed = is_transformed()
+
+    def chosen(number: Tensor) -> Tensor:
+        # The lengths of steps are chosen: they take no part in derivatives, as in torchdiffeq.
+        return number.detach() if transformed else number
+
+    step = chosen(_first_step(derivative, start, slope, tolerance))
     zero = torch.zeros_like(step)
     count = torch.zeros((), dtype=torch.int64, device=start.device)
 
@@ -78,7 +84,8 @@ def solve(derivative: Function, start: Tensor, tolerance: float, rectify: bool =
             new = new.relu() if rectify else new
             slopes.append(derivative(new))
         error = length * _weighted(_ERROR, slopes)
-        ratio = _norm(error / (tolerance + tolerance * torch.maximum(state.abs(), new.abs())))
+        allowed = tolerance + tolerance * torch.maximum(state.abs(), new.abs())
+        ratio = chosen(_norm(error / allowed))
         accepted = ratio <= 1
         half = state + length * _weighted(_MIDDLE, slopes)
         return (
@@ -98,7 +105,7 @@ def solve(derivative: Function, start: Tensor, tolerance: float, rectify: bool =
         start, start.clone(), start.clone(), slope, slope.clone(),
     )  # fmt: skip
     found: tuple[Tensor, ...] = first
-    if is_transformed():
+    if transformed:
         while goes_on(*found):
             found = advance(*found)
     else:
