@@ -27,6 +27,19 @@ class Answer:
     logits: Tensor
 
 
+class Computed:
+    """Its logits are computed when they are asked for."""
+
+    logits = property(lambda self: LOGITS)
+
+
+class Slotted:
+    __slots__ = ("logits",)
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
 class ModelOutput(OrderedDict[str, Tensor]):
     """A mapping with attributes, as in transformers."""
 
@@ -44,6 +57,8 @@ class ModelOutput(OrderedDict[str, Tensor]):
         (Named(LOGITS, None, None), 0),
         (Answer(None, LOGITS), 0),
         (SimpleNamespace(logits=LOGITS), 0),
+        (Computed(), 0),
+        (Slotted(LOGITS), 0),
     ],
     ids=lambda value: type(value).__name__,
 )

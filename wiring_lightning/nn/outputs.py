@@ -71,4 +71,6 @@ def _named(answer: Any) -> dict[str, Any]:
         return parts
     if is_dataclass(answer):
         return {field.name: getattr(answer, field.name) for field in fields(answer)}
-    return dict(vars(answer)) if hasattr(answer, "__dict__") else {}
+    named = dict(vars(answer)) if hasattr(answer, "__dict__") else {}
+    # Properties and slots are in no `__dict__`.
+    return named | {name: getattr(answer, name) for name in _LOGITS if hasattr(answer, name)}
